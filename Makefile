@@ -1,0 +1,47 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first, once.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+DEMO ?= demo
+
+.PHONY: help setup demo test check bench docs lock clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+setup: $(VENV)/installed  ## .venv with everything, as the lock says
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "penult needs Python 3.11 to 3.13: install one, or name it with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## embed a small real corpus, compare heads, write a report
+	$(BIN)/penult demo $(DEMO)
+
+test: setup  ## the test suite
+	$(BIN)/python -m pytest -n 2
+
+check: setup  ## lint, format, types, import rules, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+docs: setup  ## write the generated parts of the README anew
+	$(BIN)/python docs/generate.py
+
+bench: setup  ## the figures in the README; takes a while
+	$(BIN)/python -m benchmarks
+
+lock: setup  ## resolve requirements.txt anew for Python 3.11 to 3.13
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade --generate-hashes \
+		--no-emit-index-url --no-annotate --custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
+
+clean:  ## remove .venv and the demo
+	rm -rf $(VENV) $(DEMO)

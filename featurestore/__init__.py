@@ -1,0 +1,1 @@
+"""The feature store: what was computed, from what, and whether it can be trusted."""

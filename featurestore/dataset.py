@@ -1,0 +1,185 @@
+"""Labelled features in memory: what a head is fitted on and scored with."""
+
+from __future__ import annotations
+
+import binascii
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import HeadError
+from featurestore.schema import KEY_BYTES, keys_of
+from featurestore.splits import TEST, TRAIN, VAL, assign
+
+if TYPE_CHECKING:
+    from featurestore.store import FeatureStore
+
+SPLITS = (TRAIN, VAL, TEST)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The labelled features of one feature set, one row a unique image content, ordered by content.
+
+    Attributes:
+        feature_set: name of the set in the store.
+        fingerprint: of the set's FeatureSpec; a head keeps it and refuses any other.
+        X: float32 (n, d), the stored vectors.
+        y: str (n,), class labels.
+        ids: str (n,), sha256 of the image's bytes in hex.
+        uris: str (n,), one place where the image was seen.
+        splits: str (n,), each "train", "val" or "test".
+        excluded: why labelled contents are not here, with counts.
+    """
+
+    feature_set: str
+    fingerprint: str
+    X: np.ndarray
+    y: np.ndarray
+    ids: np.ndarray
+    uris: np.ndarray
+    splits: np.ndarray
+    excluded: dict[str, int] = field(default_factory=dict)
+
+    def part(self, split: str) -> Dataset:
+        """Return the rows of one split; X is a copy."""
+        return self.take(np.flatnonzero(self.splits == split))
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """Return some rows, by number or mask."""
+        return replace(
+            self,
+            X=self.X[rows],
+            y=self.y[rows],
+            ids=self.ids[rows],
+            uris=self.uris[rows],
+            splits=self.splits[rows],
+        )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class LabelledContents:
+    """Unique contents with their labels, sorted by key: a dataset before its vectors are read.
+
+    Attributes:
+        keys: S32 (n,). labels, uris: str (n,). groups, given: object (n,), str or None.
+        ambiguous: S32 (k,), contents left out because copies labelled by one run carry different labels.
+        differing: S32 (m,), contents whose copies carry different labels, the ambiguous ones among them.
+    """
+
+    keys: np.ndarray
+    labels: np.ndarray
+    uris: np.ndarray
+    groups: np.ndarray
+    given: np.ndarray
+    ambiguous: np.ndarray
+    differing: np.ndarray
+
+
+def labelled_contents(store: FeatureStore, label_set: str) -> LabelledContents:
+    """Join labels to the catalog and keep one row a content.
+
+    Where copies of a content carry different labels, the newest run's label counts (a file moved to another class
+    folder is relabelled); copies labelled differently by one run are ambiguous and left out. Of given splits, test
+    wins over val over train, so that nothing that is tested on is trained on.
+    """
+    catalog = store.catalog.read(["uri", "sha256"], "status = 'ok'")
+    labels = store.label_rows(label_set)
+    labels = labels.filter(labels.column("label").is_valid())
+    at = pc.index_in(labels.column("uri"), value_set=catalog.column("uri"))
+    rows = labels.filter(at.is_valid())
+    rows = rows.append_column("sha256", catalog.column("sha256").take(at.drop_null()))
+    rows = rows.take(pc.sort_indices(rows, [("sha256", "ascending"), ("run_id", "descending"), ("uri", "ascending")]))
+    keys = keys_of(rows.column("sha256"))
+    first = np.ones(len(keys), bool)
+    first[1:] = keys[1:] != keys[:-1]
+    starts = np.flatnonzero(first)
+    content = np.cumsum(first) - 1
+    codes, runs = (np.asarray(_codes(rows.column(name))) for name in ("label", "run_id"))
+    differing = _varies(codes, starts)
+    newest = runs == runs[starts][content]
+    ambiguous = _varies(np.where(newest, codes, codes[starts][content]), starts)
+    rank = np.asarray(pc.fill_null(pc.index_in(rows.column("split"), value_set=pa.array(SPLITS)), -1))
+    strongest = np.maximum.reduceat(rank, starts) if len(starts) else rank
+    keep = ~ambiguous
+    chosen = rows.take(pa.array(starts[keep]))
+    return LabelledContents(
+        keys=keys[starts[keep]],
+        labels=_strings(chosen.column("label")),
+        uris=_strings(chosen.column("uri")),
+        groups=np.array(chosen.column("group").to_pylist(), object),
+        given=np.array([None, *SPLITS], object)[strongest[keep] + 1],
+        ambiguous=keys[starts[ambiguous]],
+        differing=keys[starts[differing]],
+    )
+
+
+def load(store: FeatureStore, feature_set: str, label_set: str, *, val: float, test: float, seed: int) -> Dataset:
+    """Read the labelled features of a set and split them.
+
+    Raises:
+        HeadError: the store has no labels of this label set with features in this feature set.
+        StoreCorrupt: a checksum does not match.
+    """
+    contents = labelled_contents(store, label_set)
+    X, found = store.vectors(feature_set, contents.keys)
+    if not found.any():
+        raise HeadError(
+            f"No labelled image has features in {feature_set} (label set {label_set!r}): embed a folder with one "
+            "sub-folder a class, or import labels with `penult label FILE`."
+        )
+    ids = hex_ids(contents.keys)
+    keys = [
+        key if group is None else b"group:" + group.encode()
+        for key, group in zip(_raw(contents.keys), contents.groups, strict=True)
+    ]
+    data = Dataset(
+        feature_set=feature_set,
+        fingerprint=store.spec(feature_set).fingerprint(),
+        X=X,
+        y=contents.labels,
+        ids=ids,
+        uris=contents.uris,
+        splits=np.array(assign(keys, list(contents.given), val=val, test=test, seed=seed)),
+        excluded={
+            reason: count
+            for reason, count in (
+                ("ambiguous label", len(contents.ambiguous)),
+                ("no features in this set", int((~found).sum())),
+            )
+            if count
+        },
+    )
+    return data if found.all() else data.take(found)
+
+
+def hex_ids(keys: np.ndarray) -> np.ndarray:
+    """S32 (n,) → U64 (n,), in hex."""
+    return np.frombuffer(binascii.hexlify(keys.tobytes()), f"S{2 * KEY_BYTES}").astype(f"U{2 * KEY_BYTES}")
+
+
+def _raw(keys: np.ndarray) -> list[bytes]:
+    """S32 (n,) → whole digests; numpy would drop a digest's trailing zero bytes."""
+    data = keys.tobytes()
+    return [data[i : i + KEY_BYTES] for i in range(0, len(data), KEY_BYTES)]
+
+
+def _codes(column: pa.ChunkedArray) -> pa.Array:
+    return pc.index_in(column, value_set=pc.unique(column)).combine_chunks()
+
+
+def _varies(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Bool, one a content: whether its rows have more than one code."""
+    if not len(starts):
+        return np.zeros(0, bool)
+    return np.minimum.reduceat(codes, starts) != np.maximum.reduceat(codes, starts)
+
+
+def _strings(column: pa.ChunkedArray) -> np.ndarray:
+    return np.array(column.to_pylist(), dtype=str)

@@ -1,0 +1,96 @@
+"""Every error penult raises on purpose.
+
+PenultError                 exit 1   one sentence: what is wrong and what to do next
+├── UsageError              exit 2   options that contradict one another or name nothing
+├── SourceError                      a corpus that cannot be listed or a manifest that cannot be read
+├── ImageError                       one picture that cannot be decoded; becomes a catalog row, never an exit
+├── BackboneError                    an unknown backbone or layer, weights missing or not the pinned ones
+├── EngineError                      an engine or a precision this machine cannot run
+├── StoreError                       the feature store
+│   ├── StoreNotFound                no store, or no such feature set or head in it
+│   ├── StoreLocked         exit 75  another run holds the store's lock
+│   ├── StoreCorrupt                 a checksum, version or file that is not what was committed
+│   ├── FormatError                  written by a newer penult
+│   └── SpecMismatch                 features or a head of another fingerprint
+├── HeadError                        labels or parameters no head can be fitted to, or a damaged artifact
+└── TooManyFailures         exit 3   more failures than --max-failure-rate; what was embedded is kept
+
+The command line maps a class to its exit code through ``exit_code`` alone.
+"""
+
+from __future__ import annotations
+
+
+class PenultError(Exception):
+    """Base of all errors raised on purpose; ``str(error)`` is one sentence for people."""
+
+    exit_code = 1
+
+
+class UsageError(PenultError):
+    """Options that contradict one another or name nothing."""
+
+    exit_code = 2
+
+
+class SourceError(PenultError):
+    """A corpus that cannot be listed or a manifest that cannot be read."""
+
+
+class ImageError(PenultError):
+    """One picture that cannot be decoded; ``error_type`` is a short stable word for counting.
+
+    The words: ``empty``, ``not_an_image``, ``truncated``, ``corrupt``, ``too_large``,
+    ``unsupported``, ``vanished``, ``unreadable``.
+    """
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return type(self), (self.error_type, str(self))
+
+
+class BackboneError(PenultError):
+    """An unknown backbone or layer, or weights that are missing or not the pinned ones."""
+
+
+class EngineError(PenultError):
+    """An engine or a precision that this machine cannot run."""
+
+
+class StoreError(PenultError):
+    """Something about the feature store."""
+
+
+class StoreNotFound(StoreError):
+    """No store, or no such feature set or head in it."""
+
+
+class StoreLocked(StoreError):
+    """Another run holds the store's lock."""
+
+    exit_code = 75
+
+
+class StoreCorrupt(StoreError):
+    """A checksum, version or file that is not what was committed."""
+
+
+class FormatError(StoreError):
+    """Written by a newer penult."""
+
+
+class SpecMismatch(StoreError):
+    """Features or a head of another fingerprint."""
+
+
+class HeadError(PenultError):
+    """Labels or parameters that no head can be fitted to, or a damaged artifact."""
+
+
+class TooManyFailures(PenultError):
+    """More failures than ``--max-failure-rate``; what was embedded is kept."""
+
+    exit_code = 3

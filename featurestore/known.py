@@ -1,0 +1,70 @@
+"""What the store already knows about each uri, in 33 bytes a row: the plan's memory.
+
+At 100 million files a dict of uris would take tens of gigabytes; two sorted arrays of digests take 3.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+DIGEST = "S16"
+NEW, CHANGED = 0, 1  # answers of Known.lookup; a table's own states start at 2
+
+
+class Known:
+    """A map from 16-byte keys to (16-byte value, state), built once and only read."""
+
+    def __init__(self, keys: np.ndarray, values: np.ndarray, states: np.ndarray) -> None:
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._values, self._states = keys[order], values[order], states[order]
+
+    @classmethod
+    def from_parts(cls, parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Known:
+        """Build from (keys S16, values S16, states uint8) pieces."""
+        keys, values, states = [np.empty(0, DIGEST)], [np.empty(0, DIGEST)], [np.empty(0, np.uint8)]
+        for key, value, state in parts:
+            keys.append(key)
+            values.append(value)
+            states.append(state)
+        return cls(np.concatenate(keys), np.concatenate(values), np.concatenate(states))
+
+    def lookup(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Return uint8 (n,): NEW, CHANGED (another value), or the state of the row that is the same."""
+        answer = np.full(len(keys), NEW, np.uint8)
+        if len(self._keys) == 0:
+            return answer
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        found = self._keys[at] == keys
+        same = found & (self._values[at] == values)
+        answer[found] = CHANGED
+        answer[same] = self._states[at][same]
+        return answer
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def text_digests(rows: Iterable[str | None] | Iterable[tuple[str | None, ...]]) -> np.ndarray:
+    """One BLAKE2b digest (S16) a string or tuple of strings; None differs from the empty string."""
+    return np.array([hashlib.blake2b(_bytes(row), digest_size=16).digest() for row in rows], DIGEST)
+
+
+def pair_digests(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Two int64 (n,) arrays side by side as S16 (n,): exact, nothing is hashed."""
+    return np.column_stack([first, second]).astype("<i8").view(DIGEST).reshape(-1)
+
+
+def contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Bool (n,): which ``keys`` are in ``sorted_keys``."""
+    if len(sorted_keys) == 0:
+        return np.zeros(len(keys), bool)
+    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return sorted_keys[at] == keys
+
+
+def _bytes(row: str | tuple[str | None, ...] | None) -> bytes:
+    values = row if isinstance(row, tuple) else (row,)
+    return b"".join(b"-" if v is None else b"%d:%s" % (len(v.encode()), v.encode()) for v in values)

@@ -1,0 +1,153 @@
+"""Arrow schemas of the store's tables, and vectors to and from Arrow with a checksum a row."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import StoreCorrupt
+from featurestore.spec import FeatureSpec
+
+SPEC_KEY = b"penult.spec"
+KEY_BYTES = 32  # a sha256
+OK, FAILED = "ok", "failed"
+
+CATALOG = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.binary(KEY_BYTES)),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("format", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error_type", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+
+LABELS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("label_set", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+
+
+def features_schema(spec: FeatureSpec) -> pa.Schema:
+    """Schema of one feature set; the spec travels in its metadata."""
+    return pa.schema(
+        [
+            pa.field("sha256", pa.binary(KEY_BYTES), nullable=False),
+            pa.field("view", pa.int16(), nullable=False),
+            pa.field("vector", pa.list_(pa.from_numpy_dtype(np.dtype(spec.dtype)), spec.width), nullable=False),
+            pa.field("checksum", pa.uint64(), nullable=False),
+            pa.field("run_id", pa.string(), nullable=False),
+        ],
+        metadata={SPEC_KEY: spec.to_json().encode()},
+    )
+
+
+def spec_of(schema: pa.Schema) -> FeatureSpec:
+    """Read the FeatureSpec back from a feature table's schema.
+
+    Raises:
+        StoreCorrupt: the schema carries no spec.
+    """
+    text = (schema.metadata or {}).get(SPEC_KEY)
+    if text is None:
+        raise StoreCorrupt("Expected: a feature spec in the table's metadata. Got: none; this is no feature set.")
+    return FeatureSpec.from_json(text.decode())
+
+
+def features_batch(
+    schema: pa.Schema, keys: np.ndarray, vectors: np.ndarray, run_id: str, view: int = 0
+) -> pa.RecordBatch:
+    """Rows of a feature set.
+
+    Args:
+        schema: from ``features_schema``.
+        keys: S32 (n,), sha256 digests.
+        vectors: float (n, d); cast to the set's dtype.
+        run_id: the run that computed them.
+        view: 0 is the image itself.
+    """
+    stored = np.ascontiguousarray(vectors, dtype=spec_of(schema).dtype)
+    views = np.full(len(keys), view, np.int16)
+    return pa.record_batch(
+        [
+            key_array(keys),
+            pa.array(views),
+            pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), schema.field("vector").type.list_size),
+            pa.array(checksums(keys, views, stored)),
+            pa.array([run_id] * len(keys), pa.string()),
+        ],
+        schema=schema,
+    )
+
+
+def key_array(keys: np.ndarray) -> pa.Array:
+    """S32 (n,) → Arrow fixed-size binary, without a copy per row."""
+    return pa.Array.from_buffers(
+        pa.binary(KEY_BYTES), len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys, f"S{KEY_BYTES}"))]
+    )
+
+
+def keys_of(column: Any) -> np.ndarray:
+    """Arrow fixed-size binary without nulls → S32 (n,)."""
+    if isinstance(column, pa.ChunkedArray):
+        return np.concatenate([keys_of(chunk) for chunk in column.chunks] or [np.empty(0, f"S{KEY_BYTES}")])
+    start = column.offset * KEY_BYTES
+    buffer = column.buffers()[1]
+    if buffer is None:
+        return np.empty(0, f"S{KEY_BYTES}")
+    return np.frombuffer(buffer, f"S{KEY_BYTES}", count=len(column), offset=start)
+
+
+def vectors_of(column: pa.FixedSizeListArray) -> np.ndarray:
+    """Arrow vectors → (n, d) in the stored dtype, read-only, without a copy."""
+    return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+
+
+def checksums(keys: np.ndarray, views: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """One uint64 a row over key, view and vector together.
+
+    A multilinear hash modulo 2^64 (Lemire & Kaser, "Strongly universal string hashing is fast", 2014) with odd
+    multipliers from SplitMix64 (Steele, Lea & Flood 2014): any change within one 64-bit word is always
+    detected, any other with probability 1 - 2^-64 or so. The key is hashed too, so that a vector under
+    another image's key is as wrong as a flipped bit, and the constant keeps a row of zeros from matching.
+
+    Args:
+        keys: S32 (n,).
+        views: int16 (n,).
+        vectors: (n, d), contiguous, in the stored dtype, little-endian.
+    """
+    n, row_bytes = len(keys), vectors.shape[1] * vectors.itemsize
+    tail = -row_bytes % 8
+    raw = vectors.view(np.uint8).reshape(n, row_bytes) if n else np.empty((0, row_bytes), np.uint8)
+    words = (np.pad(raw, ((0, 0), (0, tail))) if tail else raw).view("<u8")
+    key_words = np.ascontiguousarray(keys, f"S{KEY_BYTES}").view("<u8").reshape(n, KEY_BYTES // 8)
+    multipliers = _multipliers(key_words.shape[1] + 1 + words.shape[1])
+    total = words @ multipliers[5:]
+    total += key_words @ multipliers[:4]
+    total += views.astype(np.uint64) * multipliers[4]
+    return total + np.uint64(0x9E3779B97F4A7C15)
+
+
+@functools.cache
+def _multipliers(count: int) -> np.ndarray:
+    """The first ``count`` outputs of SplitMix64 from seed 0, made odd."""
+    with np.errstate(over="ignore"):
+        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (z ^ (z >> np.uint64(31))) | np.uint64(1)

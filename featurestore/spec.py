@@ -1,0 +1,83 @@
+"""FeatureSpec: everything that moves a number of an embedding by more than float noise.
+
+Two features may be compared, joined or served together only if their specs have one fingerprint.
+Engine, batch size, threads and runner are absent on purpose: they do not move the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from featurestore.errors import FormatError, StoreCorrupt
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a file's bytes to the numbers a backbone sees."""
+
+    input_size: int  # pixels, the side of the square the backbone sees
+    normalization: str  # a name from the backbone table, e.g. "lite", "caffe", "tf"
+    crop: str = "squash"  # how a rectangle becomes a square
+    resize: str = "pillow-bilinear"  # antialiased
+    decode: str = "rgb8-v1"  # the rules of pipelines/images.py
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """The identity of a feature set; ``fingerprint()`` is the only key besides the image's sha256."""
+
+    backbone: str
+    weights_sha256: str
+    preprocessing: Preprocessing
+    layer: str
+    pooling: str  # "avg", "max" or "none"
+    width: int  # d of the vectors
+    precision: str = "f32"  # of the forward pass: "f32" or "bf16"
+    dtype: str = "float16"  # of the stored vectors: "float16" or "float32"
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> FeatureSpec:
+        """Read ``to_json``'s form back.
+
+        Raises:
+            FormatError: the spec was written by a newer format version.
+            StoreCorrupt: the text is not a spec.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            if values["format_version"] > FORMAT_VERSION:
+                raise FormatError(
+                    f"This feature set has format version {values['format_version']}, this penult "
+                    f"reads up to {FORMAT_VERSION}: install a newer penult."
+                )
+            values["preprocessing"] = Preprocessing(**values["preprocessing"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreCorrupt(f"Expected: a feature spec as JSON. Got: {text[:80]!r} ({error}).") from error
+
+    def fingerprint(self) -> str:
+        """Sha256, in hex, of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def set_name(self) -> str:
+        """The feature set's name in the store: readable, and unique by its fingerprint."""
+        return f"{self.backbone}-{self.fingerprint()[:8]}"
+
+    def difference(self, other: FeatureSpec) -> str:
+        """Name the fields in which two specs differ, for error messages."""
+        return ", ".join(
+            f"{field.name}: {getattr(self, field.name)!r} against {getattr(other, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        )

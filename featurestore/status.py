@@ -1,0 +1,69 @@
+"""What a store holds, counted: for ``penult status``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from featurestore.dataset import hex_ids, labelled_contents
+from featurestore.schema import FAILED, OK, keys_of
+from featurestore.store import IMAGE_VIEW, FeatureStore, bytes_on_disk
+
+EXAMPLES = 5
+LAST_RUNS = 5
+
+
+def status(store: FeatureStore) -> dict[str, Any]:
+    """Count a store's sets, images, failures, labels, runs and bytes; the object that ``status --json`` prints."""
+    catalog = store.catalog.read(["sha256", "status", "error_type"])
+    ok = catalog.filter(pc.equal(catalog.column("status"), OK))
+    contents = len(np.unique(keys_of(ok.column("sha256"))))
+    failed = catalog.filter(pc.equal(catalog.column("status"), FAILED))
+    labels = Counter(store.labels.read(["label_set"]).column("label_set").to_pylist())
+    return {
+        "store": str(store.path),
+        "sets": [_set(store, name, contents) for name in store.sets()],
+        "catalog": {"ok": ok.num_rows, "failed": failed.num_rows, "contents": contents},
+        "failures": dict(Counter(failed.column("error_type").to_pylist()).most_common()),
+        "labels": dict(labels),
+        "differing_labels": {name: _differing(store, name) for name in labels},
+        "runs": {
+            "count": len(runs := store.runs()),
+            "last": [{"run_id": r.run_id, "kind": r.kind, "started": r.started} for r in runs[-LAST_RUNS:]],
+        },
+        "versions": {t.path.name: t.version for t in (store.catalog, store.labels)},
+        "bytes": bytes_on_disk(store.path),
+    }
+
+
+def _set(store: FeatureStore, name: str, contents: int) -> dict[str, Any]:
+    spec, table = store.spec(name), store.table(name)
+    rows = table.count(IMAGE_VIEW)
+    return {
+        "name": name,
+        "fingerprint": spec.fingerprint(),
+        "backbone": spec.backbone,
+        "layer": spec.layer,
+        "pooling": spec.pooling,
+        "input_size": spec.preprocessing.input_size,
+        "precision": spec.precision,
+        "dtype": spec.dtype,
+        "width": spec.width,
+        "rows": rows,
+        "coverage": min(rows / contents, 1.0) if contents else 0.0,
+        "version": table.version,
+        "bytes": bytes_on_disk(table.path),
+    }
+
+
+def _differing(store: FeatureStore, label_set: str) -> dict[str, Any]:
+    """Contents whose copies carry different labels; the ambiguous ones are left out of training."""
+    found = labelled_contents(store, label_set)
+    return {
+        "contents": len(found.differing),
+        "ambiguous": len(found.ambiguous),
+        "examples": hex_ids(found.differing[:EXAMPLES]).tolist(),
+    }

@@ -1,0 +1,414 @@
+"""FeatureStore: open, lock, commit, and read features at one version.
+
+A commit replays a run's journal: features first, then labels, the catalog last. Each step happens once however often
+it is replayed, so a run that died anywhere is completed by replaying it again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore import dataset as _dataset
+from featurestore.errors import (
+    FormatError,
+    SpecMismatch,
+    StoreCorrupt,
+    StoreLocked,
+    StoreNotFound,
+    UsageError,
+)
+from featurestore.files import fsync, read_json, write_json
+from featurestore.known import Known, contains, pair_digests, text_digests
+from featurestore.runs import RunRecord, utc_now
+from featurestore.schema import (
+    CATALOG,
+    LABELS,
+    OK,
+    checksums,
+    features_schema,
+    keys_of,
+    spec_of,
+    vectors_of,
+)
+from featurestore.spec import FORMAT_VERSION, FeatureSpec
+from featurestore.splits import TEST_SHARE, VAL_SHARE
+from featurestore.staging import ShardEntry, Staging, pending
+from featurestore.tables import Table
+
+EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known file, for Known.lookup
+LABELLED = 2  # state of a label row that is the same
+IMAGE_VIEW = "view = 0"
+FEW_KEYS = 500  # up to so many are looked up by a filter
+
+
+class FeatureStore:
+    """A folder of Lance tables: the catalog of images, their labels, and one table a feature set.
+
+    Example:
+        >>> store = FeatureStore("my.store")  # doctest: +SKIP
+        >>> X, y, ids = store.features("efficientnet-lite0-1a2b3c4d", split="train")  # doctest: +SKIP
+
+    Raises:
+        StoreNotFound: the folder is no store.
+        FormatError: it was written by a newer penult.
+        StoreCorrupt: a table is not what was last committed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.catalog = Table(self.path / "catalog.lance")
+        self.labels = Table(self.path / "labels.lance")
+        self._check()
+
+    @classmethod
+    def create(cls, path: str | Path) -> FeatureStore:
+        """Open the store at ``path``, making it first where there is none.
+
+        Raises:
+            UsageError: the folder holds something else.
+        """
+        path = Path(path)
+        if not (path / "penult.json").exists():
+            if path.is_dir() and any(p.name not in _BEFORE_FIRST_COMMIT for p in path.iterdir()):
+                raise UsageError(f"{path} is not a penult store and not empty: name another folder with --store.")
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "features").mkdir(exist_ok=True)
+            Table(path / "catalog.lance").create(CATALOG)
+            Table(path / "labels.lance").create(LABELS)
+            header = {"format_version": FORMAT_VERSION, "created": utc_now(), "tables": {}}
+            write_json(path / "penult.json", header)
+            fsync(path.parent)
+        return cls(path)
+
+    # -- what is there -------------------------------------------------------------------------------------------
+
+    def sets(self) -> list[str]:
+        """Names of the feature sets, sorted."""
+        return sorted(p.name.removesuffix(".lance") for p in (self.path / "features").glob("*.lance"))
+
+    def table(self, feature_set: str) -> Table:
+        """The table of one feature set."""
+        return Table(self.path / "features" / f"{feature_set}.lance")
+
+    def resolve(self, name: str | None = None) -> str:
+        """A feature set by its name or a unique beginning of it; without a name, the only set or the last one written.
+
+        Raises:
+            StoreNotFound: there is none, or several begin so.
+        """
+        sets = self.sets()
+        if not sets:
+            raise StoreNotFound(
+                f"{self.path} has no features yet: run `penult embed SOURCE --store {self.path}` first."
+            )
+        if name is None:
+            return max(sets, key=lambda s: (self.table(s).path / "_versions").stat().st_mtime_ns)
+        matches = [s for s in sets if s == name] or [s for s in sets if s.startswith(name)]
+        if len(matches) != 1:
+            raise StoreNotFound(f"Expected: one feature set named {name!r}. Got: {matches or 'none'} of {sets}.")
+        return matches[0]
+
+    def spec(self, feature_set: str) -> FeatureSpec:
+        """The spec that a set's vectors were computed with."""
+        return spec_of(self.table(feature_set).schema)
+
+    def require(self, feature_set: str, fingerprint: str) -> None:
+        """Raise SpecMismatch unless the set has this fingerprint."""
+        actual = self.spec(feature_set).fingerprint()
+        if actual != fingerprint:
+            raise SpecMismatch(
+                f"Expected: features with fingerprint {fingerprint[:12]}. Got: {feature_set} with {actual[:12]}; "
+                "embed with the same backbone, weights and preprocessing, or train a head on this set."
+            )
+
+    def add_set(self, spec: FeatureSpec) -> str:
+        """Make the feature set of ``spec`` where it is missing; return its name.
+
+        Raises:
+            SpecMismatch: a set of this name has another spec.
+        """
+        name = spec.set_name
+        table = self.table(name)
+        if table.exists() and (found := self.spec(name)) != spec:
+            raise SpecMismatch(f"Feature set {name} differs: {spec.difference(found)}.")
+        table.create(features_schema(spec))
+        return name
+
+    # -- what is known -------------------------------------------------------------------------------------------
+
+    def content_keys(self, feature_set: str) -> np.ndarray:
+        """Sha256 digests of the contents in a set: S32 (n,), sorted."""
+        parts = [keys_of(b.column(0)) for b in self.table(feature_set).scan(["sha256"], IMAGE_VIEW)]
+        return np.sort(np.concatenate(parts)) if parts else np.empty(0, "S32")
+
+    def known_files(self, feature_set: str) -> Known:
+        """What the catalog knows of each uri, seen from one feature set: EMBEDDED, FAILED_BEFORE or NOT_IN_SET."""
+        embedded = self.content_keys(feature_set)
+
+        def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+            for batch in self.catalog.scan(["uri", "size", "mtime_ns", "status", "sha256"]):
+                ok = np.asarray(pc.equal(batch.column("status"), OK))
+                states = np.full(batch.num_rows, FAILED_BEFORE, np.uint8)
+                there = contains(embedded, keys_of(batch.column("sha256").filter(pa.array(ok))))
+                states[ok] = np.where(there, EMBEDDED, NOT_IN_SET)
+                mtimes = batch.column("mtime").cast(pa.int64())
+                yield (
+                    text_digests(batch.column("uri").to_pylist()),
+                    pair_digests(batch.column("size"), mtimes),
+                    states,
+                )
+
+        return Known.from_parts(parts())
+
+    def known_labels(self, label_set: str) -> Known:
+        """What a label set says of each uri, as a digest; the one state is LABELLED."""
+
+        def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+            for batch in self.labels.scan(["uri", "label", "split", "group"], _in_label_set(label_set)):
+                uris, *values = (column.to_pylist() for column in batch.columns)
+                states = np.full(len(uris), LABELLED, np.uint8)
+                yield text_digests(uris), text_digests(zip(*values, strict=True)), states
+
+        return Known.from_parts(parts())
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store's only writer's place.
+
+        Raises:
+            StoreLocked: another run holds it.
+        """
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another run"
+                raise StoreLocked(
+                    f"{self.path} is locked by {holder}: wait for it to end, then run this again."
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename} since {utc_now()}")
+            file.flush()
+            yield
+
+    def recover(self) -> list[str]:
+        """Commit what dead runs had finished (call it with the lock held); return their ids."""
+        dead = pending(self.path)
+        for staging in dead:
+            if staging.feature_set is None:
+                staging.remove()
+            else:
+                self.commit(staging)
+        return [staging.run_id for staging in dead]
+
+    def commit(self, staging: Staging) -> None:
+        """Make a run's finished shards part of the store; harmless to repeat. The lock must be held.
+
+        Raises:
+            StoreCorrupt: a file that the journal names is missing or has another size.
+        """
+        feature_set = staging.feature_set
+        assert feature_set is not None
+        features = self.table(feature_set)
+        if not features.has_run(staging.run_id):
+            features.commit(staging.run_id, self._new_fragments(feature_set, list(staging.entries())))
+        if not self.labels.has_run(staging.run_id):
+            self._commit_labels(staging.run_id, staging.label_rows)
+        if not self.catalog.has_run(staging.run_id):
+            rows = self._backed(staging.catalog_rows(), self.content_keys(feature_set))
+            self.catalog.commit(staging.run_id, self.catalog.stage(rows), replaces=staging.replaced_uris())
+        self._remember(feature_set)
+        staging.remove()
+
+    def commit_labels(self, run_id: str, rows: list[pa.RecordBatch]) -> None:
+        """Add or replace label rows (schema LABELS, no empty batches), one label set a call. The lock must be held."""
+        self._commit_labels(run_id, lambda: iter(rows))
+        self._remember()
+
+    def _commit_labels(self, run_id: str, rows: Any) -> None:
+        uris = [batch.column("uri") for batch in rows()]
+        if not uris:
+            return
+        label_set = next(rows()).column("label_set")[0].as_py()
+        self.labels.commit(
+            run_id, self.labels.stage(rows()), replaces=pa.chunked_array(uris), where=_in_label_set(label_set)
+        )
+
+    def _new_fragments(self, feature_set: str, entries: list[ShardEntry]) -> list[str]:
+        """The shards' fragments, each content once: two workers may have met the same bytes at the same time."""
+        table = self.table(feature_set)
+        fragments = [fragment for entry in entries for fragment in entry.fragments]
+        table.check_staged(fragments)
+        keys = [np.concatenate([keys_of(c) for c in table.staged_keys(f, "sha256")]) for f in fragments]
+        if not keys:
+            return []
+        every = np.concatenate(keys)
+        keep = np.zeros(len(every), bool)
+        keep[np.unique(every, return_index=True)[1]] = True
+        keep &= ~contains(self.content_keys(feature_set), every)
+        unique, start = [], 0
+        for fragment, own in zip(fragments, keys, strict=True):
+            mask = keep[start : start + len(own)]
+            start += len(own)
+            unique += [fragment] if mask.all() else table.restage(fragment, pa.array(mask)) if mask.any() else []
+        return unique
+
+    @staticmethod
+    def _backed(rows: Iterator[pa.RecordBatch], embedded: np.ndarray) -> Iterator[pa.RecordBatch]:
+        """Catalog rows less those whose features never arrived (their shard died); the next run plans them again."""
+        for batch in rows:
+            ok = np.asarray(pc.equal(batch.column("status"), OK))
+            keep = ~ok
+            keep[ok] = contains(embedded, keys_of(batch.column("sha256").filter(pa.array(ok))))
+            yield batch.filter(pa.array(keep))
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def features(
+        self, feature_set: str | None = None, split: str | None = None, label_set: str = "default"
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labelled features of one split (or of all), one row a unique content.
+
+        Returns:
+            X: float32 (n, d); y: str (n,), labels; ids: str (n,), sha256 in hex.
+        """
+        data = self.dataset(feature_set, label_set)
+        part = data if split is None else data.part(split)
+        return part.X, part.y, part.ids
+
+    def dataset(
+        self,
+        feature_set: str | None = None,
+        label_set: str = "default",
+        *,
+        val: float = VAL_SHARE,
+        test: float = TEST_SHARE,
+        seed: int = 0,
+    ) -> _dataset.Dataset:
+        """All labelled features of a set with their splits, in memory."""
+        return _dataset.load(self, self.resolve(feature_set), label_set, val=val, test=test, seed=seed)
+
+    def vectors(self, feature_set: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of some contents, checked against their checksums.
+
+        Args:
+            feature_set: its full name.
+            keys: S32 (n,), sorted and unique.
+
+        Returns:
+            X: float32 (n, d); found: bool (n,); rows of X that were not found hold zeros.
+        """
+        width = self.spec(feature_set).width
+        X, found = np.zeros((len(keys), width), np.float32), np.zeros(len(keys), bool)
+        condition = IMAGE_VIEW
+        if len(keys) <= FEW_KEYS:
+            listed = ", ".join(f"X'{key}'" for key in _dataset.hex_ids(keys))
+            condition += f" AND sha256 IN ({listed})" if listed else " AND false"
+        for batch in self.batches(feature_set, condition):
+            batch_keys = keys_of(batch.column("sha256"))
+            at = np.minimum(np.searchsorted(keys, batch_keys), max(len(keys) - 1, 0))
+            wanted = keys[at] == batch_keys if len(keys) else np.zeros(len(batch_keys), bool)
+            rows = vectors_of(batch.column("vector"))
+            if wanted.all():
+                X[at] = rows
+            else:
+                X[at[wanted]] = rows[wanted]
+            found[at[wanted]] = True
+        return X, found
+
+    def batches(
+        self, feature_set: str, condition: str | None = None, batch_rows: int = 8192
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream a feature set (sha256, view, vector, checksum), each row checked; for what does not fit in memory.
+
+        Raises:
+            StoreCorrupt: a row's checksum does not match.
+        """
+        table = self.table(feature_set)
+        for batch in table.scan(["sha256", "view", "vector", "checksum"], condition, batch_rows=batch_rows):
+            views = batch.column("view").to_numpy()
+            sums = checksums(keys_of(batch.column("sha256")), views, vectors_of(batch.column("vector")))
+            wrong = np.flatnonzero(sums != batch.column("checksum").to_numpy())
+            if len(wrong):
+                key = batch.column("sha256")[int(wrong[0])].as_py().hex()
+                raise StoreCorrupt(f"Expected in {table.path}: intact rows. Got: a wrong checksum for image {key}.")
+            yield batch
+
+    def label_rows(self, label_set: str = "default") -> pa.Table:
+        """All rows of one label set: uri, label, split, group, run_id."""
+        return self.labels.read(["uri", "label", "split", "group", "run_id"], _in_label_set(label_set))
+
+    def to_arrow(self, feature_set: str | None = None) -> pa.Table:
+        """A whole feature set as an Arrow table, checked."""
+        name = self.resolve(feature_set)
+        schema = pa.schema([f for f in self.table(name).schema if f.name != "run_id"])
+        return pa.Table.from_batches(self.batches(name), schema)
+
+    # -- runs ----------------------------------------------------------------------------------------------------
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where a run keeps what it made."""
+        return self.path / "runs" / run_id
+
+    def runs(self) -> list[RunRecord]:
+        """All runs, oldest first."""
+        return [RunRecord.read(p.parent) for p in sorted((self.path / "runs").glob("*/run.json"))]
+
+    # -- trust ---------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        header_path = self.path / "penult.json"
+        if not header_path.is_file():
+            raise StoreNotFound(
+                f"There is no penult store at {self.path}: `penult embed SOURCE --store {self.path}` makes one."
+            )
+        header = read_json(header_path)
+        if header["format_version"] > FORMAT_VERSION:
+            raise FormatError(
+                f"{self.path} has format version {header['format_version']}, this penult reads up to {FORMAT_VERSION}: "
+                "install a newer penult."
+            )
+        for name, last in header["tables"].items():
+            table = Table(self.path / name)
+            if not table.exists():
+                raise StoreCorrupt(f"Expected: a table {table.path} at version {last['version']}. Got: none.")
+            now = table.state()
+            if now["version"] < last["version"] or (now["version"] == last["version"] and now["rows"] != last["rows"]):
+                raise StoreCorrupt(
+                    f"Expected: {table.path} at version {last['version']} or later with {last['rows']} rows. "
+                    f"Got: version {now['version']} with {now['rows']} rows; restore the store from a backup."
+                )
+
+    def _remember(self, feature_set: str | None = None) -> None:
+        """Note the tables' versions, so that one that is lost later is noticed."""
+        header = read_json(self.path / "penult.json")
+        tables = [self.catalog, self.labels] + ([self.table(feature_set)] if feature_set else [])
+        header["tables"] |= {str(table.path.relative_to(self.path)): table.state() for table in tables}
+        write_json(self.path / "penult.json", header)
+
+
+_BEFORE_FIRST_COMMIT = {"features", "catalog.lance", "labels.lance", "lock"}
+
+
+def _in_label_set(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]{1,64}", name):
+        raise UsageError(f"Expected: a label set named with letters, digits, '.', '_' or '-'. Got: {name!r}.")
+    return f"label_set = '{name}'"
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Size in bytes of all files under ``path``."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -1,0 +1,127 @@
+"""Dense nets: fully connected ReLU layers with dropout, trained by Keras."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from heads.head import Head, Problem, balanced_weights, check_param, is_count, is_number
+
+OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
+
+
+@dataclass(frozen=True)
+class DenseHead(Head):
+    """Arrays ``kernel0`` (d, h), ``bias0`` (h,), ``kernel1`` … up to the class logits; ReLU between."""
+
+    def _scores(self, X: np.ndarray) -> np.ndarray:
+        last = len(self.params["hidden"])
+        for i in range(last):
+            X = np.maximum(X @ self.arrays[f"kernel{i}"] + self.arrays[f"bias{i}"], 0)
+        return X @ self.arrays[f"kernel{last}"] + self.arrays[f"bias{last}"]
+
+
+def fit_dense(
+    problem: Problem,
+    *,
+    hidden: Sequence[int],
+    dropout: float,
+    optimizer: str,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    patience: int,
+) -> dict[str, np.ndarray]:
+    """Minimise cross-entropy; stop ``patience`` epochs after the best validation loss and keep its weights.
+
+    The result depends on the seed alone: initialisation, dropout and the order of rows are seeded here,
+    not through Keras's process-wide generator, so that fits may run side by side.
+    """
+    _check(hidden, dropout, optimizer, learning_rate, epochs, batch_size, patience)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    draw = np.random.default_rng(problem.seed)
+
+    def seed() -> int:
+        return int(draw.integers(2**31))
+
+    def dense(width: int, activation: str | None = None) -> Any:
+        initializer = keras.initializers.GlorotUniform(seed=seed())
+        return keras.layers.Dense(width, activation=activation, kernel_initializer=initializer)
+
+    stack = [keras.Input((problem.X.shape[1],))]
+    for width in hidden:
+        stack += [dense(width, "relu"), keras.layers.Dropout(dropout, seed=seed())]
+    model = keras.Sequential([*stack, dense(problem.n_classes)])
+    model.compile(
+        optimizer=keras.optimizers.get(
+            {"class_name": optimizer, "config": {"learning_rate": learning_rate}},
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+
+    weights = np.ones(len(problem.y))
+    if problem.class_weight == "balanced":
+        weights = balanced_weights(problem.y, problem.n_classes)
+    has_val = len(problem.y_val) > 0
+    best = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
+    model.fit(
+        _batches(problem, weights, batch_size, draw),
+        epochs=epochs,
+        validation_data=(problem.X_val, problem.y_val) if has_val else None,
+        validation_batch_size=1024,
+        callbacks=[best] if has_val else [],
+        shuffle=False,  # the data set does it, from our seed
+        verbose=0,
+    )
+    layers = [layer.get_weights() for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    return {
+        f"{kind}{i}": array
+        for i, layer in enumerate(layers)
+        for kind, array in zip(("kernel", "bias"), layer, strict=True)
+    }
+
+
+def _batches(problem: Problem, weights: np.ndarray, batch_size: int, draw: np.random.Generator) -> Any:
+    """Rows in a new order each epoch, as a Keras data set of (X, y, weight) batches."""
+    import keras
+
+    class Batches(keras.utils.PyDataset):
+        def __init__(self) -> None:
+            super().__init__()
+            self.on_epoch_end()
+
+        def __len__(self) -> int:
+            return -(-len(problem.y) // batch_size)
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            rows = self.order[index * batch_size : (index + 1) * batch_size]
+            return problem.X[rows], problem.y[rows], weights[rows]
+
+        def on_epoch_end(self) -> None:
+            self.order = draw.permutation(len(problem.y))
+
+    return Batches()
+
+
+def _check(
+    hidden: Sequence[int],
+    dropout: float,
+    optimizer: str,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    patience: int,
+) -> None:
+    widths = isinstance(hidden, list | tuple) and all(is_count(width) for width in hidden)
+    check_param(widths, "hidden", hidden, "a list of layer widths, whole numbers above 0")
+    check_param(is_number(dropout) and 0 <= dropout < 1, "dropout", dropout, "a number from 0 to below 1")
+    check_param(optimizer in OPTIMIZERS, "optimizer", optimizer, "one of " + ", ".join(OPTIMIZERS))
+    check_param(is_number(learning_rate) and learning_rate > 0, "learning_rate", learning_rate, "a number above 0")
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
+        check_param(is_count(value), name, value, "a whole number above 0")

@@ -1,0 +1,95 @@
+"""Scores of predictions: pure functions of numpy arrays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+
+def top_k(y: np.ndarray, scores: np.ndarray, classes: np.ndarray, k: int = 1) -> float:
+    """Share of rows whose true class is among the k highest scores; equal scores go by class order.
+
+    Args:
+        y: str (n,), n > 0. A class that is not in ``classes`` counts as a miss.
+        scores: (n, c).
+        classes: str (c,), sorted.
+        k: at least 1.
+    """
+    column = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+    own = scores[np.arange(len(y)), column][:, None]
+    before = (scores > own) | ((scores == own) & (np.arange(len(classes)) < column[:, None]))
+    return float(np.mean((before.sum(axis=1) < k) & (classes[column] == y)))
+
+
+def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a share of n independent trials.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference", Journal of the
+    American Statistical Association 22:209-212.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def confusion(y: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Count rows by true class (down) and predicted class (across), int64 (c, c).
+
+    Args:
+        y: str (n,), all in ``classes``.
+        predicted: str (n,), all in ``classes``.
+        classes: str (c,), sorted.
+    """
+    c = len(classes)
+    cells = np.searchsorted(classes, y) * c + np.searchsorted(classes, predicted)
+    return np.bincount(cells, minlength=c * c).reshape(c, c)
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Scores of each class, each (c,); a share without any row to take it of is 0."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    support: np.ndarray
+
+
+def per_class(matrix: np.ndarray) -> PerClass:
+    """Precision, recall, F1 and support (rows of that class) from a confusion matrix."""
+    right, support, called = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    return PerClass(
+        precision=_share(right, called),
+        recall=_share(right, support),
+        f1=_share(2 * right, support + called),
+        support=support,
+    )
+
+
+def macro_f1(matrix: np.ndarray) -> float:
+    """Mean F1 of the classes that occur, in truth or in prediction."""
+    occurs = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
+    return float(per_class(matrix).f1[occurs].mean())
+
+
+def balanced_accuracy(matrix: np.ndarray) -> float:
+    """Mean recall of the classes that have rows."""
+    scores = per_class(matrix)
+    return float(scores.recall[scores.support > 0].mean())
+
+
+def summary(y: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> dict[str, float]:
+    """Return top1, top5 (with more than five classes), macro_f1 and balanced_accuracy of n > 0 rows."""
+    matrix = confusion(y, classes[scores.argmax(axis=1)], np.union1d(classes, y))
+    values = {"top1": top_k(y, scores, classes)}
+    if len(classes) > 5:
+        values["top5"] = top_k(y, scores, classes, 5)
+    return values | {"macro_f1": macro_f1(matrix), "balanced_accuracy": balanced_accuracy(matrix)}
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)

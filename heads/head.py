@@ -1,0 +1,160 @@
+"""What every fitted head is: class names and arrays, predicting with numpy alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from featurestore.errors import HeadError, UsageError
+
+CHUNK_ROWS = 2048  # rows scored at a time, so that prediction needs little memory beside X
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a family is fitted to.
+
+    Attributes:
+        X: float32 (n, d), standardised.
+        y: int (n,), indices of classes, each of 0..n_classes-1 at least once.
+        n_classes: number of classes, at least 2.
+        class_weight: None or "balanced".
+        seed: of everything random in the fit.
+        X_val: float32 (m, d), standardised; m may be 0.
+        y_val: int (m,), indices of classes.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    n_classes: int
+    class_weight: str | None
+    seed: int
+    X_val: np.ndarray
+    y_val: np.ndarray
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted head of d features and c classes.
+
+    Attributes:
+        family: its name in the registry.
+        params: every parameter it was fitted with.
+        classes: str (c,), sorted.
+        arrays: all numbers it predicts from: ``mean`` and ``scale`` (d,) of the training features,
+            ``temperature`` (), and those of its family.
+    """
+
+    family: str
+    params: dict[str, Any]
+    classes: np.ndarray
+    arrays: dict[str, np.ndarray]
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """Score the raw features X (n, d); float (n, c), the largest in a row is the predicted class.
+
+        Raises:
+            HeadError: X has another shape than (n, d).
+        """
+        mean, scale = self.arrays["mean"], self.arrays["scale"]
+        if X.ndim != 2 or X.shape[1] != len(mean):
+            raise HeadError(f"Expected: features of shape (n, {len(mean)}). Got: {X.shape}.")
+        starts = range(0, max(len(X), 1), CHUNK_ROWS)  # at least one, so that no rows give (0, c)
+        return np.concatenate(
+            [self._scores(standardise(X[start : start + CHUNK_ROWS], mean, scale)) for start in starts]
+        )
+
+    def probabilities(self, X: np.ndarray) -> np.ndarray:
+        """Return float (n, c) with rows that sum to 1: softmax of ``scores / temperature``."""
+        return self._probabilities(self.scores(X))
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the most likely class of each row, str (n,)."""
+        return self.classes[self.scores(X).argmax(axis=1)]
+
+    def _scores(self, X: np.ndarray) -> np.ndarray:
+        """Score a chunk of standardised rows."""
+        raise NotImplementedError
+
+    def _probabilities(self, scores: np.ndarray) -> np.ndarray:
+        return softmax(scores / self.arrays["temperature"])
+
+
+def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the scale (population standard deviation) of the columns, float32 (d,).
+
+    A constant column gets scale 1, so that it becomes 0 and not a division by zero.
+    """
+    scale = X.std(axis=0, dtype=np.float64).astype(np.float32)
+    scale[(X.max(axis=0) == X.min(axis=0)) | (scale == 0)] = 1
+    return X.mean(axis=0, dtype=np.float64).astype(np.float32), scale
+
+
+def standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return ``(X - mean) / scale`` as float32."""
+    out = np.subtract(X, mean, dtype=np.float32)
+    out /= scale
+    return out
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Softmax of each row."""
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(scores: np.ndarray, y: np.ndarray) -> float:
+    """Return the T at which ``softmax(scores / T)`` fits the labels y best; 1 without rows.
+
+    Temperature scaling of Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599),
+    with the softened targets of Platt 1999, so that a validation split without a mistake does not make
+    every probability 1: the true class gets ``1 - 1 / (n + 2)`` and the others share the rest.
+
+    Args:
+        scores: (n, c), of rows that the head was not fitted on.
+        y: int (n,), indices of the true classes.
+    """
+    from scipy.optimize import minimize_scalar
+
+    n, c = scores.shape
+    if n == 0:
+        return 1.0
+    rest = 1 / (n + 2) / (c - 1)
+    targets = np.full((n, c), rest)
+    targets[np.arange(n), y] = 1 - rest * (c - 1)
+
+    def loss(log_t: float) -> float:
+        z = scores / np.exp(log_t)
+        z = z - z.max(axis=1, keepdims=True)
+        log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+        return -float((targets * log_p).sum()) / n
+
+    unit = float(np.log(scores.std() + 1e-12))  # margins of any size: search around their own spread
+    return float(np.exp(minimize_scalar(loss, bounds=(unit - 7, unit + 7), method="bounded").x))
+
+
+def balanced_weights(y: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return the weight of each row, ``n / (c * count of its class)``, float64 (n,); mean 1."""
+    return (len(y) / (n_classes * np.bincount(y, minlength=n_classes)))[y]
+
+
+def check_param(good: bool, name: str, value: object, expected: str) -> None:
+    """Refuse a parameter's value.
+
+    Raises:
+        UsageError: unless ``good``.
+    """
+    if not good:
+        raise UsageError(f"Parameter {name}: Expected: {expected}. Got: {value!r}.")
+
+
+def is_number(value: object) -> bool:
+    """True for a finite int or float that is not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def is_count(value: object) -> bool:
+    """True for an int of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

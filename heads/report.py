@@ -1,0 +1,210 @@
+"""The report of a comparison: one HTML file without external assets."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from featurestore.dataset import Dataset
+from heads import evaluate, registry
+from heads.compare import CompareResult
+from heads.train import TrainResult
+
+TEMPLATE = "report.html.j2"
+MAX_LABELLED_CLASSES = 150  # beyond, names beside the confusion matrix could not be read
+IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+
+
+def render(
+    result: CompareResult | TrainResult,
+    dataset: Dataset,
+    thumbnail: Callable[[str], bytes | None],
+    *,
+    date: str,
+    head_id: str = "",
+    seed: int = 0,
+    per_gallery: int = 24,
+) -> str:
+    """Return the report as HTML.
+
+    Args:
+        result: of ``compare``, or of ``train`` for a leaderboard of one row.
+        dataset: the one that the result was made from; its test split is shown.
+        thumbnail: small PNG, JPEG, GIF or WebP bytes of a uri, or None where there is no picture.
+        date: of the run, as text.
+        head_id: of the winner, as text.
+        seed: of the choice of pictures.
+        per_gallery: how many right and how many wrong predictions are shown at most.
+    """
+    import jinja2
+
+    if isinstance(result, CompareResult):
+        winner, rows = result.winner, result.leaderboard
+    else:
+        winner, rows = result, [result.row()]
+    test = dataset.part("test")
+    predicted, probabilities = winner.head.predict(test.X), winner.head.probabilities(test.X)
+    labels = np.union1d(winner.head.classes, test.y)
+    matrix = evaluate.confusion(test.y, predicted, labels)
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\u202f%"
+    return environment.get_template(TEMPLATE).render(
+        winner=winner,
+        params=_params(winner.head.family, winner.head.params),
+        about=registry.family(winner.head.family).about,
+        date=date,
+        head_id=head_id,
+        leaderboard=_leaderboard(rows),
+        matrix=_matrix(matrix, labels),
+        pairs=_confused_pairs(matrix, labels),
+        classes=_class_rows(matrix, labels),
+        galleries=_galleries(test, predicted, probabilities.max(axis=1), thumbnail, seed, per_gallery),
+    )
+
+
+def _params(name: str, params: dict[str, Any]) -> str:
+    """Show the parameters that the grid varies and those that are not at their defaults."""
+    family = registry.family(name)
+    varied = {key for point in family.grid for key in point}
+    shown = {key: value for key, value in params.items() if key in varied or value != family.defaults[key]}
+    return ", ".join(
+        f"{key} {'→'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in shown.items()
+    )
+
+
+def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows for the table, and the axis that their intervals share, in steps of 5 %."""
+    intervals = [row["val_ci"] for row in rows if row["val_ci"]]
+    low = math.floor(20 * min((ci[0] for ci in intervals), default=0)) / 20
+    high = math.ceil(20 * max((ci[1] for ci in intervals), default=1)) / 20
+
+    def place(share: float) -> float:
+        return round(100 * (share - low) / (high - low), 2)
+
+    return {
+        "low": low,
+        "high": high,
+        "rows": [
+            {
+                "head": row["head"],
+                "params": _params(row["head"], row["params"]),
+                "val": row["val"],
+                "ci": row["val_ci"],
+                "places": [place(x) for x in (*row["val_ci"], row["val"])] if row["val_ci"] else None,
+                "seconds": row["fit_seconds"],
+                "error": row.get("error"),
+                "note": row.get("note"),
+                "range": row.get("val_range"),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _matrix(matrix: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Geometry, in pixels, of a confusion matrix whose colours are shares of the true class."""
+    c = len(labels)
+    labelled = c <= MAX_LABELLED_CLASSES
+    cell = min(44, max(8 if labelled else 2, 760 // c))
+    font = min(13, cell)
+    longest = min(max(map(len, labels)), 18) if labelled else 0
+    margin = 32 + longest * font * 0.6
+    totals = np.maximum(matrix.sum(axis=1), 1)
+    return {
+        "cell": cell,
+        "font": font,
+        "margin": round(margin),
+        "side": c * cell,
+        "numbers": cell >= 28,
+        "labels": [_shorten(label, 18) for label in labels] if labelled else [],
+        "names": labels.tolist(),
+        "cells": [
+            {
+                "row": int(row),
+                "column": int(column),
+                "count": int(matrix[row, column]),
+                "share": round(matrix[row, column] / totals[row], 4),
+            }
+            for row, column in np.argwhere(matrix)
+        ],
+    }
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _confused_pairs(matrix: np.ndarray, labels: np.ndarray, most: int = 10) -> list[dict[str, Any]]:
+    """The commonest mistakes, by count and then by share of the true class."""
+    totals = matrix.sum(axis=1)
+    pairs: list[dict[str, Any]] = [
+        {
+            "true": str(labels[row]),
+            "predicted": str(labels[column]),
+            "count": int(matrix[row, column]),
+            "share": float(matrix[row, column] / totals[row]),
+        }
+        for row, column in np.argwhere(matrix)
+        if row != column
+    ]
+    return sorted(pairs, key=lambda pair: (-pair["count"], -pair["share"]))[:most]
+
+
+def _class_rows(matrix: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    """Scores of each class, the worst F1 first, classes without test rows last."""
+    scores = evaluate.per_class(matrix)
+    columns = {name: values.tolist() for name, values in asdict(scores).items()}
+    order = sorted(range(len(labels)), key=lambda i: (scores.support[i] == 0, scores.f1[i]))
+    return [{"label": str(labels[i]), **{name: values[i] for name, values in columns.items()}} for i in order]
+
+
+def _galleries(
+    test: Dataset,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    thumbnail: Callable[[str], bytes | None],
+    seed: int,
+    most: int,
+) -> list[dict[str, Any]]:
+    """A random choice of wrong and of right predictions, each the most confident first."""
+    draw = np.random.default_rng(seed)
+    galleries = []
+    for title, rows in (
+        ("Wrong", np.flatnonzero(predicted != test.y)),
+        ("Right", np.flatnonzero(predicted == test.y)),
+    ):
+        chosen = draw.choice(rows, min(most, len(rows)), replace=False)
+        pictures = [
+            {
+                "uri": str(test.uris[row]),
+                "name": PurePosixPath(str(test.uris[row])).name,
+                "source": _data_uri(thumbnail(str(test.uris[row]))),
+                "true": str(test.y[row]),
+                "predicted": str(predicted[row]),
+                "probability": float(confidence[row]),
+            }
+            for row in chosen[np.argsort(-confidence[chosen], kind="stable")]
+        ]
+        galleries.append({"title": title, "total": len(rows), "pictures": pictures})
+    return galleries
+
+
+def _data_uri(image: bytes | None) -> str | None:
+    """Inline an image; None for anything that is not one of the four raster types."""
+    kind = next((kind for magic, kind in IMAGE_TYPES.items() if image and image.startswith(magic)), None)
+    if image is None or kind is None:
+        return None
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

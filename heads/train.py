@@ -1,0 +1,212 @@
+"""Fit one head on the train split and score it on validation and, once, on test."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from featurestore.dataset import SPLITS, Dataset
+from featurestore.errors import HeadError
+from heads import evaluate, registry
+from heads.head import Head
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A fitted head and its scores: shares of right predictions, with 95 % Wilson intervals.
+
+    ``metrics`` are more scores of the test split, ``baseline`` is the test score of always saying the
+    most frequent class, ``n`` counts rows of each split and classes.
+    """
+
+    feature_set: str
+    fingerprint: str
+    head: Head
+    val: float
+    val_ci: tuple[float, float]
+    test: float
+    test_ci: tuple[float, float]
+    metrics: dict[str, float]
+    baseline: float
+    fit_seconds: float
+    n: dict[str, int]
+    notes: tuple[str, ...]
+
+    def row(self) -> dict[str, Any]:
+        """Return this head as a row of a leaderboard."""
+        return {
+            "head": self.head.family,
+            "params": self.head.params,
+            "val": self.val,
+            "val_ci": list(self.val_ci),
+            "fit_seconds": self.fit_seconds,
+        }
+
+    def to_json(self, run_id: str = "", head_id: str = "") -> dict[str, Any]:
+        """Return the JSON object of ``penult train``."""
+        return {
+            "run_id": run_id,
+            "head_id": head_id,
+            "feature_set": self.feature_set,
+            **self.row(),
+            "test": self.test,
+            "test_ci": list(self.test_ci),
+            "metrics": self.metrics,
+            "baseline": self.baseline,
+            "n": self.n,
+            "notes": list(self.notes),
+        }
+
+
+def train(
+    dataset: Dataset,
+    head: str,
+    params: Mapping[str, Any] | None = None,
+    class_weight: str | None = None,
+    seed: int = 0,
+) -> TrainResult:
+    """Fit one head and score it.
+
+    Args:
+        dataset: with rows in each split.
+        head: a family of the registry.
+        params: those that differ from its defaults.
+        class_weight: None or "balanced".
+        seed: of everything random in the fit.
+
+    Raises:
+        HeadError: the dataset cannot train or score a head.
+        UsageError: an unknown head, parameter or value.
+    """
+    notes = check_dataset(dataset)
+    parts = {split: dataset.part(split) for split in SPLITS}
+    with convergence_notes() as said:
+        fitted, seconds = timed_fit(head, parts["train"], parts["val"], params, class_weight, seed)
+        notes += said()
+    return score(fitted, parts, seconds, notes)
+
+
+def timed_fit(
+    name: str,
+    train: Dataset,
+    val: Dataset,
+    params: Mapping[str, Any] | None,
+    class_weight: str | None,
+    seed: int,
+) -> tuple[Head, float]:
+    """Fit a head of the registry and return it with the seconds that took."""
+    started = time.perf_counter()
+    head = registry.fit(
+        name,
+        train.X,
+        train.y,
+        params=params,
+        class_weight=class_weight,
+        seed=seed,
+        X_val=val.X,
+        y_val=val.y,
+    )
+    return head, round(time.perf_counter() - started, 3)
+
+
+def score(head: Head, parts: Mapping[str, Dataset], seconds: float, notes: list[str]) -> TrainResult:
+    """Score a fitted head on validation and on test; the only place that predicts the test split."""
+    train, val, test = (parts[split] for split in SPLITS)
+    val_top1 = accuracy(head, val)
+    metrics = evaluate.summary(test.y, head.scores(test.X), head.classes)
+    names, counts = np.unique(train.y, return_counts=True)
+    return TrainResult(
+        feature_set=train.feature_set,
+        fingerprint=train.fingerprint,
+        head=head,
+        val=val_top1,
+        val_ci=evaluate.wilson(val_top1, len(val)),
+        test=metrics["top1"],
+        test_ci=evaluate.wilson(metrics["top1"], len(test)),
+        metrics=metrics,
+        baseline=float(np.mean(test.y == names[counts.argmax()])),
+        fit_seconds=seconds,
+        n={"train": len(train), "val": len(val), "test": len(test), "classes": len(names)},
+        notes=tuple(notes),
+    )
+
+
+def accuracy(head: Head, part: Dataset) -> float:
+    """Share of a part's rows whose class the head predicts."""
+    return float(np.mean(head.predict(part.X) == part.y))
+
+
+def check_dataset(dataset: Dataset) -> list[str]:
+    """Refuse a dataset that cannot train and score a head; return what is odd about a usable one.
+
+    Raises:
+        HeadError: no labelled rows, an empty split, fewer than two classes, or features not finite.
+    """
+    if len(dataset) == 0:
+        raise HeadError(
+            f"Feature set {dataset.feature_set} has no labelled rows: import labels with `penult label FILE`."
+        )
+    for split in SPLITS:
+        if not np.any(dataset.splits == split):
+            raise HeadError(
+                f"The {split} split of {dataset.feature_set} is empty: "
+                "label more images, or give them a split with `penult label FILE`."
+            )
+    known = np.unique(dataset.y[dataset.splits == "train"])
+    if len(known) < 2:
+        raise HeadError(f"A head needs at least two classes to train on; the train split has only {str(known[0])!r}.")
+    bad = np.flatnonzero(~np.isfinite(dataset.X).all(axis=1))
+    if len(bad):
+        raise HeadError(
+            f"{len(bad)} of {len(dataset)} rows of {dataset.feature_set} have features that are not finite, the first "
+            f"is that of {dataset.uris[bad[0]]}: run `penult verify`, then embed again."
+        )
+    notes = []
+    for split in ("val", "test"):
+        here = dataset.y[dataset.splits == split]
+        unknown = np.setdiff1d(here, known)
+        if len(unknown):
+            rows = int(np.isin(here, unknown).sum())
+            names = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+            notes.append(
+                f"{split}: {rows} of {len(here)} rows count as wrong, as train has no row of their class ({names})."
+            )
+    return notes
+
+
+@contextmanager
+def convergence_notes() -> Iterator[Any]:
+    """Turn scikit-learn's ConvergenceWarning into notes, while other warnings go their way.
+
+    Filters belong to the process and not to a thread, so fits in threads share one such block: enter it
+    before they start. The function that it yields returns what the calling thread has been told since
+    it last asked.
+    """
+    told = threading.local()
+
+    def said() -> list[str]:
+        notes, told.notes = getattr(told, "notes", []), []
+        return notes
+
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def keep(message: Warning | str, category: type[Warning], *rest: Any, **kwargs: Any) -> None:
+            if category.__name__ != "ConvergenceWarning":  # by name: do not import scikit-learn for this
+                show(message, category, *rest, **kwargs)
+                return
+            line = str(message).splitlines()[0].rstrip(".:") + "."
+            told.notes = [*getattr(told, "notes", []), line]
+
+        from sklearn.exceptions import ConvergenceWarning
+
+        warnings.simplefilter("always", ConvergenceWarning)
+        warnings.showwarning = keep
+        yield said

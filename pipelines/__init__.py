@@ -1,0 +1,1 @@
+"""Jobs over images: list, decode, embed, predict."""

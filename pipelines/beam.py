@@ -1,0 +1,64 @@
+"""The Beam graph. The only module that imports apache_beam.
+
+Shard numbers go in, the journal's acknowledgements are the result: nothing large is ever shuffled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from featurestore.errors import PenultError, UsageError
+from pipelines.worker import EmbedJob, embed_shard
+
+DEFAULT_RUNNER = "FnApiRunner"  # "DirectRunner" would look for a binary on the network first
+REFUSED = {
+    "DaskRunner": "it loses finished work and still reports success",
+    "DirectRunner": "it may start another runner that it downloads",
+}
+
+
+class EmbedShard(beam.DoFn):
+    """One shard number → one acknowledgement (the number of images embedded)."""
+
+    def __init__(self, job: EmbedJob) -> None:
+        self._job = job
+
+    def process(self, shard: int) -> Iterator[int]:
+        """Embed the shard; repeating it is harmless."""
+        yield embed_shard(self._job, shard).embedded
+
+
+def run_shards(job: EmbedJob, shards: int, runner: str = DEFAULT_RUNNER, arguments: Sequence[str] = ()) -> None:
+    """Run all shards of a planned job and wait for the end.
+
+    Args:
+        job: what the workers do.
+        shards: how many the plan has.
+        runner: a Beam runner's name.
+        arguments: that runner's own options, as on a command line.
+
+    Raises:
+        UsageError: a runner that cannot keep penult's promises.
+    """
+    if runner in REFUSED:
+        raise UsageError(f"--runner {runner} is refused: {REFUSED[runner]}; use {DEFAULT_RUNNER} or FlinkRunner.")
+    options = PipelineOptions([*arguments, f"--runner={runner}"])
+    pipeline = beam.Pipeline(options=options)
+    _ = pipeline | beam.Create(range(shards)) | beam.Reshuffle() | beam.ParDo(EmbedShard(job))
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        raise _own_error(error) from error
+
+
+def _own_error(error: BaseException) -> BaseException:
+    """The penult error that a worker raised, from under what Beam wrapped around it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PenultError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error

@@ -1,0 +1,289 @@
+"""The command line: parse, call one public function, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featurestore.errors import ImageError, PenultError, UsageError
+from featurestore.splits import TEST_SHARE, VAL_SHARE
+
+app = typer.Typer(
+    name="penult",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Embed an image corpus once with a frozen CNN, keep the features, train and compare heads in seconds.",
+    epilog="Exit codes: 0 done, 1 an error, 2 usage, 3 more failures than --max-failure-rate, 75 the store is locked.",
+)
+
+Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+Set = Annotated[str | None, typer.Option("--set", help="Feature set, by name or its beginning; else the newest.")]
+LabelSet = Annotated[str, typer.Option(help="Which set of labels.")]
+Weights = Annotated[str, typer.Option(help="'imagenet' or a weights file.")]
+Engine = Annotated[str, typer.Option(help="openvino (CPU) or tensorflow (anywhere).")]
+ClassWeight = Annotated[str | None, typer.Option(help="'balanced' weighs rare classes up.")]
+Val = Annotated[float, typer.Option(help="Share of the validation split, where the corpus names none.")]
+Test = Annotated[float, typer.Option(help="Share of the test split, where the corpus names none.")]
+SplitSeed = Annotated[int, typer.Option(help="Another seed, another split.")]
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made if need be.")] = Path("penult-demo"),
+    as_json: Json = False,
+) -> None:
+    """Embed a small real corpus, compare heads, write a report.
+
+    The corpus is scikit-learn's handwritten digits, 1,797 pictures in ten class folders.
+    """
+    from pipelines import show
+    from pipelines.demo import write_digits
+    from pipelines.embed import embed
+    from pipelines.fit import compare_heads
+
+    corpus, store = folder / "digits", folder / "store"
+    show.say(f"Writing scikit-learn's handwritten digits to {corpus}.")
+    write_digits(corpus)
+    with show.bar("embed") as progress:
+        embedded = embed(str(corpus), store, progress=progress)
+    show.embedded(embedded)
+    with show.bar("compare") as progress:
+        compared = compare_heads(store, progress=progress)
+    show.compared(compared)
+    show.say(
+        f"\nThe store is {store}. Try:\n"
+        f"  penult status --store {store}\n"
+        f"  penult predict {corpus / '7' / '0007.png'} --head {compared['winner']['head_id']} --store {store}"
+    )
+    _print_json(as_json, {"embed": embedded.to_json(), "compare": compared})
+
+
+@app.command()
+def embed(
+    source: Annotated[
+        str, typer.Argument(help="Folder (a sub-folder a class), manifest (.csv, .tsv, .parquet) or .tar shards.")
+    ],
+    store: Store,
+    runner_arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- RUNNER OPTIONS]", help="Options of the Beam runner, after --.")
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="One of `penult backbones`.")] = "efficientnet-lite0",
+    weights: Weights = "imagenet",
+    layer: Annotated[str | None, typer.Option(help="Layer to tap; else the last one before the classifier.")] = None,
+    pooling: Annotated[str, typer.Option(help="avg, max or none (flatten) over a layer's positions.")] = "avg",
+    input_size: Annotated[int | None, typer.Option(help="Side in pixels; else the backbone's own.")] = None,
+    precision: Annotated[str, typer.Option(help="f32, or bf16 where the CPU has it: another feature set.")] = "f32",
+    dtype: Annotated[str, typer.Option(help="Stored as float16 or float32.")] = "float16",
+    engine: Engine = "openvino",
+    batch_size: Annotated[int, typer.Option(help="Images a forward pass.")] = 32,
+    shard_images: Annotated[int, typer.Option(help="Images a shard: what a kill can cost at most.")] = 4096,
+    label_set: LabelSet = "default",
+    max_failure_rate: Annotated[float, typer.Option(help="Share of failed files that ends in exit code 3.")] = 0.05,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try only files that failed before.")] = False,
+    runner: Annotated[str, typer.Option(help="Beam runner: FnApiRunner or FlinkRunner.")] = "FnApiRunner",
+    as_json: Json = False,
+) -> None:
+    """Embed what the store lacks of a corpus; a second run embeds nothing."""
+    from pipelines import show
+    from pipelines.embed import EmbedOptions
+    from pipelines.embed import embed as run
+
+    options = EmbedOptions(
+        backbone=backbone,
+        weights=weights,
+        layer=layer,
+        pooling=pooling,
+        input_size=input_size,
+        precision=precision,
+        dtype=dtype,
+        engine=engine,
+        batch_size=batch_size,
+        shard_images=shard_images,
+        label_set=label_set,
+        retry_failed=retry_failed,
+        runner=runner,
+        runner_arguments=tuple(runner_arguments or ()),
+    )
+    with show.bar("embed") as progress:
+        result = run(source, store, options, progress)
+    show.embedded(result)
+    _print_json(as_json, result.to_json())
+    result.check(max_failure_rate)
+
+
+@app.command()
+def status(store: Store, as_json: Json = False) -> None:
+    """Say what the store holds: sets, coverage, failures, labels, runs, bytes."""
+    from featurestore.status import status as count
+    from featurestore.store import FeatureStore
+    from pipelines import show
+
+    counted = count(FeatureStore(store))
+    show.status(counted)
+    _print_json(as_json, counted)
+
+
+@app.command()
+def label(
+    file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet: path or uri, and any of label, split, group.")],
+    store: Store,
+    label_set: LabelSet = "default",
+    as_json: Json = False,
+) -> None:
+    """Import labels, splits and groups; nothing is embedded."""
+    from pipelines import show
+    from pipelines.labels import import_labels
+
+    result = import_labels(file, store, label_set)
+    show.labelled(result)
+    _print_json(as_json, result.to_json())
+
+
+@app.command()
+def train(
+    store: Store,
+    head: Annotated[str, typer.Option(help="One of `penult heads`.")] = "logreg",
+    param: Annotated[list[str] | None, typer.Option(help="A parameter of the head, NAME=VALUE; repeatable.")] = None,
+    class_weight: ClassWeight = None,
+    seed: Annotated[int, typer.Option(help="Of everything random in the fit.")] = 0,
+    feature_set: Set = None,
+    label_set: LabelSet = "default",
+    val: Val = VAL_SHARE,
+    test: Test = TEST_SHARE,
+    split_seed: SplitSeed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train one head on stored features and score it on the test split."""
+    from pipelines import show
+    from pipelines.fit import FitData, train_head
+
+    data = FitData(feature_set, label_set, val, test, split_seed)
+    result = train_head(store, head, _parameters(param), class_weight, seed, data)
+    show.trained(result)
+    _print_json(as_json, result)
+
+
+@app.command()
+def compare(
+    store: Store,
+    heads: Annotated[str | None, typer.Option(help="Families, comma-separated; else all that suit the data.")] = None,
+    class_weight: ClassWeight = None,
+    seeds: Annotated[int, typer.Option(help="How many seeds for heads whose fit is random.")] = 1,
+    feature_set: Set = None,
+    label_set: LabelSet = "default",
+    val: Val = VAL_SHARE,
+    test: Test = TEST_SHARE,
+    split_seed: SplitSeed = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare many heads on validation, score the winner once on test, write a report."""
+    from pipelines import show
+    from pipelines.fit import FitData, compare_heads
+
+    data = FitData(feature_set, label_set, val, test, split_seed)
+    names = heads.split(",") if heads else None
+    with show.bar("compare") as progress:
+        result = compare_heads(store, names, class_weight, range(seeds), data, progress)
+    show.compared(result)
+    _print_json(as_json, result)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Picture files.")],
+    store: Store,
+    head: Annotated[str, typer.Option(help="Id of a trained head; see `penult runs`.")],
+    top: Annotated[int, typer.Option(help="How many labels to give.")] = 5,
+    weights: Annotated[str | None, typer.Option(help="The backbone's weights file, where it has moved.")] = None,
+    engine: Engine = "openvino",
+    as_json: Json = False,
+) -> None:
+    """Label pictures with a trained head, embedding only what the store lacks."""
+    from pipelines import show
+    from pipelines.predict import predict as run
+
+    predictions = run(images, head, store, top=top, weights=weights, engine=engine)
+    show.predicted(predictions)
+    _print_json(as_json, [prediction.to_json() for prediction in predictions])
+    failed = [p for p in predictions if p.error]
+    if failed:
+        raise ImageError(str(failed[0].error_type), f"{len(failed)} of {len(predictions)} pictures could not be read.")
+
+
+@app.command()
+def backbones(
+    name: Annotated[str | None, typer.Argument(help="A backbone, to list its layers.")] = None, as_json: Json = False
+) -> None:
+    """List the backbones, or one backbone's layers with their shapes."""
+    from pipelines import backbones as known
+    from pipelines import show
+
+    if name is None:
+        rows = [row._asdict() for row in known.table()]
+    else:
+        rows = [{"layer": layer, "shape": list(shape)} for layer, shape in known.layers(name)]
+    show.table(rows)
+    _print_json(as_json, rows)
+
+
+@app.command()
+def heads(as_json: Json = False) -> None:
+    """List the families of heads with their parameters."""
+    from heads.registry import FAMILIES
+    from pipelines import show
+
+    rows = [{"head": name, "about": f.about, "parameters": dict(f.defaults)} for name, f in FAMILIES.items()]
+    show.table(rows)
+    _print_json(as_json, rows)
+
+
+@app.command()
+def runs(store: Store, as_json: Json = False) -> None:
+    """List the store's runs; a train or compare run's id is its head's id."""
+    from featurestore.store import FeatureStore
+    from pipelines import show
+
+    rows = [show.run_row(record) for record in FeatureStore(store).runs()]
+    show.table(rows)
+    _print_json(as_json, rows)
+
+
+def _parameters(given: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE, the value as JSON where it is that, else as text."""
+    parameters: dict[str, Any] = {}
+    for item in given or ():
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"Expected: --param NAME=VALUE. Got: {item!r}.")
+        try:
+            parameters[name] = json.loads(value)
+        except ValueError:
+            parameters[name] = value
+    return parameters
+
+
+def _print_json(wanted: bool, value: Any) -> None:
+    if wanted:
+        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def main() -> None:
+    """Entry point: run a command, turn errors into one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        app()
+    except PenultError as error:
+        print(f"penult: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""The main job: list a corpus, plan what is missing, run the shards, commit once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import TooManyFailures, UsageError
+from featurestore.known import CHANGED, NEW, Known, pair_digests, text_digests
+from featurestore.runs import RunRecord, new_run_id, utc_now
+from featurestore.schema import LABELS
+from featurestore.staging import PLAN, Staging
+from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
+from pipelines import backbones, sources, worker
+from pipelines.backbones import feature_spec, resolve
+from pipelines.labels import changed_labels
+from pipelines.worker import EmbedJob, engine_for
+
+SHARD_IMAGES = 4096
+STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
+POLL_SECONDS = 0.5
+
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How to embed; the command line's options, one to one."""
+
+    backbone: str = backbones.DEFAULT
+    weights: str = "imagenet"
+    layer: str | None = None
+    pooling: str = "avg"
+    input_size: int | None = None
+    precision: str = "f32"
+    dtype: str = "float16"
+    engine: str = "openvino"
+    batch_size: int = 32
+    shard_images: int = SHARD_IMAGES
+    label_set: str = "default"
+    retry_failed: bool = False
+    runner: str = "FnApiRunner"
+    runner_arguments: tuple[str, ...] = ()
+
+
+@dataclass
+class EmbedResult:
+    """What an embed run did; ``to_json`` is the contract of ``--json``."""
+
+    run_id: str
+    feature_set: str
+    fingerprint: str
+    seen: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    deduplicated: int = 0
+    embedded: int = 0
+    failed: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    failed_before: int = 0  # of the unchanged files
+    labels_changed: int = 0
+    recovered: list[str] = field(default_factory=list)  # dead runs whose finished shards were committed first
+    ignored: dict[str, int] = field(default_factory=dict)  # files that are no pictures, by extension
+    problems: list[str] = field(default_factory=list)  # folders that could not be listed and the like
+    seconds: dict[str, float] = field(default_factory=dict)
+    images_per_second: float = 0.0
+
+    @property
+    def failure_rate(self) -> float:
+        """Share of the corpus's files that have failed, now or in an earlier run."""
+        return (self.failed + self.failed_before) / max(self.seen, 1)
+
+    def check(self, max_failure_rate: float) -> None:
+        """Raise TooManyFailures where the failure rate is above the limit."""
+        if self.failure_rate > max_failure_rate:
+            raise TooManyFailures(
+                f"{self.failed + self.failed_before} of {self.seen} files failed ({self.failure_rate:.1%}), more than "
+                f"--max-failure-rate {max_failure_rate}: everything good is kept; `penult status` says why, "
+                "--retry-failed tries them again."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``penult embed --json`` prints."""
+        return asdict(self)
+
+
+def embed(
+    source: str, store: str | Path, options: EmbedOptions = EmbedOptions(), progress: Progress | None = None
+) -> EmbedResult:
+    """Embed what the store lacks of a corpus.
+
+    Args:
+        source: folder, manifest or tar shards; see ``pipelines.sources``.
+        store: the store's folder; made where there is none.
+        options: how to embed.
+        progress: called about twice a second while images are embedded.
+
+    Raises:
+        SourceError, BackboneError, EngineError, StoreError, UsageError: before any work.
+    """
+    began = time.perf_counter()
+    listing = sources.list_source(source)
+    tap = resolve(options.backbone, options.weights, options.layer, options.pooling, options.input_size)
+    engine = engine_for(tap, options.engine, options.precision, options.batch_size)
+    spec = feature_spec(tap, engine.width, options.precision, options.dtype)
+    opened = FeatureStore.create(store)
+    with opened.lock():
+        recovered = opened.recover()
+        run_id = new_run_id("embed")
+        result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered)
+        started, planning = utc_now(), time.perf_counter()
+        job = EmbedJob(
+            str(opened.path.resolve()),
+            run_id,
+            result.feature_set,
+            tap,
+            options.engine,
+            options.precision,
+            options.batch_size,
+        )
+        staging = job.staging()
+        staging.begin(result.feature_set)
+        try:
+            to_embed = _plan(opened, staging, listing, options, result)
+        except BaseException:
+            staging.remove()
+            raise
+        seconds = {"plan": time.perf_counter() - planning}
+        try:
+            if to_embed:
+                run_shards = _import_beam()
+                shards = -(-to_embed // options.shard_images)
+                with _watching(staging, to_embed, progress):
+                    run_shards(job, shards, options.runner, options.runner_arguments)
+        except BaseException:
+            worker.stopped_runs.add(run_id)
+            raise
+        finally:  # whatever ended the run, finished shards are kept
+            for entry in staging.entries():
+                result.embedded += entry.embedded
+                result.deduplicated += entry.deduplicated
+                result.failures = dict(Counter(result.failures) + Counter(entry.failures))
+                seconds = {stage: seconds.get(stage, 0.0) + entry.seconds.get(stage, 0.0) for stage in STAGES}
+            committing = time.perf_counter()
+            opened.commit(staging)
+        now = time.perf_counter()
+        seconds |= {"commit": now - committing, "total": now - began}
+        result.seconds = {stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES}
+        result.failed = sum(result.failures.values())
+        result.images_per_second = round(result.embedded / seconds["total"], 1)
+        parameters = {"source": source, **asdict(options)}
+        RunRecord(run_id, "embed", started, parameters, result.to_json()).write(opened.run_folder(run_id))
+    return result
+
+
+def _plan(
+    store: FeatureStore, staging: Staging, listing: sources.Source, options: EmbedOptions, result: EmbedResult
+) -> int:
+    """Stream the listing once: count it, write what to embed and which labels are new; return how many images."""
+    if options.shard_images < 1:
+        raise UsageError(f"Expected: --shard-images of at least 1. Got: {options.shard_images}.")
+    known = store.known_files(result.feature_set)
+    todo = [NEW, CHANGED, NOT_IN_SET, FAILED_BEFORE] if options.retry_failed else [NEW, CHANGED, NOT_IN_SET]
+    known_labels = store.known_labels(options.label_set)
+    planned = 0
+    with staging.writer("plan", PLAN) as plan, staging.writer("labels", LABELS) as labels:
+        shards = _ShardWriter(plan, options.shard_images)
+        for entries in _chunks(iter(listing), options.shard_images):
+            states = _states(entries, known)
+            wanted = np.isin(states, todo)
+            result.seen += len(entries)
+            result.new += int((wanted & (states != CHANGED)).sum())
+            result.changed += int((states == CHANGED).sum())
+            result.unchanged += int((~wanted).sum())
+            result.failed_before += int((~wanted & (states == FAILED_BEFORE)).sum())
+            planned += int(wanted.sum())
+            shards.add([entry for entry, take in zip(entries, wanted, strict=True) if take], states[wanted])
+            label_batch = changed_labels(entries, known_labels, options.label_set, result.run_id)
+            result.labels_changed += label_batch.num_rows
+            if label_batch.num_rows:
+                labels.write_batch(label_batch)
+        shards.close()
+    result.ignored, result.problems = dict(listing.ignored), list(listing.problems)
+    return planned
+
+
+class _ShardWriter:
+    """Cuts planned files into shards of equal size; a shard is a record batch of the plan."""
+
+    def __init__(self, plan: pa.RecordBatchFileWriter, shard_images: int) -> None:
+        self._plan, self._shard_images = plan, shard_images
+        self._waiting: list[tuple[sources.Entry, bool]] = []
+
+    def add(self, entries: list[sources.Entry], states: np.ndarray) -> None:
+        self._waiting += zip(entries, (states != NEW).tolist(), strict=True)
+        while len(self._waiting) >= self._shard_images:
+            self._write(self._waiting[: self._shard_images])
+            del self._waiting[: self._shard_images]
+
+    def close(self) -> None:
+        if self._waiting:
+            self._write(self._waiting)
+
+    def _write(self, rows: list[tuple[sources.Entry, bool]]) -> None:
+        columns = zip(*((e.uri, e.size, e.mtime_ns, e.offset, replaces) for e, replaces in rows), strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, PLAN, strict=True)]
+        self._plan.write_batch(pa.record_batch(arrays, schema=PLAN))
+
+
+def _states(entries: list[sources.Entry], known: Known) -> np.ndarray:
+    sizes = np.array([entry.size for entry in entries], np.int64)
+    mtimes = np.array([entry.mtime_ns for entry in entries], np.int64)
+    return known.lookup(text_digests(entry.uri for entry in entries), pair_digests(sizes, mtimes))
+
+
+def _chunks(entries: Iterator[sources.Entry], size: int) -> Iterator[list[sources.Entry]]:
+    while chunk := list(islice(entries, size)):
+        yield chunk
+
+
+@contextmanager
+def _watching(staging: Staging, total: int, progress: Progress | None) -> Iterator[None]:
+    """Report progress from the workers' own notes, wherever they run."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            progress and progress(staging.progress(), total)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        if progress:
+            progress(staging.progress(), total)
+
+
+def _import_beam() -> Callable[..., None]:
+    """Import Beam only when there is work, and without its warnings about clients that penult does not use."""
+    logging.disable(logging.WARNING)
+    try:
+        from pipelines.beam import run_shards
+    finally:
+        logging.disable(logging.NOTSET)
+    return run_shards

@@ -1,0 +1,261 @@
+"""Run a tapped backbone: OpenVINO on a CPU, TensorFlow anywhere.
+
+An engine is a function from uint8 pixels to float32 features. Which engine, how large its batches and
+how many threads it has moves no feature by more than float noise; the precision does, and is part of
+a feature set's identity.
+
+OpenVINO runs a graph that was converted once and is kept in a cache, so that a later start needs no
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurestore.errors import EngineError
+from pipelines import backbones
+from pipelines.backbones import Tap
+
+if TYPE_CHECKING:
+    import openvino
+
+ENGINES = ("openvino", "tensorflow")
+PRECISIONS = ("f32", "bf16")
+GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
+NATIVE_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, ARM
+
+
+class Engine:
+    """Features of pictures, in fixed batches; safe to call from several threads.
+
+    Attributes:
+        tap: what is computed.
+        precision: of the forward pass, "f32" or "bf16".
+        width: d, the length of a feature vector.
+        batch_size: the number of pictures the graph takes at once; others are split or padded.
+        streams: how many concurrent calls use the machine best.
+    """
+
+    tap: Tap
+    precision: str
+    width: int
+    batch_size: int
+    streams: int
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Compute features; a picture's do not depend on the pictures beside it.
+
+        Args:
+            pixels: uint8 (n, s, s, 3), RGB, n ≥ 1.
+
+        Returns:
+            float32 (n, d).
+
+        Raises:
+            EngineError: pixels of another shape or dtype.
+        """
+        size = self.tap.input_size
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3) or not len(pixels):
+            raise EngineError(f"Expected: pixels uint8 (n, {size}, {size}, 3). Got: {pixels.dtype} {pixels.shape}.")
+        features = np.empty((len(pixels), self.width), np.float32)
+        for start in range(0, len(pixels), self.batch_size):
+            batch = pixels[start : start + self.batch_size]
+            n = len(batch)
+            if n < self.batch_size:
+                padding = np.zeros((self.batch_size - n, *batch.shape[1:]), np.uint8)
+                batch = np.concatenate([batch, padding])
+            features[start : start + n] = self._forward(np.ascontiguousarray(batch))[:n]
+        return features
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
+        """Run one full batch; the result is only valid until the calling thread's next call."""
+        raise NotImplementedError
+
+
+def open_engine(
+    tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int = 32, threads: int = 0
+) -> Engine:
+    """Make a backbone ready to run.
+
+    Args:
+        tap: what is computed.
+        engine: "openvino" or "tensorflow".
+        precision: of the forward pass, "f32" or "bf16".
+        batch_size: pictures a forward pass.
+        threads: CPU threads; 0 takes all cores.
+
+    Raises:
+        BackboneError: the model cannot be built.
+        EngineError: no such engine, or a precision that this machine only emulates.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"Expected: engine {' or '.join(ENGINES)}. Got: {engine!r}.")
+    if precision not in PRECISIONS:
+        raise EngineError(f"Expected: precision {' or '.join(PRECISIONS)}. Got: {precision!r}.")
+    if batch_size < 1 or threads < 0:
+        raise EngineError(f"Expected: batch size ≥ 1, threads ≥ 0. Got: {batch_size}, {threads}.")
+    if engine == "tensorflow":
+        return TensorFlowEngine(tap, precision, batch_size, threads)
+    return OpenVINOEngine(tap, precision, batch_size, threads)
+
+
+class OpenVINOEngine(Engine):
+    """A cached graph, compiled for this CPU; every calling thread has its own infer request."""
+
+    def __init__(self, tap: Tap, precision: str, batch_size: int, threads: int) -> None:
+        openvino = _openvino()
+        core = openvino.Core()
+        if precision == "bf16" and not _has_native_bf16(core):
+            raise EngineError("This CPU would only emulate bf16: use `--precision f32`.")
+        model = _graph(core, tap)
+        model.reshape([batch_size, tap.input_size, tap.input_size, 3])
+        cores = threads or os.cpu_count() or 1
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,  # never left to the plugin: some CPUs default to bf16
+            # One request on all threads is fastest on few cores, many requests on many cores.
+            "PERFORMANCE_HINT": "LATENCY" if cores <= 4 else "THROUGHPUT",
+        }
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        self._compiled = core.compile_model(model, "CPU", config)
+        self._requests = threading.local()
+        self.tap = tap
+        self.precision = precision
+        self.width = self._compiled.output(0).shape[1]
+        self.batch_size = batch_size
+        self.streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
+        if not hasattr(self._requests, "request"):
+            self._requests.request = self._compiled.create_infer_request()
+        request = self._requests.request
+        request.infer([batch], share_inputs=True)
+        return request.get_output_tensor().data
+
+
+class TensorFlowEngine(Engine):
+    """The Keras model as one TensorFlow function, in f32 on whatever device TensorFlow sees."""
+
+    def __init__(self, tap: Tap, precision: str, batch_size: int, threads: int) -> None:
+        if precision != "f32":
+            raise EngineError("The TensorFlow engine computes in f32 only: use `--precision f32`.")
+        backbones.keras_module()
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        if threads and tf.config.threading.get_intra_op_parallelism_threads() != threads:
+            try:
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
+            except RuntimeError as error:
+                raise EngineError(
+                    "TensorFlow has started already and keeps its number of threads: "
+                    "open the engine first or leave out the number of threads."
+                ) from error
+        model = backbones.build(tap)
+        signature = tf.TensorSpec((batch_size, tap.input_size, tap.input_size, 3), tf.uint8)
+        self._function = tf.function(
+            lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False
+        )
+        self.tap = tap
+        self.precision = precision
+        self.width = model.output.shape[1]
+        self.batch_size = batch_size
+        self.streams = 1
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
+        return self._function(batch).numpy()
+
+
+def cache_folder() -> Path:
+    """Where converted graphs are kept: $PENULT_CACHE, $XDG_CACHE_HOME/penult or ~/.cache/penult."""
+    if "PENULT_CACHE" in os.environ:
+        return Path(os.environ["PENULT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
+
+
+def _graph(core: openvino.Core, tap: Tap) -> openvino.Model:
+    """The tap's graph from the cache; converted first if it is not there, or damaged."""
+    backbones.fetch(tap)
+    identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    folder = cache_folder() / "graphs" / key
+    content = _read_cached(folder)
+    if content is None:
+        _write_cached(folder, tap)
+        content = _read_cached(folder)
+    if content is None:
+        raise EngineError(f"The converted graph in {folder} cannot be read back: check that disk.")
+    return core.read_model(*content)
+
+
+def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
+    """The graph and its weights, or None unless both are what was written."""
+    try:
+        graph, weights = (folder / "graph.xml").read_bytes(), (folder / "graph.bin").read_bytes()
+        digest = (folder / "sha256").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return (graph, weights) if _digest(graph, weights) == digest else None
+
+
+def _write_cached(folder: Path, tap: Tap) -> None:
+    """Convert, and put the result in place in one rename; another process may do the same meanwhile."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="tmp-") as temporary:
+        fresh = Path(temporary) / "graph"
+        fresh.mkdir()
+        _convert(tap, fresh / "graph.xml")
+        digest = _digest((fresh / "graph.xml").read_bytes(), (fresh / "graph.bin").read_bytes())
+        (fresh / "sha256").write_text(digest)
+        while True:
+            try:
+                fresh.rename(folder)
+                return
+            except OSError:
+                if _read_cached(folder):
+                    return  # another process was faster
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _convert(tap: Tap, path: Path) -> None:
+    """Keras model → SavedModel → OpenVINO's IR in full f32."""
+    openvino = _openvino()
+    model = backbones.build(tap)
+    with tempfile.TemporaryDirectory() as saved:
+        model.export(saved, verbose=False)
+        openvino.save_model(openvino.convert_model(saved), path, compress_to_fp16=False)
+
+
+def _openvino() -> Any:
+    """OpenVINO, without the telemetry that it would send on import and on conversion."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _has_native_bf16(core: openvino.Core) -> bool:
+    """Whether the CPU computes in bf16; where Linux lists its features, they decide."""
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return False
+    try:
+        features = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return True
+    return bool(features & NATIVE_BF16)
+
+
+def _digest(graph: bytes, weights: bytes) -> str:
+    return hashlib.sha256(hashlib.sha256(graph).digest() + hashlib.sha256(weights).digest()).hexdigest()

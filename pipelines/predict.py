@@ -1,0 +1,134 @@
+"""Label pictures with a stored head, embedding only what the store lacks."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurestore.errors import ImageError, SpecMismatch, UsageError
+from featurestore.spec import FeatureSpec
+from featurestore.store import FeatureStore
+from heads import artifact
+from pipelines import images, sources
+from pipelines.backbones import Tap, feature_spec, resolve
+from pipelines.engines import Engine, open_engine
+
+BATCH_SIZE = 8
+
+
+@dataclass
+class Prediction:
+    """One picture's answer; ``label`` is None and ``error`` says why where it could not be read."""
+
+    uri: str
+    label: str | None = None
+    probability: float | None = None
+    top: list[tuple[str, float]] = field(default_factory=list)
+    error_type: str | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """An element of the list that ``penult predict --json`` prints."""
+        value = asdict(self)
+        return value if self.error else {k: v for k, v in value.items() if not k.startswith("error")}
+
+
+def predict(
+    pictures: list[str],
+    head_id: str,
+    store: str | Path,
+    *,
+    top: int = 5,
+    weights: str | None = None,
+    engine: str = "openvino",
+) -> list[Prediction]:
+    """Predict the labels of some pictures, in their order; nothing is written.
+
+    Args:
+        pictures: paths or ``file://`` URIs.
+        head_id: of a trained head in the store.
+        store: the store's folder.
+        top: how many labels to give with their probabilities.
+        weights: the backbone's weights file, where the run that embedded the set used one that has moved.
+        engine: that embeds what the store lacks.
+
+    Raises:
+        StoreNotFound, StoreCorrupt, HeadError: the head.
+        SpecMismatch: the features of this head's fingerprint cannot be computed with these weights.
+    """
+    if top < 1:
+        raise UsageError(f"Expected: --top of at least 1. Got: {top}.")
+    opened = FeatureStore(store)
+    head, meta = artifact.load(opened.run_folder(head_id))
+    feature_set = meta["feature_set"]
+    opened.require(feature_set, meta["fingerprint"])
+    spec = opened.spec(feature_set)
+    predictions = [Prediction(p if p.startswith("file://") else sources.uri_of(p)) for p in pictures]
+    keys = [_key(prediction) for prediction in predictions]
+    X, found = _stored(opened, feature_set, keys)
+    missing = [i for i, prediction in enumerate(predictions) if not found[i] and prediction.error is None]
+    if missing:
+        run = open_engine(tap_of(opened, feature_set, weights), engine, spec.precision, BATCH_SIZE)
+        for start in range(0, len(missing), BATCH_SIZE):
+            _embed(missing[start : start + BATCH_SIZE], predictions, run, X, spec)
+    good = [i for i, prediction in enumerate(predictions) if prediction.error is None]
+    for i, row in zip(good, head.probabilities(X[good]), strict=True):
+        order = np.argsort(-row, kind="stable")[:top]
+        predictions[i].top = [(str(head.classes[c]), float(row[c])) for c in order]
+        predictions[i].label, predictions[i].probability = predictions[i].top[0]
+    return predictions
+
+
+def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) -> Tap:
+    """The tap that computes a stored set's features.
+
+    Raises:
+        SpecMismatch: these weights are not the ones the set was made with.
+    """
+    spec = store.spec(feature_set)
+    if weights is None:
+        embeds = (r for r in reversed(store.runs()) if r.kind == "embed" and r.result["feature_set"] == feature_set)
+        weights = next((run.parameters["weights"] for run in embeds), "imagenet")
+    tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, spec.preprocessing.input_size)
+    actual = feature_spec(tap, spec.width, spec.precision, spec.dtype)
+    if actual != spec:
+        raise SpecMismatch(f"{feature_set} cannot be computed here ({spec.difference(actual)}): give --weights FILE.")
+    return tap
+
+
+def _key(prediction: Prediction) -> bytes | None:
+    """Sha256 of the picture's bytes, or None with the reason noted."""
+    try:
+        return hashlib.sha256(sources.read(prediction.uri)[0]).digest()
+    except ImageError as error:
+        _fail(prediction, error)
+        return None
+
+
+def _stored(store: FeatureStore, feature_set: str, keys: list[bytes | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Stored vectors: X float32 (n, d), found bool (n,)."""
+    wanted = np.array([key or bytes(32) for key in keys], "S32")
+    unique, inverse = np.unique(wanted, return_inverse=True)
+    X, found = store.vectors(feature_set, unique)
+    return X[inverse], found[inverse] & np.array([key is not None for key in keys])
+
+
+def _embed(rows: list[int], predictions: list[Prediction], run: Engine, X: np.ndarray, spec: FeatureSpec) -> None:
+    """Fill the rows of X whose pictures can be decoded, rounded as the store would round them."""
+    decoded: dict[int, np.ndarray] = {}
+    for i in rows:
+        try:
+            data = sources.read(predictions[i].uri)[0]
+            decoded[i] = images.decode(data, spec.preprocessing.input_size).pixels
+        except ImageError as error:
+            _fail(predictions[i], error)
+    if decoded:
+        X[list(decoded)] = run(np.stack(list(decoded.values()))).astype(spec.dtype)
+
+
+def _fail(prediction: Prediction, error: ImageError) -> None:
+    prediction.error_type, prediction.error = error.error_type, str(error)

@@ -1,0 +1,224 @@
+"""What people see, on stderr: bars on a terminal, plain lines elsewhere, tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from featurestore.runs import RunRecord
+    from pipelines.embed import EmbedResult
+    from pipelines.labels import LabelResult
+    from pipelines.predict import Prediction
+
+LINE_SECONDS = 10  # between log lines where there is no terminal
+ROWS_SHOWN = 12
+
+_console = Console(stderr=True, highlight=False, soft_wrap=True)
+if not _console.is_terminal:
+    _console.width = 200  # a log is not folded
+
+
+def say(text: str) -> None:
+    """One plain line."""
+    _console.print(escape(text))
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback (done, total): a bar on a terminal, a line now and then elsewhere."""
+    if _console.is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=_console, transient=True) as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+        return
+    began = last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LINE_SECONDS:
+            last = now
+            say(f"{what}: {done:,} of {total:,}, {done / (now - began):.1f} a second")
+
+    yield line
+
+
+def table(rows: Sequence[Mapping[str, Any]], limit: int | None = None) -> None:
+    """A table of rows with the same keys."""
+    if not rows:
+        return
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name, value in rows[0].items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        grid.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
+    for row in rows[:limit]:
+        grid.add_row(*(escape(_text(value)) for value in row.values()))
+    _console.print(grid)
+    if limit and len(rows) > limit:
+        say(f"… and {len(rows) - limit} more")
+
+
+def embedded(result: EmbedResult) -> None:
+    """What an embed run did."""
+    for run_id in result.recovered:
+        say(f"Recovered what run {run_id} had finished before it died.")
+    for problem in result.problems[:ROWS_SHOWN]:
+        say(f"Problem: {problem}")
+    if result.ignored:
+        counts = ", ".join(f"{n} {kind}" for kind, n in sorted(result.ignored.items(), key=lambda item: -item[1])[:6])
+        say(f"Ignored files that are no pictures: {counts}.")
+    say(f"{result.seen:,} files seen: {result.new:,} new, {result.changed:,} changed, {result.unchanged:,} unchanged.")
+    if result.embedded or result.deduplicated or result.failed:
+        took, rate = result.seconds["total"], result.images_per_second
+        say(
+            f"{result.embedded:,} embedded in {took:.1f} s ({rate:.1f} a second), "
+            f"{result.deduplicated:,} copies of known contents, {result.failed:,} failed."
+        )
+    else:
+        say("Nothing to embed: the store has it all.")
+    for reason, count in result.failures.items():
+        say(f"  failed: {count:,} {reason}")
+    if result.failed_before:
+        say(f"{result.failed_before:,} files that failed before were left alone; --retry-failed tries them again.")
+    say(f"Feature set: {result.feature_set}")
+
+
+def labelled(result: LabelResult) -> None:
+    """What a label import changed."""
+    say(
+        f"{result.rows:,} rows: {result.added:,} added, {result.changed:,} changed, {result.unchanged:,} unchanged, "
+        f"{len(result.labels):,} labels."
+    )
+    for uri, old, new in result.examples:
+        say(f"  {uri}: {old} → {new}")
+    if result.unknown:
+        say(f"{result.unknown:,} rows name images that the catalog does not have: embed them, or check the paths.")
+
+
+def trained(result: Mapping[str, Any]) -> None:
+    """One head's scores."""
+    low, high = result["test_ci"]
+    say(
+        f"{result['head']}: top-1 {result['test']:.1%} on test (95 % interval {low:.1%} to {high:.1%}), "
+        f"{result['val']:.1%} on validation; the most frequent class alone gives {result['baseline']:.1%}."
+    )
+    _notes(result)
+    say(f"Head: {result['head_id']}")
+
+
+def compared(result: Mapping[str, Any]) -> None:
+    """A leaderboard and its winner."""
+    rows = [
+        {
+            "head": row["head"],
+            "parameters": _short(row["params"]),
+            "val": "failed" if row["val"] is None else f"{row['val']:.1%}",
+            "interval": "" if row["val_ci"] is None else "{:.1%} to {:.1%}".format(*row["val_ci"]),
+            "seconds": f"{row['fit_seconds']:.2f}",
+            "note": row.get("error") or row.get("note") or "",
+        }
+        for row in result["leaderboard"]
+    ]
+    table(rows)
+    winner, n = result["winner"], result["n"]
+    low, high = winner["test_ci"]
+    say(
+        f"Winner on validation: {winner['head']} ({_short(winner['params'])}). On test: {winner['test']:.1%} "
+        f"(95 % interval {low:.1%} to {high:.1%}, {n['test']:,} images)."
+    )
+    _notes(result)
+    say(f"Head: {winner['head_id']}")
+    say(f"Report: {result['report']}")
+
+
+def predicted(predictions: Sequence[Prediction]) -> None:
+    """Labels with their probabilities, or why there is none."""
+    for prediction in predictions:
+        say(prediction.uri)
+        if prediction.error:
+            say(f"  {prediction.error_type}: {prediction.error}")
+        for name, probability in prediction.top:
+            say(f"  {probability:6.1%}  {name}")
+
+
+def status(counted: Mapping[str, Any]) -> None:
+    """What a store holds."""
+    catalog = counted["catalog"]
+    say(f"{counted['store']}: {catalog['ok'] + catalog['failed']:,} images, {_size(counted['bytes'])}")
+    say(f"  {catalog['ok']:,} read ({catalog['contents']:,} different contents), {catalog['failed']:,} failed")
+    for reason, count in counted["failures"].items():
+        say(f"    {count:,} {reason}")
+    table(
+        [
+            {
+                "set": s["name"],
+                "layer": s["layer"],
+                "input": s["input_size"],
+                "stored as": f"{s['width']} × {s['dtype']}",
+                "precision": s["precision"],
+                "rows": f"{s['rows']:,}",
+                "coverage": f"{s['coverage']:.1%}",
+                "size": _size(s["bytes"]),
+            }
+            for s in counted["sets"]
+        ]
+    )
+    for name, rows in counted["labels"].items():
+        differing = counted["differing_labels"][name]
+        say(f"Label set {name}: {rows:,} rows.")
+        if differing["contents"]:
+            say(
+                f"  {differing['contents']:,} contents have copies with different labels; {differing['ambiguous']:,} "
+                f"of them are left out of training, for example {', '.join(k[:12] for k in differing['examples'])}."
+            )
+    say(f"{counted['runs']['count']} runs" + (", the last ones:" if counted["runs"]["last"] else "."))
+    for run in counted["runs"]["last"]:
+        say(f"  {run['run_id']}")
+
+
+def run_row(record: RunRecord) -> dict[str, Any]:
+    """A run as a row of a table."""
+    result = record.result
+    if record.kind == "embed":
+        outcome = f"{result['embedded']:,} embedded, {result['failed']:,} failed"
+    elif record.kind == "label":
+        outcome = f"{result['added']:,} added, {result['changed']:,} changed"
+    else:
+        best = result.get("winner", result)
+        outcome = f"{best['head']} {best['test']:.1%} on test"
+    return {"run": record.run_id, "started": record.started, "outcome": outcome, "set": result.get("feature_set", "")}
+
+
+def _notes(result: Mapping[str, Any]) -> None:
+    for note in result.get("notes", ()):
+        say(f"Note: {note}")
+
+
+def _short(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_text(value)}" for name, value in parameters.items()) or "no parameters"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return _short(value)
+    if isinstance(value, list | tuple):
+        return "×".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

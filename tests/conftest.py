@@ -1,0 +1,55 @@
+"""Shared fixtures: small real pictures, and a fake engine that counts its calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines import worker
+
+
+class CountingEngine:
+    """Block means of the pixels: 12 numbers that tell pictures apart, at no cost; counts what it is asked."""
+
+    width = 12
+    streams = 1
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.images = 0
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        assert pixels.dtype == np.uint8 and len(pixels) <= self.batch_size
+        self.images += len(pixels)
+        n, side = len(pixels), pixels.shape[1]
+        blocks = pixels.reshape(n, 2, side // 2, 2, side // 2, 3).mean(axis=(2, 4))
+        return (blocks.reshape(n, 12) / 255).astype(np.float32)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
+    """Replace the CNN by a counting engine, in this process."""
+    counting = CountingEngine(batch_size=8)
+    monkeypatch.setattr(worker, "open_engine", lambda *_args, **_options: counting)
+    worker.engine_for.cache_clear()
+    yield counting
+    worker.engine_for.cache_clear()
+
+
+def write_picture(path: Path, number: int, side: int = 16) -> Path:
+    """A small PNG whose content depends on ``number`` alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Thirty different pictures in three class folders."""
+    for number in range(30):
+        write_picture(tmp_path / "corpus" / "abc"[number % 3] / f"{number:02}.png", number)
+    return tmp_path / "corpus"

@@ -1,0 +1,44 @@
+"""Networks with seeded random weights, standing in for published ones that would need a download."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+
+def network(name, include_top=False, **options):
+    """A keras.applications model whose weights, and batch-norm statistics, are random but seeded."""
+    import keras
+
+    keras.utils.set_random_seed(7)
+    model = getattr(keras.applications, name)(weights=None, include_top=include_top, **options)
+    generator = np.random.default_rng(7)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.weights:
+                scale = 0.1 if weight.name in ("beta", "moving_mean") else 0.2
+                centre = 0.0 if weight.name in ("beta", "moving_mean") else 1.0
+                weight.assign(centre + scale * generator.uniform(-1, 1, weight.shape))
+    return model
+
+
+def weights(name, folder, include_top=False, **options) -> Path:
+    """Save a seeded network's weights as Keras does."""
+    path = Path(folder) / f"{name}{'-top' if include_top else ''}.weights.h5"
+    network(name, include_top, **options).save_weights(path)
+    return path
+
+
+def pictures(size):
+    """Real photographs: uint8 (6, size, size, 3), the two of scikit-learn and two crops of each."""
+    images = []
+    for photograph in load_sample_images().images:
+        for box in ((107, 0, 534, 427), (0, 0, 200, 200), (300, 150, 520, 370)):
+            images.append(Image.fromarray(photograph).crop(box).resize((size, size), Image.Resampling.BILINEAR))
+    return np.stack([np.asarray(image) for image in images])
+
+
+def cosine(a, b):
+    """Cosine of each row of a with the same row of b."""
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)

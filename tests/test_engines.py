@@ -1,0 +1,297 @@
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import seeded
+
+from featurestore.errors import BackboneError, EngineError
+from pipelines import backbones, engines
+from pipelines.backbones import resolve
+from pipelines.engines import open_engine
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One cache of converted graphs for this file's tests, away from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENULT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Path(os.environ["PENULT_CACHE"])
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PENULT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def mobilenet(tmp_path_factory):
+    return resolve("MobileNet", seeded.weights("MobileNet", tmp_path_factory.mktemp("weights")), input_size=96)
+
+
+@pytest.fixture
+def counted_builds(monkeypatch):
+    builds = []
+    build = backbones.build
+    monkeypatch.setattr(backbones, "build", lambda tap: builds.append(tap) or build(tap))
+    return builds
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("MobileNet", 224), ("ResNet50", 96), ("DenseNet121", 96), ("EfficientNetV2B0", 96), ("ConvNeXtTiny", 64)],
+)
+def test_features_equal_keras_own(cache, tmp_path, name, size):
+    keras = backbones.keras_module()
+    reference = seeded.network(name, pooling="avg", input_shape=(size, size, 3))
+    reference.save_weights(tmp_path / "w.weights.h5")
+    module = getattr(keras.applications, backbones.TABLE[name].module)
+    pictures = seeded.pictures(size)
+    expected = reference.predict(module.preprocess_input(pictures.astype("float32")), verbose=0)
+
+    engine = open_engine(resolve(name, tmp_path / "w.weights.h5", input_size=size), batch_size=8)
+    features = engine(pictures)
+    assert features.dtype == np.float32 and features.shape == (6, engine.width) == expected.shape
+    assert seeded.cosine(features, expected).min() >= 0.99999
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(engine(pictures[..., ::-1]) - expected).max() > 1e-2 * np.abs(expected).max()
+
+
+def test_lite_features_equal_keras_own(cache):
+    """Two engines on real weights, against the graph of pipelines/lite.py under Keras's own predict."""
+    from pipelines import lite
+
+    keras = backbones.keras_module()
+    graph = lite.graph("efficientnet-lite0", include_top=False, input_size=224)
+    lite.load(graph, lite.weights_file("efficientnet-lite0"))
+    reference = keras.Model(graph.input, keras.layers.GlobalAveragePooling2D()(graph.output))
+    pictures = seeded.pictures(224)
+    expected = reference.predict((pictures.astype("float32") - 127) / 128, verbose=0)
+    for name in engines.ENGINES:
+        features = open_engine(resolve(), name, batch_size=4)(pictures)
+        assert seeded.cosine(features, expected).min() >= 0.99999, name
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_a_picture_does_not_see_its_neighbours(cache, mobilenet, engine):
+    pictures = seeded.pictures(96)
+    run = open_engine(mobilenet, engine, batch_size=4)
+    features = run(pictures)  # one full batch and one padded one
+    for i, picture in enumerate(pictures):
+        np.testing.assert_allclose(run(picture[None])[0], features[i], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(pictures[::-1])[::-1], features, rtol=1e-5, atol=1e-5)
+    other = open_engine(mobilenet, engine, batch_size=1, threads=0)(pictures)
+    assert seeded.cosine(other, features).min() >= 0.99999
+
+
+def test_a_run_changes_no_weight(cache, mobilenet, counted_builds, monkeypatch):
+    models = []
+    build = backbones.build
+    monkeypatch.setattr(backbones, "build", lambda tap: models.append(build(tap)) or models[-1])
+    engine = open_engine(mobilenet, "tensorflow", batch_size=4)
+    before = [weight.numpy() for weight in models[0].weights]
+    first = engine(seeded.pictures(96))
+    for weight, value in zip(models[0].weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+    np.testing.assert_array_equal(engine(seeded.pictures(96)), first)
+
+
+def test_threads_share_an_engine(cache, mobilenet):
+    engine = open_engine(mobilenet, batch_size=2)
+    pictures = np.concatenate([seeded.pictures(96), seeded.pictures(96)[:, ::-1]])
+    expected = engine(pictures)
+    gate = threading.Barrier(4)
+
+    def work(turn):
+        gate.wait()
+        return [engine(pictures[turn % 3 :]) for _ in range(5)]
+
+    with ThreadPoolExecutor(4) as executor:
+        for turn, results in enumerate(executor.map(work, range(4))):
+            for result in results:
+                np.testing.assert_allclose(result, expected[turn % 3 :], rtol=1e-5, atol=1e-5)
+    assert engine.streams >= 1
+
+
+def test_results_are_the_callers_own(cache, mobilenet):
+    engine = open_engine(mobilenet, batch_size=6)
+    first = engine(seeded.pictures(96))
+    kept = first.copy()
+    engine(255 - seeded.pictures(96))
+    np.testing.assert_array_equal(first, kept)
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "torch"}, "Expected: engine openvino or tensorflow. Got: 'torch'"),
+        ({"precision": "f16"}, "Expected: precision f32 or bf16. Got: 'f16'"),
+        ({"batch_size": 0}, "batch size"),
+        ({"threads": -1}, "threads"),
+        ({"engine": "tensorflow", "precision": "bf16"}, "TensorFlow engine computes in f32 only.*--precision f32"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(EngineError, match=message):
+        open_engine(resolve(), **options)
+
+
+def test_pixels_of_another_shape_are_refused(cache, mobilenet):
+    engine = open_engine(mobilenet, batch_size=2)
+    for pixels in (np.zeros((1, 95, 96, 3), "u1"), np.zeros((1, 96, 96, 3), "f4"), np.zeros((0, 96, 96, 3), "u1")):
+        with pytest.raises(EngineError, match=r"Expected: pixels uint8 \(n, 96, 96, 3\)"):
+            engine(pixels)
+
+
+class CPU:
+    """A device that says what it can do."""
+
+    def __init__(self, *capabilities):
+        self.capabilities = list(capabilities)
+
+    def get_property(self, device, name):
+        assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+        return self.capabilities
+
+
+def test_bf16_is_refused_where_it_is_emulated(cache, mobilenet, monkeypatch):
+    monkeypatch.setattr(engines, "_has_native_bf16", lambda core: False)
+    with pytest.raises(EngineError, match="only emulate bf16: use `--precision f32`"):
+        open_engine(mobilenet, precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "features", "native"),
+    [
+        (["FP32", "BF16"], "flags : fpu avx512f avx512_bf16", True),
+        (["FP32", "BF16"], "flags : fpu amx_bf16", True),
+        (["FP32", "BF16"], "flags : fpu avx512f", False),
+        (["FP32"], "flags : fpu avx512_bf16", False),
+    ],
+)
+def test_native_bf16(monkeypatch, capabilities, features, native):
+    monkeypatch.setattr(Path, "read_text", lambda self: features)
+    assert engines._has_native_bf16(CPU(*capabilities)) is native
+
+
+def test_bf16_is_close_to_f32_but_not_it(cache):
+    if not engines._has_native_bf16(engines._openvino().Core()):
+        pytest.skip("this CPU has no native bf16; the refusal is tested above")
+    pictures = seeded.pictures(224)
+    exact, rounded = (open_engine(resolve(), precision=p, batch_size=6)(pictures) for p in ("f32", "bf16"))
+    cosine = seeded.cosine(exact, rounded)
+    assert cosine.min() > 0.97 and cosine.max() < 0.999999
+
+
+# --- the cache of graphs -----------------------------------------------------------------------------
+
+
+def test_a_graph_is_converted_once(empty_cache, mobilenet, counted_builds):
+    first = open_engine(mobilenet, batch_size=2)(seeded.pictures(96))
+    again = open_engine(mobilenet, batch_size=3)(seeded.pictures(96))
+    assert len(counted_builds) == 1
+    assert seeded.cosine(first, again).min() >= 0.99999
+    (folder,) = (empty_cache / "graphs").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"graph.xml", "graph.bin", "sha256"}
+
+
+@pytest.mark.parametrize("damage", ["flip graph.bin", "cut graph.xml", "drop sha256", "garble sha256"])
+def test_a_damaged_graph_is_rebuilt_not_served(empty_cache, mobilenet, counted_builds, damage):
+    first = open_engine(mobilenet, batch_size=2)(seeded.pictures(96))
+    how, name = damage.split()
+    path = next(empty_cache.glob(f"graphs/*/{name}"))
+    content = path.read_bytes()
+    if how == "drop":
+        path.unlink()
+    else:
+        middle = len(content) // 2
+        other = {"flip": bytes([content[middle] ^ 128]) + content[middle + 1 :], "cut": b"", "garble": b"\xff"}[how]
+        path.write_bytes(content[:middle] + other)
+    np.testing.assert_array_equal(open_engine(mobilenet, batch_size=2)(seeded.pictures(96)), first)
+    assert len(counted_builds) == 2
+    open_engine(mobilenet, batch_size=2)
+    assert len(counted_builds) == 2
+
+
+def test_every_part_of_the_tap_keys_the_graph(empty_cache, mobilenet, tmp_path):
+    other = tmp_path / "other.weights.h5"
+    network = seeded.network("MobileNet")
+    network.set_weights([weight + 1e-3 for weight in network.get_weights()])
+    network.save_weights(other)
+    taps = [
+        mobilenet,
+        resolve("MobileNet", other, input_size=96),
+        resolve("MobileNet", mobilenet.weights, input_size=64),
+        resolve("MobileNet", mobilenet.weights, "conv_pw_12_relu", input_size=96),
+        resolve("MobileNet", mobilenet.weights, pooling="max", input_size=96),
+    ]
+    features = [open_engine(tap, batch_size=1)(seeded.pictures(tap.input_size)) for tap in taps]
+    assert len(list((empty_cache / "graphs").iterdir())) == len(taps)
+    assert len({feature.tobytes() for feature in features}) == len(taps)
+
+
+def test_a_failed_build_leaves_no_graph(empty_cache, mobilenet):
+    with pytest.raises(BackboneError):
+        open_engine(resolve("MobileNet", mobilenet.weights, "no_such_layer"))
+    assert list((empty_cache / "graphs").iterdir()) == []
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("PENULT_CACHE", "a")
+    monkeypatch.setenv("XDG_CACHE_HOME", "b")
+    monkeypatch.setenv("HOME", "c")
+    assert engines.cache_folder() == Path("a")
+    monkeypatch.delenv("PENULT_CACHE")
+    assert engines.cache_folder() == Path("b/penult")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert engines.cache_folder() == Path("c/.cache/penult")
+
+
+START = """
+import sys
+import numpy as np
+from pipelines.backbones import resolve
+from pipelines.engines import open_engine
+
+tap = resolve("MobileNet", sys.argv[1], input_size=96)
+print(open_engine(tap, batch_size=2)(np.full((1, 96, 96, 3), 99, np.uint8)).sum())
+print("tensorflow" in sys.modules, "openvino_telemetry.main" in sys.modules)
+"""
+
+
+def start(mobilenet, home):
+    command = [sys.executable, "-W", "error", "-c", START, mobilenet.weights]
+    environment = os.environ | {"HOME": str(home)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_first_starts_at_once_then_one_without_tensorflow_or_telemetry(empty_cache, mobilenet, tmp_path):
+    (tmp_path / "home").mkdir()
+    both = [start(mobilenet, tmp_path / "home") for _ in range(2)]
+    firsts = [process.communicate() for process in both]
+    last = start(mobilenet, tmp_path / "home").communicate()
+    assert [out.split()[1:] for out, _ in firsts] == [["True", "False"]] * 2
+    assert last[0].split()[1:] == ["False", "False"]
+    assert len({out.split()[0] for out, _ in (*firsts, last)}) == 1
+    assert not (tmp_path / "home/intel").exists(), "telemetry keeps its client id there"
+    assert [err for _, err in (*firsts, last)] == ["", "", ""], "quiet"
+
+
+def test_the_key_has_not_moved(empty_cache):
+    """A changed key orphans every user's cache: change GRAPH_VERSION on purpose, never by accident."""
+    open_engine(resolve(), batch_size=1)
+    (folder,) = (empty_cache / "graphs").iterdir()
+    identity = (
+        '{"backbone": "efficientnet-lite0", "input_size": 224, "layer": "top_activation", "pooling": "avg", '
+        f'"version": 1, "weights": "{resolve().weights_sha256}"}}'
+    )
+    assert folder.name == hashlib.sha256(identity.encode()).hexdigest()

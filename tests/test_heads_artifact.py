@@ -1,0 +1,160 @@
+"""A head comes back from disk as it was, or not at all."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.errors import FormatError, HeadError, SpecMismatch, StoreCorrupt, StoreNotFound
+from heads import artifact, registry
+
+FAST = [name for name in registry.FAMILIES if name != "dense"]
+META = {"feature_set": "set", "fingerprint": "f" * 64, "metrics": {"top1": 0.5}}
+
+
+def fitted(name="logreg", labels=("a", "b", "c"), d=4, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.array(labels)[np.arange(20 * len(labels)) % len(labels)]
+    X = rng.normal(size=(len(y), d)).astype(np.float32)
+    return registry.fit(name, X, y, X_val=X, y_val=y), X
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(FAST),
+    st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=2, max_size=5, unique=True),
+    st.integers(0, 1000),
+)
+def test_round_trip(tmp_path_factory, name, labels, seed):
+    folder = tmp_path_factory.mktemp("head")
+    head, X = fitted(name, labels, seed=seed)
+    artifact.save(head, folder, META)
+    same, meta = artifact.load(folder, fingerprint="f" * 64)
+    assert meta == META
+    assert (same.family, same.params) == (head.family, head.params)
+    assert same.classes.tolist() == sorted(labels) == head.classes.tolist()
+    assert same.arrays.keys() == head.arrays.keys()
+    for key, array in head.arrays.items():
+        assert same.arrays[key].dtype == array.dtype and (same.arrays[key] == array).all()
+    assert (same.probabilities(X) == head.probabilities(X)).all()
+    assert sorted(path.name for path in folder.iterdir()) == ["head.json", "head.npz"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    head, _ = fitted()
+    artifact.save(head, tmp_path, META)
+    return tmp_path
+
+
+def edit(folder, **changes):
+    path = folder / "head.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def replace_arrays(folder, **changes):
+    """Arrays changed by someone who also corrects the digest."""
+    import hashlib
+
+    with np.load(folder / "head.npz") as old:
+        arrays = dict(old) | changes
+    np.savez(folder / "head.npz", **arrays)
+    edit(folder, sha256=hashlib.sha256((folder / "head.npz").read_bytes()).hexdigest())
+
+
+def test_missing(tmp_path, saved):
+    with pytest.raises(StoreNotFound, match="no head in"):
+        artifact.load(tmp_path / "nothing")
+    (saved / "head.npz").unlink()
+    with pytest.raises(StoreCorrupt, match="no such file"):
+        artifact.load(saved)
+
+
+@pytest.mark.parametrize("position", [0.1, 0.5, 0.9])
+def test_a_flipped_bit(saved, position):
+    data = bytearray((saved / "head.npz").read_bytes())
+    data[int(position * len(data))] ^= 1
+    (saved / "head.npz").write_bytes(data)
+    with pytest.raises(StoreCorrupt, match="Expected: sha256"):
+        artifact.load(saved)
+
+
+def test_other_features(saved):
+    with pytest.raises(SpecMismatch, match=f"Expected: fingerprint {'f' * 64}. Got: {'0' * 64}"):
+        artifact.load(saved, fingerprint="0" * 64)
+
+
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        ({"format_version": 2}, FormatError, "up to 1. Got: 2"),
+        ({"format_version": "x"}, StoreCorrupt, "description of a head"),
+        ({"family": "tree"}, StoreCorrupt, "Got: 'tree'"),
+        ({"family": "dense", "params": {"hidden": [3]}}, StoreCorrupt, "a head that can predict"),
+        ({"arrays": {}}, StoreCorrupt, "Expected: arrays {}"),
+        ({"classes": ["a", "b"]}, StoreCorrupt, r"Expected: scores of shape \(1, 2\). Got: \(1, 3\)"),
+    ],
+)
+def test_a_description_that_does_not_fit(saved, changes, error, message):
+    edit(saved, **changes)
+    with pytest.raises(error, match=message):
+        artifact.load(saved)
+
+
+def test_a_description_that_is_cut(saved):
+    path = saved / "head.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(StoreCorrupt):
+        artifact.load(saved)
+    path.write_text("{}")
+    with pytest.raises(StoreCorrupt, match="Expected: the description of a head"):
+        artifact.load(saved)
+
+
+def test_other_shapes(saved):
+    replace_arrays(saved, coef=np.zeros((4, 2)))
+    with pytest.raises(StoreCorrupt, match="Expected: arrays"):
+        artifact.load(saved)
+
+
+def test_numbers_that_are_not_finite(saved, tmp_path):
+    replace_arrays(saved, coef=np.full((4, 3), np.nan, np.float32))
+    with pytest.raises(HeadError, match="finite numbers in coef"):
+        artifact.load(saved)
+    head, _ = fitted()
+    head.arrays["coef"][0, 0] = np.inf
+    with pytest.raises(HeadError, match="finite numbers in coef"):
+        artifact.save(head, tmp_path / "new", META)
+    assert not (tmp_path / "new").exists()
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled",))
+
+
+def test_a_pickle_is_never_opened(saved):
+    import hashlib
+
+    np.savez(saved / "head.npz", coef=np.array([Bomb()], dtype=object))
+    edit(saved, sha256=hashlib.sha256((saved / "head.npz").read_bytes()).hexdigest())
+    with pytest.raises(StoreCorrupt, match="plain numpy arrays"):
+        artifact.load(saved)
+    (saved / "head.npz").write_bytes(pickle.dumps(Bomb()))
+    edit(saved, sha256=hashlib.sha256((saved / "head.npz").read_bytes()).hexdigest())
+    with pytest.raises(StoreCorrupt, match="plain numpy arrays"):
+        artifact.load(saved)
+
+
+def test_a_save_that_fails_leaves_no_head(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(artifact, "write_json", full)
+    with pytest.raises(OSError, match="disk full"):
+        artifact.save(fitted()[0], tmp_path, META)
+    with pytest.raises(StoreNotFound):
+        artifact.load(tmp_path)

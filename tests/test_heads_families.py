@@ -1,0 +1,279 @@
+"""Each family predicts with numpy what scikit-learn or Keras would predict from the same fit."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from featurestore.errors import HeadError, UsageError
+from heads import registry
+from heads.head import fit_temperature, softmax, standardisation, standardise
+
+
+def problem(n_classes, n=240, d=12, seed=0):
+    """Overlapping Gaussian classes of unequal size: no classifier gets them all right."""
+    rng = np.random.default_rng(seed)
+    y = np.sort(rng.integers(n_classes, size=n) * rng.integers(1, 3, size=n) % n_classes)
+    X = rng.normal(size=(n_classes, d))[y] + rng.normal(size=(n, d))
+    X[:, 0] = 3  # constant
+    X[:, 1] *= 1000
+    rows = rng.permutation(n)
+    return X[rows].astype(np.float32), np.array([f"class {i}" for i in y[rows]])
+
+
+def fit_and_split(name, n_classes, **options):
+    X, y = problem(n_classes)
+    head = registry.fit(name, X[:160], y[:160], X_val=X[160:200], y_val=y[160:200], **options)
+    return head, (X[:160], y[:160]), X[160:]
+
+
+def scaled(head, X):
+    return standardise(X, head.arrays["mean"], head.arrays["scale"])
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_logreg_is_scikit_learns(n_classes, class_weight):
+    from sklearn.linear_model import LogisticRegression
+
+    head, (X, y), new = fit_and_split("logreg", n_classes, params={"C": 0.5}, class_weight=class_weight)
+    model = LogisticRegression(C=0.5, max_iter=500, class_weight=class_weight).fit(scaled(head, X), y)
+    assert (head.predict(new) == model.predict(scaled(head, new))).all()
+    np.testing.assert_allclose(head.probabilities(new), model.predict_proba(scaled(head, new)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_svm_is_scikit_learns(n_classes, class_weight):
+    from sklearn.svm import LinearSVC
+
+    head, (X, y), new = fit_and_split("svm", n_classes, params={"C": 0.02}, class_weight=class_weight)
+    model = LinearSVC(C=0.02, dual="auto", class_weight=class_weight, random_state=0).fit(scaled(head, X), y)
+    assert (head.predict(new) == model.predict(scaled(head, new))).all()
+    margins, scores = model.decision_function(scaled(head, new)), head.scores(new)
+    np.testing.assert_allclose(scores if n_classes > 2 else scores[:, 1] - scores[:, 0], margins, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("gamma", ["scale", 0.3])
+def test_rbf_svm_is_scikit_learns(n_classes, class_weight, gamma):
+    from sklearn.svm import SVC
+
+    params = {"C": 2.0, "gamma": gamma}
+    head, (X, y), new = fit_and_split("rbf-svm", n_classes, params=params, class_weight=class_weight)
+    model = SVC(**params, class_weight=class_weight, break_ties=True).fit(scaled(head, X), y)
+    assert (head.predict(new) == model.predict(scaled(head, new))).all()
+    expected = model.decision_function(scaled(head, new))
+    scores = head.scores(new)
+    np.testing.assert_allclose(scores if n_classes > 2 else scores[:, 1], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_classes", [2, 7])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_knn_is_scikit_learns(n_classes, metric, k):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    head, (X, y), new = fit_and_split("knn", n_classes, params={"k": k, "metric": metric})
+    model = KNeighborsClassifier(k, metric=metric, algorithm="brute").fit(scaled(head, X), y)
+    assert (head.predict(new) == model.predict(scaled(head, new))).all()
+    np.testing.assert_allclose(head.probabilities(new), model.predict_proba(scaled(head, new)), atol=1e-9)
+
+
+@pytest.mark.parametrize("n_classes", [2, 7])
+def test_ncm_is_scikit_learns(n_classes):
+    from sklearn.neighbors import NearestCentroid
+
+    head, (X, y), new = fit_and_split("ncm", n_classes)
+    X, scaled_new = scaled(head, X)[:, 1:], scaled(head, new)[:, 1:]  # it warns of constant columns
+    assert (head.predict(new) == NearestCentroid().fit(X, y).predict(scaled_new)).all()
+
+
+DENSE = {"hidden": (16, 8), "epochs": 12, "batch_size": 32, "learning_rate": 0.01, "patience": 3}
+
+
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_dense_is_keras(n_classes):
+    import keras
+
+    head, _, new = fit_and_split("dense", n_classes, params=DENSE)
+    model = keras.Sequential(
+        [
+            keras.Input((12,)),
+            keras.layers.Dense(16, "relu"),
+            keras.layers.Dense(8, "relu"),
+            keras.layers.Dense(n_classes),
+        ]
+    )
+    model.set_weights([head.arrays[f"{kind}{i}"] for i in range(3) for kind in ("kernel", "bias")])
+    expected = np.asarray(model(scaled(head, new)))
+    np.testing.assert_allclose(head.scores(new), expected, atol=1e-4)
+    assert (head.predict(new) == head.classes[expected.argmax(axis=1)]).all()
+    np.testing.assert_allclose(head.probabilities(new), softmax(expected), atol=1e-5)
+
+
+def test_dense_depends_on_its_seed_alone():
+    first, _, new = fit_and_split("dense", 3, params=DENSE, seed=1)
+    again, _, _ = fit_and_split("dense", 3, params=DENSE, seed=1)
+    other, _, _ = fit_and_split("dense", 3, params=DENSE, seed=2)
+    assert (first.scores(new) == again.scores(new)).all()
+    assert not np.allclose(first.scores(new), other.scores(new))
+
+
+def test_dense_keeps_the_weights_of_the_best_epoch():
+    """A learning rate that overshoots later: the last epochs are worse than the one that is kept."""
+    X, y = problem(3)
+    parts = {"X_val": X[160:], "y_val": y[160:]}
+
+    def loss(**params):
+        head = registry.fit("dense", X[:160], y[:160], params={**DENSE, "learning_rate": 0.1, **params}, **parts)
+        p = head.probabilities(X[160:])[np.arange(80), np.searchsorted(head.classes, y[160:])]
+        return -np.log(np.maximum(p, 1e-30)).mean()
+
+    losses = [loss(epochs=epochs, patience=99) for epochs in (1, 4, 10)]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_dense_balanced_lifts_the_rare_class():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(300, 3)), rng.normal(size=(30, 3)) + 1]).astype(np.float32)
+    y = np.array(["common"] * 300 + ["rare"] * 30)
+    plain = registry.fit("dense", X, y, params=DENSE)
+    balanced = registry.fit("dense", X, y, params=DENSE, class_weight="balanced")
+    assert (balanced.predict(X) == "rare").sum() > 1.5 * (plain.predict(X) == "rare").sum()
+
+
+@pytest.mark.parametrize("name", registry.FAMILIES)
+def test_probabilities_are_probabilities_and_chunks_do_not_show(name, monkeypatch):
+    head, _, new = fit_and_split(name, 4, params={"epochs": 2} if name == "dense" else None)
+    whole = head.probabilities(new)
+    np.testing.assert_allclose(whole.sum(axis=1), 1, rtol=1e-5)
+    assert (whole >= 0).all() and whole.shape == (80, 4)
+    monkeypatch.setattr("heads.head.CHUNK_ROWS", 7)
+    np.testing.assert_allclose(head.probabilities(new), whole, atol=1e-5)
+    assert head.scores(new[:0]).shape == (0, 4)
+    with pytest.raises(HeadError, match=r"Expected: features of shape \(n, 12\)\. Got: \(80, 5\)"):
+        head.predict(new[:, :5])
+
+
+def test_prediction_needs_numpy_alone(tmp_path):
+    from heads import artifact
+
+    X, y = problem(3)
+    np.save(tmp_path / "X.npy", X)
+    expected = {}
+    for name in registry.FAMILIES:
+        params = {"epochs": 2} if name == "dense" else None
+        head = registry.fit(name, X, y, params=params, X_val=X, y_val=y)
+        artifact.save(head, tmp_path / name, {})
+        expected[name] = head.predict(X)
+    script = f"""
+import sys, numpy as np
+from pathlib import Path
+from heads import artifact
+X = np.load("X.npy")
+for name in {list(registry.FAMILIES)}:
+    head, _ = artifact.load(Path(name))
+    head.probabilities(X)
+    np.save(name + ".npy", head.predict(X))
+heavy = [m for m in ("sklearn", "scipy", "keras", "tensorflow") if m in sys.modules]
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    for name in registry.FAMILIES:
+        assert (np.load(tmp_path / f"{name}.npy") == expected[name]).all()
+
+
+def test_standardisation_is_scikit_learns():
+    from sklearn.preprocessing import StandardScaler
+
+    X, _ = problem(3)
+    mean, scale = standardisation(X)
+    expected = StandardScaler().fit(X)
+    np.testing.assert_allclose(mean, expected.mean_, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scale, expected.scale_, rtol=1e-5)
+    assert scale[0] == 1 and (standardise(X, mean, scale)[:, 0] == 0).all()
+
+
+@given(hnp.arrays(np.float32, (5, 3), elements=st.floats(-1e6, 1e6, width=32)))
+def test_standardised_features_are_finite(X):
+    assert np.isfinite(standardise(X, *standardisation(X))).all()
+
+
+@settings(max_examples=30)
+@given(st.floats(0.05, 20), st.integers(0, 100))
+def test_temperature_is_recovered(temperature, seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(4000, 5)) * 2
+    p = softmax(logits)
+    y = (p.cumsum(axis=1) < rng.random((4000, 1))).sum(axis=1).clip(max=4)
+    assert fit_temperature(logits * temperature, y) == pytest.approx(temperature, rel=0.15)
+
+
+def test_temperature_without_mistakes_is_not_certain():
+    scores = np.eye(3)[[0, 1, 2, 0]]
+    y = np.array([0, 1, 2, 0])
+    p = softmax(scores / fit_temperature(scores, y))[np.arange(4), y]
+    np.testing.assert_allclose(p, 1 - 1 / 6, atol=0.01)
+    assert fit_temperature(scores[:0], y[:0]) == 1
+
+
+BAD = [
+    ("tree", {}, {}, "There is no head 'tree': choose one of ncm, logreg"),
+    ("logreg", {"gamma": 1}, {}, "has no parameter 'gamma': choose from C, max_iter"),
+    ("ncm", {"k": 1}, {}, "it has none"),
+    ("logreg", {"C": 0}, {}, "Parameter C: Expected: a number above 0. Got: 0"),
+    ("svm", {"C": "1"}, {}, "Got: '1'"),
+    ("svm", {"max_iter": 2.5}, {}, "max_iter"),
+    ("rbf-svm", {"gamma": "auto"}, {}, "gamma"),
+    ("knn", {"k": 0}, {}, "above 0"),
+    ("knn", {"k": 1000}, {}, "at most the 240 training rows"),
+    ("knn", {"metric": "hamming"}, {}, "cosine or euclidean"),
+    ("knn", {}, {"class_weight": "balanced"}, "'knn' cannot weight classes"),
+    ("logreg", {}, {"class_weight": "even"}, "Class weight"),
+    ("dense", {"hidden": 256}, {}, "a list of layer widths"),
+    ("dense", {"dropout": 1.0}, {}, "dropout"),
+    ("dense", {"optimizer": "magic"}, {}, "one of adam"),
+    ("dense", {"learning_rate": float("nan")}, {}, "learning_rate"),
+    ("dense", {"epochs": True}, {}, "epochs"),
+]
+
+
+@pytest.mark.parametrize("name, params, options, message", BAD)
+def test_bad_parameters_are_named(name, params, options, message):
+    X, y = problem(3)
+    with pytest.raises(UsageError, match=message):
+        registry.fit(name, X, y, params=params, **options)
+
+
+def test_bad_data_is_named():
+    X, y = problem(3)
+    with pytest.raises(HeadError, match="at least two classes"):
+        registry.fit("ncm", X, np.full(len(y), "one"))
+    with pytest.raises(HeadError, match=r"n labels. Got: shapes \(240, 12\) and \(9,\)"):
+        registry.fit("ncm", X, y[:9])
+    with pytest.raises(HeadError, match=r"validation features of width 12\. Got: 3"):
+        registry.fit("ncm", X, y, X_val=X[:, :3], y_val=y)
+    X[7, 2] = np.nan
+    with pytest.raises(HeadError, match="1 of the 240 training rows"):
+        registry.fit("ncm", X, y)
+
+
+def test_validation_rows_of_unknown_classes_are_left_out():
+    X, y = problem(3)
+    strange = np.where(np.arange(80) < 40, y[160:], "never seen")
+    head = registry.fit("svm", X[:160], y[:160], X_val=X[160:], y_val=strange)
+    same = registry.fit("svm", X[:160], y[:160], X_val=X[160:200], y_val=y[160:200])
+    assert head.arrays["temperature"] == same.arrays["temperature"]
+
+
+def test_every_default_and_grid_is_complete():
+    for name, row in registry.FAMILIES.items():
+        for params in row.grid:
+            assert set(registry.complete(name, params)) == set(row.defaults)
+        assert row.about

@@ -1,0 +1,489 @@
+import io
+import itertools
+import json
+import os
+import socket
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore.errors import ImageError, SourceError
+from pipelines import sources
+from pipelines.sources import Entry, expand_braces, list_source, locate, member_of, path_of, read, uri_of
+
+
+def put(path: Path, data: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def names(source) -> list[tuple[str, str | None]]:
+    return [(Path(path_of(entry.uri)).name, entry.label) for entry in source]
+
+
+def read_failure(uri: str, *place: int) -> str:
+    with pytest.raises(ImageError) as caught:
+        read(uri, *place)
+    return caught.value.error_type
+
+
+# --- URIs
+
+PATHS = st.lists(
+    st.binary(min_size=1, max_size=20).filter(lambda part: not {0, ord("/")} & set(part) and part not in (b".", b"..")),
+    min_size=1,
+    max_size=4,
+).map(lambda parts: b"/" + b"/".join(parts))
+
+
+@given(PATHS)
+def test_paths_survive_as_uris(path):
+    uri = uri_of(path)
+    assert os.fsencode(path_of(uri)) == path
+    assert uri.isascii() and uri.startswith("file:///") and not set(uri) & set(' "#?\n')
+    assert member_of(uri) is None
+
+
+@given(PATHS, st.binary(min_size=1).map(lambda name: name.decode("utf-8", "surrogateescape")))
+def test_members_survive_as_uris(path, member):
+    uri = uri_of(path, member)
+    assert (os.fsencode(path_of(uri)), member_of(uri)) == (path, member)
+
+
+def test_uris_of_relative_paths_and_of_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert uri_of("a b.jpg") == f"file://{tmp_path}/a%20b.jpg" == uri_of("x/../a b.jpg")
+    assert uri_of(Path("ü.jpg")).endswith("/%C3%BC.jpg")
+    assert path_of("file://localhost/a.jpg") == "/a.jpg"
+    for wrong in ("s3://bucket/a.jpg", "file://host/a.jpg", "file:/a.jpg", "/a.jpg", ""):
+        with pytest.raises(SourceError, match="Expected"):
+            path_of(wrong)
+
+
+# --- folder
+
+
+def test_a_folder_per_class(tmp_path):
+    for name in ("dog/2.png", "dog/1.JPG", "dog/deep/er/3.jpeg", "cat/1.jpg", "loose.webp", "cat/b.heic"):
+        put(tmp_path / name, name.encode())
+    for name in ("dog/notes.txt", "labels.csv", "README", ".hidden.jpg", "cat/Thumbs.db", ".git/x.jpg"):
+        put(tmp_path / name)
+    source = list_source(tmp_path)
+    entries = list(source)
+    assert source.kind == "folder"
+    assert [(path_of(entry.uri).removeprefix(f"{tmp_path}/"), entry.label) for entry in entries] == [
+        ("loose.webp", None),
+        ("cat/1.jpg", "cat"),
+        ("cat/b.heic", "cat"),
+        ("dog/1.JPG", "dog"),
+        ("dog/2.png", "dog"),
+        ("dog/deep/er/3.jpeg", "dog"),
+    ]
+    assert entries == list(source)
+    assert source.labelled == 5 and not source.problems
+    assert source.ignored == {
+        ".txt": 1,
+        ".csv": 1,
+        "no extension": 1,
+        "hidden": 1,
+        ".db": 1,
+        "hidden folder": 1,
+    }
+    info = (tmp_path / "cat/1.jpg").stat()
+    assert entries[1] == Entry(uri_of(tmp_path / "cat/1.jpg"), 9, info.st_mtime_ns, -1, "cat", None, None)
+
+
+def test_a_folder_without_classes_is_unlabelled(tmp_path):
+    put(tmp_path / "b.jpg")
+    put(tmp_path / "a.jpg")
+    source = list_source(f"{tmp_path}/")
+    assert names(source) == [("a.jpg", None), ("b.jpg", None)] and source.labelled == 0
+
+
+NASTY = [
+    b"new\nline.jpg",
+    b"-rf.jpg",
+    b"\xff\xfe.jpg",
+    b"a#b%20c?.jpg",
+    b" .jpg",
+    b"n" * 251 + b".jpg",
+    "ü😀.jpg".encode(),
+]
+
+
+def test_nasty_names_are_listed_and_read(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/cl\xffass"
+    Path(os.fsdecode(folder)).mkdir()
+    for name in NASTY:
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(name)
+    entries = list(list_source(tmp_path))
+    assert {read(entry.uri)[0] for entry in entries} == set(NASTY) and len(entries) == len(NASTY)
+    assert {entry.label for entry in entries} == {"cl\\xffass"}
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    put(tmp_path / "cat/1.jpg")
+    (tmp_path / "cat/again.jpg").symlink_to(tmp_path / "cat/1.jpg")
+    (tmp_path / "cat/gone.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "cat/self.jpg").symlink_to(tmp_path / "cat/self.jpg")
+    (tmp_path / "cat/up").symlink_to(tmp_path)
+    (tmp_path / "dog").symlink_to(tmp_path / "cat")  # not a loop: listed under both names
+    source = list_source(tmp_path)
+    sizes = [(path_of(entry.uri).removeprefix(f"{tmp_path}/"), entry.size) for entry in source]
+    assert sizes == [
+        (f"{label}/{name}", size)
+        for label in ("cat", "dog")
+        for name, size in (("1.jpg", 1), ("again.jpg", 1), ("gone.jpg", -1), ("self.jpg", -1))
+    ]
+    assert len(source.problems) == 2 and all("links back" in problem for problem in source.problems)
+
+
+def test_special_files_are_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.jpg"))
+        entries = list(list_source(tmp_path))
+        assert [entry.size for entry in entries] == [-1, -1]
+        assert [read_failure(entry.uri) for entry in entries] == ["unreadable", "unreadable"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_folder_is_a_problem(tmp_path):
+    put(tmp_path / "cat/1.jpg")
+    put(tmp_path / "dog/1.jpg").parent.chmod(0)
+    source = list_source(tmp_path)
+    assert names(source) == [("1.jpg", "cat")]
+    assert "dog" in source.problems[0]
+    (tmp_path / "dog").chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_scanned_is_a_problem(tmp_path, monkeypatch):
+    put(tmp_path / "cat/1.jpg")
+    put(tmp_path / "dog/1.jpg")
+    real = os.scandir
+
+    def scandir(path):
+        if path.endswith("dog"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    source = list_source(tmp_path)
+    assert names(source) == [("1.jpg", "cat")]
+    assert "dog" in source.problems[0] and "Permission denied" in source.problems[0]
+
+
+def test_an_empty_folder_says_what_was_looked_for(tmp_path):
+    put(tmp_path / "a.txt")
+    put(tmp_path / "b.txt")
+    with pytest.raises(SourceError, match=r"Expected: picture files.*Got: only 2 × \.txt"):
+        list(list_source(tmp_path))
+
+
+def test_unknown_sources(tmp_path):
+    for name, words in {
+        "nothing": "There is no",
+        "a.zip": "Expected: a folder",
+        "a.tar.gz": "decompress",
+        "b.tgz": "decompress",
+        "missing.tar": "no shard",
+        "missing.csv": "There is no",
+        "missing-{0..3}.tar": "missing-0.tar",
+    }.items():
+        if not name.startswith(("missing", "nothing")):
+            put(tmp_path / name)
+        with pytest.raises(SourceError, match=words):
+            list_source(tmp_path / name)
+
+
+# --- manifest
+
+
+def manifest(tmp_path: Path, text: str, name: str = "m.csv") -> sources.Source:
+    return list_source(put(tmp_path / name, text.encode()))
+
+
+def test_csv_manifest(tmp_path):
+    put(tmp_path / "a.jpg", b"abc")
+    put(tmp_path / "sub/b,c.jpg")
+    outside = put(tmp_path.parent / f"{tmp_path.name}-outside.jpg")
+    source = manifest(
+        tmp_path,
+        "\ufeffpath,label,split,group,extra\n"
+        "a.jpg,007,Training,g1,1\n"
+        '"sub/b,c.jpg",NA,VALID,,x\n'
+        f"{outside},,testing,g2,1.5\n"
+        "gone.jpg,1,,,\n"
+        "./sub/../a.jpg,007,train,g1,again\n",
+    )
+    entries = list(source)
+    assert source.kind == "manifest" and source.labelled == 3
+    assert [(entry.label, entry.split, entry.group, entry.size) for entry in entries] == [
+        ("007", "train", "g1", 3),
+        ("NA", "val", None, 1),
+        (None, "test", "g2", 1),
+        ("1", None, None, -1),
+    ]
+    assert entries[0].uri == uri_of(tmp_path / "a.jpg") and entries[0].mtime_ns > 0
+    assert entries[3].mtime_ns == 0 and read_failure(entries[3].uri) == "vanished"
+
+
+def test_tsv_and_uris(tmp_path):
+    put(tmp_path / "a b.jpg")
+    tar = shard(tmp_path / "s.tar", {"1.jpg": b"tarred"})
+    rows = [uri_of(tmp_path / "a b.jpg"), "a b.jpg", uri_of(tar, "1.jpg"), uri_of(tar, "2.jpg")]
+    entries = list(manifest(tmp_path, "uri\tlabel\n" + "".join(f"{row}\tx\n" for row in rows), "m.tsv"))
+    assert [entry.size for entry in entries] == [1, 6, -1]
+    assert read(entries[1].uri, entries[1].offset, entries[1].size)[0] == b"tarred"
+
+
+def test_parquet_manifest(tmp_path):
+    put(tmp_path / "a.jpg")
+    table = pa.table({"path": ["a.jpg", "b.jpg"], "label": pa.array([3, None], pa.int64()), "other": [[1], [2]]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    assert [(entry.label, entry.size) for entry in list_source(tmp_path / "m.parquet")] == [("3", 1), (None, -1)]
+
+
+def test_a_late_value_does_not_change_a_columns_type(tmp_path):
+    rows = 100_000  # more than a CSV block of 1 MiB
+    text = "path,label,n\n" + "".join(f"{i}.jpg,1,1\n" for i in range(rows)) + "last.jpg,cat,word\n"
+    *_, last = manifest(tmp_path, text)
+    assert last.label == "cat"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,label\na.jpg,x\n", "Expected: a column path or uri. Got: 'file', 'label'"),
+        ("path,split\na.jpg,train\nb.jpg,traning\n", "row 2: Expected: split.*Got: 'traning'"),
+        ("path\ns3://bucket/a.jpg\n", "row 1: only files.*s3://bucket/a.jpg"),
+        ("path\nfile://host/a.jpg\n", "row 1: Expected"),
+        ("path,label\n,x\n", "row 1: the path is empty"),
+        ("path,label\na.jpg,x\na.jpg,y\n", "row 2: .*a.jpg has label 'y' here and 'x'"),
+        ("path,group\na.jpg,x\na.jpg,\n", "row 2: .*a.jpg has group None here and 'x'"),
+        ("path,label\na.jpg,x\nb.jpg\n", "cannot be read"),
+        ("", "cannot be read"),
+        ("path,label,label\na.jpg,x,y\n", "column label twice"),
+        ("path,label\n", "no pictures"),
+    ],
+)
+def test_wrong_manifests_name_the_place(tmp_path, text, words):
+    with pytest.raises(SourceError, match=words) as caught:
+        list(manifest(tmp_path, text))
+    assert "m.csv" in str(caught.value)
+
+
+def test_manifests_that_are_not(tmp_path):
+    put(tmp_path / "m.parquet", b"no parquet")
+    put(tmp_path / "m.csv", b"path,label\na.jpg,\xff\xfe\n")
+    put(tmp_path / "h.csv", b"path,\xff\na.jpg,x\n")
+    pq.write_table(pa.table({"path": [["a.jpg"]]}), tmp_path / "list.parquet")
+    for name in ("m.parquet", "m.csv", "h.csv", "list.parquet"):
+        with pytest.raises(SourceError, match=name):
+            list(list_source(tmp_path / name))
+
+
+def test_odd_paths_in_a_manifest_fail_later(tmp_path):
+    entries = list(manifest(tmp_path, f"path\nfile:///a%00b.jpg\n{'n' * 300}.jpg\n.\n"))
+    assert [entry.size for entry in entries] == [-1, -1, -1]
+    assert [read_failure(entry.uri) for entry in entries] == ["vanished", "unreadable", "unreadable"]
+
+
+# --- tar
+
+
+def shard(path: Path, members: dict[str, bytes | str], format: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=format, encoding="utf-8", errors="surrogateescape") as tar:
+        for name, data in members.items():
+            data = data.encode() if isinstance(data, str) else data
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_shards_with_labels(tmp_path, format):
+    long = "d" * 150 + "/3.png"
+    shard(
+        tmp_path / "a-00.tar",
+        {
+            "x/1.jpg": b"one",
+            "x/1.cls": "cat\n",
+            "x/1.txt": "a caption",
+            "x/2.json": json.dumps({"label": 7, "split": "valid", "group": "g"}),
+            "x/2.jpg": b"two",
+            long: b"three",
+            "../evil.jpg": b"four",
+            "dir.v1/5.seg.png": b"five",
+        },
+        format,
+    )
+    shard(tmp_path / "a-01.tar", {"\udcff.jpg": b"six", "\udcff.json": '{"label": "a"}', "\udcff.cls": "b"}, format)
+    source = list_source(f"{tmp_path}/a-{{00..01}}.tar")
+    entries = list(source)
+    assert source.kind == "tar" and not source.problems and source.ignored == {".txt": 1}
+    assert [(member_of(entry.uri), entry.label, entry.split, entry.group) for entry in entries] == [
+        ("x/1.jpg", "cat", None, None),
+        ("x/2.jpg", "7", "val", "g"),
+        (long, None, None, None),
+        ("../evil.jpg", None, None, None),
+        ("dir.v1/5.seg.png", None, None, None),
+        ("\udcff.jpg", "b", None, None),
+    ]
+    expected = [b"one", b"two", b"three", b"four", b"five", b"six"]
+    mtimes = [(tmp_path / "a-00.tar").stat().st_mtime_ns] * 5 + [(tmp_path / "a-01.tar").stat().st_mtime_ns]
+    assert [read(entry.uri, entry.offset, entry.size) for entry in entries] == [
+        (data, len(data), mtime) for data, mtime in zip(expected, mtimes, strict=True)
+    ]
+    assert [read(entry.uri)[0] for entry in entries] == expected
+    assert [(entry.offset, entry.size, entry.mtime_ns) for entry in entries] == [
+        (found.offset, found.size, found.mtime_ns) for found in (locate(entry.uri) for entry in entries)
+    ]
+
+
+def test_locate_scans_a_tar_once_until_it_changes(tmp_path, monkeypatch):
+    path = shard(tmp_path / "s.tar", {f"{i}.jpg": b"x" * i for i in range(20)})
+    opened = []
+    real = tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *args, **options: opened.append(1) or real(*args, **options))
+    assert [locate(uri_of(path, f"{i}.jpg")).size for i in range(20)] == list(range(20))
+    assert opened == [1]
+    monkeypatch.undo()
+    shard(path, {"0.jpg": b"new and longer" * 2000})
+    assert read(uri_of(path, "0.jpg"))[0] == b"new and longer" * 2000
+    assert locate(uri_of(path, "1.jpg")).size == -1
+    assert read_failure(uri_of(path, "1.jpg")) == "vanished"
+    path.unlink()
+    assert read_failure(uri_of(path, "0.jpg")) == "vanished"
+
+
+def test_a_truncated_shard_keeps_what_is_listed(tmp_path):
+    path = shard(tmp_path / "s.tar", {f"{i}.jpg": bytes([i]) * 2000 for i in range(10)})
+    data = path.read_bytes()
+    for end, count in ((3 * 2560 + 1000, 4), (3 * 2560 + 100, 3), (3 * 2560, 3)):
+        path.write_bytes(data[:end])
+        source = list_source(path)
+        entries = list(source)
+        assert len(entries) == count and len(source.problems) == 1 and "s.tar" in source.problems[0]
+        assert read(entries[2].uri, entries[2].offset, entries[2].size)[0] == b"\2" * 2000
+    path.write_bytes(data[: 3 * 2560 + 1000])
+    assert read_failure(entries[2].uri.replace("2.jpg", "3.jpg")) == "truncated"
+
+
+def test_a_damaged_header_is_a_problem(tmp_path):
+    path = shard(tmp_path / "s.tar", {f"{i}.jpg": b"x" * 512 for i in range(10)})
+    data = bytearray(path.read_bytes())
+    data[4096 : 4096 + 300] = b"\x77" * 300
+    path.write_bytes(data)
+    source = list_source(path)
+    assert len(list(source)) == 4 and "byte 4096" in source.problems[0]
+
+
+def test_odd_shards(tmp_path):
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("1.jpg", b"a"), ("1.json", b"{no json"), ("1.jpg", b"b"), (".2.jpg", b"c")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("3.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    source = list_source(path)
+    (entry,) = source
+    assert read(entry.uri)[0] == b"a" and entry.label is None
+    assert source.ignored == {"hidden": 1, "link or special member": 1}
+    assert ["JSON" in problem for problem in source.problems] == [True, False]
+    assert "twice" in source.problems[1]
+    with pytest.raises(SourceError, match=r"s2.tar, '1.json': Expected: split"):
+        list(list_source(shard(tmp_path / "s2.tar", {"1.json": '{"split": "x"}', "1.jpg": b""})))
+    with pytest.raises(SourceError, match="no pictures"):
+        list(list_source(put(tmp_path / "empty.tar", b"")))
+    with pytest.raises(SourceError, match=r"no shard .*s3\.tar"):
+        list(list_source(f"{tmp_path}/{{s,s3}}.tar"))
+
+
+# --- braces
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expanded"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("a-{8..11}.tar", ["a-8.tar", "a-9.tar", "a-10.tar", "a-11.tar"]),
+        ("{08..10}", ["08", "09", "10"]),
+        ("{2..0}", ["2", "1", "0"]),
+        ("{a,b}-{0..1}", ["a-0", "a-1", "b-0", "b-1"]),
+        ("x{,y}", ["x", "xy"]),
+        ("{a}{", ["{a}{"]),
+        ("{}", ["{}"]),
+    ],
+)
+def test_braces_expand_as_in_bash(pattern, expanded):
+    assert list(expand_braces(pattern)) == expanded
+
+
+@given(st.text("abc-./", max_size=5), st.integers(0, 10**6), st.integers(0, 50), st.integers(1, 9), st.text("xyz."))
+def test_ranges_expand_in_order(prefix, first, count, width, suffix):
+    numbers = [f"{n:0{width}}" for n in range(first, first + count + 1)]
+    padded = len(numbers[0]) == len(numbers[-1])
+    if padded or width == 1:
+        assert list(expand_braces(f"{prefix}{{{numbers[0]}..{numbers[-1]}}}{suffix}")) == [
+            prefix + number + suffix for number in numbers
+        ]
+
+
+@given(st.lists(st.lists(st.text("abc01", max_size=3), min_size=2, max_size=3), min_size=1, max_size=3))
+def test_alternatives_multiply(groups):
+    pattern = "-".join("{" + ",".join(group) + "}" for group in groups)
+    assert list(expand_braces(pattern)) == ["-".join(choice) for choice in itertools.product(*groups)]
+
+
+def test_huge_ranges_are_lazy():
+    assert list(itertools.islice(expand_braces("{0..999999999999}{a,b}"), 3)) == ["0a", "0b", "1a"]
+
+
+# --- reading
+
+
+def test_read_describes_the_bytes_it_returns(tmp_path):
+    path = put(tmp_path / "a.jpg", b"abc" * 1000)
+    os.utime(path, ns=(5, 123_456_789))
+    assert read(uri_of(path)) == (b"abc" * 1000, 3000, 123_456_789)
+    assert read(uri_of(put(tmp_path / "empty.jpg", b"")))[:2] == (b"", 0)
+
+
+def test_reading_fails_with_a_word(tmp_path, monkeypatch):
+    path = put(tmp_path / "a.jpg", b"x" * 100)
+    assert read_failure(uri_of(tmp_path / "none.jpg")) == "vanished"
+    assert read_failure(uri_of(path / "below.jpg")) == "vanished"
+    assert read_failure(uri_of(tmp_path)) == "unreadable"
+    assert read_failure("file:///dev/zero") == "unreadable"
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 99)
+    assert read_failure(uri_of(path)) == "too_large"
+    assert read_failure(uri_of(path, "m"), 0, 100) == "too_large"
+
+
+def test_a_sparse_giant_is_not_read(tmp_path):
+    path = put(tmp_path / "giant.jpg")
+    os.truncate(path, 2**40)
+    assert read_failure(uri_of(path)) == "too_large"
+
+
+def test_a_file_that_changes_while_read_is_unreadable(tmp_path, monkeypatch):
+    path = put(tmp_path / "a.jpg", b"x" * 100)
+    real = os.pread
+
+    def pread(descriptor, size, start):
+        os.truncate(path, 50)
+        return real(descriptor, size, start)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert read_failure(uri_of(path)) == "unreadable"
