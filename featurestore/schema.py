@@ -66,7 +66,7 @@ def spec_of(schema: pa.Schema) -> FeatureSpec:
     text = (schema.metadata or {}).get(SPEC_KEY)
     if text is None:
         raise StoreCorrupt("Expected: a feature spec in the table's metadata. Got: none; this is no feature set.")
-    return FeatureSpec.from_json(text.decode())
+    return FeatureSpec.from_json(text.decode(errors="replace"))
 
 
 def features_batch(
@@ -121,10 +121,11 @@ def vectors_of(column: pa.FixedSizeListArray) -> np.ndarray:
 def checksums(keys: np.ndarray, views: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """One uint64 a row over key, view and vector together.
 
-    A multilinear hash modulo 2^64 (Lemire & Kaser, "Strongly universal string hashing is fast", 2014) with odd
-    multipliers from SplitMix64 (Steele, Lea & Flood 2014): any change within one 64-bit word is always
-    detected, any other with probability 1 - 2^-64 or so. The key is hashed too, so that a vector under
-    another image's key is as wrong as a flipped bit, and the constant keeps a row of zeros from matching.
+    A multilinear hash of 32-bit words modulo 2^64 (Lemire & Kaser, "Strongly universal string hashing is fast",
+    2014) with odd multipliers from SplitMix64 (Steele, Lea & Flood 2014): a change within one word is always
+    detected, any other but for a chance below 2^-32. Words of 64 bits would not do: two of their top bits cancel
+    out. The key is hashed too, so that a vector under another image's key is as wrong as a flipped bit, and the
+    constant keeps a row of zeros from matching.
 
     Args:
         keys: S32 (n,).
@@ -132,14 +133,15 @@ def checksums(keys: np.ndarray, views: np.ndarray, vectors: np.ndarray) -> np.nd
         vectors: (n, d), contiguous, in the stored dtype, little-endian.
     """
     n, row_bytes = len(keys), vectors.shape[1] * vectors.itemsize
-    tail = -row_bytes % 8
+    tail = -row_bytes % 4
     raw = vectors.view(np.uint8).reshape(n, row_bytes) if n else np.empty((0, row_bytes), np.uint8)
-    words = (np.pad(raw, ((0, 0), (0, tail))) if tail else raw).view("<u8")
-    key_words = np.ascontiguousarray(keys, f"S{KEY_BYTES}").view("<u8").reshape(n, KEY_BYTES // 8)
+    words = (np.pad(raw, ((0, 0), (0, tail))) if tail else raw).view("<u4")
+    key_words = np.ascontiguousarray(keys, f"S{KEY_BYTES}").view("<u4").reshape(n, KEY_BYTES // 4)
     multipliers = _multipliers(key_words.shape[1] + 1 + words.shape[1])
-    total = words @ multipliers[5:]
-    total += key_words @ multipliers[:4]
-    total += views.astype(np.uint64) * multipliers[4]
+    # einsum casts in small buffers, where matmul would copy all words
+    total = np.einsum("ij,j->i", words, multipliers[9:])
+    total += np.einsum("ij,j->i", key_words, multipliers[:8])
+    total += views.astype(np.uint64) * multipliers[8]
     return total + np.uint64(0x9E3779B97F4A7C15)
 
 

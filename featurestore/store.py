@@ -161,10 +161,9 @@ class FeatureStore:
                 states = np.full(batch.num_rows, FAILED_BEFORE, np.uint8)
                 there = contains(embedded, keys_of(batch.column("sha256").filter(pa.array(ok))))
                 states[ok] = np.where(there, EMBEDDED, NOT_IN_SET)
-                mtimes = batch.column("mtime").cast(pa.int64())
                 yield (
                     text_digests(batch.column("uri").to_pylist()),
-                    pair_digests(batch.column("size"), mtimes),
+                    pair_digests(batch.column("size"), batch.column("mtime_ns")),
                     states,
                 )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ class Table:
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema with its metadata."""
-        return self._open().schema
+        with self._reading():
+            return self._open().schema
 
     @property
     def version(self) -> int:
@@ -69,12 +71,14 @@ class Table:
 
     def state(self) -> dict[str, int]:
         """Version and number of rows, read together."""
-        dataset = self._open()
-        return {"version": dataset.version, "rows": dataset.count_rows()}
+        with self._reading():
+            dataset = self._open()
+            return {"version": dataset.version, "rows": dataset.count_rows()}
 
     def count(self, condition: str | None = None) -> int:
         """Number of rows, where ``condition`` (SQL) holds if given."""
-        return self._open().count_rows(filter=condition)
+        with self._reading():
+            return self._open().count_rows(filter=condition)
 
     def scan(
         self,
@@ -84,12 +88,14 @@ class Table:
         batch_rows: int = 8192,
     ) -> Iterator[pa.RecordBatch]:
         """Stream columns of all rows where ``condition`` (SQL) holds, at a pinned version if given."""
-        scanner = self._open(version).scanner(columns=columns, filter=condition, batch_size=batch_rows)
-        yield from scanner.to_batches()
+        with self._reading():
+            scanner = self._open(version).scanner(columns=columns, filter=condition, batch_size=batch_rows)
+            yield from scanner.to_batches()
 
     def read(self, columns: list[str], condition: str | None = None, version: int | None = None) -> pa.Table:
         """Like ``scan``, as one table in memory."""
-        return self._open(version).scanner(columns=columns, filter=condition).to_table()
+        with self._reading():
+            return self._open(version).scanner(columns=columns, filter=condition).to_table()
 
     def has_run(self, run_id: str) -> bool:
         """Whether rows of this run have been committed."""
@@ -119,10 +125,11 @@ class Table:
             if failure:
                 raise failure[0] from None
             raise StoreError(f"Cannot write to {self.path}: {error}") from error
-        for fragment in fragments:
-            for path in self._data_files(fragment):
-                fsync(path)
-        fsync(self.path / "data")
+        written = [path for fragment in fragments for path in self._data_files(fragment)]
+        for path in written:
+            fsync(path)
+        if written:
+            fsync(self.path / "data")
         return [json.dumps(fragment.to_json()) for fragment in fragments]
 
     def staged_keys(self, staged: str, column: str) -> Iterator[pa.Array]:
@@ -188,9 +195,17 @@ class Table:
         raise StoreError(f"Other writers keep changing {self.path}: stop them, then run this again.")
 
     def _open(self, version: int | None = None) -> Any:
-        try:
+        with self._reading():
             return lance.dataset(self.path, version=version)
-        except ValueError as error:
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what lance raises on a damaged file, its Rust panics among it, into an error for people."""
+        try:
+            yield
+        except BaseException as error:  # a PanicException is no Exception and cannot be imported
+            if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "PanicException":
+                raise
             if not self.exists():
                 raise StoreNotFound(f"There is no table {self.path}.") from error
             raise StoreCorrupt(f"Expected: a readable Lance table at {self.path}. Got: {error}") from error

@@ -32,7 +32,14 @@ def fit_svm(problem: Problem, *, C: float, max_iter: int) -> dict[str, np.ndarra
     from sklearn.svm import LinearSVC
 
     _check(C, max_iter)
-    model = LinearSVC(C=C, max_iter=max_iter, dual="auto", class_weight=problem.class_weight, random_state=problem.seed)
+    model = LinearSVC(
+        C=C,
+        max_iter=max_iter,
+        dual=True,  # for small C a few passes are enough, also where n > d
+        tol=1e-3,
+        class_weight=problem.class_weight,
+        random_state=problem.seed,
+    )
     model.fit(problem.X, problem.y)
     return _columns(model.coef_, model.intercept_)
 

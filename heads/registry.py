@@ -64,7 +64,7 @@ FAMILIES: dict[str, Family] = {
         fit_svm,
         LinearHead,
         defaults={"C": 0.001, "max_iter": 1000},
-        grid=tuple({"C": C} for C in (0.00001, 0.0001, 0.001, 0.01)),
+        grid=tuple({"C": C} for C in (0.00001, 0.0001, 0.001)),
         margins=True,
     ),
     "knn": Family(

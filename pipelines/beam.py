@@ -10,14 +10,8 @@ from collections.abc import Iterator, Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from featurestore.errors import PenultError, UsageError
+from featurestore.errors import PenultError
 from pipelines.worker import EmbedJob, embed_shard
-
-DEFAULT_RUNNER = "FnApiRunner"  # "DirectRunner" would look for a binary on the network first
-REFUSED = {
-    "DaskRunner": "it loses finished work and still reports success",
-    "DirectRunner": "it may start another runner that it downloads",
-}
 
 
 class EmbedShard(beam.DoFn):
@@ -31,7 +25,7 @@ class EmbedShard(beam.DoFn):
         yield embed_shard(self._job, shard).embedded
 
 
-def run_shards(job: EmbedJob, shards: int, runner: str = DEFAULT_RUNNER, arguments: Sequence[str] = ()) -> None:
+def run_shards(job: EmbedJob, shards: int, runner: str, arguments: Sequence[str] = ()) -> None:
     """Run all shards of a planned job and wait for the end.
 
     Args:
@@ -41,10 +35,8 @@ def run_shards(job: EmbedJob, shards: int, runner: str = DEFAULT_RUNNER, argumen
         arguments: that runner's own options, as on a command line.
 
     Raises:
-        UsageError: a runner that cannot keep penult's promises.
+        PenultError: the one that a worker raised.
     """
-    if runner in REFUSED:
-        raise UsageError(f"--runner {runner} is refused: {REFUSED[runner]}; use {DEFAULT_RUNNER} or FlinkRunner.")
     options = PipelineOptions([*arguments, f"--runner={runner}"])
     pipeline = beam.Pipeline(options=options)
     _ = pipeline | beam.Create(range(shards)) | beam.Reshuffle() | beam.ParDo(EmbedShard(job))

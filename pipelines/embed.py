@@ -30,6 +30,11 @@ from pipelines.worker import EmbedJob, engine_for
 SHARD_IMAGES = 4096
 STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
 POLL_SECONDS = 0.5
+RUNNER = "FnApiRunner"  # in this process
+REFUSED_RUNNERS = {
+    "DaskRunner": "it loses finished work and still reports success",
+    "DirectRunner": "it may start another runner, which it looks for on the network",
+}
 
 Progress = Callable[[int, int], None]  # images done, images in all
 
@@ -50,8 +55,16 @@ class EmbedOptions:
     shard_images: int = SHARD_IMAGES
     label_set: str = "default"
     retry_failed: bool = False
-    runner: str = "FnApiRunner"
+    runner: str = RUNNER
     runner_arguments: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise UsageError for what no run could do."""
+        if self.shard_images < 1:
+            raise UsageError(f"Expected: --shard-images of at least 1. Got: {self.shard_images}.")
+        if self.runner in REFUSED_RUNNERS:
+            why = REFUSED_RUNNERS[self.runner]
+            raise UsageError(f"--runner {self.runner} is refused: {why}; use {RUNNER} or FlinkRunner.")
 
 
 @dataclass
@@ -111,6 +124,7 @@ def embed(
         SourceError, BackboneError, EngineError, StoreError, UsageError: before any work.
     """
     began = time.perf_counter()
+    options.check()
     listing = sources.list_source(source)
     tap = resolve(options.backbone, options.weights, options.layer, options.pooling, options.input_size)
     engine = engine_for(tap, options.engine, options.precision, options.batch_size)
@@ -169,8 +183,6 @@ def _plan(
     store: FeatureStore, staging: Staging, listing: sources.Source, options: EmbedOptions, result: EmbedResult
 ) -> int:
     """Stream the listing once: count it, write what to embed and which labels are new; return how many images."""
-    if options.shard_images < 1:
-        raise UsageError(f"Expected: --shard-images of at least 1. Got: {options.shard_images}.")
     known = store.known_files(result.feature_set)
     todo = [NEW, CHANGED, NOT_IN_SET, FAILED_BEFORE] if options.retry_failed else [NEW, CHANGED, NOT_IN_SET]
     known_labels = store.known_labels(options.label_set)

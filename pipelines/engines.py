@@ -162,14 +162,10 @@ class TensorFlowEngine(Engine):
                     "TensorFlow has started already and keeps its number of threads: "
                     "open the engine first or leave out the number of threads."
                 ) from error
-        model = backbones.build(tap)
-        signature = tf.TensorSpec((batch_size, tap.input_size, tap.input_size, 3), tf.uint8)
-        self._function = tf.function(
-            lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False
-        )
+        self._function = _function(tap, batch_size)
         self.tap = tap
         self.precision = precision
-        self.width = model.output.shape[1]
+        self.width = self._function.get_concrete_function().structured_outputs.shape[1]
         self.batch_size = batch_size
         self.streams = 1
 
@@ -229,12 +225,20 @@ def _write_cached(folder: Path, tap: Tap) -> None:
 
 
 def _convert(tap: Tap, path: Path) -> None:
-    """Keras model → SavedModel → OpenVINO's IR in full f32."""
+    """Trace the Keras model and save it as OpenVINO's IR, in full f32."""
     openvino = _openvino()
+    function = _function(tap, batch_size=None)
+    model = openvino.convert_model(function.get_concrete_function())
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _function(tap: Tap, batch_size: int | None) -> Any:
+    """The built model as a TensorFlow function of uint8 (batch_size, s, s, 3)."""
     model = backbones.build(tap)
-    with tempfile.TemporaryDirectory() as saved:
-        model.export(saved, verbose=False)
-        openvino.save_model(openvino.convert_model(saved), path, compress_to_fp16=False)
+    import tensorflow as tf
+
+    signature = tf.TensorSpec((batch_size, tap.input_size, tap.input_size, 3), tf.uint8)
+    return tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
 
 
 def _openvino() -> Any:

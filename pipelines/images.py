@@ -183,13 +183,13 @@ def _header(data: bytes) -> _Loaded:
     """Open a picture and check its size; the image is not decoded yet."""
     _quieten_pillow()
     name, image = _open(data)
-    # TIFF's Orientation is already in this size, and Pillow turns the pixels itself as it loads them.
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"The header says {width}×{height} pixels.")
     if width * height > MAX_PIXELS:
         raise ImageError("too_large", f"{width}×{height} pixels are more than the limit of {MAX_PIXELS:,}.")
-    turn = _turn(image)
+    # TIFF's Orientation is already in this size, and Pillow turns the pixels itself as it loads them.
+    turn = None if name == "tiff" else _turn(image)
     if turn in _SIDEWAYS:
         width, height = height, width
     return _Loaded(image, turn, width, height, name)

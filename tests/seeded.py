@@ -1,25 +1,31 @@
 """Networks with seeded random weights, standing in for published ones that would need a download."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from pipelines import backbones
+
 
 def network(name, include_top=False, **options):
-    """A keras.applications model whose weights, and batch-norm statistics, are random but seeded."""
+    """A keras.applications model with seeded random weights and the batch statistics of real pictures.
+
+    Without those statistics a deep random network forgets its input, and no comparison could fail.
+    """
     import keras
 
     keras.utils.set_random_seed(7)
     model = getattr(keras.applications, name)(weights=None, include_top=include_top, **options)
-    generator = np.random.default_rng(7)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            for weight in layer.weights:
-                scale = 0.1 if weight.name in ("beta", "moving_mean") else 0.2
-                centre = 0.0 if weight.name in ("beta", "moving_mean") else 1.0
-                weight.assign(centre + scale * generator.uniform(-1, 1, weight.shape))
+    normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in normalisations:
+        layer.momentum = 0.0
+    module = importlib.import_module(f"keras.applications.{backbones.TABLE[name].module}")
+    size = model.input_shape[1] or 96
+    if normalisations:
+        model(module.preprocess_input(pictures(size).astype("float32")), training=True)
     return model
 
 

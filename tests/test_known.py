@@ -1,0 +1,69 @@
+"""Known against a plain dict, and digests that never confuse two rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore.known import CHANGED, DIGEST, NEW, Known, contains, pair_digests, text_digests
+
+# few distinct digests, so that lookups hit; zero bytes at the end must count
+digests = st.sampled_from([bytes([i]) + tail for i in range(4) for tail in (b"\0" * 15, b"\0" * 14 + b"\1", b"\xff" * 15)])
+tables = st.dictionaries(digests, st.tuples(digests, st.integers(2, 5)))
+texts = st.none() | st.text(max_size=4) | st.sampled_from(["", "-", "1:a", "0:", "é", "-0:"])
+int64 = st.integers(-(2**63), 2**63 - 1)
+
+
+def array(values: list[bytes]) -> np.ndarray:
+    return np.array(values, DIGEST)
+
+
+@given(tables, st.lists(st.tuples(digests, digests)), st.integers(0, 12))
+def test_lookup_is_a_dict(table: dict[bytes, tuple[bytes, int]], asked: list[tuple[bytes, bytes]], cut: int) -> None:
+    rows = list(table.items())
+    parts = [
+        (array([k for k, _ in part]), array([v for _, (v, _) in part]), np.array([s for _, (_, s) in part], np.uint8))
+        for part in (rows[:cut], rows[cut:])
+    ]
+    known = Known.from_parts(iter(parts))
+    answers = known.lookup(array([k for k, _ in asked]), array([v for _, v in asked]))
+    expected = [NEW if k not in table else table[k][1] if table[k][0] == v else CHANGED for k, v in asked]
+    assert answers.tolist() == expected
+    assert len(known) == len(table)
+
+
+def test_nothing_is_known_of_nothing() -> None:
+    assert Known.from_parts([]).lookup(array([b"a"]), array([b"b"])).tolist() == [NEW]
+
+
+@given(st.sets(digests), st.lists(digests))
+def test_contains_is_a_set(there: set[bytes], asked: list[bytes]) -> None:
+    assert contains(np.sort(array(list(there))), array(asked)).tolist() == [k in there for k in asked]
+
+
+@given(st.lists(st.tuples(texts, texts, texts), min_size=2, max_size=2))
+def test_text_digests_are_injective(pair: list[tuple[str | None, ...]]) -> None:
+    first, second = text_digests(pair)
+    assert (first == second) == (pair[0] == pair[1])
+
+
+@given(st.lists(texts, min_size=2, max_size=2))
+def test_single_texts_are_injective(pair: list[str | None]) -> None:
+    first, second = text_digests(pair)
+    assert (first == second) == (pair[0] == pair[1])
+
+
+def test_none_is_not_the_empty_string() -> None:
+    rows = [(None, None), ("", ""), (None, ""), ("", None), ("0:", None), ("-", ""), ("ab", "c"), ("a", "bc")]
+    assert len(set(text_digests(rows).tolist())) == len(rows)
+    assert text_digests([]).shape == (0,)
+
+
+@given(st.lists(st.tuples(int64, int64), min_size=1))
+def test_pair_digests_are_exact(pairs: list[tuple[int, int]]) -> None:
+    first, second = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    digests = pair_digests(first, second)
+    assert digests.dtype == DIGEST
+    back = np.frombuffer(digests.tobytes(), "<i8").reshape(-1, 2)
+    assert back.tolist() == [list(pair) for pair in pairs]

@@ -1,0 +1,171 @@
+"""Arrow conversions keep every byte, and a checksum notices what is changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.dataset import hex_ids
+from featurestore.errors import StoreCorrupt
+from featurestore.schema import (
+    KEY_BYTES,
+    SPEC_KEY,
+    checksums,
+    features_batch,
+    features_schema,
+    key_array,
+    keys_of,
+    spec_of,
+    vectors_of,
+)
+from featurestore.spec import FeatureSpec, Preprocessing
+
+SPEC = FeatureSpec("fake", "0" * 64, Preprocessing(32, "lite"), "top", "avg", 5)
+DTYPES = ("float16", "float32")
+# any bytes are a valid row: NaNs, infinities and negative zeros included
+digests = st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES) | st.integers(0, KEY_BYTES).flatmap(
+    lambda zeros: st.binary(min_size=KEY_BYTES - zeros, max_size=KEY_BYTES - zeros).map(lambda b: b + b"\0" * zeros)
+)
+rows = st.tuples(st.sampled_from(DTYPES), st.integers(1, 9)).flatmap(
+    lambda kind: st.tuples(
+        digests,
+        st.integers(-(2**15), 2**15 - 1),
+        st.binary(min_size=(size := np.dtype(kind[0]).itemsize * kind[1]), max_size=size).map(
+            lambda raw: np.frombuffer(raw, kind[0])[None]
+        ),
+    )
+)
+
+
+def key(digest: bytes) -> np.ndarray:
+    return np.frombuffer(digest, f"S{KEY_BYTES}")
+
+
+def checksum(digest: bytes, view: int, vector: np.ndarray) -> int:
+    return int(checksums(key(digest), np.array([view], np.int16), vector)[0])
+
+
+def flipped(raw: bytes, bit: int) -> bytes:
+    data = bytearray(raw)
+    data[bit // 8] ^= 1 << bit % 8
+    return bytes(data)
+
+
+@given(rows, st.data())
+def test_any_single_bit_is_noticed(row: tuple[bytes, int, np.ndarray], data: st.DataObject) -> None:
+    digest, view, vector = row
+    intact = checksum(digest, view, vector)
+    raw = vector.tobytes()
+    bit = data.draw(st.integers(0, 8 * KEY_BYTES - 1))
+    assert checksum(flipped(digest, bit), view, vector) != intact
+    bit = data.draw(st.integers(0, 15))
+    other_view = int(np.frombuffer(flipped(np.int16(view).tobytes(), bit), np.int16)[0])
+    assert checksum(digest, other_view, vector) != intact
+    bit = data.draw(st.integers(0, 8 * len(raw) - 1))
+    assert checksum(digest, view, np.frombuffer(flipped(raw, bit), vector.dtype)[None]) != intact
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_two_bits_are_noticed(dtype: str) -> None:
+    """All pairs of a small row, two sign bits among them: words as wide as the modulus would let those pass."""
+    vector = np.arange(1, 13, dtype=dtype)[None]
+    raw = vector.tobytes()
+    pairs = [(a, b) for a in range(8 * len(raw)) for b in range(a)]
+    changed = np.frombuffer(b"".join(flipped(flipped(raw, a), b) for a, b in pairs), dtype).reshape(-1, 12)
+    keys = np.repeat(key(bytes(range(KEY_BYTES))), len(pairs))
+    views = np.zeros(len(pairs), np.int16)
+    assert not (checksums(keys, views, changed) == checksum(bytes(range(KEY_BYTES)), 0, vector)).any()
+
+
+@given(rows, st.data())
+def test_swapped_vectors_are_noticed(row: tuple[bytes, int, np.ndarray], data: st.DataObject) -> None:
+    digest, view, vector = row
+    other_digest = data.draw(digests.filter(lambda other: other != digest))
+    size = vector.nbytes
+    other = data.draw(st.binary(min_size=size, max_size=size).filter(lambda raw: raw != vector.tobytes()))
+    assert checksum(digest, view, np.frombuffer(other, vector.dtype)[None]) != checksum(digest, view, vector)
+    assert checksum(other_digest, view, vector) != checksum(digest, view, vector)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 1280])
+def test_zeros_do_not_match_zeros(dtype: str, width: int) -> None:
+    """A zero-filled page must not look like an intact row of zeros."""
+    assert checksum(b"\0" * KEY_BYTES, 0, np.zeros((1, width), dtype)) != 0
+
+
+@given(rows, st.integers(2, 20))
+def test_a_row_does_not_depend_on_its_batch(row: tuple[bytes, int, np.ndarray], n: int) -> None:
+    digest, view, vector = row
+    sums = checksums(np.repeat(key(digest), n), np.full(n, view, np.int16), np.repeat(vector, n, axis=0))
+    assert sums.tolist() == [checksum(digest, view, vector)] * n
+
+
+def test_checksum_is_pinned() -> None:
+    """If this fails, every stored row would look damaged."""
+    digest = bytes(range(KEY_BYTES))
+    assert checksum(digest, 0, np.arange(5, dtype=np.float16)[None]) == 7848472477108629837
+    assert checksum(digest, -3, np.arange(5, dtype=np.float32)[None]) == 17521349514066457860
+
+
+@settings(deadline=None)
+@given(
+    st.lists(digests, max_size=12, unique=True),
+    st.sampled_from(DTYPES),
+    st.integers(1, 9),
+    st.integers(-5, 5),
+    st.integers(0, 2**32 - 1),
+)
+def test_batch_round_trip(found: list[bytes], dtype: str, width: int, view: int, seed: int) -> None:
+    schema = features_schema(replace(SPEC, dtype=dtype, width=width))
+    keys = np.array(found, f"S{KEY_BYTES}")
+    vectors = np.random.default_rng(seed).normal(size=(len(keys), width)).astype(np.float32)
+    batch = features_batch(schema, keys, vectors, "run", view)
+    assert batch.schema.equals(schema, check_metadata=True)
+    assert batch.column("sha256").to_pylist() == found
+    assert [k.hex() for k in found] == hex_ids(keys_of(batch.column("sha256"))).tolist()
+    stored = vectors_of(batch.column("vector"))
+    assert stored.dtype == dtype and np.array_equal(stored, vectors.astype(dtype))
+    sums = checksums(keys_of(batch.column("sha256")), batch.column("view").to_numpy(), stored)
+    assert np.array_equal(sums, batch.column("checksum").to_numpy())
+    assert batch.column("view").to_pylist() == [view] * len(found)
+    assert batch.column("run_id").to_pylist() == ["run"] * len(found)
+
+
+@given(st.lists(digests, max_size=12), st.integers(0, 12), st.integers(0, 12))
+def test_keys_survive_arrow(found: list[bytes], start: int, length: int) -> None:
+    """Digests that end in zero bytes keep them; slices and chunks too."""
+    array = key_array(np.array(found, f"S{KEY_BYTES}"))
+    assert array.to_pylist() == found
+    assert array.type == pa.binary(KEY_BYTES)
+    part = keys_of(array.slice(start, length))
+    assert key_array(part).to_pylist() == found[start : start + length]
+    chunked = keys_of(pa.chunked_array([array.slice(start, length), array], array.type))
+    assert key_array(chunked).to_pylist() == found[start : start + length] + found
+    assert len(keys_of(pa.chunked_array([], array.type))) == 0
+
+
+def test_vectors_of_slices() -> None:
+    batch = features_batch(
+        features_schema(SPEC), np.array([b"a", b"b", b"c"], "S32"), np.arange(15.0).reshape(3, 5), "r"
+    )
+    assert np.array_equal(vectors_of(batch.slice(1, 1).column("vector")), [[5, 6, 7, 8, 9]])
+
+
+def test_schema_carries_the_spec() -> None:
+    assert spec_of(features_schema(SPEC)) == SPEC
+    for dtype in DTYPES:
+        assert features_schema(replace(SPEC, dtype=dtype)).field("vector").type == pa.list_(
+            pa.from_numpy_dtype(np.dtype(dtype)), SPEC.width
+        )
+
+
+@pytest.mark.parametrize("metadata", [None, {b"other": b"x"}, {SPEC_KEY: b"{}"}, {SPEC_KEY: b"\xff\xfe"}])
+def test_schema_without_a_spec_is_corrupt(metadata: dict[bytes, bytes] | None) -> None:
+    with pytest.raises(StoreCorrupt, match="feature spec"):
+        spec_of(features_schema(SPEC).with_metadata(metadata))

@@ -1,0 +1,130 @@
+"""FeatureSpec: every field is part of the identity, and the identity never drifts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore.errors import FormatError, StoreCorrupt
+from featurestore.spec import FORMAT_VERSION, FeatureSpec, Preprocessing
+
+SPEC = FeatureSpec(
+    backbone="efficientnet-lite0",
+    weights_sha256="ab" * 32,
+    preprocessing=Preprocessing(input_size=224, normalization="lite"),
+    layer="top",
+    pooling="avg",
+    width=1280,
+)
+
+
+def changed(value: Any) -> Any:
+    return value + 1 if isinstance(value, int) else value + "x"
+
+
+def variants() -> dict[str, FeatureSpec]:
+    """SPEC with one field changed, for every field there is, those of nested dataclasses too."""
+    found = {}
+    for field in fields(SPEC):
+        value = getattr(SPEC, field.name)
+        if is_dataclass(value):
+            for inner in fields(value):
+                other = replace(value, **{inner.name: changed(getattr(value, inner.name))})
+                found[f"{field.name}.{inner.name}"] = replace(SPEC, **{field.name: other})
+        else:
+            found[field.name] = replace(SPEC, **{field.name: changed(value)})
+    return found
+
+
+def test_every_field_changes_the_fingerprint() -> None:
+    prints = {name: spec.fingerprint() for name, spec in variants().items()}
+    assert len(prints) == len(fields(FeatureSpec)) - 1 + len(fields(Preprocessing))
+    assert len({SPEC.fingerprint(), *prints.values()}) == len(prints) + 1
+
+
+def test_identity_is_pinned() -> None:
+    """If this fails, every store in the world would embed again: raise FORMAT_VERSION on purpose or undo."""
+    assert SPEC.to_json() == (
+        '{"backbone":"efficientnet-lite0","dtype":"float16","format_version":1,"layer":"top","pooling":"avg",'
+        '"precision":"f32","preprocessing":{"crop":"squash","decode":"rgb8-v1","input_size":224,'
+        '"normalization":"lite","resize":"pillow-bilinear"},"weights_sha256":"' + "ab" * 32 + '","width":1280}'
+    )
+    assert SPEC.fingerprint() == "59bba45eba95947dc5f9558bb420487a58762a96e59a699cc3b30e4ff268b7d8"
+    assert SPEC.set_name == "efficientnet-lite0-59bba45e"
+
+
+def test_difference_names_the_field() -> None:
+    for name, other in variants().items():
+        assert name.split(".")[0] in SPEC.difference(other)
+        assert name.split(".")[-1] in SPEC.difference(other)
+    assert SPEC.difference(SPEC) == ""
+
+
+specs = st.builds(
+    FeatureSpec,
+    backbone=st.text(),
+    weights_sha256=st.text(),
+    preprocessing=st.builds(
+        Preprocessing,
+        input_size=st.integers(),
+        normalization=st.text(),
+        crop=st.text(),
+        resize=st.text(),
+        decode=st.text(),
+    ),
+    layer=st.text(),
+    pooling=st.text(),
+    width=st.integers(),
+    precision=st.text(),
+    dtype=st.text(),
+)
+
+
+@given(specs)
+def test_json_round_trip(spec: FeatureSpec) -> None:
+    again = FeatureSpec.from_json(spec.to_json())
+    assert again == spec
+    assert again.fingerprint() == spec.fingerprint()
+
+
+@given(specs, specs)
+def test_equal_fingerprints_mean_equal_specs(a: FeatureSpec, b: FeatureSpec) -> None:
+    assert (a == b) == (a.fingerprint() == b.fingerprint())
+
+
+def test_newer_format_is_refused() -> None:
+    newer = json.loads(SPEC.to_json()) | {"format_version": FORMAT_VERSION + 1, "something": "unheard of"}
+    with pytest.raises(FormatError, match="install a newer penult"):
+        FeatureSpec.from_json(json.dumps(newer))
+
+
+def without(name: str) -> str:
+    return json.dumps({key: value for key, value in json.loads(SPEC.to_json()).items() if key != name})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "17",
+        "{}",
+        '"text"',
+        SPEC.to_json()[:-1],
+        without("width"),
+        without("format_version"),
+        without("preprocessing"),
+        SPEC.to_json().replace('"crop"', '"chop"'),
+        SPEC.to_json().replace('"format_version":1', '"format_version":"1"'),
+        SPEC.to_json().replace('"format_version":1', '"format_version":1,"unknown":0'),
+    ],
+)
+def test_garbage_is_corrupt(text: str) -> None:
+    with pytest.raises(StoreCorrupt, match="Expected: a feature spec"):
+        FeatureSpec.from_json(text)

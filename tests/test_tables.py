@@ -1,0 +1,223 @@
+"""Tables: a commit lands once, whole, or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from featurestore.errors import StoreCorrupt, StoreNotFound
+from featurestore.schema import LABELS
+from featurestore.tables import Table
+from stores import Picture, label_rows
+
+NAMES = LABELS.names
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    made = Table(tmp_path / "labels.lance")
+    made.create(LABELS)
+    return made
+
+
+def rows(run_id: str, uris: range, label_set: str = "default") -> pa.RecordBatch:
+    return label_rows(run_id, [Picture(str(i), None, label=run_id) for i in uris], label_set)
+
+
+def stored(table: Table) -> Counter[tuple[str, str]]:
+    read = table.read(["uri", "run_id"])
+    return Counter(zip(*(read.column(name).to_pylist() for name in ("uri", "run_id")), strict=True))
+
+
+def expected(**runs: range) -> Counter[tuple[str, str]]:
+    return Counter((str(i), run_id) for run_id, uris in runs.items() for i in uris)
+
+
+def test_commit_is_idempotent(table: Table) -> None:
+    staged = table.stage([rows("r1", range(5)), rows("r1", range(5, 9))])
+    assert table.count() == 0 and not table.has_run("r1")
+    before = table.version
+    assert table.commit("r1", staged)
+    after = table.state()
+    assert after["version"] > before and after["rows"] == 9
+    assert not table.commit("r1", staged)
+    assert not table.commit("r1", table.stage([rows("r1", range(50, 60))]))
+    assert table.state() == after
+    assert table.has_run("r1") and stored(table) == expected(r1=range(9))
+
+
+def test_rows_come_back_as_written(table: Table) -> None:
+    batch = label_rows("r1", [Picture("é/'\"", None, None, "val", ""), Picture("", None, "x", None, "g")])
+    table.commit("r1", table.stage([batch]))
+    assert table.read(NAMES).to_pylist() == batch.to_pylist()
+    assert table.schema.equals(LABELS)
+
+
+def test_pinned_version_does_not_move(table: Table) -> None:
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+    pinned = table.version
+    table.commit("r2", table.stage([rows("r2", range(2))]), replaces=pa.array(["0", "1"]))
+    assert table.read(["uri"], version=pinned).num_rows == 3
+    assert sum(batch.num_rows for batch in table.scan(["uri"], "run_id = 'r1'", version=pinned)) == 3
+    assert stored(table) == expected(r2=range(2), r1=range(2, 3))
+
+
+def together(count: int, work: object) -> list[bool]:
+    barrier = Barrier(count)
+
+    def start(number: int) -> bool:
+        barrier.wait()
+        return work(number)  # type: ignore[operator]
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(start, range(count)))
+
+
+def test_same_commit_from_six_threads_lands_once(table: Table) -> None:
+    table.commit("r0", table.stage([rows("r0", range(4))]))
+    staged = table.stage([rows("r1", range(10, 17))])
+    landed = together(6, lambda _: table.commit("r1", staged))
+    assert sorted(landed) == [False] * 5 + [True]
+    assert stored(table) == expected(r0=range(4), r1=range(10, 17))
+
+
+def test_different_runs_from_six_threads_all_land(table: Table) -> None:
+    def work(number: int) -> bool:
+        run_id = f"r{number // 2}"  # each run is committed by two threads
+        return table.commit(run_id, table.stage([rows(run_id, range(number // 2 * 10, number // 2 * 10 + 5))]))
+
+    assert sum(together(6, work)) == 3
+    assert stored(table) == expected(r0=range(5), r1=range(10, 15), r2=range(20, 25))
+
+
+def test_replaces_deletes_exactly_the_old_rows_in_one_version(table: Table) -> None:
+    table.commit("r1", table.stage([rows("r1", range(10))]))
+    table.commit("other", table.stage([rows("other", range(10), "second")]))
+    before = table.version
+    gone = pa.chunked_array([[str(i) for i in range(3, 6)], ["77"]])
+    staged = table.stage([rows("r2", range(3, 8))])
+    assert table.commit("r2", staged, replaces=gone, where="label_set = 'default'")
+    kept = expected(r1=range(3), r2=range(3, 8), other=range(10)) + expected(r1=range(6, 10))
+    assert stored(table) == kept
+    assert table.version == before + 1
+    assert not table.commit("r2", staged, replaces=gone, where="label_set = 'default'")
+    assert stored(table) == kept
+
+
+def test_replaces_every_row_of_a_fragment(table: Table) -> None:
+    table.commit("r1", table.stage([rows("r1", range(4))]))
+    table.commit("r2", table.stage([rows("r2", range(4))]), replaces=pa.array(list("0123")))
+    table.commit("r3", table.stage([rows("r3", range(1, 3))]), replaces=pa.array(list("12")))
+    assert stored(table) == expected(r3=range(1, 3)) + Counter({("0", "r2"): 1, ("3", "r2"): 1})
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [ValueError("a bad batch"), OSError("a lost disk"), Interrupted("ctrl-c")])
+def test_failing_iterator_raises_its_own_error(table: Table, error: BaseException) -> None:
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+    before = table.state()
+
+    def failing() -> Iterator[pa.RecordBatch]:
+        yield rows("r2", range(3))
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        table.stage(failing())
+    assert caught.value is error
+    assert table.state() == before
+    table.commit("r2", table.stage([rows("r2", range(10, 12))]))
+    assert stored(table) == expected(r1=range(3), r2=range(10, 12))
+
+
+def test_staging_nothing_commits_nothing(table: Table) -> None:
+    before = table.state()
+    assert not table.commit("r1", table.stage([]), replaces=pa.array(["0"]))
+    assert not table.commit("r1", table.stage([rows("r1", range(0))]))
+    assert table.state() == before
+
+
+def test_restage_keeps_the_chosen_rows(table: Table) -> None:
+    [staged] = table.stage([rows("r1", range(6)), rows("r1", range(6, 11))])
+    uris = [uri for chunk in table.staged_keys(staged, "uri") for uri in chunk.to_pylist()]
+    assert uris == [str(i) for i in range(11)]
+    keep = pa.array([int(uri) % 3 == 0 for uri in uris])
+    again = table.restage(staged, keep)
+    table.check_staged(again)
+    table.commit("r1", again)
+    assert stored(table) == expected(r1=range(0, 11, 3))
+
+
+def data_file(table: Table) -> Path:
+    [path] = (table.path / "data").iterdir()
+    return path
+
+
+def test_check_staged_passes_intact_files(table: Table) -> None:
+    table.check_staged(table.stage([rows("r1", range(50))]))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "grow", "empty", "remove"])
+def test_check_staged_notices_damage(table: Table, damage: str) -> None:
+    staged = table.stage([rows("r1", range(50))])
+    path = data_file(table)
+    whole = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes({"truncate": whole[:-1], "grow": whole + b"\0", "empty": b""}[damage])
+    with pytest.raises(StoreCorrupt, match=path.name):
+        table.check_staged(staged)
+
+
+def test_create_twice_and_with_another_schema(table: Table) -> None:
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+    table.create(LABELS)
+    assert table.count() == 3
+    other_type = LABELS.set(1, pa.field("label", pa.int64()))
+    for schema in (LABELS.remove(1), LABELS.append(pa.field("x", pa.int8())), other_type):
+        with pytest.raises(StoreCorrupt, match="columns"):
+            table.create(schema)
+    table.check_schema(LABELS)
+
+
+def test_no_table(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFound, match=r"nothing\.lance"):
+        Table(tmp_path / "nothing.lance").count()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 300, b"\0" * 7])
+def test_unreadable_manifest_is_corrupt(table: Table, damage: bytes) -> None:
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+    newest(table).write_bytes(damage)
+    with pytest.raises(StoreCorrupt, match=r"labels\.lance"):
+        table.count()
+
+
+def newest(table: Table) -> Path:
+    return min((table.path / "_versions").glob("*.manifest"))  # names count down
+
+
+def test_newest_manifest_is_the_smallest_name(table: Table) -> None:
+    first = newest(table)
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+    assert newest(table) < first
+
+
+def test_conditions_and_columns(table: Table) -> None:
+    table.commit("r1", table.stage([rows("r1", range(20)), rows("r1", range(5), "second")]))
+    assert table.count("label_set = 'second'") == 5
+    read = table.read(["label_set", "uri"], "label_set = 'default'")
+    assert read.schema.names == ["label_set", "uri"] and read.num_rows == 20
+    assert pc.count_distinct(read.column("uri")).as_py() == 20
+    batches = list(table.scan(["uri"], batch_rows=4))
+    assert max(batch.num_rows for batch in batches) <= 4 and sum(batch.num_rows for batch in batches) == 25
