@@ -79,8 +79,8 @@ class FeatureStore:
         """
         path = Path(path)
         if not (path / "penult.json").exists():
-            if path.is_dir() and any(p.name not in _BEFORE_FIRST_COMMIT for p in path.iterdir()):
-                raise UsageError(f"{path} is not a penult store and not empty: name another folder with --store.")
+            if path.is_file() or (path.is_dir() and any(p.name not in _BEFORE_FIRST_COMMIT for p in path.iterdir())):
+                raise UsageError(f"{path} is not a penult store and not an empty folder: name another with --store.")
             path.mkdir(parents=True, exist_ok=True)
             (path / "features").mkdir(exist_ok=True)
             Table(path / "catalog.lance").create(CATALOG)

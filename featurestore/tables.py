@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +225,9 @@ class Table:
             folder = self.path / name
             if folder.is_dir():
                 for path in folder.iterdir():
-                    if path.stat().st_mtime_ns >= since_ns - CLOCK_SLACK_NS:
-                        fsync(path)
+                    with suppress(FileNotFoundError):  # another writer's temporary file
+                        if path.stat().st_mtime_ns >= since_ns - CLOCK_SLACK_NS:
+                            fsync(path)
                 fsync(folder)
         fsync(self.path)
 

@@ -123,7 +123,7 @@ def _fit_all(
     progress: Progress | None,
 ) -> list[tuple[dict[str, Any], Head | None]]:
     """Fit the candidates side by side; return a row and a head, or None, for each, in their order."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     cpus = os.cpu_count() or 1
     workers = min(cpus, 4)

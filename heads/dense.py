@@ -63,7 +63,6 @@ def fit_dense(
             {"class_name": optimizer, "config": {"learning_rate": learning_rate}},
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,  # compiling takes longer than training
     )
 
     weights = np.ones(len(problem.y))

@@ -87,7 +87,7 @@ TABLE = {row[0]: Backbone(*row) for row in (
     ("MobileNetV2", "mobilenet_v2", 224, 1280, "tf", "out_relu", f"mobilenet_v2{KERNELS}_1.0_224_no_top.h5"),
     ("MobileNetV3Large", "mobilenet_v3", 224, 960, "model", "activation_19", "weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5"),  # noqa: E501
     ("MobileNetV3Small", "mobilenet_v3", 224, 576, "model", "activation_17", "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5"),  # noqa: E501
-    ("NASNetLarge", "nasnet", 331, 4032, "tf", "activation_262", "nasnet_large_no_top.h5"),
+    ("NASNetLarge", "nasnet", 331, 4032, "tf", "activation_259", "nasnet_large_no_top.h5"),
     ("NASNetMobile", "nasnet", 224, 1056, "tf", "activation_187", "nasnet_mobile_no_top.h5"),
     ("ResNet50", "resnet", 224, 2048, "caffe", "conv5_block3_out", f"resnet50{KERNELS}_notop.h5"),
     ("ResNet101", "resnet", 224, 2048, "caffe", "conv5_block3_out", f"resnet101{KERNELS}_notop.h5"),

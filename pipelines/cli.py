@@ -19,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
     help="Embed an image corpus once with a frozen CNN, keep the features, train and compare heads in seconds.",
     epilog="Exit codes: 0 done, 1 an error, 2 usage, 3 more failures than --max-failure-rate, 75 the store is locked.",
 )
@@ -61,7 +62,7 @@ def demo(
     show.say(
         f"\nThe store is {store}. Try:\n"
         f"  penult status --store {store}\n"
-        f"  penult predict {corpus / '7' / '0007.png'} --head {compared['winner']['head_id']} --store {store}"
+        f"  penult predict {corpus / '7' / '0007.png'} --store {store}"
     )
     _print_json(as_json, {"embed": embedded.to_json(), "compare": compared})
 
@@ -91,7 +92,10 @@ def embed(
     runner: Annotated[str, typer.Option(help="Beam runner: FnApiRunner or FlinkRunner.")] = "FnApiRunner",
     as_json: Json = False,
 ) -> None:
-    """Embed what the store lacks of a corpus; a second run embeds nothing."""
+    """Embed what the store lacks of a corpus.
+
+    A second run over the same files embeds nothing. Files that cannot be read become rows that say why.
+    """
     from pipelines import show
     from pipelines.embed import EmbedOptions
     from pipelines.embed import embed as run
@@ -121,7 +125,10 @@ def embed(
 
 @app.command()
 def status(store: Store, as_json: Json = False) -> None:
-    """Say what the store holds: sets, coverage, failures, labels, runs, bytes."""
+    """Say what the store holds.
+
+    Feature sets with their coverage, images, failures by reason, labels, runs, bytes on disk.
+    """
     from featurestore.status import status as count
     from featurestore.store import FeatureStore
     from pipelines import show
@@ -138,7 +145,10 @@ def label(
     label_set: LabelSet = "default",
     as_json: Json = False,
 ) -> None:
-    """Import labels, splits and groups; nothing is embedded."""
+    """Import labels, splits and groups.
+
+    Nothing is embedded. Images that the file does not name keep what they have.
+    """
     from pipelines import show
     from pipelines.labels import import_labels
 
@@ -161,7 +171,10 @@ def train(
     split_seed: SplitSeed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train one head on stored features and score it on the test split."""
+    """Train one head on stored features.
+
+    It is scored on the test split and kept under the run's id.
+    """
     from pipelines import show
     from pipelines.fit import FitData, train_head
 
@@ -184,7 +197,10 @@ def compare(
     split_seed: SplitSeed = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare many heads on validation, score the winner once on test, write a report."""
+    """Compare many heads and write a report.
+
+    Heads are ranked on the validation split; the winner alone is scored, once, on the test split, and kept.
+    """
     from pipelines import show
     from pipelines.fit import FitData, compare_heads
 
@@ -200,17 +216,20 @@ def compare(
 def predict(
     images: Annotated[list[str], typer.Argument(help="Picture files.")],
     store: Store,
-    head: Annotated[str, typer.Option(help="Id of a trained head; see `penult runs`.")],
+    head: Annotated[str | None, typer.Option(help="Id of a trained head; else the newest of `penult runs`.")] = None,
     top: Annotated[int, typer.Option(help="How many labels to give.")] = 5,
     weights: Annotated[str | None, typer.Option(help="The backbone's weights file, where it has moved.")] = None,
     engine: Engine = "openvino",
     as_json: Json = False,
 ) -> None:
-    """Label pictures with a trained head, embedding only what the store lacks."""
+    """Label pictures with a trained head.
+
+    Only what the store lacks is embedded; nothing is written.
+    """
     from pipelines import show
     from pipelines.predict import predict as run
 
-    predictions = run(images, head, store, top=top, weights=weights, engine=engine)
+    predictions = run(images, store, head, top=top, weights=weights, engine=engine)
     show.predicted(predictions)
     _print_json(as_json, [prediction.to_json() for prediction in predictions])
     failed = [p for p in predictions if p.error]
@@ -222,7 +241,7 @@ def predict(
 def backbones(
     name: Annotated[str | None, typer.Argument(help="A backbone, to list its layers.")] = None, as_json: Json = False
 ) -> None:
-    """List the backbones, or one backbone's layers with their shapes."""
+    """List the backbones, or one's layers."""
     from pipelines import backbones as known
     from pipelines import show
 
@@ -236,7 +255,7 @@ def backbones(
 
 @app.command()
 def heads(as_json: Json = False) -> None:
-    """List the families of heads with their parameters."""
+    """List the families of heads."""
     from heads.registry import FAMILIES
     from pipelines import show
 
@@ -247,7 +266,10 @@ def heads(as_json: Json = False) -> None:
 
 @app.command()
 def runs(store: Store, as_json: Json = False) -> None:
-    """List the store's runs; a train or compare run's id is its head's id."""
+    """List the store's runs.
+
+    The id of a train or compare run is the id of its head.
+    """
     from featurestore.store import FeatureStore
     from pipelines import show
 

@@ -143,7 +143,7 @@ def measure(data: bytes) -> tuple[int, int, str]:
         ImageError: as ``decode``, as far as a header can tell.
     """
     try:
-        header = _header(data)
+        header, _ = _header(data)
         return header.width, header.height, header.format
     except Exception as error:
         raise _image_error(error) from error
@@ -174,13 +174,12 @@ def thumbnail(data: bytes, side: int = 160) -> bytes:
 
 def _load(data: bytes, target: int) -> _Loaded:
     """Check the header, then decode to RGB; a JPEG may come out reduced, but not below twice the target."""
-    header = _header(data)
-    rgb = _jpeg_to_rgb(data, header.image, target) if header.format == "jpeg" else _to_rgb(header.image)
-    return header._replace(image=rgb)
+    header, image = _header(data)
+    return header._replace(image=_jpeg_to_rgb(data, image, target) if header.format == "jpeg" else _to_rgb(image))
 
 
-def _header(data: bytes) -> _Loaded:
-    """Open a picture and check its size; the image is not decoded yet."""
+def _header(data: bytes) -> tuple[_Loaded, ImageFile.ImageFile]:
+    """Open a picture and check its size; nothing is decoded yet."""
     _quieten_pillow()
     name, image = _open(data)
     width, height = image.size
@@ -192,7 +191,7 @@ def _header(data: bytes) -> _Loaded:
     turn = None if name == "tiff" else _turn(image)
     if turn in _SIDEWAYS:
         width, height = height, width
-    return _Loaded(image, turn, width, height, name)
+    return _Loaded(image, turn, width, height, name), image
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

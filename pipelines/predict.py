@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.errors import ImageError, SpecMismatch, UsageError
+from featurestore.errors import ImageError, SpecMismatch, StoreNotFound, UsageError
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads import artifact
@@ -39,8 +39,8 @@ class Prediction:
 
 def predict(
     pictures: list[str],
-    head_id: str,
     store: str | Path,
+    head_id: str | None = None,
     *,
     top: int = 5,
     weights: str | None = None,
@@ -50,8 +50,8 @@ def predict(
 
     Args:
         pictures: paths or ``file://`` URIs.
-        head_id: of a trained head in the store.
         store: the store's folder.
+        head_id: of a trained head in the store; else the newest.
         top: how many labels to give with their probabilities.
         weights: the backbone's weights file, where the run that embedded the set used one that has moved.
         engine: that embeds what the store lacks.
@@ -63,7 +63,7 @@ def predict(
     if top < 1:
         raise UsageError(f"Expected: --top of at least 1. Got: {top}.")
     opened = FeatureStore(store)
-    head, meta = artifact.load(opened.run_folder(head_id))
+    head, meta = artifact.load(opened.run_folder(head_id or newest_head(opened)))
     feature_set = meta["feature_set"]
     opened.require(feature_set, meta["fingerprint"])
     spec = opened.spec(feature_set)
@@ -81,6 +81,18 @@ def predict(
         predictions[i].top = [(str(head.classes[c]), float(row[c])) for c in order]
         predictions[i].label, predictions[i].probability = predictions[i].top[0]
     return predictions
+
+
+def newest_head(store: FeatureStore) -> str:
+    """Id of the head that was trained last.
+
+    Raises:
+        StoreNotFound: the store has none.
+    """
+    heads = [run.run_id for run in store.runs() if run.kind in ("train", "compare")]
+    if not heads:
+        raise StoreNotFound(f"{store.path} has no head yet: run `penult compare --store {store.path}` first.")
+    return heads[-1]
 
 
 def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) -> Tap:

@@ -53,8 +53,10 @@ def journal(
         for shard in shards:
             rows = [{"uri": p.uri, "size": 1, "mtime_ns": 1, "offset": -1, "replaces": p.replaces} for p in shard]
             writer.write_batch(pa.RecordBatch.from_pylist(rows, PLAN))
+    labelled = [p for shard in shards for p in shard if p.label or p.split]
     with staging.writer("labels", LABELS) as writer:
-        writer.write_batch(label_rows(run_id, [p for shard in shards for p in shard if p.label or p.split]))
+        if labelled:
+            writer.write_batch(label_rows(run_id, labelled))
     for number, shard in enumerate(shards[:finished]):
         contents = list(dict.fromkeys(p.content for p in shard if p.content is not None))
         batches = [feature_rows(table.schema, run_id, contents)] if contents else []

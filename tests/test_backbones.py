@@ -263,6 +263,18 @@ def test_pooling(mobilenet):
     np.testing.assert_array_equal(features(replace(tap, pooling="max")), maps.max((1, 2)))
 
 
+def test_torch_normalization(folder):
+    """The first layers of DenseNet; tests/test_engines.py compares the other normalizations, end to end."""
+    keras = backbones.keras_module()
+    network = keras.applications.DenseNet121(weights=None, include_top=False, input_shape=(64, 64, 3))
+    network.save_weights(folder / "dense.weights.h5")
+    pictures = seeded.pictures(64)
+    head = keras.Model(network.input, network.get_layer("conv1_relu").output)
+    expected = head(keras.applications.densenet.preprocess_input(pictures.astype("float32"))).numpy()
+    tap = resolve("DenseNet121", folder / "dense.weights.h5", "conv1_relu", "none", 64)
+    np.testing.assert_allclose(features(tap, 64), expected.reshape(6, -1), rtol=1e-3, atol=1e-4)
+
+
 def test_frozen_means_frozen(mobilenet):
     model = build(resolve("MobileNet", mobilenet, input_size=96))
     assert model.trainable_weights == [] and len(model.weights) > 100

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from featurestore.known import CHANGED, DIGEST, NEW, Known, contains, pair_digests, text_digests
 
 # few distinct digests, so that lookups hit; zero bytes at the end must count
-digests = st.sampled_from([bytes([i]) + tail for i in range(4) for tail in (b"\0" * 15, b"\0" * 14 + b"\1", b"\xff" * 15)])
+digests = st.sampled_from(
+    [bytes([i]) + tail for i in range(4) for tail in (b"\0" * 15, b"\0" * 14 + b"\1", b"\xff" * 15)]
+)
 tables = st.dictionaries(digests, st.tuples(digests, st.integers(2, 5)))
 texts = st.none() | st.text(max_size=4) | st.sampled_from(["", "-", "1:a", "0:", "é", "-0:"])
 int64 = st.integers(-(2**63), 2**63 - 1)

@@ -113,6 +113,8 @@ def test_assignment_is_pinned() -> None:
     """If this fails, test pictures of existing stores would be trained on."""
     pinned = [bytes([i]) * 32 for i in range(16)] + [b"group:a", b"group:b", b"group:c", b""]
     assert "".join(split[1] for split in assign(pinned, [None] * 20)) == "rrarrrarrrrrrrrrrrar"
-    assert "".join(split[1] for split in assign(pinned, [None] * 20, seed=7, val=0.3, test=0.3)) == "reeeaerreearaerrrrra"
+    assert (
+        "".join(split[1] for split in assign(pinned, [None] * 20, seed=7, val=0.3, test=0.3)) == "reeeaerreearaerrrrra"
+    )
     assert place(b"\x00" * 32) == 0.6299085342998937
     assert place(b"group:a", seed=1) == 0.04785768020462566

@@ -11,11 +11,11 @@ from threading import Barrier
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from stores import Picture, label_rows
 
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.schema import LABELS
 from featurestore.tables import Table
-from stores import Picture, label_rows
 
 NAMES = LABELS.names
 

@@ -1,0 +1,699 @@
+"""The store: opened only if intact, committed exactly once, read back as written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from stores import SPEC, Picture, commit, journal, key, label_rows, pictures, vector
+
+from featurestore import store as store_module
+from featurestore.errors import (
+    FormatError,
+    HeadError,
+    SpecMismatch,
+    StoreCorrupt,
+    StoreLocked,
+    StoreNotFound,
+    UsageError,
+)
+from featurestore.known import CHANGED, NEW, pair_digests, text_digests
+from featurestore.runs import RunRecord, library_versions, new_run_id
+from featurestore.schema import keys_of, vectors_of
+from featurestore.spec import Preprocessing
+from featurestore.splits import TEST, TRAIN, VAL
+from featurestore.staging import Staging, pending
+from featurestore.status import status
+from featurestore.store import EMBEDDED, FAILED_BEFORE, FEW_KEYS, NOT_IN_SET, FeatureStore
+from featurestore.tables import Table
+
+NAME = SPEC.set_name
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore.create(tmp_path / "store")
+
+
+@pytest.fixture
+def filled(store: FeatureStore) -> FeatureStore:
+    commit(store, "r1", pictures(range(60)))
+    return store
+
+
+def uris(table: Table) -> list[str]:
+    return sorted(table.read(["uri"]).column("uri").to_pylist())
+
+
+def contents(store: FeatureStore, name: str = NAME) -> list[bytes]:
+    return sorted(keys_of(store.table(name).read(["sha256"]).column("sha256")).tolist())
+
+
+def expected_rows(ids: np.ndarray, width: int = SPEC.width) -> np.ndarray:
+    rows = np.stack([vector(bytes.fromhex(i), width) for i in ids])
+    return rows.astype(np.float16).astype(np.float32)
+
+
+# -- open ----------------------------------------------------------------------------------------------------------
+
+
+def test_create_is_repeatable(tmp_path: Path) -> None:
+    made = FeatureStore.create(tmp_path / "a" / "b")
+    commit(made, "r1", pictures(range(3)))
+    assert FeatureStore.create(tmp_path / "a" / "b").catalog.count() == 3
+    assert FeatureStore(str(tmp_path / "a" / "b")).sets() == [NAME]
+
+
+def test_create_uses_an_empty_folder_and_completes_a_half_made_store(tmp_path: Path) -> None:
+    assert FeatureStore.create(tmp_path).sets() == []
+    (tmp_path / "penult.json").unlink()
+    assert FeatureStore.create(tmp_path).catalog.count() == 0
+
+
+def test_create_refuses_a_foreign_folder(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(UsageError, match="not a penult store"):
+        FeatureStore.create(tmp_path)
+    with pytest.raises(UsageError, match="not a penult store"):
+        FeatureStore.create(tmp_path / "holiday.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_no_store(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(StoreNotFound, match="penult embed"):
+            FeatureStore(path)
+
+
+def test_newer_format_is_refused(store: FeatureStore) -> None:
+    header = store.path / "penult.json"
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"format_version": 2}))
+    with pytest.raises(FormatError, match="newer penult"):
+        FeatureStore(store.path)
+
+
+def test_damaged_header_is_corrupt(store: FeatureStore) -> None:
+    (store.path / "penult.json").write_bytes(b"\0" * 100)
+    with pytest.raises(StoreCorrupt, match=r"penult\.json"):
+        FeatureStore(store.path)
+
+
+def tables_of(store: FeatureStore) -> dict[str, Table]:
+    return {"catalog": store.catalog, "labels": store.labels, "features": store.table(NAME)}
+
+
+@pytest.mark.parametrize("name", ["catalog", "labels", "features"])
+@pytest.mark.parametrize("loss", ["zeros", "lost", "everything"])
+def test_lost_version_is_noticed(filled: FeatureStore, name: str, loss: str) -> None:
+    table = tables_of(filled)[name]
+    manifests = sorted((table.path / "_versions").glob("*.manifest"))
+    if loss == "zeros":  # what a power cut leaves of a file that was not flushed
+        manifests[0].write_bytes(b"\0" * manifests[0].stat().st_size)
+    elif loss == "lost":
+        manifests[0].unlink()
+    else:
+        table.path.rename(filled.path / "staging" / "away")
+    with pytest.raises(StoreCorrupt, match=table.path.name.replace(".", r"\.")):
+        FeatureStore(filled.path)
+
+
+# -- lock ----------------------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from featurestore.store import FeatureStore
+with FeatureStore(sys.argv[1]).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_lock_of_another_process_is_released_by_its_death(store: FeatureStore) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(store.path)], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            with pytest.raises(StoreLocked, match=f"process {holder.pid} ") as caught, store.lock():
+                pass
+            assert caught.value.exit_code == 75
+        finally:
+            holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with store.lock():
+            pass
+
+
+def test_lock_within_one_process(store: FeatureStore) -> None:
+    with store.lock(), pytest.raises(StoreLocked, match=f"process {os.getpid()} "), FeatureStore(store.path).lock():
+        pass
+    with pytest.raises(ZeroDivisionError), store.lock():
+        raise ZeroDivisionError
+    with store.lock():
+        pass
+
+
+# -- sets ----------------------------------------------------------------------------------------------------------
+
+
+def test_resolve(store: FeatureStore) -> None:
+    with pytest.raises(StoreNotFound, match="no features yet"):
+        store.resolve()
+    other = replace(SPEC, layer="other")
+    first, second = store.add_set(SPEC), store.add_set(other)
+    assert store.sets() == sorted([first, second])
+    assert store.resolve(first) == first
+    assert store.resolve(first[:-1]) == first
+    for wrong in ("fake", "", "nothing"):
+        with pytest.raises(StoreNotFound, match="Expected: one feature set"):
+            store.resolve(wrong)
+    for spec, run_id in ((SPEC, "r1"), (other, "r2"), (SPEC, "r3")):
+        time.sleep(0.01)
+        commit(store, run_id, pictures([int(run_id[1])]), spec)
+        assert store.resolve() == spec.set_name  # the last one written
+
+
+def test_a_whole_name_wins_over_a_beginning(store: FeatureStore) -> None:
+    store.add_set(SPEC)
+    (store.path / "features" / "fake.lance").mkdir()
+    assert store.resolve("fake") == "fake"
+
+
+def test_add_set_twice(filled: FeatureStore) -> None:
+    before = filled.table(NAME).state()
+    assert filled.add_set(SPEC) == NAME
+    assert filled.table(NAME).state() == before
+    assert filled.spec(NAME) == SPEC
+
+
+def test_add_set_refuses_another_spec_of_that_name(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add_set(SPEC)
+    other = replace(SPEC, preprocessing=Preprocessing(64, "lite"))
+    monkeypatch.setattr(type(SPEC), "set_name", NAME)  # as if eight hex digits collided
+    with pytest.raises(SpecMismatch, match="input_size=64"):
+        store.add_set(other)
+
+
+def test_require(filled: FeatureStore) -> None:
+    filled.require(NAME, SPEC.fingerprint())
+    with pytest.raises(SpecMismatch, match="Expected: features with fingerprint") as caught:
+        filled.require(NAME, replace(SPEC, precision="bf16").fingerprint())
+    assert SPEC.fingerprint()[:12] in str(caught.value)
+
+
+# -- commit --------------------------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def crash_at_commit(monkeypatch: pytest.MonkeyPatch, number: int, after: bool) -> None:
+    """Die before or after the commit of the given number: 0 features, 1 labels, 2 catalog."""
+    real, calls = Table.commit, iter(range(9))
+
+    def commit(self: Table, *args: object, **options: object) -> bool:
+        now = next(calls) == number
+        if now and not after:
+            raise Crash
+        landed = real(self, *args, **options)  # type: ignore[arg-type]
+        if now:
+            raise Crash
+        return landed
+
+    monkeypatch.setattr(Table, "commit", commit)
+
+
+CRASHES = {
+    f"{when} {what}": lambda patch, n=number, a=after: crash_at_commit(patch, n, a)
+    for number, what in enumerate(("features", "labels", "catalog"))
+    for when, after in (("before", False), ("after", True))
+} | {
+    "before the ledger": lambda patch: patch.setattr(store_module, "write_json", crash),
+    "before removing the journal": lambda patch: patch.setattr(Staging, "remove", crash),
+}
+
+
+def crash(*_args: object) -> None:
+    raise Crash
+
+
+@pytest.mark.parametrize("where", CRASHES)
+def test_commit_is_completed_after_a_crash_at_any_step(
+    filled: FeatureStore, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The second run adds 40 files, changes 10 and repeats 5 known contents under new names."""
+    changed = [Picture(str(i), b"new %d" % i, label="d", replaces=True) for i in range(10)]
+    copies = [Picture(f"copy {i}", b"%d" % i, label="abc"[i % 3]) for i in range(20, 25)]
+    rows = changed + pictures(range(60, 100)) + copies + [Picture("bad", None)]
+    with filled.lock(), monkeypatch.context() as patch, pytest.raises(Crash):
+        staging = journal(filled, "r2", [rows[:30], rows[30:]])
+        CRASHES[where](patch)
+        filled.commit(staging)
+    for expected_ids in (["r2"], []):  # the second recovery has nothing to do
+        again = FeatureStore(filled.path)
+        with again.lock():
+            assert again.recover() == expected_ids
+        assert uris(again.catalog) == sorted([str(i) for i in range(100)] + [c.uri for c in copies] + ["bad"])
+        assert uris(again.labels) == sorted([str(i) for i in range(100)] + [c.uri for c in copies])
+        assert contents(again) == sorted([key(b"%d" % i) for i in range(100)] + [key(p.content) for p in changed])
+        labels = {row["uri"]: row["label"] for row in again.label_rows().to_pylist()}
+        assert [labels[str(i)] for i in range(10)] == ["d"] * 10
+        found = {row["uri"]: row["sha256"] for row in again.catalog.read(["uri", "sha256"]).to_pylist()}
+        assert found["3"] == key(b"new 3") and found["13"] == key(b"13") and found["bad"] is None
+        assert pending(again.path) == []
+    FeatureStore(filled.path)
+
+
+def test_only_finished_shards_are_recovered(store: FeatureStore) -> None:
+    rows = pictures(range(30))
+    journal(store, "r1", [rows[:10], rows[10:20], rows[20:]], finished=2)
+    with store.lock():
+        assert store.recover() == ["r1"]
+    assert uris(store.catalog) == sorted(str(i) for i in range(20))
+    assert len(contents(store)) == 20
+    assert store.labels.count() == 30  # labels belong to the plan, not to a shard
+
+
+def test_a_run_that_died_before_its_first_word_is_forgotten(filled: FeatureStore) -> None:
+    (filled.path / "staging" / "r9" / "shards").mkdir(parents=True)
+    with filled.lock():
+        assert filled.recover() == ["r9"]
+    assert pending(filled.path) == []
+
+
+def test_shards_with_the_same_content_embed_it_once(store: FeatureStore) -> None:
+    """Two workers may meet the same bytes at the same time, in one run or in the next."""
+    one = [Picture("a0", b"same"), Picture("a1", b"first")]
+    two = [Picture("b0", b"same"), Picture("b1", b"second"), Picture("b2", b"same")]
+    three = [Picture("c0", b"same")]
+    with store.lock():
+        store.commit(journal(store, "r1", [one, two, three]))
+        store.commit(journal(store, "r2", [[Picture("d0", b"second"), Picture("d1", b"third")]]))
+    assert contents(store) == sorted(map(key, (b"same", b"first", b"second", b"third")))
+    assert uris(store.catalog) == ["a0", "a1", "b0", "b1", "b2", "c0", "d0", "d1"]
+    assert store.to_arrow().num_rows == 4  # every checksum still holds
+
+
+def test_catalog_rows_without_features_are_dropped(store: FeatureStore) -> None:
+    """A shard took a content for embedded by another shard, which then died."""
+    rows = [Picture("0", b"0"), Picture("gone", b"never embedded"), Picture("bad", None)]
+    with store.lock():
+        staging = journal(store, "r1", [rows])
+        entry = json.loads((staging.folder / "shards" / "0.json").read_text())
+        table = store.table(NAME)
+        entry["fragments"] = table.restage(entry["fragments"][0], pa.array([True, False]))
+        (staging.folder / "shards" / "0.json").write_text(json.dumps(entry))
+        store.commit(staging)
+    assert uris(store.catalog) == ["0", "bad"]
+    assert contents(store) == [key(b"0")]
+
+
+def test_commit_refuses_a_damaged_fragment(filled: FeatureStore) -> None:
+    before = {name: table.state() for name, table in tables_of(filled).items()}
+    with filled.lock():
+        staging = journal(filled, "r2", [pictures(range(60, 70))])
+        newest = max((filled.table(NAME).path / "data").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+        newest.write_bytes(newest.read_bytes()[:-1])
+        with pytest.raises(StoreCorrupt, match=newest.name):
+            filled.commit(staging)
+    assert {name: table.state() for name, table in tables_of(filled).items()} == before
+
+
+def test_first_to_finish_a_shard_wins(store: FeatureStore) -> None:
+    staging = journal(store, "r1", [pictures(range(4))])
+    won = staging.entry(0)
+    assert won is not None
+    late = replace(won, rows_file="0.late.arrow", embedded=77)
+    assert staging.finish(late, []) == won
+    assert sorted(p.name for p in (staging.folder / "shards").iterdir()) == ["0.json", "0.rows.arrow"]
+    assert list(staging.entries()) == [won]
+
+
+# -- labels --------------------------------------------------------------------------------------------------------
+
+
+def relabel(store: FeatureStore, run_id: str, rows: list[Picture], label_set: str = "default") -> None:
+    with store.lock():
+        store.commit_labels(run_id, [label_rows(run_id, rows, label_set)])
+
+
+def test_relabelling_replaces_rows_of_its_label_set(filled: FeatureStore) -> None:
+    relabel(filled, "r2", [Picture(str(i), None, "z") for i in range(5)], "second")
+    relabel(filled, "r3", [Picture(str(i), None, "x") for i in range(3)])
+    assert filled.labels.count() == 65
+    assert sorted(filled.dataset().y) == sorted([*"xxx", *("abc"[i % 3] for i in range(3, 60))])
+    assert set(filled.dataset(label_set="second").y) == {"z"}
+    assert len(filled.label_rows("second")) == 5
+    FeatureStore(filled.path)
+
+
+def test_no_labels_make_no_version(filled: FeatureStore) -> None:
+    before = filled.labels.state()
+    with filled.lock():
+        filled.commit_labels("r2", [])
+    assert filled.labels.state() == before
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x' OR 'a' = 'a", "a" * 65, "é/"])
+def test_label_set_names(filled: FeatureStore, name: str) -> None:
+    with pytest.raises(UsageError, match="label set"):
+        filled.dataset(label_set=name)
+
+
+# -- what is known -------------------------------------------------------------------------------------------------
+
+
+def test_known_files(filled: FeatureStore) -> None:
+    other = replace(SPEC, layer="other")
+    commit(filled, "r2", [*pictures([70]), Picture("bad", None)], other)
+
+    def ask(name: str, *files: tuple[str, int, int]) -> list[int]:
+        asked, sizes, mtimes = zip(*files, strict=True)
+        return filled.known_files(name).lookup(text_digests(asked), pair_digests(sizes, mtimes)).tolist()  # type: ignore[arg-type]
+
+    files = [("3", 1, 1), ("70", 1, 1), ("bad", 1, 1), ("3", 2, 1), ("3", 1, 2), ("new", 1, 1)]
+    assert ask(NAME, *files) == [EMBEDDED, NOT_IN_SET, FAILED_BEFORE, CHANGED, CHANGED, NEW]
+    assert ask(other.set_name, *files) == [NOT_IN_SET, EMBEDDED, FAILED_BEFORE, CHANGED, CHANGED, NEW]
+
+
+def test_known_labels(filled: FeatureStore) -> None:
+    def ask(*rows: tuple[str, str | None, str | None, str | None]) -> list[int]:
+        return (
+            filled.known_labels("default")
+            .lookup(text_digests([r[0] for r in rows]), text_digests([r[1:] for r in rows]))
+            .tolist()
+        )
+
+    assert ask(("0", "a", None, None), ("0", "a", "", None), ("0", "b", None, None), ("x", "a", None, None)) == [
+        store_module.LABELLED, CHANGED, CHANGED, NEW,
+    ]  # fmt: skip
+
+
+# -- datasets ------------------------------------------------------------------------------------------------------
+
+
+def test_dataset_is_what_was_written(filled: FeatureStore) -> None:
+    data = filled.dataset()
+    assert (data.feature_set, data.fingerprint, data.excluded) == (NAME, SPEC.fingerprint(), {})
+    assert data.X.dtype == np.float32 and data.X.shape == (60, SPEC.width)
+    assert data.ids.tolist() == sorted(key(b"%d" % i).hex() for i in range(60))
+    assert np.array_equal(data.X, expected_rows(data.ids))
+    assert [data.ids[k] for k in range(60)] == [key(uri.encode()).hex() for uri in data.uris]
+    assert data.y.tolist() == ["abc"[int(uri) % 3] for uri in data.uris]
+
+
+def test_features_of_a_split(filled: FeatureStore) -> None:
+    parts = {split: filled.features(NAME, split) for split in (TRAIN, VAL, TEST)}
+    X, y, ids = filled.features()
+    assert sum(len(part[0]) for part in parts.values()) == len(X) == 60
+    data = filled.dataset()
+    assert np.array_equal(X, data.X) and np.array_equal(y, data.y) and np.array_equal(ids, data.ids)
+    for split, (part_X, part_y, part_ids) in parts.items():
+        assert np.array_equal(part_X, expected_rows(part_ids))
+        assert part_y.tolist() == data.y[data.splits == split].tolist()
+        assert part_ids.tolist() == data.ids[data.splits == split].tolist()
+    assert filled.features(NAME, "train")[0].flags.owndata
+
+
+def test_float32_sets_are_exact(store: FeatureStore) -> None:
+    spec = replace(SPEC, dtype="float32", width=7)
+    commit(store, "r1", pictures(range(20)), spec)
+    X, _, ids = store.features()
+    assert np.array_equal(X, np.stack([vector(bytes.fromhex(i), 7) for i in ids]))
+
+
+def test_digests_with_trailing_zeros_are_found(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    import stores
+
+    real = stores.key
+    monkeypatch.setattr(stores, "key", lambda content: real(content)[: 32 - len(content)] + b"\0" * len(content))
+    rows = [Picture(str(n), b"x" * n, "ab"[n % 2]) for n in range(1, 32)]
+    commit(store, "r1", rows)
+    data = store.dataset()
+    assert data.ids.tolist() == sorted(stores.key(p.content).hex() for p in rows)
+    assert np.array_equal(data.X, expected_rows(data.ids))
+
+
+def test_newest_label_wins(store: FeatureStore) -> None:
+    commit(store, "r1", [Picture("old/0", b"0", "old"), Picture("1", b"1", "one")])
+    commit(store, "r2", [Picture("new/0", b"0", "new")])  # the file was moved to another folder
+    data = store.dataset()
+    assert dict(zip(data.uris, data.y, strict=True)) == {"new/0": "new", "1": "one"}
+    assert data.excluded == {}
+    assert status(store)["differing_labels"]["default"] == {
+        "contents": 1, "ambiguous": 0, "examples": [key(b"0").hex()],
+    }  # fmt: skip
+
+
+def test_copies_labelled_differently_by_one_run_are_ambiguous(store: FeatureStore) -> None:
+    commit(store, "r0", [Picture("z", b"both", "cat"), Picture("y", b"same", "cat")])
+    commit(
+        store,
+        "r1",
+        [
+            Picture("a", b"both", "cat"),
+            Picture("b", b"both", "dog"),
+            Picture("c", b"same", "cat"),
+            Picture("d", b"same", "cat"),
+        ],
+    )
+    data = store.dataset()
+    assert data.ids.tolist() == [key(b"same").hex()] and data.y.tolist() == ["cat"]
+    assert data.excluded == {"ambiguous label": 1}
+    assert status(store)["differing_labels"]["default"] == {
+        "contents": 1, "ambiguous": 1, "examples": [key(b"both").hex()],
+    }  # fmt: skip
+    relabel(store, "r2", [Picture("a", None, "dog")])  # one newer word settles it
+    assert store.dataset().excluded == {} and sorted(store.dataset().y) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("named", "strongest"),
+    [
+        ([TRAIN, VAL], VAL),
+        ([VAL, TRAIN, TEST], TEST),
+        ([None, TRAIN], TRAIN),
+        ([None, VAL], VAL),
+        ([TEST, TRAIN], TEST),
+    ],
+)
+def test_strongest_split_of_copies_wins(store: FeatureStore, named: list[str | None], strongest: str) -> None:
+    copies = [Picture(f"copy{i}", b"same", "a", split) for i, split in enumerate(named)]
+    commit(store, "r1", [*copies, Picture("unnamed", b"other", "b")])
+    data = store.dataset()
+    assert data.splits[data.ids == key(b"same").hex()].tolist() == [strongest]
+
+
+def test_groups_stay_together(store: FeatureStore) -> None:
+    rows = [Picture(str(i), b"%d" % i, "ab"[i % 2], group=f"g{i // 5}") for i in range(300)]
+    commit(store, "r1", rows)
+    data = store.dataset()
+    group = [int(uri) // 5 for uri in data.uris]
+    assert len(set(zip(group, data.splits.tolist(), strict=True))) == 60
+    assert set(data.splits) == {TRAIN, VAL, TEST}
+
+
+def test_adding_pictures_moves_nobody(filled: FeatureStore) -> None:
+    before = filled.dataset()
+    commit(filled, "r2", pictures(range(60, 120)))
+    after = filled.dataset()
+    assert len(after) == 120
+    assert after.splits[np.isin(after.ids, before.ids)].tolist() == before.splits.tolist()
+    other_seed = filled.dataset(seed=1)
+    assert other_seed.splits.tolist() != after.splits.tolist()
+    assert set(filled.dataset(val=0, test=0).splits) == {TRAIN}
+
+
+def test_labels_without_features_are_counted(filled: FeatureStore) -> None:
+    other = replace(SPEC, layer="other")
+    commit(filled, "r2", [*pictures(range(60, 64)), Picture("unlabelled", b"u"), Picture("bad", None, "a")], other)
+    assert len(filled.dataset(NAME)) == 60
+    assert filled.dataset(NAME).excluded == {"no features in this set": 4}
+    data = filled.dataset(other.set_name)
+    assert len(data) == 4 and data.excluded == {"no features in this set": 60}
+    assert np.array_equal(data.X, expected_rows(data.ids))
+
+
+def test_no_labels_is_a_head_error(store: FeatureStore) -> None:
+    commit(store, "r1", [Picture("0", b"0"), Picture("1", b"1", split=TRAIN)])
+    for label_set in ("default", "other"):
+        with pytest.raises(HeadError, match="penult label"):
+            store.dataset(label_set=label_set)
+    with pytest.raises(StoreNotFound):
+        store.dataset("nothing")
+
+
+@pytest.mark.parametrize("asked", [0, 1, 7, FEW_KEYS, FEW_KEYS + 1, 2 * FEW_KEYS])
+def test_vectors_of_few_and_many_keys(store: FeatureStore, asked: int) -> None:
+    """Every second key asked for is in the set; the set holds others too."""
+    commit(store, "r1", pictures(range(2 * FEW_KEYS)))
+    there = [key(b"%d" % i) for i in range(asked)]
+    missing = [key(b"missing %d" % i) for i in range(asked)]
+    keys = np.sort(np.array((there + missing)[::2], "S32")) if asked else np.empty(0, "S32")
+    X, found = store.vectors(NAME, keys)
+    assert X.shape == (len(keys), SPEC.width) and X.dtype == np.float32
+    assert found.tolist() == np.isin(keys, np.array(there, "S32")).tolist()
+    assert not X[~found].any()
+    if found.any():
+        assert np.array_equal(X[found], expected_rows([k.ljust(32, b"\0").hex() for k in keys[found].tolist()]))
+
+
+# -- plain access --------------------------------------------------------------------------------------------------
+
+
+def test_arrow_and_batches_agree(filled: FeatureStore) -> None:
+    commit(filled, "r2", pictures(range(60, 75)))
+    table = filled.to_arrow()
+    assert table.column_names == ["sha256", "view", "vector", "checksum"] and table.num_rows == 75
+    assert table.schema.field("vector").type == pa.list_(pa.float16(), SPEC.width)
+    batches = list(filled.batches(NAME, batch_rows=16))
+    assert max(batch.num_rows for batch in batches) <= 16
+    streamed = {
+        k: v for b in batches for k, v in zip(keys_of(b.column(0)).tolist(), vectors_of(b.column(2)), strict=True)
+    }
+    assert len(streamed) == 75
+    for row in table.to_pylist():
+        assert np.array_equal(streamed[row["sha256"].rstrip(b"\0")], np.array(row["vector"], np.float16))
+        assert np.array_equal(vector(row["sha256"]).astype(np.float16), np.array(row["vector"], np.float16))
+
+
+def test_empty_set_reads_as_empty(store: FeatureStore) -> None:
+    store.add_set(SPEC)
+    assert store.to_arrow().num_rows == 0
+    assert len(store.content_keys(NAME)) == 0
+
+
+def test_plain_lancedb_reads_the_same(filled: FeatureStore) -> None:
+    import lancedb
+
+    table = lancedb.connect(filled.path / "features").open_table(NAME)
+    read = {row["sha256"].hex(): row["vector"] for row in table.to_arrow().to_pylist()}
+    X, _, ids = filled.features()
+    assert sorted(read) == ids.tolist()
+    assert np.array_equal(np.array([read[i] for i in ids], np.float32), X)
+    database = lancedb.connect(filled.path)
+    assert {"catalog", "labels"} <= set(database.list_tables().tables)
+    assert database.open_table("catalog").count_rows() == database.open_table("labels").count_rows() == 60
+
+
+# -- damage --------------------------------------------------------------------------------------------------------
+
+
+def data_files(table: Table) -> list[Path]:
+    return sorted((table.path / "data").iterdir())
+
+
+def test_flipped_bit_in_a_vector_names_the_image(filled: FeatureStore) -> None:
+    [path] = data_files(filled.table(NAME))
+    raw = path.read_bytes()
+    victim = key(b"17")
+    at = raw.index(vector(victim).astype(np.float16).tobytes())
+    for offset in (0, 1, 2 * SPEC.width - 1):
+        damaged = bytearray(raw)
+        damaged[at + offset] ^= 0x10
+        path.write_bytes(damaged)
+        for read in (filled.to_arrow, filled.dataset, lambda: filled.vectors(NAME, np.array([victim], "S32"))):
+            with pytest.raises(StoreCorrupt, match=victim.hex()):
+                read()
+    path.write_bytes(raw)
+    assert len(filled.dataset()) == 60
+
+
+def test_swapped_vectors_are_noticed(filled: FeatureStore) -> None:
+    [path] = data_files(filled.table(NAME))
+    raw = path.read_bytes()
+    one, two = (vector(key(c)).astype(np.float16).tobytes() for c in (b"1", b"2"))
+    path.write_bytes(raw.replace(one, b"?" * len(one)).replace(two, one).replace(b"?" * len(one), two))
+    with pytest.raises(StoreCorrupt, match="wrong checksum"):
+        filled.to_arrow()
+
+
+def test_any_flipped_bit_is_an_error_or_harmless(filled: FeatureStore) -> None:
+    """Anywhere in the file, Lance's own metadata too: right numbers or StoreCorrupt, never wrong numbers."""
+    [path] = data_files(filled.table(NAME))
+    raw, intact = path.read_bytes(), filled.to_arrow()
+    outcomes: Counter[str] = Counter()
+    for bit in np.random.default_rng(0).choice(8 * len(raw), 150, replace=False).tolist():
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert FeatureStore(filled.path).to_arrow().equals(intact)
+            outcomes["harmless"] += 1
+        except StoreCorrupt:
+            outcomes["noticed"] += 1
+    assert outcomes["noticed"] > 50
+
+
+def test_lost_data_file_is_corrupt(filled: FeatureStore) -> None:
+    for table, read in ((filled.table(NAME), filled.to_arrow), (filled.labels, filled.label_rows)):
+        [path] = data_files(table)
+        raw = path.read_bytes()
+        path.unlink()
+        with pytest.raises(StoreCorrupt, match=table.path.name):
+            read()
+        path.write_bytes(raw[: len(raw) // 2])
+        with pytest.raises(StoreCorrupt, match=table.path.name):
+            read()
+        path.write_bytes(raw)
+
+
+# -- status and runs -----------------------------------------------------------------------------------------------
+
+
+def test_status_counts(filled: FeatureStore) -> None:
+    other = replace(SPEC, layer="other", dtype="float32")
+    extra = [Picture("copy", b"0", "a"), Picture("bad", None), Picture("worse", None)]
+    commit(filled, "r2", [*pictures(range(60, 90)), *extra], other)
+    relabel(filled, "r3", [Picture("0", None, "q")], "second")
+    record = RunRecord("r2", "embed", "2026-01-01T00:00:00+00:00", {"a": 1}, {"b": [None]}, {"python": "3"})
+    record.write(filled.run_folder("r2"))
+    found = status(filled)
+    assert found["catalog"] == {"ok": 91, "failed": 2, "contents": 90}
+    assert found["failures"] == {"empty": 2}
+    assert found["labels"] == {"default": 91, "second": 1}
+    sets = {one["name"]: one for one in found["sets"]}
+    assert {name: (one["rows"], round(one["coverage"], 3)) for name, one in sets.items()} == {
+        NAME: (60, 0.667), other.set_name: (31, 0.344),
+    }  # fmt: skip
+    one = sets[other.set_name]
+    assert (one["fingerprint"], one["backbone"], one["dtype"], one["width"], one["layer"]) == (
+        other.fingerprint(), "fake", "float32", 8, "other",
+    )  # fmt: skip
+    assert found["runs"] == {
+        "count": 1,
+        "last": [{"run_id": "r2", "kind": "embed", "started": "2026-01-01T00:00:00+00:00"}],
+    }
+    assert found["bytes"] > sum(one["bytes"] for one in sets.values()) > 0
+    json.dumps(found)
+
+
+def test_status_of_an_empty_store(store: FeatureStore) -> None:
+    found = status(store)
+    assert (found["sets"], found["failures"], found["labels"]) == ([], {}, {})
+    assert found["catalog"] == {"ok": 0, "failed": 0, "contents": 0}
+
+
+def test_run_records(store: FeatureStore) -> None:
+    ids = [new_run_id("train") for _ in range(3)]
+    assert len(set(ids)) == 3 and [i.rsplit("-", 1)[0] for i in ids] == sorted(i.rsplit("-", 1)[0] for i in ids)
+    records = [RunRecord(i, "train", "now", {"head": "é"}, {}) for i in ids]
+    for record in records:
+        record.write(store.run_folder(record.run_id))
+    assert store.runs() == sorted(records, key=lambda record: record.run_id)
+    assert RunRecord.read(store.run_folder(ids[1])) == records[1]
+    assert records[0].versions == library_versions() and "numpy" in library_versions()
+    with pytest.raises(StoreNotFound, match="penult runs"):
+        RunRecord.read(store.run_folder("nothing"))
+    (store.run_folder(ids[0]) / "run.json").write_text("{")
+    with pytest.raises(StoreCorrupt, match=r"run\.json"):
+        store.runs()
