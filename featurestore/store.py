@@ -49,6 +49,7 @@ EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known file, for Kno
 LABELLED = 2  # state of a label row that is the same
 IMAGE_VIEW = "view = 0"
 FEW_KEYS = 500  # up to so many are looked up by a filter
+BATCH_ROWS = 2048  # of vectors stay in the CPU cache while they are checked and copied
 
 
 class FeatureStore:
@@ -329,7 +330,7 @@ class FeatureStore:
         return X, found
 
     def batches(
-        self, feature_set: str, condition: str | None = None, batch_rows: int = 8192
+        self, feature_set: str, condition: str | None = None, batch_rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """Stream a feature set (sha256, view, vector, checksum), each row checked; for what does not fit in memory.
 

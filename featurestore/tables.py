@@ -213,8 +213,9 @@ class Table:
     def _staged_batches(self, staged: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         from lance.file import LanceFileReader
 
-        for path in self._data_files(_fragment(staged)):
-            yield from LanceFileReader(str(path), columns=columns).read_all().to_batches()
+        with self._reading():
+            for path in self._data_files(_fragment(staged)):
+                yield from LanceFileReader(str(path), columns=columns).read_all().to_batches()
 
     def _data_files(self, fragment: FragmentMetadata) -> list[Path]:
         return [self.path / "data" / Path(file.path).name for file in fragment.files]

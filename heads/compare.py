@@ -87,13 +87,15 @@ def compare(
     parts = {split: dataset.part(split) for split in SPLITS}
     names, skipped = _choose(heads, parts["train"])
     candidates = [(name, registry.complete(name, params)) for name in names for params in registry.FAMILIES[name].grid]
-    fitted = _fit_all(candidates, parts, class_weight, seeds, progress)
-    ranked = sorted(fitted, key=lambda entry: -1.0 if entry[1] is None else entry[0]["val"], reverse=True)
-    row, winner = ranked[0]
+    rows, winner = _fit_all(candidates, parts, class_weight, seeds, progress)
+    leaderboard = sorted(rows, key=_rank, reverse=True)  # stable: a tie keeps the registry's order
     if winner is None:
-        raise HeadError(f"None of {len(ranked)} heads could be fitted; the first said: {row['error']}")
-    result = score(winner, parts, row["fit_seconds"], notes + skipped)
-    return CompareResult([row for row, _ in ranked], result)
+        raise HeadError(f"None of {len(rows)} heads could be fitted; the first said: {rows[0]['error']}")
+    return CompareResult(leaderboard, score(winner, parts, leaderboard[0]["fit_seconds"], notes + skipped))
+
+
+def _rank(row: dict[str, Any]) -> float:
+    return -1.0 if row["val"] is None else row["val"]
 
 
 def _choose(heads: Sequence[str] | None, train: Dataset) -> tuple[list[str], list[str]]:
@@ -121,13 +123,14 @@ def _fit_all(
     class_weight: str | None,
     seeds: Sequence[int],
     progress: Progress | None,
-) -> list[tuple[dict[str, Any], Head | None]]:
-    """Fit the candidates side by side; return a row and a head, or None, for each, in their order."""
+) -> tuple[list[dict[str, Any]], Head | None]:
+    """Fit the candidates side by side; return a row for each, in their order, and the best head, the only one kept."""
     from threadpoolctl import threadpool_limits
 
     cpus = os.cpu_count() or 1
     workers = min(cpus, 4)
-    done: dict[int, tuple[dict[str, Any], Head | None]] = {}
+    rows: dict[int, dict[str, Any]] = {}
+    best, winner = -1, None
     with (
         convergence_notes() as said,
         threadpool_limits(max(1, cpus // workers)),
@@ -138,14 +141,18 @@ def _fit_all(
             for i, (name, params) in reversed(list(enumerate(candidates)))  # the longest first
         }
         try:
-            for future in as_completed(futures):
-                done[futures[future]] = future.result()
+            for future in as_completed(list(futures)):
+                i = futures.pop(future)
+                rows[i], head = future.result()
+                if head is not None and (winner is None or (_rank(rows[i]), -i) > (_rank(rows[best]), -best)):
+                    best, winner = i, head
+                del future, head  # a head may hold the training rows
                 if progress:
-                    progress(len(done), len(candidates), done[futures[future]][0])
+                    progress(len(rows), len(candidates), rows[i])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return [done[i] for i in range(len(candidates))]
+    return [rows[i] for i in range(len(candidates))], winner
 
 
 def _fit_one(

@@ -400,7 +400,7 @@ def _finalize(network: keras.Model) -> None:
 
 def _parameters(path: Path) -> int:
     """How many numbers an HDF5 weights file holds, besides an optimizer's and random seeds."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     sizes = []
 

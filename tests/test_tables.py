@@ -179,6 +179,16 @@ def test_check_staged_notices_damage(table: Table, damage: str) -> None:
         table.check_staged(staged)
 
 
+def test_zeroed_staged_file_is_corrupt(table: Table) -> None:
+    """Of the right size, but the disk lost its content."""
+    [staged] = table.stage([rows("r1", range(50))])
+    path = data_file(table)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    table.check_staged([staged])
+    with pytest.raises(StoreCorrupt, match=r"labels\.lance"):
+        list(table.staged_keys(staged, "uri"))
+
+
 def test_create_twice_and_with_another_schema(table: Table) -> None:
     table.commit("r1", table.stage([rows("r1", range(3))]))
     table.create(LABELS)
