@@ -31,7 +31,7 @@ def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6
     from pipelines.worker import engine_for
 
     tap = resolve(backbone, weights)
-    engine = engine_for(tap, "openvino", precision, 32)
+    engine = engine_for(tap, "openvino", precision, None)
     shape = (engine.batch_size, tap.input_size, tap.input_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     with ThreadPoolExecutor(engine.streams) as pool:

@@ -13,7 +13,8 @@ PenultError                 exit 1   one sentence: what is wrong and what to do 
 │   ├── FormatError                  written by a newer penult
 │   └── SpecMismatch                 features or a head of another fingerprint
 ├── HeadError                        labels or parameters no head can be fitted to, or a damaged artifact
-└── TooManyFailures         exit 3   more failures than --max-failure-rate; what was embedded is kept
+├── TooManyFailures         exit 3   more failures than --max-failure-rate; what was embedded is kept
+└── Interrupted             exit 128 + signal   Ctrl-C or SIGTERM, after what was finished was kept
 
 The command line maps a class to its exit code through ``exit_code`` alone.
 """
@@ -94,3 +95,11 @@ class TooManyFailures(PenultError):
     """More failures than ``--max-failure-rate``; what was embedded is kept."""
 
     exit_code = 3
+
+
+class Interrupted(PenultError):
+    """Ctrl-C or SIGTERM, raised at a safe point; what was finished is kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("Interrupted; what was finished is kept, the same command goes on from there.")
+        self.exit_code = 128 + number

@@ -113,7 +113,8 @@ class FeatureStore:
                 f"{self.path} has no features yet: run `penult embed SOURCE --store {self.path}` first."
             )
         if name is None:
-            return max(sets, key=lambda s: (self.table(s).path / "_versions").stat().st_mtime_ns)
+            last = self._header().get("last_set")
+            return last if last in sets else sets[-1]
         matches = [s for s in sets if s == name] or [s for s in sets if s.startswith(name)]
         if len(matches) != 1:
             raise StoreNotFound(f"Expected: one feature set named {name!r}. Got: {matches or 'none'} of {sets}.")
@@ -375,7 +376,7 @@ class FeatureStore:
             raise StoreNotFound(
                 f"There is no penult store at {self.path}: `penult embed SOURCE --store {self.path}` makes one."
             )
-        header = read_json(header_path)
+        header = self._header()
         if header["format_version"] > FORMAT_VERSION:
             raise FormatError(
                 f"{self.path} has format version {header['format_version']}, this penult reads up to {FORMAT_VERSION}: "
@@ -392,9 +393,19 @@ class FeatureStore:
                     f"Got: version {now['version']} with {now['rows']} rows; restore the store from a backup."
                 )
 
+        self.catalog.check_schema(CATALOG)
+        self.labels.check_schema(LABELS)
+
+    def _header(self) -> dict[str, Any]:
+        header = read_json(self.path / "penult.json")
+        if not isinstance(header, dict) or not {"format_version", "tables"} <= header.keys():
+            raise StoreCorrupt(f"Expected in {self.path / 'penult.json'}: format_version and tables. Got: {header!r}.")
+        return header
+
     def _remember(self, feature_set: str | None = None) -> None:
         """Note the tables' versions, so that one that is lost later is noticed."""
-        header = read_json(self.path / "penult.json")
+        header = self._header()
+        header["last_set"] = feature_set or header.get("last_set")
         tables = [self.catalog, self.labels] + ([self.table(feature_set)] if feature_set else [])
         header["tables"] |= {str(table.path.relative_to(self.path)): table.state() for table in tables}
         write_json(self.path / "penult.json", header)

@@ -36,7 +36,7 @@ class Table:
 
     def exists(self) -> bool:
         """Whether a dataset was created here."""
-        return (self.path / "_versions").is_dir()
+        return any((self.path / "_versions").glob("*.manifest"))
 
     def create(self, schema: pa.Schema) -> None:
         """Create an empty table; nothing happens where it exists.

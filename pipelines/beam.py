@@ -5,6 +5,7 @@ Shard numbers go in, the journal's acknowledgements are the result: nothing larg
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
@@ -37,6 +38,7 @@ def run_shards(job: EmbedJob, shards: int, runner: str, arguments: Sequence[str]
     Raises:
         PenultError: the one that a worker raised.
     """
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # errors are raised here instead
     options = PipelineOptions([*arguments, f"--runner={runner}"])
     pipeline = beam.Pipeline(options=options)
     _ = pipeline | beam.Create(range(shards)) | beam.Reshuffle() | beam.ParDo(EmbedShard(job))

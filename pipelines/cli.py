@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,7 +83,7 @@ def embed(
     precision: Annotated[str, typer.Option(help="f32, or bf16 where the CPU has it: another feature set.")] = "f32",
     dtype: Annotated[str, typer.Option(help="Stored as float16 or float32.")] = "float16",
     engine: Engine = "openvino",
-    batch_size: Annotated[int, typer.Option(help="Images a forward pass.")] = 32,
+    batch_size: Annotated[int | None, typer.Option(help="Images a forward pass; else the engine's own.")] = None,
     shard_images: Annotated[int, typer.Option(help="Images a shard: what a kill can cost at most.")] = 4096,
     label_set: LabelSet = "default",
     max_failure_rate: Annotated[float, typer.Option(help="Share of failed files that ends in exit code 3.")] = 0.05,
@@ -299,7 +298,6 @@ def _print_json(wanted: bool, value: Any) -> None:
 
 def main() -> None:
     """Entry point: run a command, turn errors into one sentence and an exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except PenultError as error:

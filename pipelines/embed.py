@@ -22,7 +22,7 @@ from featurestore.runs import RunRecord, new_run_id, utc_now
 from featurestore.schema import LABELS
 from featurestore.staging import PLAN, Staging
 from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
-from pipelines import backbones, sources, worker
+from pipelines import backbones, interrupt, sources
 from pipelines.backbones import feature_spec, resolve
 from pipelines.labels import changed_labels
 from pipelines.worker import EmbedJob, engine_for
@@ -51,7 +51,7 @@ class EmbedOptions:
     precision: str = "f32"
     dtype: str = "float16"
     engine: str = "openvino"
-    batch_size: int = 32
+    batch_size: int | None = None
     shard_images: int = SHARD_IMAGES
     label_set: str = "default"
     retry_failed: bool = False
@@ -130,7 +130,7 @@ def embed(
     engine = engine_for(tap, options.engine, options.precision, options.batch_size)
     spec = feature_spec(tap, engine.width, options.precision, options.dtype)
     opened = FeatureStore.create(store)
-    with opened.lock():
+    with opened.lock(), interrupt.deferred():
         recovered = opened.recover()
         run_id = new_run_id("embed")
         result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered)
@@ -158,9 +158,6 @@ def embed(
                 shards = -(-to_embed // options.shard_images)
                 with _watching(staging, to_embed, progress):
                     run_shards(job, shards, options.runner, options.runner_arguments)
-        except BaseException:
-            worker.stopped_runs.add(run_id)
-            raise
         finally:  # whatever ended the run, finished shards are kept
             for entry in staging.entries():
                 result.embedded += entry.embedded
@@ -190,6 +187,7 @@ def _plan(
     with staging.writer("plan", PLAN) as plan, staging.writer("labels", LABELS) as labels:
         shards = _ShardWriter(plan, options.shard_images)
         for entries in _chunks(iter(listing), options.shard_images):
+            interrupt.check()
             states = _states(entries, known)
             wanted = np.isin(states, todo)
             result.seen += len(entries)

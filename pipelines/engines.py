@@ -30,7 +30,8 @@ from pipelines.backbones import Tap
 if TYPE_CHECKING:
     import openvino
 
-ENGINES = ("openvino", "tensorflow")
+BATCH_SIZES = {"openvino": 8, "tensorflow": 64}  # small ones stay in a core's cache, large ones fill a GPU
+ENGINES = tuple(BATCH_SIZES)
 PRECISIONS = ("f32", "bf16")
 GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
 NATIVE_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, ARM
@@ -84,7 +85,7 @@ class Engine:
 
 
 def open_engine(
-    tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int = 32, threads: int = 0
+    tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int | None = None, threads: int = 0
 ) -> Engine:
     """Make a backbone ready to run.
 
@@ -92,7 +93,7 @@ def open_engine(
         tap: what is computed.
         engine: "openvino" or "tensorflow".
         precision: of the forward pass, "f32" or "bf16".
-        batch_size: pictures a forward pass.
+        batch_size: pictures a forward pass; None leaves it to the engine.
         threads: CPU threads; 0 takes all cores.
 
     Raises:
@@ -103,6 +104,7 @@ def open_engine(
         raise EngineError(f"Expected: engine {' or '.join(ENGINES)}. Got: {engine!r}.")
     if precision not in PRECISIONS:
         raise EngineError(f"Expected: precision {' or '.join(PRECISIONS)}. Got: {precision!r}.")
+    batch_size = BATCH_SIZES[engine] if batch_size is None else batch_size
     if batch_size < 1 or threads < 0:
         raise EngineError(f"Expected: batch size ≥ 1, threads ≥ 0. Got: {batch_size}, {threads}.")
     if engine == "tensorflow":

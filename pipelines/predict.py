@@ -17,8 +17,6 @@ from pipelines import images, sources
 from pipelines.backbones import Tap, feature_spec, resolve
 from pipelines.engines import Engine, open_engine
 
-BATCH_SIZE = 8
-
 
 @dataclass
 class Prediction:
@@ -72,9 +70,9 @@ def predict(
     X, found = _stored(opened, feature_set, keys)
     missing = [i for i, prediction in enumerate(predictions) if not found[i] and prediction.error is None]
     if missing:
-        run = open_engine(tap_of(opened, feature_set, weights), engine, spec.precision, BATCH_SIZE)
-        for start in range(0, len(missing), BATCH_SIZE):
-            _embed(missing[start : start + BATCH_SIZE], predictions, run, X, spec)
+        run = open_engine(tap_of(opened, feature_set, weights), engine, spec.precision)
+        for start in range(0, len(missing), run.batch_size):
+            _embed(missing[start : start + run.batch_size], predictions, run, X, spec)
     good = [i for i, prediction in enumerate(predictions) if prediction.error is None]
     for i, row in zip(good, head.probabilities(X[good]), strict=True):
         order = np.argsort(-row, kind="stable")[:top]

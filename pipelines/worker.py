@@ -28,11 +28,11 @@ from featurestore.known import contains
 from featurestore.schema import CATALOG, FAILED, OK, features_batch
 from featurestore.staging import ShardEntry, Staging
 from featurestore.store import FeatureStore
-from pipelines import images, sources
+from pipelines import images, interrupt, sources
 from pipelines.backbones import Tap
 from pipelines.engines import Engine, open_engine
 
-BATCHES_AHEAD = 4  # decoded batches that may wait for the engine
+IMAGES_AHEAD = 128  # decoded pictures that may wait for the engine, and at least two batches a stream
 HEARTBEAT_SECONDS = 0.5
 ROWS_A_WRITE = 1024
 
@@ -50,7 +50,7 @@ class EmbedJob:
     tap: Tap
     engine: str
     precision: str
-    batch_size: int
+    batch_size: int | None
 
     def staging(self) -> Staging:
         """The run's journal."""
@@ -108,15 +108,8 @@ class _Claims:
         return self._errors.get(key) if key else None
 
 
-class Stopped(Exception):
-    """The run was told to stop; finished shards are kept, this one will be done again."""
-
-
-stopped_runs: set[str] = set()  # filled by the driver when it is interrupted
-
-
 @functools.lru_cache(maxsize=1)
-def engine_for(tap: Tap, engine: str, precision: str, batch_size: int) -> Engine:
+def engine_for(tap: Tap, engine: str, precision: str, batch_size: int | None) -> Engine:
     """The engine of this process, opened once."""
     return open_engine(tap, engine=engine, precision=precision, batch_size=batch_size)
 
@@ -152,8 +145,7 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
     def to_embed(loaded: Iterable[_File]) -> Iterator[_File]:
         beat = time.monotonic()
         for file in loaded:
-            if job.run_id in stopped_runs:
-                raise Stopped
+            interrupt.check()
             files.append(file)
             if time.monotonic() - beat > HEARTBEAT_SECONDS:
                 beat = time.monotonic()
@@ -172,7 +164,8 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
     def rows() -> Iterator[pa.RecordBatch]:
         nonlocal embedded
         with ThreadPoolExecutor(decode_threads()) as decoders, ThreadPoolExecutor(engine.streams) as inferers:
-            loaded = _ahead(decoders, load, _planned(staging, shard), BATCHES_AHEAD * engine.batch_size)
+            ahead = max(IMAGES_AHEAD, 2 * engine.streams * engine.batch_size)
+            loaded = _ahead(decoders, load, _planned(staging, shard), ahead)
             batches = _batched(to_embed(loaded), engine.batch_size)
             inferred = _ahead(inferers, infer, batches, engine.streams + 1)
             for group in _batched(inferred, max(1, ROWS_A_WRITE // engine.batch_size)):

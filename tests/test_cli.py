@@ -56,7 +56,9 @@ def test_every_command_has_help_and_an_example(command: str) -> None:
 def test_readme_examples_run(demo: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     shutil.copytree(demo[0] / "digits", tmp_path / "photos")
     shutil.copy(tmp_path / "photos" / "3" / "0003.png", tmp_path / "new.png")
-    rows = [f"photos/{path.parent.name}/{path.name},{int(path.parent.name) % 2}" for path in tmp_path.rglob("photos/*/*")]
+    rows = [
+        f"photos/{path.parent.name}/{path.name},{int(path.parent.name) % 2}" for path in tmp_path.rglob("photos/*/*")
+    ]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
     script = "\n".join(["set -e", *examples()])
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
@@ -89,7 +91,9 @@ def test_json_keys_machines_rely_on(demo: tuple[Path, dict[str, Any]]) -> None:
     trained = json_of(penult("train", *store, "--head", "ncm"))
     assert trained.keys() >= {"run_id", "head_id", "val", "test", "test_ci", "fit_seconds", "n"}
 
-    (predicted,) = json_of(penult("predict", folder / "digits" / "7" / "0007.png", *store, "--head", compared["run_id"]))
+    (predicted,) = json_of(
+        penult("predict", folder / "digits" / "7" / "0007.png", *store, "--head", compared["run_id"])
+    )
     assert predicted.keys() == {"uri", "label", "probability", "top"}
     assert predicted["label"] == "7" and predicted["top"][0] == ["7", predicted["probability"]]
 

@@ -88,3 +88,35 @@ def test_killed_while_recovering_a_killed_run(corpus: Path, tmp_path: Path, engi
     result = embed(str(corpus), store, EmbedOptions(shard_images=7))
     assert len(result.recovered) == 1 and engine.images == 0
     check_complete(FeatureStore(store))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop(corpus: Path, tmp_path: Path, engine: CountingEngine, number: signal.Signals) -> None:
+    """SIGTERM and Ctrl-C: finished shards are committed at once, one sentence says so."""
+    store = tmp_path / "store"
+    code = (
+        "import sys, time\n"
+        "from conftest import CountingEngine\n"
+        "from pipelines import cli, worker\n"
+        "class Slow(CountingEngine):\n"
+        "    def __call__(self, pixels):\n"
+        "        if self.images >= 14:\n"
+        "            print('ready', flush=True)\n"
+        "            time.sleep(0.5)\n"
+        "        return super().__call__(pixels)\n"
+        "worker.open_engine = lambda *_args, **_options: Slow(8)\n"
+        f"sys.argv[1:] = ['embed', {str(corpus)!r}, '--store', {str(store)!r}, '--shard-images', '7']\n"
+        "cli.main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=SCRIPT.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Interrupted; what was finished is kept" in said and "Traceback" not in said
+    assert FeatureStore(store).catalog.count() == 14 and not list((store / "staging").iterdir())
+    result = embed(str(corpus), store, EmbedOptions(shard_images=7))
+    assert (result.embedded, result.recovered) == (IMAGES - 14, [])
+    check_complete(FeatureStore(store))
