@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import binascii
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.errors import HeadError
 from featurestore.schema import KEY_BYTES, keys_of
 from featurestore.splits import TEST, TRAIN, VAL, assign
-
-if TYPE_CHECKING:
-    from featurestore.store import FeatureStore
 
 SPLITS = (TRAIN, VAL, TEST)
 
@@ -82,15 +77,17 @@ class LabelledContents:
     differing: np.ndarray
 
 
-def labelled_contents(store: FeatureStore, label_set: str) -> LabelledContents:
+def labelled_contents(catalog: pa.Table, labels: pa.Table) -> LabelledContents:
     """Join labels to the catalog and keep one row a content.
 
     Where copies of a content carry different labels, the newest run's label counts (a file moved to another class
     folder is relabelled); copies labelled differently by one run are ambiguous and left out. Of given splits, test
     wins over val over train, so that nothing that is tested on is trained on.
+
+    Args:
+        catalog: uri and sha256 of the images that could be read.
+        labels: uri, label, split, group and run_id of one label set.
     """
-    catalog = store.catalog.read(["uri", "sha256"], "status = 'ok'")
-    labels = store.label_rows(label_set)
     labels = labels.filter(labels.column("label").is_valid())
     at = pc.index_in(labels.column("uri"), value_set=catalog.column("uri"))
     rows = labels.filter(at.is_valid())
@@ -120,41 +117,40 @@ def labelled_contents(store: FeatureStore, label_set: str) -> LabelledContents:
     )
 
 
-def load(store: FeatureStore, feature_set: str, label_set: str, *, val: float, test: float, seed: int) -> Dataset:
-    """Read the labelled features of a set and split them.
+def assemble(
+    contents: LabelledContents,
+    X: np.ndarray,
+    found: np.ndarray,
+    feature_set: str,
+    fingerprint: str,
+    *,
+    val: float,
+    test: float,
+    seed: int,
+) -> Dataset:
+    """Split labelled contents and join them to their vectors.
 
-    Raises:
-        HeadError: the store has no labels of this label set with features in this feature set.
-        StoreCorrupt: a checksum does not match.
+    Args:
+        contents: n of them.
+        X: float32 (n, d), in the order of the contents.
+        found: bool (n,), which of them have a vector.
+        feature_set, fingerprint: of the vectors.
+        val, test, seed: see ``splits.assign``.
     """
-    contents = labelled_contents(store, label_set)
-    X, found = store.vectors(feature_set, contents.keys)
-    if not found.any():
-        raise HeadError(
-            f"No labelled image has features in {feature_set} (label set {label_set!r}): embed a folder with one "
-            "sub-folder a class, or import labels with `penult label FILE`."
-        )
-    ids = hex_ids(contents.keys)
     keys = [
         key if group is None else b"group:" + group.encode()
         for key, group in zip(_raw(contents.keys), contents.groups, strict=True)
     ]
+    excluded = {"ambiguous label": len(contents.ambiguous), "no features in this set": int((~found).sum())}
     data = Dataset(
         feature_set=feature_set,
-        fingerprint=store.spec(feature_set).fingerprint(),
+        fingerprint=fingerprint,
         X=X,
         y=contents.labels,
-        ids=ids,
+        ids=hex_ids(contents.keys),
         uris=contents.uris,
         splits=np.array(assign(keys, list(contents.given), val=val, test=test, seed=seed)),
-        excluded={
-            reason: count
-            for reason, count in (
-                ("ambiguous label", len(contents.ambiguous)),
-                ("no features in this set", int((~found).sum())),
-            )
-            if count
-        },
+        excluded={reason: count for reason, count in excluded.items() if count},
     )
     return data if found.all() else data.take(found)
 

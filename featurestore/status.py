@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from featurestore.dataset import hex_ids, labelled_contents
+from featurestore.dataset import hex_ids
 from featurestore.schema import FAILED, OK, keys_of
 from featurestore.store import IMAGE_VIEW, FeatureStore, bytes_on_disk
 
@@ -61,7 +61,7 @@ def _set(store: FeatureStore, name: str, contents: int) -> dict[str, Any]:
 
 def _differing(store: FeatureStore, label_set: str) -> dict[str, Any]:
     """Contents whose copies carry different labels; the ambiguous ones are left out of training."""
-    found = labelled_contents(store, label_set)
+    found = store.labelled(label_set)
     return {
         "contents": len(found.differing),
         "ambiguous": len(found.ambiguous),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import dataset as _dataset
+from featurestore.dataset import Dataset, LabelledContents, assemble, hex_ids, labelled_contents
 from featurestore.errors import (
     FormatError,
+    HeadError,
     SpecMismatch,
     StoreCorrupt,
     StoreLocked,
@@ -239,14 +240,14 @@ class FeatureStore:
         self._commit_labels(run_id, lambda: iter(rows))
         self._remember()
 
-    def _commit_labels(self, run_id: str, rows: Any) -> None:
-        uris = [batch.column("uri") for batch in rows()]
-        if not uris:
+    def _commit_labels(self, run_id: str, rows: Callable[[], Iterator[pa.RecordBatch]]) -> None:
+        """Add label rows and drop those they replace; ``rows`` gives them anew each time, so they can stream."""
+        first = next(rows(), None)
+        if first is None:
             return
-        label_set = next(rows()).column("label_set")[0].as_py()
-        self.labels.commit(
-            run_id, self.labels.stage(rows()), replaces=pa.chunked_array(uris), where=_in_label_set(label_set)
-        )
+        label_set = _in_label_set(first.column("label_set")[0].as_py())
+        replaced = [batch.column("uri") for batch in rows()] if self.labels.count(label_set) else []
+        self.labels.commit(run_id, self.labels.stage(rows()), pa.chunked_array(replaced, pa.string()), where=label_set)
 
     def _new_fragments(self, feature_set: str, entries: list[ShardEntry]) -> list[str]:
         """The shards' fragments, each content once: two workers may have met the same bytes at the same time."""
@@ -298,9 +299,27 @@ class FeatureStore:
         val: float = VAL_SHARE,
         test: float = TEST_SHARE,
         seed: int = 0,
-    ) -> _dataset.Dataset:
-        """All labelled features of a set with their splits, in memory."""
-        return _dataset.load(self, self.resolve(feature_set), label_set, val=val, test=test, seed=seed)
+    ) -> Dataset:
+        """All labelled features of a set with their splits, in memory.
+
+        Raises:
+            HeadError: no labelled image has features in this set.
+            StoreCorrupt: a checksum does not match.
+        """
+        name = self.resolve(feature_set)
+        contents = self.labelled(label_set)
+        X, found = self.vectors(name, contents.keys)
+        if not found.any():
+            raise HeadError(
+                f"No labelled image has features in {name} (label set {label_set!r}): embed a folder with one "
+                "sub-folder a class, or import labels with `penult label FILE`."
+            )
+        fingerprint = self.spec(name).fingerprint()
+        return assemble(contents, X, found, name, fingerprint, val=val, test=test, seed=seed)
+
+    def labelled(self, label_set: str = "default") -> LabelledContents:
+        """The unique contents that have a label, without their vectors."""
+        return labelled_contents(self.catalog.read(["uri", "sha256"], "status = 'ok'"), self.label_rows(label_set))
 
     def vectors(self, feature_set: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of some contents, checked against their checksums.
@@ -316,7 +335,7 @@ class FeatureStore:
         X, found = np.zeros((len(keys), width), np.float32), np.zeros(len(keys), bool)
         condition = IMAGE_VIEW
         if len(keys) <= FEW_KEYS:
-            listed = ", ".join(f"X'{key}'" for key in _dataset.hex_ids(keys))
+            listed = ", ".join(f"X'{key}'" for key in hex_ids(keys))
             condition += f" AND sha256 IN ({listed})" if listed else " AND false"
         for batch in self.batches(feature_set, condition):
             batch_keys = keys_of(batch.column("sha256"))

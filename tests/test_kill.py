@@ -116,7 +116,8 @@ def test_told_to_stop(corpus: Path, tmp_path: Path, engine: CountingEngine, numb
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "Interrupted; what was finished is kept" in said and "Traceback" not in said
-    assert FeatureStore(store).catalog.count() == 14 and not list((store / "staging").iterdir())
+    kept = FeatureStore(store).catalog.count()
+    assert kept in (14, 21) and not list((store / "staging").iterdir())  # the shard under way may end
     result = embed(str(corpus), store, EmbedOptions(shard_images=7))
-    assert (result.embedded, result.recovered) == (IMAGES - 14, [])
+    assert (result.embedded, result.recovered) == (IMAGES - kept, [])
     check_complete(FeatureStore(store))
