@@ -57,7 +57,7 @@ FAMILIES: dict[str, Family] = {
         fit_logreg,
         LinearHead,
         defaults={"C": 0.01, "max_iter": 500},
-        grid=tuple({"C": C} for C in (0.0001, 0.001, 0.01, 0.1, 1.0)),
+        grid=tuple({"C": C} for C in (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)),
     ),
     "svm": Family(
         "linear support vector machine, one against the rest",
@@ -126,6 +126,16 @@ def complete(name: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
             raise UsageError(f"Head {name!r} has no parameter {key!r}: choose from {known}.")
     given = {**defaults, **(params or {})}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
+def describe(name: str, params: Mapping[str, Any]) -> str:
+    """In words, the parameters that the grid varies and those that are not at their defaults."""
+    known = family(name)
+    varied = {key for point in known.grid for key in point}
+    shown = {key: value for key, value in params.items() if key in varied or value != known.defaults[key]}
+    return ", ".join(
+        f"{key} {'→'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in shown.items()
+    )
 
 
 def fit(

@@ -63,7 +63,7 @@ def render(
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\u202f%"
     return environment.get_template(TEMPLATE).render(
         winner=winner,
-        params=_params(winner.head.family, winner.head.params),
+        params=registry.describe(winner.head.family, winner.head.params),
         about=registry.family(winner.head.family).about,
         date=date,
         head_id=head_id,
@@ -72,16 +72,6 @@ def render(
         pairs=_confused_pairs(matrix, labels),
         classes=_class_rows(matrix, labels),
         galleries=_galleries(test, predicted, probabilities.max(axis=1), thumbnail, seed, per_gallery),
-    )
-
-
-def _params(name: str, params: dict[str, Any]) -> str:
-    """Show the parameters that the grid varies and those that are not at their defaults."""
-    family = registry.family(name)
-    varied = {key for point in family.grid for key in point}
-    shown = {key: value for key, value in params.items() if key in varied or value != family.defaults[key]}
-    return ", ".join(
-        f"{key} {'→'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in shown.items()
     )
 
 
@@ -100,7 +90,7 @@ def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "rows": [
             {
                 "head": row["head"],
-                "params": _params(row["head"], row["params"]),
+                "params": registry.describe(row["head"], row["params"]),
                 "val": row["val"],
                 "ci": row["val_ci"],
                 "places": [place(x) for x in (*row["val_ci"], row["val"])] if row["val_ci"] else None,

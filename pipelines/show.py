@@ -118,10 +118,12 @@ def trained(result: Mapping[str, Any]) -> None:
 
 def compared(result: Mapping[str, Any]) -> None:
     """A leaderboard and its winner."""
+    from heads.registry import describe
+
     rows = [
         {
             "head": row["head"],
-            "parameters": _short(row["params"]),
+            "parameters": describe(row["head"], row["params"]),
             "val": "failed" if row["val"] is None else f"{row['val']:.1%}",
             "interval": "" if row["val_ci"] is None else "{:.1%} to {:.1%}".format(*row["val_ci"]),
             "seconds": f"{row['fit_seconds']:.2f}",
@@ -133,8 +135,8 @@ def compared(result: Mapping[str, Any]) -> None:
     winner, n = result["winner"], result["n"]
     low, high = winner["test_ci"]
     say(
-        f"Winner on validation: {winner['head']} ({_short(winner['params'])}). On test: {winner['test']:.1%} "
-        f"(95 % interval {low:.1%} to {high:.1%}, {n['test']:,} images)."
+        f"Winner on validation: {winner['head']} {describe(winner['head'], winner['params'])}. "
+        f"On test: {winner['test']:.1%} (95 % interval {low:.1%} to {high:.1%}, {n['test']:,} images)."
     )
     _notes(result)
     say(f"Head: {winner['head_id']}")
