@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dataset import hex_ids
@@ -22,13 +22,13 @@ def status(store: FeatureStore) -> dict[str, Any]:
     ok = catalog.filter(pc.equal(catalog.column("status"), OK))
     contents = len(np.unique(keys_of(ok.column("sha256"))))
     failed = catalog.filter(pc.equal(catalog.column("status"), FAILED))
-    labels = Counter(store.labels.read(["label_set"]).column("label_set").to_pylist())
+    labels = _counts(store.labels.read(["label_set"]).column("label_set"))
     return {
         "store": str(store.path),
         "sets": [_set(store, name, contents) for name in store.sets()],
         "catalog": {"ok": ok.num_rows, "failed": failed.num_rows, "contents": contents},
-        "failures": dict(Counter(failed.column("error_type").to_pylist()).most_common()),
-        "labels": dict(labels),
+        "failures": _counts(failed.column("error_type")),
+        "labels": labels,
         "differing_labels": {name: _differing(store, name) for name in labels},
         "runs": {
             "count": len(runs := store.runs()),
@@ -37,6 +37,12 @@ def status(store: FeatureStore) -> dict[str, Any]:
         "versions": {t.path.name: t.version for t in (store.catalog, store.labels)},
         "bytes": bytes_on_disk(store.path),
     }
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value occurs, the most frequent first."""
+    counted = {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
+    return dict(sorted(counted.items(), key=lambda item: -item[1]))
 
 
 def _set(store: FeatureStore, name: str, contents: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from heads.head import Head, Problem, balanced_weights, check_param, is_count, is_number
+from heads.quiet import import_keras
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 
@@ -42,9 +42,7 @@ def fit_dense(
     not through Keras's process-wide generator, so that fits may run side by side.
     """
     _check(hidden, dropout, optimizer, learning_rate, epochs, batch_size, patience)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import keras
-
+    keras = import_keras()
     draw = np.random.default_rng(problem.seed)
 
     def seed() -> int:

@@ -13,7 +13,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from featurestore.errors import BackboneError
 from featurestore.spec import FeatureSpec, Preprocessing
+from heads.quiet import import_keras
 from pipelines import lite
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def fetch(tap: Tap) -> None:
     if tap.weights != "imagenet" or tap.weights_file.is_file():
         return
     row = TABLE[tap.backbone]
-    builder = getattr(keras_module().applications, row.name)
+    builder = getattr(import_keras().applications, row.name)
     shape = (row.input_size, row.input_size, 3)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Keras draws its bar on stdout
@@ -271,19 +272,8 @@ def build(tap: Tap) -> keras.Model:
     return _in_fresh_thread(lambda: _build(tap))
 
 
-def keras_module() -> Any:
-    """Keras on TensorFlow, imported without the banners that TensorFlow prints."""
-    if "tensorflow" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _silent_stderr():
-            import tensorflow  # noqa: F401
-    import keras
-
-    return keras
-
-
 def _build(tap: Tap) -> keras.Model:
-    keras = keras_module()
+    keras = import_keras()
     row = TABLE[tap.backbone]
     core = _core(tap)
     pixels = keras.Input((tap.input_size, tap.input_size, 3), dtype="uint8", name="pixels")
@@ -295,7 +285,7 @@ def _build(tap: Tap) -> keras.Model:
 
 def _core(tap: Tap) -> keras.Model:
     """The network from scaled pixels to pooled features, with its weights."""
-    keras = keras_module()
+    keras = import_keras()
     row = TABLE[tap.backbone]
     is_default = tap.layer == row.layer
     # Keras pools the default layer itself, because ConvNeXt normalises once more after pooling.
@@ -313,7 +303,7 @@ def _core(tap: Tap) -> keras.Model:
 
 def _network(row: Backbone, top: bool, input_size: int, pooling: str = "none") -> keras.Model:
     """A network with random weights."""
-    keras = keras_module()
+    keras = import_keras()
     try:
         if row.module == "lite":
             return lite.graph(row.name, top, input_size)
@@ -388,7 +378,7 @@ def _finalize(network: keras.Model) -> None:
     The published EfficientNet B0 to B7 hold standard deviations where variances belong;
     keras.applications makes up for it by one more layer, only if it loads them itself.
     """
-    keras = keras_module()
+    keras = import_keras()
     deviations = (0.229, 0.224, 0.225)
     for layer in network.layers:
         if isinstance(layer, keras.layers.Normalization) and hasattr(layer, "adapt_variance"):
@@ -477,17 +467,3 @@ def _in_fresh_thread(work: Callable[[], T]) -> T:
     """Run in a new thread, where Keras counts unnamed layers from zero and has its default policy."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(work).result()
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Close file descriptor 2 for a while: C++ writes to it before any log level is read."""
-    kept = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)

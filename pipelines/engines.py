@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import EngineError
+from heads.quiet import import_keras
 from pipelines import backbones
 from pipelines.backbones import Tap
 
@@ -136,6 +137,8 @@ class OpenVINOEngine(Engine):
         self.width = self._compiled.output(0).shape[1]
         self.batch_size = batch_size
         self.streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        # The first tensor of a process must not be made by two threads at once: seen to hang in OpenVINO 2026.4.1.
+        self(np.zeros((1, tap.input_size, tap.input_size, 3), np.uint8))
 
     def _forward(self, batch: np.ndarray) -> np.ndarray:
         if not hasattr(self._requests, "request"):
@@ -151,7 +154,7 @@ class TensorFlowEngine(Engine):
     def __init__(self, tap: Tap, precision: str, batch_size: int, threads: int) -> None:
         if precision != "f32":
             raise EngineError("The TensorFlow engine computes in f32 only: use `--precision f32`.")
-        backbones.keras_module()
+        import_keras()
         import tensorflow as tf
 
         tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -10,6 +10,7 @@ import pytest
 import seeded
 
 from featurestore.errors import BackboneError
+from heads.quiet import import_keras
 from pipelines import backbones, lite
 from pipelines.backbones import build, feature_spec, layers, resolve, table
 
@@ -28,7 +29,7 @@ def mobilenet(folder):
 
 
 def test_the_table_lists_every_keras_application():
-    keras = backbones.keras_module()
+    keras = import_keras()
     offered = {name for name, item in vars(keras.applications).items() if inspect.isfunction(item)}
     assert {row.name for row in table()} == offered | set(lite.FAMILY)
 
@@ -201,7 +202,7 @@ def test_weights_files_with_and_without_top_in_both_formats(folder, mobilenet):
     with_top = features(resolve("MobileNet", folder / "full.weights.h5", input_size=96))
     np.testing.assert_array_equal(features(resolve("MobileNet", folder / "full.h5", input_size=96)), with_top)
     taps = full.get_layer("conv_pw_13_relu").output, full.output
-    keras = backbones.keras_module()
+    keras = import_keras()
     pictures = keras.applications.mobilenet.preprocess_input(seeded.pictures(224).astype("float32"))
     maps, probabilities = keras.Model(full.input, taps)(pictures, training=False)
     top = build(resolve("MobileNet", folder / "full.weights.h5", layer="predictions"))
@@ -238,7 +239,7 @@ def test_published_efficientnet_statistics_are_read_as_keras_reads_them(tmp_path
     """The published files hold deviations for variances; keras adds a layer for weights="imagenet"."""
     from keras.src.utils import file_utils
 
-    keras = backbones.keras_module()
+    keras = import_keras()
     network = seeded.network("EfficientNetB0")
     statistics = [np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]), np.int32(0)]
     next(layer for layer in network.layers if "normalization" in layer.name).set_weights(statistics)
@@ -265,7 +266,7 @@ def test_pooling(mobilenet):
 
 def test_torch_normalization(folder):
     """The first layers of DenseNet; tests/test_engines.py compares the other normalizations, end to end."""
-    keras = backbones.keras_module()
+    keras = import_keras()
     network = keras.applications.DenseNet121(weights=None, include_top=False, input_shape=(64, 64, 3))
     network.save_weights(folder / "dense.weights.h5")
     pictures = seeded.pictures(64)

@@ -12,6 +12,7 @@ import pytest
 import seeded
 
 from featurestore.errors import BackboneError, EngineError
+from heads.quiet import import_keras
 from pipelines import backbones, engines
 from pipelines.backbones import resolve
 from pipelines.engines import open_engine
@@ -55,7 +56,7 @@ def counted_builds(monkeypatch):
     [("MobileNet", 128), ("ResNet50", 64), ("MobileNetV3Small", 96), ("ConvNeXtTiny", 32)],
 )
 def test_features_equal_keras_own(cache, tmp_path, name, size):
-    keras = backbones.keras_module()
+    keras = import_keras()
     reference = seeded.network(name, pooling="avg", input_shape=(size, size, 3))
     reference.save_weights(tmp_path / "w.weights.h5")
     module = getattr(keras.applications, backbones.TABLE[name].module)
@@ -74,7 +75,7 @@ def test_lite_features_equal_keras_own(cache):
     """Two engines on real weights, against the graph of pipelines/lite.py under Keras's own predict."""
     from pipelines import lite
 
-    keras = backbones.keras_module()
+    keras = import_keras()
     graph = lite.graph("efficientnet-lite0", include_top=False, input_size=224)
     lite.load(graph, lite.weights_file("efficientnet-lite0"))
     reference = keras.Model(graph.input, keras.layers.GlobalAveragePooling2D()(graph.output))
@@ -301,3 +302,16 @@ def test_the_key_has_not_moved(cache):
         f'"version": 1, "weights": "{resolve().weights_sha256}"}}'
     )
     assert (cache / "graphs" / hashlib.sha256(identity.encode()).hexdigest()).is_dir()
+
+
+def test_an_engine_has_run_before_two_threads_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first inference of a process hangs now and then if two threads make it together."""
+    forward, threads = engines.OpenVINOEngine._forward, []
+
+    def noting(self: engines.OpenVINOEngine, batch: np.ndarray) -> np.ndarray:
+        threads.append(threading.current_thread())
+        return forward(self, batch)
+
+    monkeypatch.setattr(engines.OpenVINOEngine, "_forward", noting)
+    open_engine(resolve(input_size=32))
+    assert threads == [threading.current_thread()]

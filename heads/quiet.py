@@ -1,0 +1,38 @@
+"""Keras without the banners that TensorFlow prints when it is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+_importing = threading.Lock()
+
+
+def import_keras() -> Any:
+    """Keras on TensorFlow; the first call takes seconds."""
+    with _importing:
+        if "tensorflow" not in sys.modules:
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            with _silent_stderr():
+                import tensorflow  # noqa: F401
+        import keras
+
+    return keras
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Close file descriptor 2 for a while: C++ writes to it before any log level is read."""
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
