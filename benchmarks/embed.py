@@ -7,7 +7,6 @@ The limit is 1 / (1 / forward + 1 / decode): both need all cores. Beside it Kera
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import subprocess
 import sys
@@ -74,15 +73,15 @@ def guide_rate(corpus: Path, backbone: str, weights: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def measure(corpus: Path, backbone: str, weights: str, rounds: int) -> list[dict[str, Any]]:
-    """Measure one backbone in both precisions, the parts in turn, ``rounds`` times; medians."""
+def measure(corpus: Path, backbone: str, weights: str, precisions: list[str], rounds: int) -> list[dict[str, Any]]:
+    """Measure one backbone in some precisions, the parts in turn, ``rounds`` times; medians."""
     from pipelines.backbones import resolve
 
     files = sorted(corpus.rglob("*.jpg"))
     size = resolve(backbone, weights).input_size
     guide = guide_rate(corpus, backbone, weights)
     rows = []
-    for precision in ("f32", "bf16"):
+    for precision in precisions:
         taken = []
         for _ in range(rounds):
             forward, decode = forward_rate(backbone, weights, precision), decode_rate(files[:2000], size)
@@ -110,15 +109,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=6000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--backbones", nargs="+", default=["efficientnet-lite0", "MobileNet", "ResNet50"])
-    parser.add_argument("--corpus", type=Path, default=Path(tempfile.gettempdir()) / "penult-bench" / "crops")
+    parser.add_argument("--backbones", nargs="+", default=["efficientnet-lite0", "ResNet50"])
+    parser.add_argument("--precisions", nargs="+", default=["f32", "bf16"])
+    parser.add_argument("--corpus", type=Path, default=Path(tempfile.gettempdir()) / "penult-bench")
     arguments = parser.parse_args()
-    shutil.rmtree(arguments.corpus, ignore_errors=True)
+    arguments.corpus /= f"crops-{arguments.images}"
     write_crops(arguments.corpus, arguments.images)
     rows = []
     for backbone in arguments.backbones:
         weights = "imagenet" if backbone.startswith("efficientnet-lite") else str(seeded_weights(backbone))
-        rows += measure(arguments.corpus, backbone, weights, arguments.rounds)
+        rows += measure(arguments.corpus, backbone, weights, arguments.precisions, arguments.rounds)
     sizes = [path.stat().st_size for path in arguments.corpus.rglob("*.jpg")]
     show(f"Embedding {len(sizes):,} JPEG files of 500×375 pixels, {np.mean(sizes) / 1e3:.0f} kB on average", rows)
 

@@ -16,11 +16,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from benchmarks import fake
-from benchmarks.corpus import write_crops
 from benchmarks.report import show
 
-SIDE = (64, 48)  # small files: the decoder's own buffers are the same for any number of them
+CLASSES = 10
+
+
+def write_small(folder: Path, count: int) -> Path:
+    """``count`` different small JPEG files: the decoder's own buffers are the same for any number of them."""
+    random = np.random.default_rng(0)
+    for label in range(CLASSES):
+        (folder / f"class-{label}").mkdir(parents=True)
+    for number in range(count):
+        pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"class-{number % CLASSES}" / f"{number:06}.jpg")
+    return folder
 
 
 def run(corpus: str, store: str) -> None:
@@ -62,7 +75,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for count in (arguments.images // 10, arguments.images):
-            corpus = write_crops(Path(folder) / str(count), count, *SIDE)
+            corpus = write_small(Path(folder) / str(count), count)
             rows.append(measure(corpus, Path(folder) / f"{count}.store", "first"))
             rows.append(measure(corpus, Path(folder) / f"{count}.store", "again"))
     show("Memory and reruns, with a backbone of no cost", rows)

@@ -41,7 +41,7 @@ def run_shards(job: EmbedJob, shards: int, runner: str, arguments: Sequence[str]
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # errors are raised here instead
     options = PipelineOptions([*arguments, f"--runner={runner}"])
     pipeline = beam.Pipeline(options=options)
-    _ = pipeline | beam.Create(range(shards)) | beam.Reshuffle() | beam.ParDo(EmbedShard(job))
+    _ = pipeline | beam.Create(range(shards)) | beam.ParDo(EmbedShard(job))  # Create reshuffles by itself
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:

@@ -127,6 +127,7 @@ class OpenVINOEngine(Engine):
             "INFERENCE_PRECISION_HINT": precision,  # never left to the plugin: some CPUs default to bf16
             # Independent streams do not wait for one another where decoding shares the cores.
             "PERFORMANCE_HINT": "THROUGHPUT",
+            "ENABLE_CPU_PINNING": False,
         }
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
