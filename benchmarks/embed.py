@@ -45,10 +45,10 @@ def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6
 def decode_rate(files: list[Path], input_size: int) -> float:
     """Images a second of the bare decoder, on bytes in memory, a thread a core."""
     from pipelines.images import decode
-    from pipelines.worker import decode_threads
+    from pipelines.worker import threads
 
     data = [path.read_bytes() for path in files]
-    with ThreadPoolExecutor(decode_threads()) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         list(pool.map(lambda d: decode(d, input_size), data[:64]))
         began = time.perf_counter()
         for _ in pool.map(lambda d: decode(d, input_size) and None, data):

@@ -32,7 +32,8 @@ from pipelines import images, interrupt, sources
 from pipelines.backbones import Tap
 from pipelines.engines import Engine, open_engine
 
-IMAGES_AHEAD = 128  # decoded pictures that may wait for the engine, and at least two batches a stream
+IMAGES_AHEAD = 64  # pictures that may be decoded and wait for the engine, and at least four a thread
+CALLS_AHEAD = 4  # batches a stream of the engine that may be under way or wait
 HEARTBEAT_SECONDS = 0.5
 ROWS_A_WRITE = 1024
 
@@ -163,11 +164,10 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
 
     def rows() -> Iterator[pa.RecordBatch]:
         nonlocal embedded
-        with ThreadPoolExecutor(decode_threads()) as decoders, ThreadPoolExecutor(engine.streams) as inferers:
-            ahead = max(IMAGES_AHEAD, 2 * engine.streams * engine.batch_size)
-            loaded = _ahead(decoders, load, _planned(staging, shard), ahead)
+        with ThreadPoolExecutor(threads()) as pool:  # one for both: no more running threads than cores
+            loaded = _ahead(pool, load, _planned(staging, shard), max(IMAGES_AHEAD, 4 * threads()))
             batches = _batched(to_embed(loaded), engine.batch_size)
-            inferred = _ahead(inferers, infer, batches, engine.streams + 1)
+            inferred = _ahead(pool, infer, batches, CALLS_AHEAD * engine.streams)
             for group in _batched(inferred, max(1, ROWS_A_WRITE // engine.batch_size)):
                 keys = np.array([file.key for batch, _ in group for file in batch], "S32")
                 vectors = np.concatenate([vectors for _, vectors in group])
@@ -193,8 +193,8 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
     return staging.finish(entry, [_catalog_rows(files, job.run_id)])
 
 
-def decode_threads() -> int:
-    """Decoder threads: one a core this process may use."""
+def threads() -> int:
+    """One thread a core that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
