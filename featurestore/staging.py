@@ -77,7 +77,7 @@ class Staging:
 
     def shard_plan(self, shard: int) -> pa.RecordBatch:
         """The planned files of one shard."""
-        with pa.memory_map(str(self.folder / "plan.arrow")) as source:
+        with pa.OSFile(str(self.folder / "plan.arrow")) as source:
             return pa.ipc.open_file(source).get_batch(shard)
 
     def finish(self, entry: ShardEntry, rows: Iterable[pa.RecordBatch]) -> ShardEntry:
@@ -145,7 +145,7 @@ class Staging:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with pa.memory_map(str(path)) as source:
+    with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for i in range(reader.num_record_batches):
             yield reader.get_batch(i)

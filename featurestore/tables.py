@@ -25,6 +25,7 @@ from featurestore.files import fsync
 
 DATA_STORAGE_VERSION = "2.2"  # what LanceDB 0.40 opens
 MAX_COMMIT_TRIES = 20
+WRITE_BUFFER_BYTES = 16 * 2**20
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
 
 
@@ -119,7 +120,12 @@ class Table:
         reader = pa.RecordBatchReader.from_batches(schema, guarded())
         try:
             fragments = write_fragments(
-                reader, self.path, schema=schema, mode="append", data_storage_version=DATA_STORAGE_VERSION
+                reader,
+                self.path,
+                schema=schema,
+                mode="append",
+                data_storage_version=DATA_STORAGE_VERSION,
+                data_cache_bytes=WRITE_BUFFER_BYTES // len(schema),  # a column
             )
         except OSError as error:
             if failure:

@@ -6,6 +6,8 @@ threads (all three release the interpreter lock); memory is bounded by the pictu
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import hashlib
 import os
@@ -35,6 +37,7 @@ from pipelines.engines import Engine, open_engine
 IMAGES_AHEAD = 64  # pictures that may be decoded and wait for the engine, and at least four a thread
 CALLS_AHEAD = 4  # batches a stream of the engine that may be under way or wait
 HEARTBEAT_SECONDS = 0.5
+M_ARENA_MAX = -8  # from malloc.h
 ROWS_A_WRITE = 1024
 
 In = TypeVar("In")
@@ -58,7 +61,7 @@ class EmbedJob:
         return Staging(Path(self.store), self.run_id)
 
 
-@dataclass
+@dataclass(slots=True)
 class _File:
     """One planned file on its way: filled in by read, hash and decode."""
 
@@ -135,6 +138,7 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
     staging = job.staging()
     if (finished := staging.entry(shard)) is not None:
         return finished
+    limit_malloc_arenas()
     began = time.perf_counter()
     engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
     table = FeatureStore(job.store).table(job.feature_set)
@@ -239,6 +243,13 @@ def _planned(staging: Staging, shard: int) -> Iterator[_File]:
     columns = (plan.column(name).to_pylist() for name in ("uri", "size", "mtime_ns", "offset"))
     for uri, size, mtime_ns, offset in zip(*columns, strict=True):
         yield _File(uri, size, mtime_ns, offset)
+
+
+@functools.cache
+def limit_malloc_arenas() -> None:
+    """One heap a core: glibc's default of eight grows with every new thread and is never given back (mallopt(3))."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, threads())
 
 
 def _catalog_rows(files: list[_File], run_id: str) -> pa.RecordBatch:
