@@ -1,4 +1,4 @@
-"""What the store already knows about each uri, in 33 bytes a row: the plan's memory.
+"""What is known already, in sorted arrays: of each uri in 33 bytes a row (the plan), of each content in 32.
 
 At 100 million files a dict of uris would take tens of gigabytes; two sorted arrays of digests take 3.3.
 """
@@ -45,6 +45,30 @@ class Known:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+class KeySet:
+    """A growing set of fixed-width keys in little more than their own bytes: sorted arrays, merged as they grow.
+
+    Each array is kept at least four times as long as the next, so there are few of them and a key is moved only a
+    few times (a log-structured merge: O'Neil et al. 1996).
+    """
+
+    def __init__(self, keys: np.ndarray) -> None:
+        """``keys``: sorted and unique."""
+        self._levels = [keys]
+
+    def add(self, keys: np.ndarray) -> None:
+        """Add keys that are unique and not in the set yet."""
+        self._levels.append(np.sort(keys))
+        while len(self._levels) > 1 and len(self._levels[-2]) < 4 * len(self._levels[-1]):
+            merged = np.concatenate([self._levels.pop(), self._levels.pop()])
+            merged.sort()
+            self._levels.append(merged)
+
+    def __contains__(self, key: bytes) -> bool:
+        one = np.array([key], self._levels[0].dtype)
+        return any(contains(level, one)[0] for level in self._levels)
 
 
 def text_digests(rows: Iterable[str | None] | Iterable[tuple[str | None, ...]]) -> np.ndarray:

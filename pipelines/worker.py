@@ -1,7 +1,8 @@
 """The embed loop: one shard of planned files → feature fragments, catalog rows, one journal entry.
 
-It knows no Beam: a runner, a thread or a test calls ``embed_shard``. Reading, decoding and inference overlap in
-threads (all three release the interpreter lock); memory is bounded by the pictures in flight.
+It knows no Beam: a runner, a thread or a test calls ``embed_shard``. Every thread takes files from one feed, reads,
+hashes and decodes them until they fill a batch, and runs that through the engine itself: nothing is handed from
+thread to thread but finished batches, and memory is bounded by a few batches a thread.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import ImageError
-from featurestore.known import contains
+from featurestore.known import KeySet
 from featurestore.schema import CATALOG, FAILED, OK, features_batch
 from featurestore.staging import ShardEntry, Staging
 from featurestore.store import FeatureStore
@@ -34,8 +35,8 @@ from pipelines import images, interrupt, sources
 from pipelines.backbones import Tap
 from pipelines.engines import Engine, open_engine
 
-IMAGES_AHEAD = 64  # pictures that may be decoded and wait for the engine, and at least four a thread
-CALLS_AHEAD = 4  # batches a stream of the engine that may be under way or wait
+THREADS_A_CORE = 2  # while one hands over to the engine or waits for a read, another computes
+BATCHES_AHEAD = 2  # a thread, begun and not yet taken
 HEARTBEAT_SECONDS = 0.5
 M_ARENA_MAX = -8  # from malloc.h
 ROWS_A_WRITE = 1024
@@ -92,24 +93,75 @@ class _Clock:
         return now
 
 
-class _Claims:
-    """Which shard of this process embeds a content first, so that copies in other shards do not repeat it."""
+class _Contents:
+    """Which contents need no embedding: what the set held when the run began (nobody else writes while it holds the
+    lock), and what shards of this process have taken since."""
 
-    def __init__(self) -> None:
-        self._owners: dict[bytes, int] = {}
+    def __init__(self, known: np.ndarray) -> None:
+        self._known = KeySet(known)
+        self._taken: dict[bytes, int] = {}  # by the shards under way
         self._errors: dict[bytes, ImageError] = {}
         self._lock = threading.Lock()
 
-    def owner(self, key: bytes, shard: int) -> int:
+    def take(self, key: bytes, shard: int) -> bool:
+        """Whether the caller is to embed this content; true once."""
         with self._lock:
-            return self._owners.setdefault(key, shard)
+            if key in self._taken or key in self._known:
+                return False
+            self._taken[key] = shard
+            return True
+
+    @contextlib.contextmanager
+    def of_shard(self, shard: int) -> Iterator[None]:
+        """What the shard takes within is known if it ends well; else it is to be had again."""
+        embedded = False
+        try:
+            yield
+            embedded = True
+        finally:
+            with self._lock:
+                own = [key for key, owner in self._taken.items() if owner == shard]
+                for key in own:
+                    del self._taken[key]
+                if embedded and own:
+                    self._known.add(np.array(own, "S32"))
 
     def fail(self, key: bytes, error: ImageError) -> None:
+        """Remember why a content cannot be embedded, for its copies."""
         with self._lock:
             self._errors[key] = error
 
     def error(self, key: bytes | None) -> ImageError | None:
+        """Why a content could not be embedded, if it could not."""
         return self._errors.get(key) if key else None
+
+
+class _Feed:
+    """The planned files of one shard, each to the thread that asks first; ``files`` keeps them for the catalog."""
+
+    def __init__(self, staging: Staging, shard: int) -> None:
+        self.files: list[_File] = []
+        self.ended = False
+        self._staging, self._shard = staging, shard
+        self._planned = _planned(staging, shard)
+        self._beat = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> _File:
+        with self._lock:
+            interrupt.check()
+            file = next(self._planned, None)
+            if file is None:
+                self.ended = True
+                raise StopIteration
+            self.files.append(file)
+            if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
+                self._beat = time.monotonic()
+                self._staging.note_progress(self._shard, len(self.files))
+            return file
 
 
 @functools.lru_cache(maxsize=1)
@@ -119,14 +171,8 @@ def engine_for(tap: Tap, engine: str, precision: str, batch_size: int | None) ->
 
 
 @functools.lru_cache(maxsize=1)
-def _known_contents(store: str, run_id: str, feature_set: str) -> np.ndarray:
-    """Contents that were in the set when the run began (nobody else writes while it holds the lock)."""
-    return FeatureStore(store).content_keys(feature_set)
-
-
-@functools.lru_cache(maxsize=1)
-def _claims(run_id: str) -> _Claims:
-    return _Claims()
+def _contents(store: str, run_id: str, feature_set: str) -> _Contents:
+    return _Contents(FeatureStore(store).content_keys(feature_set))
 
 
 def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
@@ -139,24 +185,18 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
     if (finished := staging.entry(shard)) is not None:
         return finished
     limit_malloc_arenas()
+    contents = _contents(job.store, job.run_id, job.feature_set)
+    with contents.of_shard(shard):
+        return _embed(job, staging, shard, contents)
+
+
+def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> ShardEntry:
     began = time.perf_counter()
     engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
     table = FeatureStore(job.store).table(job.feature_set)
     schema = table.schema
-    clock, files, embedded = _Clock(), [], 0
-    claims = _claims(job.run_id)
-    load = _loader(job, shard, claims, clock)
-
-    def to_embed(loaded: Iterable[_File]) -> Iterator[_File]:
-        beat = time.monotonic()
-        for file in loaded:
-            interrupt.check()
-            files.append(file)
-            if time.monotonic() - beat > HEARTBEAT_SECONDS:
-                beat = time.monotonic()
-                staging.note_progress(shard, len(files))
-            if file.pixels is not None:
-                yield file
+    clock, feed, embedded = _Clock(), _Feed(staging, shard), 0
+    load = _loader(job.tap, shard, contents, clock)
 
     def infer(batch: list[_File]) -> tuple[list[_File], np.ndarray]:
         since = time.perf_counter()
@@ -166,23 +206,37 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
         clock.add("infer", since)
         return batch, vectors
 
+    def fill_and_infer(_: None) -> tuple[list[_File], np.ndarray | None]:
+        """A full batch and its vectors; at the end of the feed what is left, to be joined with other threads' rests."""
+        batch = list(islice((file for file in feed if load(file).pixels is not None), engine.batch_size))
+        return infer(batch) if len(batch) == engine.batch_size else (batch, None)
+
+    def inferred() -> Iterator[tuple[list[_File], np.ndarray]]:
+        count = THREADS_A_CORE * cores()
+        with ThreadPoolExecutor(count) as pool:
+            rest: list[_File] = []
+            calls = takewhile(lambda _: not feed.ended, repeat(None))
+            for batch, vectors in _ahead(pool, fill_and_infer, calls, BATCHES_AHEAD * count):
+                if vectors is None:
+                    rest += batch
+                else:
+                    yield batch, vectors
+            yield from _ahead(pool, infer, _batched(rest, engine.batch_size), BATCHES_AHEAD * count)
+
     def rows() -> Iterator[pa.RecordBatch]:
         nonlocal embedded
-        with ThreadPoolExecutor(threads()) as pool:  # one for both: no more running threads than cores
-            loaded = _ahead(pool, load, _planned(staging, shard), max(IMAGES_AHEAD, 4 * threads()))
-            batches = _batched(to_embed(loaded), engine.batch_size)
-            inferred = _ahead(pool, infer, batches, CALLS_AHEAD * engine.streams)
-            for group in _batched(inferred, max(1, ROWS_A_WRITE // engine.batch_size)):
-                keys = np.array([file.key for batch, _ in group for file in batch], "S32")
-                vectors = np.concatenate([vectors for _, vectors in group])
-                embedded += len(keys)
-                yield features_batch(schema, keys, vectors, job.run_id)
+        for group in _batched(inferred(), max(1, ROWS_A_WRITE // engine.batch_size)):
+            keys = np.array([file.key for batch, _ in group for file in batch], "S32")
+            vectors = np.concatenate([vectors for _, vectors in group])
+            embedded += len(keys)
+            yield features_batch(schema, keys, vectors, job.run_id)
 
     fragments = table.stage(_timed(rows(), clock, "_pull"))
     clock.seconds["write"] = time.perf_counter() - began - clock.seconds.pop("_pull", 0.0)
+    files = feed.files
     for file in files:
         if file.duplicate:
-            file.error = claims.error(file.key)
+            file.error = contents.error(file.key)
     failures = Counter(file.error.error_type for file in files if file.error)
     entry = ShardEntry(
         shard=shard,
@@ -197,23 +251,13 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
     return staging.finish(entry, [_catalog_rows(files, job.run_id)])
 
 
-def threads() -> int:
-    """One thread a core that this process may use."""
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _loader(job: EmbedJob, shard: int, claims: _Claims, clock: _Clock) -> Callable[[_File], _File]:
-    """The function the decoder threads run: read, hash, and decode what is new."""
-    known = _known_contents(job.store, job.run_id, job.feature_set)
-    seen: set[bytes] = set()
-    lock = threading.Lock()
-
-    def is_duplicate(key: bytes) -> bool:
-        with lock:
-            if key in seen:
-                return True
-            seen.add(key)
-        return bool(contains(known, np.array([key], "S32"))[0]) or claims.owner(key, shard) != shard
+def _loader(tap: Tap, shard: int, contents: _Contents, clock: _Clock) -> Callable[[_File], _File]:
+    """The function that reads and hashes a file, and decodes it where its content is new."""
 
     def load(file: _File) -> _File:
         since = time.perf_counter()
@@ -221,18 +265,18 @@ def _loader(job: EmbedJob, shard: int, claims: _Claims, clock: _Clock) -> Callab
             data, file.size, file.mtime_ns = sources.read(file.uri, file.offset, file.size)
             file.key = hashlib.sha256(data).digest()
             since = clock.add("read", since)
-            file.duplicate = is_duplicate(file.key)
+            file.duplicate = not contents.take(file.key, shard)
             if file.duplicate:
                 file.width, file.height, file.format = images.measure(data)
             else:
-                picture = images.decode(data, job.tap.input_size)
+                picture = images.decode(data, tap.input_size)
                 file.width, file.height, file.format = picture.width, picture.height, picture.format
                 file.pixels = picture.pixels
             clock.add("decode", since)
         except ImageError as error:
             file.error = error
             if file.key is not None:
-                claims.fail(file.key, error)
+                contents.fail(file.key, error)
         return file
 
     return load
@@ -249,7 +293,7 @@ def _planned(staging: Staging, shard: int) -> Iterator[_File]:
 def limit_malloc_arenas() -> None:
     """One heap a core: glibc's default of eight grows with every new thread and is never given back (mallopt(3))."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, threads())
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, cores())
 
 
 def _catalog_rows(files: list[_File], run_id: str) -> pa.RecordBatch:
