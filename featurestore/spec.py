@@ -14,6 +14,7 @@ from typing import Any
 from featurestore.errors import FormatError, StoreCorrupt
 
 FORMAT_VERSION = 1
+CROPS = ("squash", "center", "pad")  # how a rectangle becomes a square
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Preprocessing:
 
     input_size: int  # pixels, the side of the square the backbone sees
     normalization: str  # a name from the backbone table, e.g. "lite", "caffe", "tf"
-    crop: str = "squash"  # how a rectangle becomes a square
+    crop: str = "squash"  # one of CROPS
     resize: str = "pillow-bilinear"  # antialiased
     decode: str = "rgb8-v1"  # the rules of pipelines/images.py
 

@@ -15,13 +15,13 @@ import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from featurestore.errors import BackboneError
-from featurestore.spec import FeatureSpec, Preprocessing
+from featurestore.spec import CROPS, FeatureSpec, Preprocessing
 from heads.quiet import import_keras
 from pipelines import lite
 
@@ -121,6 +121,7 @@ class Tap:
         layer: the layer that is read.
         pooling: over the two spatial axes, "avg" or "max"; "none" flattens them.
         input_size: pixels, the side of the square the backbone sees.
+        crop: how a rectangle becomes that square, one of ``featurestore.spec.CROPS``.
     """
 
     backbone: str
@@ -128,6 +129,7 @@ class Tap:
     layer: str
     pooling: str
     input_size: int
+    crop: str = "squash"
 
     @property
     def needs_top(self) -> bool:
@@ -167,6 +169,7 @@ def resolve(
     layer: str | None = None,
     pooling: str = "avg",
     input_size: int | None = None,
+    crop: str = "squash",
 ) -> Tap:
     """Check a user's words against the table, without TensorFlow, and fill in the defaults.
 
@@ -176,22 +179,25 @@ def resolve(
         layer: a layer's name, by default the last feature layer; the model, once built, knows its names.
         pooling: "avg", "max" or "none".
         input_size: pixels, by default the one the backbone was trained with.
+        crop: how a rectangle becomes a square.
 
     Raises:
-        BackboneError: no such backbone, pooling or weights file, or an impossible input size.
+        BackboneError: no such backbone, pooling, crop or weights file, or an impossible input size.
     """
     if backbone not in TABLE:
         raise BackboneError(f"There is no backbone {backbone!r}{_near(backbone, TABLE)}.")
     if pooling not in POOLINGS:
         raise BackboneError(f"Expected: pooling {', '.join(POOLINGS)}. Got: {pooling!r}.")
+    if crop not in CROPS:
+        raise BackboneError(f"Expected: crop {', '.join(CROPS)}. Got: {crop!r}.")
     if input_size is not None and input_size < 1:
         raise BackboneError(f"Expected: an input size in pixels. Got: {input_size}.")
     if weights != "imagenet" and not Path(weights).is_file():
         raise BackboneError(f"There is no weights file {weights}: give `--weights imagenet` or a file.")
     row = TABLE[backbone]
-    tap = Tap(backbone, str(weights), layer or row.layer, pooling, input_size or row.input_size)
+    tap = Tap(backbone, str(weights), layer or row.layer, pooling, input_size or row.input_size, crop)
     # Layers of the classifier have no spatial axes left: one name for one thing.
-    return Tap(backbone, str(weights), tap.layer, "none", tap.input_size) if tap.needs_top else tap
+    return replace(tap, pooling="none") if tap.needs_top else tap
 
 
 def feature_spec(tap: Tap, width: int, precision: str = "f32", dtype: str = "float16") -> FeatureSpec:
@@ -206,7 +212,7 @@ def feature_spec(tap: Tap, width: int, precision: str = "f32", dtype: str = "flo
     return FeatureSpec(
         backbone=tap.backbone,
         weights_sha256=tap.weights_sha256,
-        preprocessing=Preprocessing(tap.input_size, TABLE[tap.backbone].normalization),
+        preprocessing=Preprocessing(tap.input_size, TABLE[tap.backbone].normalization, tap.crop),
         layer=tap.layer,
         pooling=tap.pooling,
         width=width,

@@ -80,6 +80,9 @@ def embed(
     layer: Annotated[str | None, typer.Option(help="Layer to tap; else the last one before the classifier.")] = None,
     pooling: Annotated[str, typer.Option(help="avg, max or none (flatten) over a layer's positions.")] = "avg",
     input_size: Annotated[int | None, typer.Option(help="Side in pixels; else the backbone's own.")] = None,
+    squash: Annotated[bool, typer.Option("--squash", help="A rectangle becomes a square whole (the default).")] = False,
+    center_crop: Annotated[bool, typer.Option("--center-crop", help="… by its largest central square.")] = False,
+    pad: Annotated[bool, typer.Option("--pad", help="… whole and in shape, with black added.")] = False,
     precision: Annotated[str, typer.Option(help="f32, or bf16 where the CPU has it: another feature set.")] = "f32",
     dtype: Annotated[str, typer.Option(help="Stored as float16 or float32.")] = "float16",
     engine: Engine = "openvino",
@@ -105,6 +108,7 @@ def embed(
         layer=layer,
         pooling=pooling,
         input_size=input_size,
+        crop=_crop(squash, center_crop, pad),
         precision=precision,
         dtype=dtype,
         engine=engine,
@@ -275,6 +279,13 @@ def runs(store: Store, as_json: Json = False) -> None:
     rows = [show.run_row(record) for record in FeatureStore(store).runs()]
     show.table(rows)
     _print_json(as_json, rows)
+
+
+def _crop(squash: bool, center: bool, pad: bool) -> str:
+    chosen = [name for name, on in (("squash", squash), ("center", center), ("pad", pad)) if on]
+    if len(chosen) > 1:
+        raise UsageError("Give one of --squash, --center-crop and --pad.")
+    return chosen[0] if chosen else "squash"
 
 
 def _parameters(given: list[str] | None) -> dict[str, Any]:

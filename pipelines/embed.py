@@ -48,6 +48,7 @@ class EmbedOptions:
     layer: str | None = None
     pooling: str = "avg"
     input_size: int | None = None
+    crop: str = "squash"
     precision: str = "f32"
     dtype: str = "float16"
     engine: str = "openvino"
@@ -127,7 +128,7 @@ def embed(
     options.check()
     limit_malloc_arenas()
     listing = sources.list_source(source)
-    tap = resolve(options.backbone, options.weights, options.layer, options.pooling, options.input_size)
+    tap = resolve(options.backbone, options.weights, options.layer, options.pooling, options.input_size, options.crop)
     engine = engine_for(tap, options.engine, options.precision, options.batch_size)
     spec = feature_spec(tap, engine.width, options.precision, options.dtype)
     opened = FeatureStore.create(store)

@@ -189,6 +189,7 @@ def _graph(core: openvino.Core, tap: Tap) -> openvino.Model:
     """The tap's graph from the cache; converted first if it is not there, or damaged."""
     backbones.fetch(tap)
     identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
+    del identity["crop"]  # the graph begins at the square
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / "graphs" / key
     content = _read_cached(folder)

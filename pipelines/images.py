@@ -8,7 +8,8 @@
   values becomes 0..255, else the picture's own minimum..maximum does. NaN and infinity are refused.
 * JPEG is decoded by libjpeg-turbo with the slow exact DCT and smooth upsampling, bit for bit what Pillow
   gives. A large one is decoded at 1/8, 1/4 or 1/2, the smallest that leaves both sides at least twice the target.
-* Pillow's antialiased BILINEAR then squashes the rectangle to the square.
+* Pillow's antialiased BILINEAR then makes the square: "squash" takes the whole rectangle, "center" its largest
+  central square, "pad" keeps the whole rectangle in shape and adds black, as Keras's pad_to_aspect_ratio does.
 
 Any change to these rules is a new name for them, since it moves features.
 """
@@ -37,6 +38,7 @@ from PIL import (
 )
 
 from featurestore.errors import ImageError, UsageError
+from featurestore.spec import CROPS
 from pipelines.sources import MAX_FILE_BYTES
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, 256 MiB of RGB
@@ -118,22 +120,38 @@ def decode(data: bytes, input_size: int, crop: str = "squash") -> Picture:
     Args:
         data: the whole file.
         input_size: s, the side of the square in pixels.
-        crop: how a rectangle becomes a square; "squash" is the only way so far.
+        crop: how a rectangle becomes a square, one of ``featurestore.spec.CROPS``.
 
     Raises:
         ImageError: the bytes are not a picture these rules can decode; nothing else is raised for bytes.
         UsageError: the crop rule is unknown.
     """
-    if crop != "squash":
-        raise UsageError(f'Expected: crop "squash". Got: {crop!r}.')
+    if crop not in CROPS:
+        raise UsageError(f"Expected: crop {', '.join(CROPS)}. Got: {crop!r}.")
     try:
         loaded = _load(data, input_size)
-        square = loaded.image.resize((input_size, input_size), Image.Resampling.BILINEAR)
+        square = _square(loaded.image, input_size, crop)
         if loaded.turn is not None:
             square = square.transpose(loaded.turn)
         return Picture(np.asarray(square), loaded.width, loaded.height, loaded.format)
     except Exception as error:  # Pillow raises nearly anything on damaged files
         raise _image_error(error) from error
+
+
+def _square(image: Image.Image, side: int, crop: str) -> Image.Image:
+    width, height = image.size
+    if crop == "pad":
+        scale = side / max(width, height)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        padded = Image.new("RGB", (side, side))
+        padded.paste(image.resize(inner, Image.Resampling.BILINEAR), ((side - inner[0]) // 2, (side - inner[1]) // 2))
+        return padded
+    box = None
+    if crop == "center":
+        short = min(width, height)
+        left, top = (width - short) / 2, (height - short) / 2
+        box = (left, top, left + short, top + short)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box)
 
 
 def measure(data: bytes) -> tuple[int, int, str]:

@@ -103,7 +103,8 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
     if weights is None:
         embeds = (r for r in reversed(store.runs()) if r.kind == "embed" and r.result["feature_set"] == feature_set)
         weights = next((run.parameters["weights"] for run in embeds), "imagenet")
-    tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, spec.preprocessing.input_size)
+    seen = spec.preprocessing
+    tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, seen.input_size, seen.crop)
     actual = feature_spec(tap, spec.width, spec.precision, spec.dtype)
     if actual != spec:
         raise SpecMismatch(f"{feature_set} cannot be computed here ({spec.difference(actual)}): give --weights FILE.")
@@ -133,7 +134,7 @@ def _embed(rows: list[int], predictions: list[Prediction], run: Engine, X: np.nd
     for i in rows:
         try:
             data = sources.read(predictions[i].uri)[0]
-            decoded[i] = images.decode(data, spec.preprocessing.input_size).pixels
+            decoded[i] = images.decode(data, spec.preprocessing.input_size, spec.preprocessing.crop).pixels
         except ImageError as error:
             _fail(predictions[i], error)
     if decoded:

@@ -269,7 +269,7 @@ def _loader(tap: Tap, shard: int, contents: _Contents, clock: _Clock) -> Callabl
             if file.duplicate:
                 file.width, file.height, file.format = images.measure(data)
             else:
-                picture = images.decode(data, tap.input_size)
+                picture = images.decode(data, tap.input_size, tap.crop)
                 file.width, file.height, file.format = picture.width, picture.height, picture.format
                 file.pixels = picture.pixels
             clock.add("decode", since)

@@ -241,7 +241,7 @@ def test_thumbnail_keeps_the_aspect():
 
 def test_unknown_crop_is_a_usage_error():
     with pytest.raises(UsageError, match="center"):
-        decode(PHOTOS[0].read_bytes(), 32, crop="center")
+        decode(PHOTOS[0].read_bytes(), 32, crop="middle")
 
 
 def test_threads_give_the_same_pixels():

@@ -1,0 +1,128 @@
+"""Random views of a picture: rotation, shifts, shear, zoom and flips, each drawn from a seed of its own.
+
+The parameters mean what they mean in Keras's ``ImageDataGenerator``; the pixels are moved by Pillow, all in one
+affine step, with bilinear interpolation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from featurestore.errors import UsageError
+
+FLIPS = ("none", "horizontal", "vertical", "both")
+FILLS = ("nearest", "reflect", "black")
+_PADDING: dict[str, Literal["edge", "symmetric", "constant"]] = {
+    "nearest": "edge",
+    "reflect": "symmetric",
+    "black": "constant",
+}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a random view may be from its picture.
+
+    Attributes:
+        rotation: degrees, drawn from ±rotation.
+        shift: share of the side, drawn from ±shift for each axis.
+        shear: degrees, drawn from ±shear.
+        zoom: each axis is scaled by a factor drawn from 1 ± zoom.
+        flip: "none", "horizontal", "vertical" or "both"; each flip happens to every second view.
+        fill: what appears at the border: "nearest" or "reflect" of the picture, or "black".
+        seed: of all draws.
+    """
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    shear: float = 0.0
+    zoom: float = 0.0
+    flip: str = "none"
+    fill: str = "nearest"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be drawn."""
+        limits = {"rotation": 180.0, "shift": 1.0, "shear": 80.0, "zoom": 0.9}
+        for name, most in limits.items():
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise UsageError(f"Expected: --{name} from 0 to {most:g}. Got: {value}.")
+        if self.flip not in FLIPS:
+            raise UsageError(f"Expected: --flip {', '.join(FLIPS)}. Got: {self.flip!r}.")
+        if self.fill not in FILLS:
+            raise UsageError(f"Expected: --fill {', '.join(FILLS)}. Got: {self.fill!r}.")
+
+    @property
+    def changes(self) -> bool:
+        """Whether views differ from their picture at all."""
+        return any((self.rotation, self.shift, self.shear, self.zoom)) or self.flip != "none"
+
+    def words(self) -> str:
+        """The settings that are not at their defaults."""
+        default = asdict(Augmentation())
+        return (
+            ", ".join(
+                f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in asdict(self).items() if v != default[k]
+            )
+            or "none"
+        )
+
+
+def random_view(pixels: np.ndarray, augmentation: Augmentation, key: bytes, view: int) -> np.ndarray:
+    """One random view of a picture, the same whenever it is asked for.
+
+    Args:
+        pixels: uint8 (s, s, 3).
+        augmentation: how far it may be from the picture.
+        key: of the picture (its sha256); with ``view`` and the seed it decides all draws.
+        view: number of the view; in fine-tuning, of the epoch.
+
+    Returns:
+        uint8 (s, s, 3).
+    """
+    digest = hashlib.blake2b(key + b"%d %d" % (augmentation.seed, view), digest_size=16).digest()
+    draw = np.random.default_rng(int.from_bytes(digest, "little"))
+    side = pixels.shape[0]
+    matrix = _matrix(draw, augmentation, side)
+    pad = _margin(matrix, side)
+    padded = np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode=_PADDING[augmentation.fill]) if pad else pixels
+    to_padded = np.array([[1, 0, pad], [0, 1, pad], [0, 0, 1]]) @ matrix
+    image = Image.fromarray(padded)
+    coefficients = tuple(float(x) for x in to_padded[:2].reshape(-1))
+    return np.asarray(image.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR))
+
+
+def _matrix(draw: np.random.Generator, a: Augmentation, side: int) -> np.ndarray:
+    """From a view's pixel to the picture's, (3, 3); every parameter is drawn, also those of no effect."""
+    angle, shear = np.deg2rad(draw.uniform(-1, 1, 2) * (a.rotation, a.shear))
+    shift_x, shift_y = draw.uniform(-1, 1, 2) * a.shift * side
+    zoom_x, zoom_y = 1 + draw.uniform(-1, 1, 2) * a.zoom
+    flip_x, flip_y = draw.random(2) < 0.5
+    rotate = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    sheared = np.array([[1, -np.sin(shear), 0], [0, np.cos(shear), 0], [0, 0, 1]])
+    scale = np.diag([zoom_x, zoom_y, 1.0])
+    flips = np.diag(
+        [
+            -1.0 if flip_x and a.flip in ("horizontal", "both") else 1.0,
+            -1.0 if flip_y and a.flip in ("vertical", "both") else 1.0,
+            1.0,
+        ]
+    )
+    centre = side / 2  # Pillow counts from the corners of pixels
+    there = np.array([[1, 0, centre], [0, 1, centre], [0, 0, 1]])
+    back = np.array([[1, 0, -centre], [0, 1, -centre], [0, 0, 1]])
+    shift = np.array([[1, 0, shift_x], [0, 1, shift_y], [0, 0, 1]])
+    return shift @ there @ rotate @ sheared @ scale @ flips @ back
+
+
+def _margin(matrix: np.ndarray, side: int) -> int:
+    """How many pixels beyond the picture the view's corners reach."""
+    corners = matrix @ np.array([[0, side, 0, side], [0, 0, side, side], [1, 1, 1, 1]], float)
+    beyond = max(-corners[:2].min(), corners[:2].max() - side, 0)
+    return int(np.ceil(beyond)) + 1 if beyond > 1e-6 else 0
