@@ -275,7 +275,7 @@ class FeatureStore:
             ok = np.asarray(pc.equal(batch.column("status"), OK))
             keep = ~ok
             keep[ok] = contains(embedded, keys_of(batch.column("sha256").filter(pa.array(ok))))
-            yield batch.filter(pa.array(keep))
+            yield batch if keep.all() else batch.filter(pa.array(keep))  # a copy only where it must be
 
     # -- reading -------------------------------------------------------------------------------------------------
 

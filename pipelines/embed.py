@@ -25,7 +25,7 @@ from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
 from pipelines import backbones, interrupt, sources
 from pipelines.backbones import feature_spec, resolve
 from pipelines.labels import changed_labels
-from pipelines.worker import EmbedJob, engine_for, limit_malloc_arenas
+from pipelines.worker import EmbedJob, bound_memory, engine_for
 
 SHARD_IMAGES = 4096
 STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
@@ -126,7 +126,7 @@ def embed(
     """
     began = time.perf_counter()
     options.check()
-    limit_malloc_arenas()
+    bound_memory()
     listing = sources.list_source(source)
     tap = resolve(options.backbone, options.weights, options.layer, options.pooling, options.input_size, options.crop)
     engine = engine_for(tap, options.engine, options.precision, options.batch_size)
