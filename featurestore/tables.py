@@ -138,10 +138,10 @@ class Table:
             fsync(self.path / "data")
         return [json.dumps(fragment.to_json()) for fragment in fragments]
 
-    def staged_keys(self, staged: str, column: str) -> Iterator[pa.Array]:
-        """Read one column of a staged fragment, a chunk at a time, in order."""
-        for batch in self._staged_batches(staged, [column]):
-            yield batch.column(0)
+    def staged_columns(self, staged: str, columns: list[str]) -> Iterator[list[pa.Array]]:
+        """Read columns of a staged fragment, a chunk at a time, in order."""
+        for batch in self._staged_batches(staged, columns):
+            yield [batch.column(name) for name in columns]
 
     def restage(self, staged: str, keep: pa.Array) -> list[str]:
         """Write a staged fragment again with only the rows where ``keep`` (bool, one a row) is true."""
@@ -188,10 +188,7 @@ class Table:
             began, dataset = time.time_ns(), self._open()
             if not staged or dataset.count_rows(filter=_of_run(run_id)):
                 return False
-            present = [fragment.metadata for fragment in dataset.get_fragments()]
-            if replaces is not None and len(replaces):
-                present = _without(dataset, replaces, where)
-            operation = lance.LanceOperation.Merge(present + [_fragment(text) for text in staged], dataset.lance_schema)
+            operation = _addition(dataset, [_fragment(text) for text in staged], replaces, where)
             try:
                 lance.LanceDataset.commit(self.path, operation, read_version=dataset.version, max_retries=0)
             except CommitConflictError:
@@ -247,17 +244,31 @@ def _fragment(text: str) -> FragmentMetadata:
     return FragmentMetadata.from_json(text)
 
 
-def _without(dataset: Any, uris: pa.Array, where: str | None) -> list[FragmentMetadata]:
-    """The dataset's fragments less the rows of ``uris``: deletions written, nothing committed."""
-    fragments = []
+def _addition(dataset: Any, new: list[FragmentMetadata], replaces: pa.Array | None, where: str | None) -> Any:
+    """The operation that adds fragments and takes away the rows of ``replaces``, made for one version only.
+
+    A Merge conflicts with whatever else was committed since. It may not take fragments away, so where rows go it is
+    an Update, which conflicts with whoever has touched the same fragments since: another committer of this run has.
+    """
+    present = [fragment.metadata for fragment in dataset.get_fragments()]
+    gone = _rows_of(dataset, replaces, where) if replaces is not None and len(replaces) else {}
+    if not gone:
+        return lance.LanceOperation.Merge(present + new, dataset.lance_schema)
+    kept = {id: dataset.get_fragment(id).delete(f"_rowaddr IN ({','.join(rows)})") for id, rows in gone.items()}
+    return lance.LanceOperation.Update(
+        removed_fragment_ids=[id for id, fragment in kept.items() if fragment is None],
+        updated_fragments=[fragment for fragment in kept.values() if fragment is not None],
+        new_fragments=new,
+    )
+
+
+def _rows_of(dataset: Any, uris: pa.Array, where: str | None) -> dict[int, list[str]]:
+    """Addresses of the present rows of ``uris``, by fragment."""
+    found: dict[int, list[str]] = {}
     for fragment in dataset.get_fragments():
-        gone: list[int] = []
         for batch in fragment.scanner(columns=["uri"], filter=where, with_row_address=True).to_batches():
             mask = pc.is_in(batch.column("uri"), value_set=uris)
-            gone.extend(batch.column("_rowaddr").filter(mask).to_pylist())
-        kept = fragment.metadata
-        if gone:
-            kept = fragment.delete(f"_rowaddr IN ({','.join(map(str, gone))})")
-        if kept is not None:
-            fragments.append(kept)
-    return fragments
+            addresses = batch.column("_rowaddr").filter(mask).to_pylist()
+            if addresses:
+                found.setdefault(fragment.fragment_id, []).extend(map(str, addresses))
+    return found

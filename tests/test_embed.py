@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -281,3 +282,12 @@ def test_progress_reaches_the_total(corpus: Path, tmp_path: Path, engine: Counti
     told: list[tuple[int, int]] = []
     embed(str(corpus), tmp_path / "store", SMALL_SHARDS, lambda done, total: told.append((done, total)))
     assert told[-1] == (30, 30)
+
+
+def test_another_feature_set_over_a_corpus_that_grew(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    """Every catalog row is replaced, and there is one more."""
+    embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    write_picture(corpus / "a" / "new.png", 77)
+    second = embed(str(corpus), tmp_path / "store", replace(SMALL_SHARDS, pooling="max"))
+    assert counts(second) == {"seen": 31, "new": 31, "embedded": 31}
+    assert FeatureStore(tmp_path / "store").catalog.count() == 31

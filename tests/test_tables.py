@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Barrier
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stores import Picture, label_rows
 
 from featurestore.errors import StoreCorrupt, StoreNotFound
@@ -118,6 +121,35 @@ def test_replaces_every_row_of_a_fragment(table: Table) -> None:
     assert stored(table) == expected(r3=range(1, 3)) + Counter({("0", "r2"): 1, ("3", "r2"): 1})
 
 
+@settings(max_examples=25, deadline=None)
+@given(runs=st.lists(st.sets(st.integers(0, 6), min_size=1), min_size=1, max_size=6))
+def test_replacing_rows_is_a_dictionary_update(runs: list[set[int]]) -> None:
+    """Whatever is replaced, whole fragments or parts, the newest row of each uri remains, once."""
+    with TemporaryDirectory() as folder:
+        table = Table(Path(folder) / "labels.lance")
+        table.create(LABELS)
+        model: dict[str, str] = {}
+        for number, uris in enumerate(runs):
+            run_id, names = f"r{number}", [str(uri) for uri in sorted(uris)]
+            assert table.commit(run_id, table.stage([rows(run_id, sorted(uris))]), replaces=pa.array(names))
+            model |= dict.fromkeys(names, run_id)
+            assert stored(table) == Counter(model.items())
+
+
+def test_replacing_runs_from_six_threads_leave_each_row_once(table: Table) -> None:
+    table.commit("r", table.stage([rows("r", range(4))]))
+    staged = {run_id: table.stage([rows(run_id, range(5))]) for run_id in ("r0", "r1", "r2")}
+
+    def work(number: int) -> bool:
+        run_id = f"r{number // 2}"  # each run is committed by two threads
+        return table.commit(run_id, staged[run_id], replaces=pa.array(list("01234")))
+
+    assert sum(together(6, work)) == 3
+    left = stored(table)
+    assert sorted(uri for uri, _ in left.elements()) == list("01234")
+    assert len({run_id for _, run_id in left}) == 1
+
+
 class Interrupted(BaseException):
     pass
 
@@ -148,7 +180,7 @@ def test_staging_nothing_commits_nothing(table: Table) -> None:
 
 def test_restage_keeps_the_chosen_rows(table: Table) -> None:
     [staged] = table.stage([rows("r1", range(6)), rows("r1", range(6, 11))])
-    uris = [uri for chunk in table.staged_keys(staged, "uri") for uri in chunk.to_pylist()]
+    uris = [uri for (chunk,) in table.staged_columns(staged, ["uri"]) for uri in chunk.to_pylist()]
     assert uris == [str(i) for i in range(11)]
     keep = pa.array([int(uri) % 3 == 0 for uri in uris])
     again = table.restage(staged, keep)
@@ -186,7 +218,7 @@ def test_zeroed_staged_file_is_corrupt(table: Table) -> None:
     path.write_bytes(b"\0" * path.stat().st_size)
     table.check_staged([staged])
     with pytest.raises(StoreCorrupt, match=r"labels\.lance"):
-        list(table.staged_keys(staged, "uri"))
+        list(table.staged_columns(staged, ["uri"]))
 
 
 def test_create_twice_and_with_another_schema(table: Table) -> None:
