@@ -57,6 +57,13 @@ def features_schema(spec: FeatureSpec) -> pa.Schema:
     )
 
 
+def row_keys(sha256: Any, view: Any) -> np.ndarray:
+    """A row's identity, content and view, as S34 (n,): from Arrow columns."""
+    keys = keys_of(sha256).view(np.uint8).reshape(-1, KEY_BYTES)
+    views = np.asarray(view).astype(">i2").view(np.uint8).reshape(-1, 2)
+    return np.concatenate([keys, views], axis=1).view(f"S{KEY_BYTES + 2}").reshape(-1)
+
+
 def spec_of(schema: pa.Schema) -> FeatureSpec:
     """Read the FeatureSpec back from a feature table's schema.
 
@@ -70,7 +77,7 @@ def spec_of(schema: pa.Schema) -> FeatureSpec:
 
 
 def features_batch(
-    schema: pa.Schema, keys: np.ndarray, vectors: np.ndarray, run_id: str, view: int = 0
+    schema: pa.Schema, keys: np.ndarray, vectors: np.ndarray, run_id: str, view: int | np.ndarray = 0
 ) -> pa.RecordBatch:
     """Rows of a feature set.
 
@@ -79,7 +86,7 @@ def features_batch(
         keys: S32 (n,), sha256 digests.
         vectors: float (n, d); cast to the set's dtype.
         run_id: the run that computed them.
-        view: 0 is the image itself.
+        view: of all rows, or int (n,); 0 is the image itself.
     """
     stored = np.ascontiguousarray(vectors, dtype=spec_of(schema).dtype)
     views = np.full(len(keys), view, np.int16)

@@ -14,6 +14,7 @@ from typing import Any
 from featurestore.errors import FormatError, StoreCorrupt
 
 FORMAT_VERSION = 1
+VIEWS_SUFFIX = "-views"
 CROPS = ("squash", "center", "pad")  # how a rectangle becomes a square
 
 
@@ -41,10 +42,14 @@ class FeatureSpec:
     precision: str = "f32"  # of the forward pass: "f32" or "bf16"
     dtype: str = "float16"  # of the stored vectors: "float16" or "float32"
     format_version: int = FORMAT_VERSION
+    augmentation: str | None = None  # how the views in this set were drawn, as JSON; None: the images themselves
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON: sorted keys, no spaces, no augmentation where there is none."""
+        values = asdict(self)
+        if self.augmentation is None:
+            del values["augmentation"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> FeatureSpec:
@@ -73,7 +78,12 @@ class FeatureSpec:
     @property
     def set_name(self) -> str:
         """The feature set's name in the store: readable, and unique by its fingerprint."""
-        return f"{self.backbone}-{self.fingerprint()[:8]}"
+        return f"{self.backbone}-{self.fingerprint()[:8]}{VIEWS_SUFFIX if self.augmentation else ''}"
+
+    @property
+    def first_view(self) -> int:
+        """Number of the first view of an image in such a set: 0 is the image itself."""
+        return 1 if self.augmentation else 0
 
     def difference(self, other: FeatureSpec) -> str:
         """Name the fields in which two specs differ, for error messages."""

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from featurestore.dataset import hex_ids
 from featurestore.schema import FAILED, OK, keys_of
-from featurestore.store import IMAGE_VIEW, FeatureStore, bytes_on_disk
+from featurestore.store import FeatureStore, bytes_on_disk
 
 EXAMPLES = 5
 LAST_RUNS = 5
@@ -47,7 +47,7 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
 
 def _set(store: FeatureStore, name: str, contents: int) -> dict[str, Any]:
     spec, table = store.spec(name), store.table(name)
-    rows = table.count(IMAGE_VIEW)
+    rows = table.count(f"view = {spec.first_view}")
     return {
         "name": name,
         "fingerprint": spec.fingerprint(),
@@ -59,6 +59,7 @@ def _set(store: FeatureStore, name: str, contents: int) -> dict[str, Any]:
         "dtype": spec.dtype,
         "width": spec.width,
         "rows": rows,
+        "views": round(table.count() / rows, 2) if spec.augmentation and rows else 0,
         "coverage": min(rows / contents, 1.0) if contents else 0.0,
         "version": table.version,
         "bytes": bytes_on_disk(table.path),

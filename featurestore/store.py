@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,17 @@ from featurestore.schema import (
     checksums,
     features_schema,
     keys_of,
+    row_keys,
     spec_of,
     vectors_of,
 )
-from featurestore.spec import FORMAT_VERSION, FeatureSpec
+from featurestore.spec import FORMAT_VERSION, VIEWS_SUFFIX, FeatureSpec
 from featurestore.splits import TEST_SHARE, VAL_SHARE
 from featurestore.staging import ShardEntry, Staging, pending
 from featurestore.tables import Table
 
 EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known file, for Known.lookup
 LABELLED = 2  # state of a label row that is the same
-IMAGE_VIEW = "view = 0"
 FEW_KEYS = 500  # up to so many are looked up by a filter
 BATCH_ROWS = 2048  # of vectors stay in the CPU cache while they are checked and copied
 
@@ -105,10 +106,14 @@ class FeatureStore:
     def resolve(self, name: str | None = None) -> str:
         """A feature set by its name or a unique beginning of it; without a name, the only set or the last one written.
 
+        Sets of augmented views answer to their whole name only.
+
         Raises:
             StoreNotFound: there is none, or several begin so.
         """
-        sets = self.sets()
+        if name in (every := self.sets()):
+            return name
+        sets = [s for s in every if not s.endswith(VIEWS_SUFFIX)]
         if not sets:
             raise StoreNotFound(
                 f"{self.path} has no features yet: run `penult embed SOURCE --store {self.path}` first."
@@ -116,7 +121,7 @@ class FeatureStore:
         if name is None:
             last = self._header().get("last_set")
             return last if last in sets else sets[-1]
-        matches = [s for s in sets if s == name] or [s for s in sets if s.startswith(name)]
+        matches = [s for s in sets if s.startswith(name)]
         if len(matches) != 1:
             raise StoreNotFound(f"Expected: one feature set named {name!r}. Got: {matches or 'none'} of {sets}.")
         return matches[0]
@@ -149,14 +154,29 @@ class FeatureStore:
 
     # -- what is known -------------------------------------------------------------------------------------------
 
-    def content_keys(self, feature_set: str) -> np.ndarray:
-        """Sha256 digests of the contents in a set: S32 (n,), sorted."""
-        parts = [keys_of(b.column(0)) for b in self.table(feature_set).scan(["sha256"], IMAGE_VIEW)]
+    def content_keys(self, feature_set: str, view: int | None = None) -> np.ndarray:
+        """Sha256 digests of the contents with this view in a set, by default its first: S32 (n,), sorted."""
+        view = self.spec(feature_set).first_view if view is None else view
+        parts = [keys_of(b.column(0)) for b in self.table(feature_set).scan(["sha256"], f"view = {view}")]
         return np.sort(np.concatenate(parts)) if parts else np.empty(0, "S32")
 
-    def known_files(self, feature_set: str) -> Known:
-        """What the catalog knows of each uri, seen from one feature set: EMBEDDED, FAILED_BEFORE or NOT_IN_SET."""
-        embedded = self.content_keys(feature_set)
+    def view_counts(self, feature_set: str) -> tuple[np.ndarray, np.ndarray]:
+        """How many views each content of a set has: keys S32 (n,), sorted; counts int64 (n,)."""
+        parts = [keys_of(b.column(0)) for b in self.table(feature_set).scan(["sha256"])]
+        return np.unique(np.concatenate(parts) if parts else np.empty(0, "S32"), return_counts=True)
+
+    def views_sets(self, feature_set: str) -> list[str]:
+        """Names of the sets that hold augmented views of a set's images."""
+        spec = self.spec(feature_set)
+        views = [name for name in self.sets() if name.endswith(VIEWS_SUFFIX)]
+        return [name for name in views if replace(self.spec(name), augmentation=None) == spec]
+
+    def known_files(self, feature_set: str, view: int | None = None) -> Known:
+        """What the catalog knows of each uri, seen from one feature set: EMBEDDED, FAILED_BEFORE or NOT_IN_SET.
+
+        Embedded is what has this view, by default the set's first; views are made in the order of their numbers.
+        """
+        embedded = self.content_keys(feature_set, view)
 
         def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
             for batch in self.catalog.scan(["uri", "size", "mtime_ns", "status", "sha256"]):
@@ -250,17 +270,21 @@ class FeatureStore:
         self.labels.commit(run_id, self.labels.stage(rows()), pa.chunked_array(replaced, pa.string()), where=label_set)
 
     def _new_fragments(self, feature_set: str, entries: list[ShardEntry]) -> list[str]:
-        """The shards' fragments, each content once: two workers may have met the same bytes at the same time."""
+        """The shards' fragments, each view of a content once: two workers may have met the same bytes."""
         table = self.table(feature_set)
         fragments = [fragment for entry in entries for fragment in entry.fragments]
         table.check_staged(fragments)
-        keys = [np.concatenate([keys_of(c) for c in table.staged_keys(f, "sha256")]) for f in fragments]
+        keys = [
+            np.concatenate([row_keys(*columns) for columns in table.staged_columns(f, ["sha256", "view"])])
+            for f in fragments
+        ]
         if not keys:
             return []
+        stored = [row_keys(b.column(0), b.column(1)) for b in table.scan(["sha256", "view"])]
         every = np.concatenate(keys)
         keep = np.zeros(len(every), bool)
         keep[np.unique(every, return_index=True)[1]] = True
-        keep &= ~contains(self.content_keys(feature_set), every)
+        keep &= ~contains(np.sort(np.concatenate(stored)) if stored else every[:0], every)
         unique, start = [], 0
         for fragment, own in zip(fragments, keys, strict=True):
             mask = keep[start : start + len(own)]
@@ -333,7 +357,7 @@ class FeatureStore:
         """
         width = self.spec(feature_set).width
         X, found = np.zeros((len(keys), width), np.float32), np.zeros(len(keys), bool)
-        condition = IMAGE_VIEW
+        condition = f"view = {self.spec(feature_set).first_view}"
         if len(keys) <= FEW_KEYS:
             listed = ", ".join(f"X'{key}'" for key in hex_ids(keys))
             condition += f" AND sha256 IN ({listed})" if listed else " AND false"
@@ -348,6 +372,29 @@ class FeatureStore:
                 X[at[wanted]] = rows[wanted]
             found[at[wanted]] = True
         return X, found
+
+    def views(self, feature_set: str, keys: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
+        """Stored augmented views of some contents, checked against their checksums.
+
+        Args:
+            feature_set: a set of views, its full name.
+            keys: S32 (n,), sorted and unique.
+            views: how many of each.
+
+        Returns:
+            X: float32 (m, d), m up to n * views, ordered by content and view; rows: int64 (m,), numbers of keys.
+        """
+        parts, rows, numbers = [np.empty((0, self.spec(feature_set).width), np.float32)], [], []
+        for batch in self.batches(feature_set, f"view <= {int(views)}"):
+            batch_keys = keys_of(batch.column("sha256"))
+            at = np.searchsorted(keys, batch_keys)
+            wanted = contains(keys, batch_keys)
+            parts.append(vectors_of(batch.column("vector"))[wanted].astype(np.float32))
+            rows.append(at[wanted])
+            numbers.append(batch.column("view").to_numpy()[wanted])
+        X, at = np.concatenate(parts), np.concatenate([*rows, np.empty(0, np.int64)])
+        order = np.lexsort((np.concatenate([*numbers, np.empty(0, np.int16)]), at))
+        return X[order], at[order]
 
     def batches(
         self, feature_set: str, condition: str | None = None, batch_rows: int = BATCH_ROWS
@@ -424,7 +471,8 @@ class FeatureStore:
     def _remember(self, feature_set: str | None = None) -> None:
         """Note the tables' versions, so that one that is lost later is noticed."""
         header = self._header()
-        header["last_set"] = feature_set or header.get("last_set")
+        if feature_set and not feature_set.endswith(VIEWS_SUFFIX):
+            header["last_set"] = feature_set
         tables = [self.catalog, self.labels] + ([self.table(feature_set)] if feature_set else [])
         header["tables"] |= {str(table.path.relative_to(self.path)): table.state() for table in tables}
         write_json(self.path / "penult.json", header)

@@ -7,6 +7,7 @@ affine step, with bilinear interpolation.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from featurestore.errors import UsageError
 
+RULES = "affine-v1"  # of this module; another way to draw or move pixels is a new name
 FLIPS = ("none", "horizontal", "vertical", "both")
 FILLS = ("nearest", "reflect", "black")
 _PADDING: dict[str, Literal["edge", "symmetric", "constant"]] = {
@@ -62,6 +64,10 @@ class Augmentation:
     def changes(self) -> bool:
         """Whether views differ from their picture at all."""
         return any((self.rotation, self.shift, self.shear, self.zoom)) or self.flip != "none"
+
+    def to_json(self) -> str:
+        """Canonical JSON: the identity of the views."""
+        return json.dumps(asdict(self) | {"rules": RULES}, sort_keys=True, separators=(",", ":"))
 
     def words(self) -> str:
         """The settings that are not at their defaults."""

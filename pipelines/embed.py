@@ -22,14 +22,16 @@ from featurestore.runs import RunRecord, new_run_id, utc_now
 from featurestore.schema import LABELS
 from featurestore.staging import PLAN, Staging
 from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
-from pipelines import backbones, interrupt, sources
-from pipelines.backbones import feature_spec, resolve
+from pipelines import backbones, interrupt, sources, tuned
+from pipelines.augment import Augmentation
+from pipelines.backbones import Tap, feature_spec, resolve
 from pipelines.labels import changed_labels
 from pipelines.worker import EmbedJob, bound_memory, engine_for
 
 SHARD_IMAGES = 4096
 STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
 POLL_SECONDS = 0.5
+MAX_VIEWS = 1000
 RUNNER = "FnApiRunner"  # in this process
 REFUSED_RUNNERS = {
     "DaskRunner": "it loses finished work and still reports success",
@@ -43,7 +45,7 @@ Progress = Callable[[int, int], None]  # images done, images in all
 class EmbedOptions:
     """How to embed; the command line's options, one to one."""
 
-    backbone: str = backbones.DEFAULT
+    backbone: str = backbones.DEFAULT  # or ft:ID, a fine-tuned one of the store
     weights: str = "imagenet"
     layer: str | None = None
     pooling: str = "avg"
@@ -56,6 +58,8 @@ class EmbedOptions:
     shard_images: int = SHARD_IMAGES
     label_set: str = "default"
     retry_failed: bool = False
+    views: int = 0  # of each image, drawn by ``augmentation``; 0 embeds the images themselves
+    augmentation: Augmentation | None = None
     runner: str = RUNNER
     runner_arguments: tuple[str, ...] = ()
 
@@ -63,6 +67,12 @@ class EmbedOptions:
         """Raise UsageError for what no run could do."""
         if self.shard_images < 1:
             raise UsageError(f"Expected: --shard-images of at least 1. Got: {self.shard_images}.")
+        if not 0 <= self.views <= MAX_VIEWS:
+            raise UsageError(f"Expected: --views from 0 to {MAX_VIEWS}. Got: {self.views}.")
+        if bool(self.views) != (self.augmentation is not None):
+            raise UsageError("Views need an augmentation, and an augmentation needs views.")
+        if self.augmentation is not None:
+            self.augmentation.check()
         if self.runner in REFUSED_RUNNERS:
             why = REFUSED_RUNNERS[self.runner]
             raise UsageError(f"--runner {self.runner} is refused: {why}; use {RUNNER} or FlinkRunner.")
@@ -128,9 +138,10 @@ def embed(
     options.check()
     bound_memory()
     listing = sources.list_source(source)
-    tap = resolve(options.backbone, options.weights, options.layer, options.pooling, options.input_size, options.crop)
+    tap = _tap(options, store)
     engine = engine_for(tap, options.engine, options.precision, options.batch_size)
-    spec = feature_spec(tap, engine.width, options.precision, options.dtype)
+    augmentation = None if options.augmentation is None else options.augmentation.to_json()
+    spec = feature_spec(tap, engine.width, options.precision, options.dtype, augmentation)
     opened = FeatureStore.create(store)
     with opened.lock(), interrupt.deferred():
         recovered = opened.recover()
@@ -145,6 +156,8 @@ def embed(
             options.engine,
             options.precision,
             options.batch_size,
+            options.views,
+            options.augmentation,
         )
         staging = job.staging()
         staging.begin(result.feature_set)
@@ -178,11 +191,22 @@ def embed(
     return result
 
 
+def _tap(options: EmbedOptions, store: str | Path) -> Tap:
+    if not options.backbone.startswith(tuned.PREFIX):
+        return resolve(
+            options.backbone, options.weights, options.layer, options.pooling, options.input_size, options.crop
+        )
+    default, own = EmbedOptions(), ("weights", "layer", "pooling", "input_size", "crop")
+    if given := [name for name in own if getattr(options, name) != getattr(default, name)]:
+        raise UsageError(f"{options.backbone} has its own {given[0].replace('_', ' ')}: leave yours out.")
+    return tuned.find(FeatureStore(store), options.backbone)
+
+
 def _plan(
     store: FeatureStore, staging: Staging, listing: sources.Source, options: EmbedOptions, result: EmbedResult
 ) -> int:
     """Stream the listing once: count it, write what to embed and which labels are new; return how many images."""
-    known = store.known_files(result.feature_set)
+    known = store.known_files(result.feature_set, options.views or None)
     todo = [NEW, CHANGED, NOT_IN_SET, FAILED_BEFORE] if options.retry_failed else [NEW, CHANGED, NOT_IN_SET]
     known_labels = store.known_labels(options.label_set)
     planned = 0

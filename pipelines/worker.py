@@ -21,7 +21,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice, repeat, takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ from featurestore.schema import CATALOG, FAILED, OK, features_batch
 from featurestore.staging import ShardEntry, Staging
 from featurestore.store import FeatureStore
 from pipelines import images, interrupt, sources
+from pipelines.augment import Augmentation, random_view
 from pipelines.backbones import Tap
 from pipelines.engines import Engine, open_engine
 
@@ -56,6 +57,8 @@ class EmbedJob:
     engine: str
     precision: str
     batch_size: int | None
+    views: int = 0  # how many augmented views of each image; 0 is the image itself
+    augmentation: Augmentation | None = None
 
     def staging(self) -> Staging:
         """The run's journal."""
@@ -74,9 +77,16 @@ class _File:
     width: int | None = None
     height: int | None = None
     format: str | None = None
-    pixels: np.ndarray | None = None  # only between decoding and inference
     duplicate: bool = False
     error: ImageError | None = None
+
+
+class _Picture(NamedTuple):
+    """What the engine sees: a view of a content."""
+
+    key: bytes
+    view: int
+    pixels: np.ndarray
 
 
 @dataclass
@@ -97,8 +107,9 @@ class _Contents:
     """Which contents need no embedding: what the set held when the run began (nobody else writes while it holds the
     lock), and what shards of this process have taken since."""
 
-    def __init__(self, known: np.ndarray) -> None:
-        self._known = KeySet(known)
+    def __init__(self, known: np.ndarray, partly: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """``partly``: keys S32 (n,), sorted, and how many views of each are stored."""
+        self._known, self._partly = KeySet(known), partly
         self._taken: dict[bytes, int] = {}  # by the shards under way
         self._errors: dict[bytes, ImageError] = {}
         self._lock = threading.Lock()
@@ -110,6 +121,14 @@ class _Contents:
                 return False
             self._taken[key] = shard
             return True
+
+    def stored_views(self, key: bytes) -> int:
+        """How many views of a content that is not known in full are stored."""
+        if self._partly is None:
+            return 0
+        keys, counts = self._partly
+        at = int(np.searchsorted(keys, np.array(key, "S32")))
+        return int(counts[at]) if at < len(keys) and keys[at] == np.array(key, "S32") else 0
 
     @contextlib.contextmanager
     def of_shard(self, shard: int) -> Iterator[None]:
@@ -171,8 +190,11 @@ def engine_for(tap: Tap, engine: str, precision: str, batch_size: int | None) ->
 
 
 @functools.lru_cache(maxsize=1)
-def _contents(store: str, run_id: str, feature_set: str) -> _Contents:
-    return _Contents(FeatureStore(store).content_keys(feature_set))
+def _contents(store: str, run_id: str, feature_set: str, views: int) -> _Contents:
+    opened = FeatureStore(store)
+    return _Contents(
+        opened.content_keys(feature_set, views or None), opened.view_counts(feature_set) if views else None
+    )
 
 
 def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
@@ -185,7 +207,7 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
     if (finished := staging.entry(shard)) is not None:
         return finished
     bound_memory()
-    contents = _contents(job.store, job.run_id, job.feature_set)
+    contents = _contents(job.store, job.run_id, job.feature_set, job.views)
     with contents.of_shard(shard):
         return _embed(job, staging, shard, contents)
 
@@ -195,41 +217,46 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
     engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
     table = FeatureStore(job.store).table(job.feature_set)
     schema = table.schema
-    clock, feed, embedded = _Clock(), _Feed(staging, shard), 0
-    load = _loader(job.tap, shard, contents, clock)
+    clock, feed, size = _Clock(), _Feed(staging, shard), engine.batch_size
+    embedded: set[bytes] = set()
+    load = _loader(job, shard, contents, clock)
+    waiting: list[_Picture] = []  # decoded, in no batch yet: less than a file's views, and at the end a batch, a thread
+    lock = threading.Lock()
 
-    def infer(batch: list[_File]) -> tuple[list[_File], np.ndarray]:
+    def fill() -> list[_Picture]:
+        """A full batch, or nothing at the end of the feed."""
+        with lock:
+            batch = waiting[:size]
+            del waiting[:size]
+        while len(batch) < size and (file := next(feed, None)) is not None:
+            batch += load(file)
+        full = len(batch) >= size
+        with lock:
+            waiting.extend(batch[size:] if full else batch)
+        return batch[:size] if full else []
+
+    def infer(batch: list[_Picture]) -> tuple[list[tuple[bytes, int]], np.ndarray]:
         since = time.perf_counter()
-        vectors = engine(np.stack([file.pixels for file in batch if file.pixels is not None]))
-        for file in batch:
-            file.pixels = None
+        vectors = engine(np.stack([picture.pixels for picture in batch]))
         clock.add("infer", since)
-        return batch, vectors
+        return [(picture.key, picture.view) for picture in batch], vectors
 
-    def fill_and_infer(_: None) -> tuple[list[_File], np.ndarray | None]:
-        """A full batch and its vectors; at the end of the feed what is left, to be joined with other threads' rests."""
-        batch = list(islice((file for file in feed if load(file).pixels is not None), engine.batch_size))
-        return infer(batch) if len(batch) == engine.batch_size else (batch, None)
+    def fill_and_infer(_: None) -> tuple[list[tuple[bytes, int]], np.ndarray] | None:
+        return infer(batch) if (batch := fill()) else None
 
-    def inferred() -> Iterator[tuple[list[_File], np.ndarray]]:
+    def inferred() -> Iterator[tuple[list[tuple[bytes, int]], np.ndarray]]:
         count = THREADS_A_CORE * cores()
         with ThreadPoolExecutor(count) as pool:
-            rest: list[_File] = []
             calls = takewhile(lambda _: not feed.ended, repeat(None))
-            for batch, vectors in _ahead(pool, fill_and_infer, calls, BATCHES_AHEAD * count):
-                if vectors is None:
-                    rest += batch
-                else:
-                    yield batch, vectors
-            yield from _ahead(pool, infer, _batched(rest, engine.batch_size), BATCHES_AHEAD * count)
+            yield from filter(None, _ahead(pool, fill_and_infer, calls, BATCHES_AHEAD * count))
+            yield from _ahead(pool, infer, _batched(waiting, size), BATCHES_AHEAD * count)
 
     def rows() -> Iterator[pa.RecordBatch]:
-        nonlocal embedded
-        for group in _batched(inferred(), max(1, ROWS_A_WRITE // engine.batch_size)):
-            keys = np.array([file.key for batch, _ in group for file in batch], "S32")
+        for group in _batched(inferred(), max(1, ROWS_A_WRITE // size)):
+            keys, views = zip(*(row for rows, _ in group for row in rows), strict=True)
+            embedded.update(keys)
             vectors = np.concatenate([vectors for _, vectors in group])
-            embedded += len(keys)
-            yield features_batch(schema, keys, vectors, job.run_id)
+            yield features_batch(schema, np.array(keys, "S32"), vectors, job.run_id, np.array(views))
 
     fragments = table.stage(_timed(rows(), clock, "_pull"))
     clock.seconds["write"] = time.perf_counter() - began - clock.seconds.pop("_pull", 0.0)
@@ -242,7 +269,7 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
         shard=shard,
         fragments=fragments if embedded else [],
         rows_file=f"{shard}.{secrets.token_hex(4)}.arrow",
-        embedded=embedded,
+        embedded=len(embedded),
         deduplicated=sum(file.duplicate and not file.error for file in files),
         failures=dict(failures),
         seconds=dict(clock.seconds),
@@ -256,11 +283,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _loader(tap: Tap, shard: int, contents: _Contents, clock: _Clock) -> Callable[[_File], _File]:
-    """The function that reads and hashes a file, and decodes it where its content is new."""
+def _loader(job: EmbedJob, shard: int, contents: _Contents, clock: _Clock) -> Callable[[_File], list[_Picture]]:
+    """The function that reads and hashes a file, and gives the pictures of it that are new."""
+    tap = job.tap
 
-    def load(file: _File) -> _File:
+    def pictures(key: bytes, pixels: np.ndarray) -> list[_Picture]:
+        if job.augmentation is None:
+            return [_Picture(key, 0, pixels)]
+        views = range(contents.stored_views(key) + 1, job.views + 1)
+        return [_Picture(key, view, random_view(pixels, job.augmentation, key, view)) for view in views]
+
+    def load(file: _File) -> list[_Picture]:
         since = time.perf_counter()
+        found: list[_Picture] = []
         try:
             data, file.size, file.mtime_ns = sources.read(file.uri, file.offset, file.size)
             file.key = hashlib.sha256(data).digest()
@@ -271,13 +306,13 @@ def _loader(tap: Tap, shard: int, contents: _Contents, clock: _Clock) -> Callabl
             else:
                 picture = images.decode(data, tap.input_size, tap.crop)
                 file.width, file.height, file.format = picture.width, picture.height, picture.format
-                file.pixels = picture.pixels
+                found = pictures(file.key, picture.pixels)
             clock.add("decode", since)
         except ImageError as error:
             file.error = error
             if file.key is not None:
                 contents.fail(file.key, error)
-        return file
+        return found
 
     return load
 

@@ -24,7 +24,7 @@ SPEC = FeatureSpec(
 
 
 def changed(value: Any) -> Any:
-    return value + 1 if isinstance(value, int) else value + "x"
+    return value + 1 if isinstance(value, int) else f"{value}x"
 
 
 def variants() -> dict[str, FeatureSpec]:

@@ -1,0 +1,162 @@
+"""Augmented views: what they look like, and that each is computed and stored once."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_sample_images
+
+from featurestore.dataset import hex_ids
+from featurestore.errors import UsageError
+from featurestore.store import FeatureStore
+from pipelines import images
+from pipelines.augment import FILLS, Augmentation, random_view
+from pipelines.embed import EmbedOptions, embed
+
+PHOTO = np.ascontiguousarray(load_sample_images().images[0][:200, :200])
+STRONG = Augmentation(rotation=40, shift=0.2, shear=12, zoom=0.2, flip="horizontal")
+VIEWS = EmbedOptions(views=3, augmentation=STRONG)
+
+
+@settings(max_examples=30, deadline=None)
+@given(key=st.binary(min_size=32, max_size=32), view=st.integers(0, 10_000), fill=st.sampled_from(FILLS))
+def test_without_movement_a_view_is_the_picture(key, view, fill):
+    assert (random_view(PHOTO, Augmentation(fill=fill), key, view) == PHOTO).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(key=st.binary(min_size=32, max_size=32), view=st.integers(0, 10_000))
+def test_flips_alone_move_no_pixel_off_the_grid(key, view):
+    flipped = random_view(PHOTO, Augmentation(flip="both"), key, view)
+    assert any((flipped == PHOTO[::y, ::x]).all() for y in (1, -1) for x in (1, -1))
+
+
+def test_views_depend_on_picture_number_and_seed_and_on_nothing_else():
+    first = random_view(PHOTO, STRONG, b"a", 1)
+    assert (first == random_view(PHOTO, STRONG, b"a", 1)).all()
+    others = [(STRONG, b"b", 1), (STRONG, b"a", 2), (replace(STRONG, seed=1), b"a", 1)]
+    for augmentation, key, view in others:
+        assert (first != random_view(PHOTO, augmentation, key, view)).any()
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_shift_moves_the_picture_and_fills_the_border(fill):
+    side = PHOTO.shape[0]
+    found = set()
+    for number in range(12):
+        view = random_view(PHOTO, Augmentation(shift=0.3, fill=fill), b"x", number).astype(int)
+        black = (view == 0).all(axis=2)
+        found.add(bool(black[[0, -1]].all(axis=1).any() or black[:, [0, -1]].all(axis=0).any()))
+        middle = view[side // 3 : -side // 3, side // 3 : -side // 3]
+        assert middle.std() > 10  # the picture is still there
+    assert (True in found) == (fill == "black")
+
+
+def test_rotation_turns_about_the_centre():
+    disc = np.zeros((101, 101, 3), np.uint8)
+    y, x = np.mgrid[:101, :101] - 50
+    disc[x**2 + y**2 < 900] = 200
+    turned = random_view(disc, Augmentation(rotation=180), b"x", 3).astype(int)
+    assert np.abs(turned - disc)[x**2 + y**2 < 800].max() <= 1
+    assert np.abs(turned - disc)[x**2 + y**2 > 1000].max() <= 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rotation": 181}, {"shift": -0.1}, {"zoom": 1.0}, {"flip": "sideways"}, {"fill": "wrap"}]
+)
+def test_impossible_augmentations_are_usage_errors(wrong):
+    with pytest.raises(UsageError, match=f"--{next(iter(wrong))}"):
+        Augmentation(**wrong).check()
+
+
+def test_views_are_stored_in_a_set_of_their_own_and_computed_once(corpus, tmp_path, engine):
+    store = tmp_path / "store"
+    base = embed(str(corpus), store)
+    views = embed(str(corpus), store, VIEWS)
+    assert (base.embedded, views.embedded, engine.images) == (30, 30, 30 + 90)
+    assert views.feature_set.endswith("-views") and views.fingerprint != base.fingerprint
+    opened = FeatureStore(store)
+    assert opened.resolve() == base.feature_set == opened.resolve("efficientnet")
+    assert opened.views_sets(base.feature_set) == [views.feature_set]
+    assert opened.to_arrow(views.feature_set).column("view").value_counts().to_pylist() == [
+        {"values": view, "counts": 30} for view in (1, 2, 3)
+    ] or sorted(opened.to_arrow(views.feature_set).column("view").to_pylist()) == sorted([1, 2, 3] * 30)
+
+    again = embed(str(corpus), store, VIEWS)
+    assert (again.embedded, again.unchanged, engine.images) == (0, 30, 120)
+
+
+def test_more_views_compute_only_what_is_missing(corpus, tmp_path, engine):
+    store = tmp_path / "store"
+    embed(str(corpus), store, VIEWS)
+    shutil.copy(corpus / "a" / "00.png", corpus / "copy.png")
+    before = engine.images
+    more = embed(str(corpus), store, replace(VIEWS, views=5))
+    assert engine.images - before == 2 * 30
+    assert (more.embedded, more.deduplicated) == (30, 1)
+    keys, counts = FeatureStore(store).view_counts(more.feature_set)
+    assert len(keys) == 30 and (counts == 5).all()
+    fewer = embed(str(corpus), store, replace(VIEWS, views=2))
+    assert fewer.embedded == 0 and fewer.feature_set == more.feature_set
+
+
+def test_stored_views_are_the_features_of_those_very_views(corpus, tmp_path, engine):
+    store = tmp_path / "store"
+    name = embed(str(corpus), store, VIEWS).feature_set
+    files = sorted(corpus.rglob("*.png"))[:7]
+    keys = np.sort(np.array([hashlib.sha256(f.read_bytes()).digest() for f in files], "S32"))
+    X, rows = FeatureStore(store).views(name, keys, 2)
+    assert X.shape == (14, engine.width) and rows.tolist() == [i // 2 for i in range(14)]
+    for file in files:
+        data = file.read_bytes()
+        key = hashlib.sha256(data).digest()
+        at = int(np.searchsorted(keys, np.array(key, "S32")))
+        pixels = images.decode(data, 224).pixels
+        expected = engine(np.stack([random_view(pixels, STRONG, key, view) for view in (1, 2)]))
+        assert np.array_equal(X[rows == at], expected.astype(np.float16).astype(np.float32)), hex_ids(keys[[at]])
+
+
+def test_another_augmentation_is_another_set(corpus, tmp_path, engine):
+    store = tmp_path / "store"
+    base = embed(str(corpus), store).feature_set
+    for flip in ("none", "vertical"):
+        embed(str(corpus), store, EmbedOptions(views=1, augmentation=Augmentation(rotation=5, flip=flip)))
+    assert len(FeatureStore(store).views_sets(base)) == 2
+
+
+@pytest.mark.parametrize("options", [EmbedOptions(views=2), EmbedOptions(augmentation=STRONG), EmbedOptions(views=-1)])
+def test_views_need_an_augmentation(options, corpus, tmp_path):
+    with pytest.raises(UsageError, match=r"[Vv]iews"):
+        embed(str(corpus), tmp_path / "store", options)
+
+
+def test_a_run_of_views_that_died_is_completed(corpus, tmp_path, engine):
+    """Two of four shards finish; the rerun embeds the other two."""
+    store, options = tmp_path / "store", replace(VIEWS, shard_images=8)
+    calls = engine.__class__.__call__
+    engine_images = 60
+
+    class Killed(Exception):
+        pass
+
+    def dying(self, pixels):
+        if self.images >= engine_images:
+            raise Killed
+        return calls(self, pixels)
+
+    engine.__class__.__call__ = dying
+    try:
+        with pytest.raises(Exception, match=r"Killed|ParDo"):
+            embed(str(corpus), store, options)
+    finally:
+        engine.__class__.__call__ = calls
+    done = embed(str(corpus), store, options)
+    keys, counts = FeatureStore(store).view_counts(done.feature_set)
+    assert len(keys) == 30 and (counts == 3).all()
+    assert 0 < done.embedded < 30
