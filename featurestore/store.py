@@ -341,6 +341,34 @@ class FeatureStore:
         fingerprint = self.spec(name).fingerprint()
         return assemble(contents, X, found, name, fingerprint, val=val, test=test, seed=seed)
 
+    def augmented(self, train: Dataset, views: int, views_set: str | None = None) -> Dataset:
+        """Training rows and after them their stored augmented views.
+
+        Args:
+            train: rows of a dataset's training split, and of no other.
+            views: how many of each image.
+            views_set: which set holds them, where there are several.
+
+        Raises:
+            UsageError: there is no such set, several and none named, or it lacks views of these images.
+        """
+        sets = self.views_sets(train.feature_set)
+        if not sets:
+            raise UsageError(f"{train.feature_set} has no views: `penult embed SOURCE --views {views}` makes some.")
+        if views_set is None and len(sets) > 1:
+            raise UsageError(f"{train.feature_set} has views of several kinds: name one with --views-set, of {sets}.")
+        name = sets[0] if views_set is None else views_set
+        if name not in sets:
+            raise UsageError(f"Expected: --views-set, one of {sets}. Got: {name!r}.")
+        keys = np.array([bytes.fromhex(id) for id in train.ids], "S32")
+        X, rows = self.views(name, keys, views)
+        if len(X) < views * len(train):
+            raise UsageError(
+                f"{name} holds {len(X):,} of the {views * len(train):,} views that training needs: run "
+                f"`penult embed SOURCE --views {views}` over the whole corpus first."
+            )
+        return train.with_views(X, rows)
+
     def labelled(self, label_set: str = "default") -> LabelledContents:
         """The unique contents that have a label, without their vectors."""
         return labelled_contents(self.catalog.read(["uri", "sha256"], "status = 'ok'"), self.label_rows(label_set))

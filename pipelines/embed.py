@@ -31,7 +31,7 @@ from pipelines.worker import EmbedJob, bound_memory, engine_for
 SHARD_IMAGES = 4096
 STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
 POLL_SECONDS = 0.5
-MAX_VIEWS = 1000
+MAX_VIEWS = 100
 RUNNER = "FnApiRunner"  # in this process
 REFUSED_RUNNERS = {
     "DaskRunner": "it loses finished work and still reports success",

@@ -160,3 +160,34 @@ def test_a_run_of_views_that_died_is_completed(corpus, tmp_path, engine):
     keys, counts = FeatureStore(store).view_counts(done.feature_set)
     assert len(keys) == 30 and (counts == 3).all()
     assert 0 < done.embedded < 30
+
+
+def test_views_augment_training_rows_alone(corpus, tmp_path, engine):
+    store = tmp_path / "store"
+    embed(str(corpus), store)
+    name = embed(str(corpus), store, VIEWS).feature_set
+    opened = FeatureStore(store)
+    train = opened.dataset().part("train")
+    more = opened.augmented(train, 2)
+    n = len(train)
+    assert len(more) == 3 * n and set(more.splits) == {"train"}
+    assert np.array_equal(more.X[:n], train.X)
+    assert (more.y[n:] == np.repeat(train.y, 2)).all() and (more.ids[n:] == np.repeat(train.ids, 2)).all()
+    keys = np.array([bytes.fromhex(id) for id in train.ids], "S32")
+    assert np.array_equal(more.X[n:], opened.views(name, keys, 2)[0])
+
+    with pytest.raises(UsageError, match="--views 4"):
+        opened.augmented(train, 4)
+    with pytest.raises(UsageError, match="--views-set"):
+        opened.augmented(train, 2, "another")
+    embed(str(corpus), store, replace(VIEWS, augmentation=Augmentation(rotation=1)))
+    with pytest.raises(UsageError, match="several kinds"):
+        opened.augmented(train, 2)
+    assert len(opened.augmented(train, 3, name)) == 4 * n
+
+
+def test_without_views_training_says_how_to_make_them(corpus, tmp_path, engine):
+    embed(str(corpus), tmp_path / "store")
+    opened = FeatureStore(tmp_path / "store")
+    with pytest.raises(UsageError, match="penult embed SOURCE --views 2"):
+        opened.augmented(opened.dataset().part("train"), 2)
