@@ -56,9 +56,8 @@ class Dataset:
 
     def with_views(self, X: np.ndarray, rows: np.ndarray) -> Dataset:
         """Return these rows and after them other vectors ``X`` (m, d) of the images ``rows`` int (m,)."""
-        views = replace(self.take(rows), X=X)
-        names = ("X", "y", "ids", "uris", "splits")
-        return replace(self, **{n: np.concatenate([getattr(self, n), getattr(views, n)]) for n in names})
+        every = np.concatenate([np.arange(len(self)), rows])
+        return replace(self.take(every), X=np.concatenate([self.X, X]))
 
     def __len__(self) -> int:
         return len(self.y)

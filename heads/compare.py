@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,16 @@ from featurestore.dataset import SPLITS, Dataset
 from featurestore.errors import HeadError, UsageError
 from heads import evaluate, registry
 from heads.head import Head
-from heads.train import TrainResult, accuracy, check_dataset, convergence_notes, score, timed_fit
+from heads.train import (
+    TrainResult,
+    accuracy,
+    check_dataset,
+    convergence_notes,
+    count_views,
+    gained,
+    score,
+    timed_fit,
+)
 
 # Beyond these a default comparison leaves a family out; naming it fits it all the same.
 RBF_MAX_ROWS, RBF_MAX_CLASSES = 10_000, 100  # time grows with the square of either
@@ -50,6 +59,7 @@ class CompareResult:
                 "test": self.winner.test,
                 "test_ci": list(self.winner.test_ci),
                 "metrics": self.winner.metrics,
+                "history": list(self.winner.history),
             },
             "baseline": self.winner.baseline,
             "n": self.winner.n,
@@ -64,6 +74,7 @@ def compare(
     class_weight: str | None = None,
     seeds: Sequence[int] = (0,),
     progress: Progress | None = None,
+    augmented: Dataset | None = None,
 ) -> CompareResult:
     """Fit the grid of each family on train, choose by top-1 on validation, score the winner on test.
 
@@ -76,6 +87,7 @@ def compare(
         class_weight: None or "balanced"; families that cannot weight classes are fitted without.
         seeds: at least one.
         progress: called after each fit, in this thread, with (done, total, row of the leaderboard).
+        augmented: the training rows with views after them; the best head is fitted on them too, as one more row.
 
     Raises:
         HeadError: the dataset cannot train or score a head, or no candidate could be fitted.
@@ -91,7 +103,29 @@ def compare(
     leaderboard = sorted(rows, key=_rank, reverse=True)  # stable: a tie keeps the registry's order
     if winner is None:
         raise HeadError(f"None of {len(rows)} heads could be fitted; the first said: {rows[0]['error']}")
-    return CompareResult(leaderboard, score(winner, parts, leaderboard[0]["fit_seconds"], notes + skipped))
+    if augmented is not None:
+        row, head = _fit_with_views(leaderboard[0], parts, augmented, class_weight, seeds)
+        leaderboard = sorted([*leaderboard, row], key=_rank, reverse=True)
+        winner = head if head is not None and leaderboard[0] is row else winner
+    result = score(winner, parts, leaderboard[0]["fit_seconds"], notes + skipped)
+    return CompareResult(leaderboard, replace(result, views=leaderboard[0].get("views", 0)))
+
+
+def _fit_with_views(
+    best: dict[str, Any],
+    parts: dict[str, Dataset],
+    augmented: Dataset,
+    class_weight: str | None,
+    seeds: Sequence[int],
+) -> tuple[dict[str, Any], Head | None]:
+    """Fit the best candidate on the views too; its row says what they gained."""
+    views = count_views(augmented, parts["train"])
+    with convergence_notes() as said:
+        row, head = _fit_one(best["head"], best["params"], parts | {"train": augmented}, class_weight, seeds, said)
+    notes = [row["note"]] if "note" in row else []
+    if row["val"] is not None:
+        notes.append(gained(views, row["val"], best["val"]) + ".")
+    return row | {"views": views, "note": " ".join(notes)}, head
 
 
 def _rank(row: dict[str, Any]) -> float:

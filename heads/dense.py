@@ -36,7 +36,11 @@ def fit_dense(
     batch_size: int,
     patience: int,
 ) -> dict[str, np.ndarray]:
-    """Minimise cross-entropy; stop ``patience`` epochs after the best validation loss and keep its weights.
+    """Minimise cross-entropy; stop ``patience`` epochs after the best validation loss.
+
+    The weights that are kept are those of the best validation loss, also with ``patience`` 0, which never stops
+    before the last epoch. The accuracies told to ``problem.on_epoch`` are shares of right predictions, those of the
+    training rows taken while the epoch goes on and with dropout, as Keras does.
 
     The result depends on the seed alone: initialisation, dropout and the order of rows are seeded here,
     not through Keras's process-wide generator, so that fits may run side by side.
@@ -61,19 +65,25 @@ def fit_dense(
             {"class_name": optimizer, "config": {"learning_rate": learning_rate}},
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
     )
 
     weights = np.ones(len(problem.y))
     if problem.class_weight == "balanced":
         weights = balanced_weights(problem.y, problem.n_classes)
     has_val = len(problem.y_val) > 0
-    best = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
+    best = keras.callbacks.EarlyStopping(patience=patience or epochs, restore_best_weights=True)
+    tell = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: problem.on_epoch(
+            {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items() if np.isfinite(value)}}
+        )
+    )
     model.fit(
         _batches(problem, weights, batch_size, draw),
         epochs=epochs,
         validation_data=(problem.X_val, problem.y_val) if has_val else None,
         validation_batch_size=1024,
-        callbacks=[best] if has_val else [],
+        callbacks=[tell, best] if has_val else [tell],
         shuffle=False,  # the data set does it, from our seed
         verbose=0,
     )
@@ -121,5 +131,7 @@ def _check(
     check_param(is_number(dropout) and 0 <= dropout < 1, "dropout", dropout, "a number from 0 to below 1")
     check_param(optimizer in OPTIMIZERS, "optimizer", optimizer, "one of " + ", ".join(OPTIMIZERS))
     check_param(is_number(learning_rate) and learning_rate > 0, "learning_rate", learning_rate, "a number above 0")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         check_param(is_count(value), name, value, "a whole number above 0")
+    no_stop = patience == 0 and is_number(patience)
+    check_param(no_stop or is_count(patience), "patience", patience, "a whole number, 0 to never stop early")

@@ -91,5 +91,65 @@ def summary(y: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> dict[str,
     return values | {"macro_f1": macro_f1(matrix), "balanced_accuracy": balanced_accuracy(matrix)}
 
 
+def confusion_order(matrix: np.ndarray) -> np.ndarray:
+    """Order the classes so that those that are confused stand side by side, int (c,).
+
+    Average linkage on the shares confused either way, its leaves ordered to keep neighbours close (Bar-Joseph et al.
+    2001, "Fast optimal leaf ordering for hierarchical clustering").
+
+    Args:
+        matrix: (c, c), see ``confusion``; c of at least 2.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    confused = shares + shares.T
+    np.fill_diagonal(confused, 0)
+    distance = confused.max() - confused
+    np.fill_diagonal(distance, 0)
+    return leaves_list(linkage(squareform(distance), "average", optimal_ordering=True))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of a curve, ``x`` and ``y`` (k,), and the area that sums it up."""
+
+    x: np.ndarray
+    y: np.ndarray
+    area: float
+
+
+def roc(positive: np.ndarray, scores: np.ndarray) -> Curve:
+    """Receiver operating characteristic: true positive rate over false positive rate, and the area below (AUC).
+
+    Args:
+        positive: bool (n,), with at least one of each kind.
+        scores: (n,), higher for rows that are thought positive; equal scores are one point.
+    """
+    hits, called = _thresholds(positive, scores)
+    x = np.r_[0, (called - hits) / np.sum(~positive)]
+    y = np.r_[0, hits / np.sum(positive)]
+    return Curve(x, y, float(np.trapezoid(y, x)))
+
+
+def precision_recall(positive: np.ndarray, scores: np.ndarray) -> Curve:
+    """Precision over recall, from the highest score down, and the average precision ``Σ (Δ recall) · precision``.
+
+    That sum is scikit-learn's ``average_precision_score``: no interpolation, which would be too optimistic (Davis &
+    Goadrich 2006, "The relationship between Precision-Recall and ROC curves"). Arguments are those of ``roc``.
+    """
+    hits, called = _thresholds(positive, scores)
+    recall, precision = hits / np.sum(positive), hits / called
+    return Curve(recall, precision, float(np.sum(np.diff(recall, prepend=0) * precision)))
+
+
+def _thresholds(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At each different score, the highest first: positives, and rows, that reach it."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
+    return np.cumsum(positive[order])[last], last + 1
+
+
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ class Problem:
         seed: of everything random in the fit.
         X_val: float32 (m, d), standardised; m may be 0.
         y_val: int (m,), indices of classes.
+        on_epoch: a fit that goes over the rows many times tells it the curves of each epoch, see ``Head.history``.
     """
 
     X: np.ndarray
@@ -33,6 +35,7 @@ class Problem:
     seed: int
     X_val: np.ndarray
     y_val: np.ndarray
+    on_epoch: Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,16 @@ class Head:
         classes: str (c,), sorted.
         arrays: all numbers it predicts from: ``mean`` and ``scale`` (d,) of the training features,
             ``temperature`` (), and those of its family.
+        history: one dict an epoch of its training, "epoch" (from 1), "loss", "accuracy", and "val_loss" and
+            "val_accuracy" where there were validation rows, less what was not finite; empty where there are no
+            epochs, and after a load.
     """
 
     family: str
     params: dict[str, Any]
     classes: np.ndarray
     arrays: dict[str, np.ndarray]
+    history: tuple[dict[str, float], ...] = ()
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """Score the raw features X (n, d); float (n, c), the largest in a row is the predicted class.

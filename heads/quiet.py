@@ -12,13 +12,20 @@ from typing import Any
 _importing = threading.Lock()
 
 
+def import_tensorflow() -> Any:
+    """TensorFlow; the first call takes seconds."""
+    with _importing:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with _silent_stderr() if "tensorflow" not in sys.modules else contextlib.nullcontext():
+            import tensorflow
+
+    return tensorflow
+
+
 def import_keras() -> Any:
     """Keras on TensorFlow; the first call takes seconds."""
+    import_tensorflow()
     with _importing:
-        if "tensorflow" not in sys.modules:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-            with _silent_stderr():
-                import tensorflow  # noqa: F401
         import keras
 
     return keras

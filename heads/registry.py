@@ -122,8 +122,8 @@ def complete(name: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
     defaults = family(name).defaults
     for key in params or {}:
         if key not in defaults:
-            known = ", ".join(defaults) or "it has none"
-            raise UsageError(f"Head {name!r} has no parameter {key!r}: choose from {known}.")
+            known = f"choose from {', '.join(defaults)}" if defaults else "it has none"
+            raise UsageError(f"Head {name!r} has no parameter {key!r}: {known}.")
     given = {**defaults, **(params or {})}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
@@ -190,6 +190,7 @@ def fit(
     X_val, codes_val = X_val[known], np.searchsorted(classes, y_val[known])
 
     mean, scale = standardisation(X)
+    history: list[dict[str, float]] = []
     problem = Problem(
         X=standardise(X, mean, scale),
         y=codes,
@@ -198,9 +199,10 @@ def fit(
         seed=seed,
         X_val=standardise(X_val, mean, scale),
         y_val=codes_val,
+        on_epoch=history.append,
     )
     arrays = {"mean": mean, "scale": scale, "temperature": np.float64(1), **row.fit(problem, **params)}
-    head = row.head(name, params, classes, {key: np.asarray(value) for key, value in arrays.items()})
+    head = row.head(name, params, classes, {k: np.asarray(v) for k, v in arrays.items()}, tuple(history))
     if not row.margins:
         return head
     temperature = np.asarray(fit_temperature(head.scores(X_val), codes_val))

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from featurestore.dataset import Dataset
-from heads import evaluate, registry
+from heads import charts, evaluate, registry
 from heads.compare import CompareResult
+from heads.head import Head
 from heads.train import TrainResult
 
 TEMPLATE = "report.html.j2"
-MAX_LABELLED_CLASSES = 150  # beyond, names beside the confusion matrix could not be read
+ALPHABETICAL_CLASSES = 30  # beyond, the confusion matrix is ordered by confusion
+LABELLED_CLASSES = 400  # beyond, no names stand beside it
+ROWS_SHOWN = 30  # of the table of classes; the rest unfolds
 IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -40,18 +43,20 @@ def render(
         date: of the run, as text.
         head_id: of the winner, as text.
         seed: of the choice of pictures.
-        per_gallery: how many right and how many wrong predictions are shown at most.
+        per_gallery: how many pictures the random batch, and how many the wrong ones, are at most.
     """
     import jinja2
 
     if isinstance(result, CompareResult):
         winner, rows = result.winner, result.leaderboard
     else:
-        winner, rows = result, [result.row()]
+        winner, rows = result, [row for row in (result.row(), result.without_views) if row]
     test = dataset.part("test")
     predicted, probabilities = winner.head.predict(test.X), winner.head.probabilities(test.X)
     labels = np.union1d(winner.head.classes, test.y)
     matrix = evaluate.confusion(test.y, predicted, labels)
+    many = len(labels) > ALPHABETICAL_CLASSES
+    order = evaluate.confusion_order(matrix) if many else np.arange(len(labels))
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -63,16 +68,26 @@ def render(
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\u202f%"
     return environment.get_template(TEMPLATE).render(
         winner=winner,
-        params=registry.describe(winner.head.family, winner.head.params),
+        params=_describe(winner.head.family, winner.head.params, winner.views),
         about=registry.family(winner.head.family).about,
         date=date,
         head_id=head_id,
         leaderboard=_leaderboard(rows),
-        matrix=_matrix(matrix, labels),
-        pairs=_confused_pairs(matrix, labels),
+        curves=charts.training_curves(winner.history),
+        smoothing=charts.SMOOTHING,
+        matrix={"by_confusion": many, **_matrix(matrix[np.ix_(order, order)], labels[order])},
+        two_class=_two_class_curves(test, winner.head) if len(labels) == 2 else [],
+        pairs=_confused_pairs(matrix, labels, most=40 if many else 10),
         classes=_class_rows(matrix, labels),
+        rows_shown=ROWS_SHOWN,
+        seed=seed,
         galleries=_galleries(test, predicted, probabilities.max(axis=1), thumbnail, seed, per_gallery),
     )
+
+
+def _describe(family: str, params: dict[str, Any], views: int) -> str:
+    words = [registry.describe(family, params), f"{views} views" if views else ""]
+    return ", ".join(filter(None, words))
 
 
 def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -90,7 +105,7 @@ def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "rows": [
             {
                 "head": row["head"],
-                "params": registry.describe(row["head"], row["params"]),
+                "params": _describe(row["head"], row["params"], row.get("views", 0)),
                 "val": row["val"],
                 "ci": row["val_ci"],
                 "places": [place(x) for x in (*row["val_ci"], row["val"])] if row["val_ci"] else None,
@@ -107,15 +122,18 @@ def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _matrix(matrix: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Geometry, in pixels, of a confusion matrix whose colours are shares of the true class."""
     c = len(labels)
-    labelled = c <= MAX_LABELLED_CLASSES
-    cell = min(44, max(8 if labelled else 2, 760 // c))
+    labelled = c <= LABELLED_CLASSES
+    cell = min(44, max(11 if labelled else 4, 760 // c))
     font = min(13, cell)
     longest = min(max(map(len, labels)), 18) if labelled else 0
-    margin = 32 + longest * font * 0.6
+    axis = max(12, c * cell // 60)  # font of the axes' names, which must be read in the whole too
+    margin = 20 + axis + longest * font * 0.6
     totals = np.maximum(matrix.sum(axis=1), 1)
     return {
         "cell": cell,
+        "zoomed": c > 12,
         "font": font,
+        "axis": axis,
         "margin": round(margin),
         "side": c * cell,
         "numbers": cell >= 28,
@@ -137,7 +155,21 @@ def _shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _confused_pairs(matrix: np.ndarray, labels: np.ndarray, most: int = 10) -> list[dict[str, Any]]:
+def _two_class_curves(test: Dataset, head: Head) -> list[charts.Chart]:
+    """ROC of the second class, precision and recall of both; nothing if the test split has one class only."""
+    positive = test.y == head.classes[1]
+    if positive.all() or not positive.any():
+        return []
+    scores = head.scores(test.X)
+    margin = scores[:, 1].astype(np.float64) - scores[:, 0]
+    by_class = {
+        str(head.classes[0]): evaluate.precision_recall(~positive, -margin),
+        str(head.classes[1]): evaluate.precision_recall(positive, margin),
+    }
+    return charts.two_class_curves(evaluate.roc(positive, margin), by_class)
+
+
+def _confused_pairs(matrix: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:
     """The commonest mistakes, by count and then by share of the true class."""
     totals = matrix.sum(axis=1)
     pairs: list[dict[str, Any]] = [
@@ -169,14 +201,13 @@ def _galleries(
     seed: int,
     most: int,
 ) -> list[dict[str, Any]]:
-    """A random choice of wrong and of right predictions, each the most confident first."""
+    """A random batch of predictions, and a random choice of the wrong ones, the most confident first."""
     draw = np.random.default_rng(seed)
     galleries = []
-    for title, rows in (
-        ("Wrong", np.flatnonzero(predicted != test.y)),
-        ("Right", np.flatnonzero(predicted == test.y)),
-    ):
+    for title, rows in (("Random batch", np.arange(len(test))), ("Wrong", np.flatnonzero(predicted != test.y))):
         chosen = draw.choice(rows, min(most, len(rows)), replace=False)
+        if title == "Wrong":
+            chosen = chosen[np.argsort(-confidence[chosen], kind="stable")]
         pictures = [
             {
                 "uri": str(test.uris[row]),
@@ -186,7 +217,7 @@ def _galleries(
                 "predicted": str(predicted[row]),
                 "probability": float(confidence[row]),
             }
-            for row in chosen[np.argsort(-confidence[chosen], kind="stable")]
+            for row in chosen
         ]
         galleries.append({"title": title, "total": len(rows), "pictures": pictures})
     return galleries

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ class TrainResult:
     """A fitted head and its scores: shares of right predictions, with 95 % Wilson intervals.
 
     ``metrics`` are more scores of the test split, ``baseline`` is the test score of always saying the
-    most frequent class, ``n`` counts rows of each split and classes.
+    most frequent class, ``n`` counts rows of each split and classes, ``history`` is the head's (see ``Head``).
     """
 
     feature_set: str
@@ -38,16 +38,16 @@ class TrainResult:
     fit_seconds: float
     n: dict[str, int]
     notes: tuple[str, ...]
+    history: tuple[dict[str, float], ...] = ()
+    views: int = 0  # stored views of each training image that it was fitted on too
+    without_views: dict[str, Any] | None = None  # the same head's row of a leaderboard, fitted on the images alone
 
     def row(self) -> dict[str, Any]:
         """Return this head as a row of a leaderboard."""
-        return {
-            "head": self.head.family,
-            "params": self.head.params,
-            "val": self.val,
-            "val_ci": list(self.val_ci),
-            "fit_seconds": self.fit_seconds,
-        }
+        row = leaderboard_row(self.head, self.val, self.n["val"], self.fit_seconds)
+        if self.without_views is not None:
+            row |= {"views": self.views, "note": gained(self.views, self.val, self.without_views["val"])}
+        return row
 
     def to_json(self, run_id: str = "", head_id: str = "") -> dict[str, Any]:
         """Return the JSON object of ``penult train``."""
@@ -62,6 +62,8 @@ class TrainResult:
             "baseline": self.baseline,
             "n": self.n,
             "notes": list(self.notes),
+            "history": list(self.history),
+            "without_views": self.without_views,
         }
 
 
@@ -71,6 +73,7 @@ def train(
     params: Mapping[str, Any] | None = None,
     class_weight: str | None = None,
     seed: int = 0,
+    augmented: Dataset | None = None,
 ) -> TrainResult:
     """Fit one head and score it.
 
@@ -80,6 +83,8 @@ def train(
         params: those that differ from its defaults.
         class_weight: None or "balanced".
         seed: of everything random in the fit.
+        augmented: the training rows with views after them, to fit on; the head is then fitted on the training rows
+            alone too, to say what the views gained.
 
     Raises:
         HeadError: the dataset cannot train or score a head.
@@ -90,7 +95,30 @@ def train(
     with convergence_notes() as said:
         fitted, seconds = timed_fit(head, parts["train"], parts["val"], params, class_weight, seed)
         notes += said()
-    return score(fitted, parts, seconds, notes)
+        if augmented is None:
+            return score(fitted, parts, seconds, notes)
+        val = accuracy(fitted, parts["val"])
+        without = leaderboard_row(fitted, val, len(parts["val"]), seconds)
+        fitted, seconds = timed_fit(head, augmented, parts["val"], params, class_weight, seed)
+        notes += said()
+    views = count_views(augmented, parts["train"])
+    return replace(score(fitted, parts, seconds, notes), views=views, without_views=without)
+
+
+def leaderboard_row(head: Head, val: float, n: int, seconds: float) -> dict[str, Any]:
+    """What a leaderboard says of a head whose share of right predictions on n validation rows is ``val``."""
+    ci = list(evaluate.wilson(val, n))
+    return {"head": head.family, "params": head.params, "val": val, "val_ci": ci, "fit_seconds": seconds}
+
+
+def count_views(augmented: Dataset, train: Dataset) -> int:
+    """How many views of each training row there are."""
+    return len(augmented) // len(train) - 1
+
+
+def gained(views: int, val: float, without: float) -> str:
+    """In words, what views did for a head's validation score."""
+    return f"with {views} views a picture: {100 * (val - without):+.1f} points on validation over the pictures alone"
 
 
 def timed_fit(
@@ -135,12 +163,32 @@ def score(head: Head, parts: Mapping[str, Dataset], seconds: float, notes: list[
         fit_seconds=seconds,
         n={"train": len(train), "val": len(val), "test": len(test), "classes": len(names)},
         notes=tuple(notes),
+        history=head.history,
     )
 
 
 def accuracy(head: Head, part: Dataset) -> float:
     """Share of a part's rows whose class the head predicts."""
     return float(np.mean(head.predict(part.X) == part.y))
+
+
+def misclassified(head: Head, part: Dataset) -> list[dict[str, Any]]:
+    """A part's rows that the head gets wrong, the most confident mistake first.
+
+    A row has "uri", "true", "predicted" and "probability", that of the predicted class.
+    """
+    probabilities = head.probabilities(part.X)
+    predicted, confidence = head.predict(part.X), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != part.y)
+    return [
+        {
+            "uri": str(part.uris[row]),
+            "true": str(part.y[row]),
+            "predicted": str(predicted[row]),
+            "probability": float(confidence[row]),
+        }
+        for row in wrong[np.argsort(-confidence[wrong], kind="stable")]
+    ]
 
 
 def check_dataset(dataset: Dataset) -> list[str]:

@@ -66,7 +66,8 @@ class Entry:
         offset: of a tar member's data within the tar, -1 for a plain file.
         label: class name, or None.
         split: "train", "val", "test", or None.
-        group: pictures of one group are never parted by a split; or None.
+        group: pictures of one group are never parted by a split; or None. In a folder, files of a class whose names
+            agree up to ``_nohash_`` are one, the rule of TensorFlow's retrain.py.
     """
 
     uri: str
@@ -297,7 +298,8 @@ def _list_folder(source: Source) -> Iterator[Entry]:
             if not is_folder:
                 if _is_image(name, source.ignored):
                     size, mtime_ns = _size_and_mtime(path)
-                    yield Entry(prefix + quote_from_bytes(os.fsencode(name)), size, mtime_ns, -1, label)
+                    uri = prefix + quote_from_bytes(os.fsencode(name))
+                    yield Entry(uri, size, mtime_ns, -1, label, None, _nohash_group(label, name))
             elif name.startswith("."):
                 source.ignored["hidden folder"] += 1
             else:
@@ -310,6 +312,12 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
         return item.is_dir()
     except OSError:  # a link to itself: a file that cannot be read
         return False
+
+
+def _nohash_group(label: str | None, name: str) -> str | None:
+    """The class and the name before ``_nohash_``; None for other names."""
+    before, mark, _ = name.partition("_nohash_")
+    return f"{label or ''}/{_printable(before)}" if mark else None
 
 
 def _printable(name: str) -> str:

@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from featurestore.errors import ImageError
 from featurestore.known import KeySet
-from featurestore.schema import CATALOG, FAILED, OK, features_batch
+from featurestore.schema import CATALOG, FAILED, OK, features_batch, spec_of
 from featurestore.staging import ShardEntry, Staging
 from featurestore.store import FeatureStore
 from pipelines import images, interrupt, sources
@@ -41,6 +41,7 @@ BATCHES_AHEAD = 2  # a thread, begun and not yet taken
 HEARTBEAT_SECONDS = 0.5
 M_ARENA_MAX = -8  # from malloc.h
 ROWS_A_WRITE = 1024
+OVERFLOW = "The backbone's features of this picture are beyond what the set stores: try `--dtype float32`."
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -220,6 +221,7 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
     clock, feed, size = _Clock(), _Feed(staging, shard), engine.batch_size
     embedded: set[bytes] = set()
     load = _loader(job, shard, contents, clock)
+    largest = float(np.finfo(spec_of(schema).dtype).max)
     waiting: list[_Picture] = []  # decoded, in no batch yet: less than a file's views, and at the end a batch, a thread
     lock = threading.Lock()
 
@@ -239,7 +241,10 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
         since = time.perf_counter()
         vectors = engine(np.stack([picture.pixels for picture in batch]))
         clock.add("infer", since)
-        return [(picture.key, picture.view) for picture in batch], vectors
+        good = np.isfinite(vectors).all(axis=1) & (np.abs(vectors).max(axis=1) <= largest)
+        for at in np.flatnonzero(~good):
+            contents.fail(batch[at].key, ImageError("overflow", OVERFLOW))
+        return [(batch[at].key, batch[at].view) for at in np.flatnonzero(good)], vectors[good]
 
     def fill_and_infer(_: None) -> tuple[list[tuple[bytes, int]], np.ndarray] | None:
         return infer(batch) if (batch := fill()) else None
@@ -252,7 +257,8 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
             yield from _ahead(pool, infer, _batched(waiting, size), BATCHES_AHEAD * count)
 
     def rows() -> Iterator[pa.RecordBatch]:
-        for group in _batched(inferred(), max(1, ROWS_A_WRITE // size)):
+        finite = (batch for batch in inferred() if batch[0])
+        for group in _batched(finite, max(1, ROWS_A_WRITE // size)):
             keys, views = zip(*(row for rows, _ in group for row in rows), strict=True)
             embedded.update(keys)
             vectors = np.concatenate([vectors for _, vectors in group])
@@ -262,8 +268,7 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
     clock.seconds["write"] = time.perf_counter() - began - clock.seconds.pop("_pull", 0.0)
     files = feed.files
     for file in files:
-        if file.duplicate:
-            file.error = contents.error(file.key)
+        file.error = file.error or contents.error(file.key)
     failures = Counter(file.error.error_type for file in files if file.error)
     entry = ShardEntry(
         shard=shard,

@@ -291,3 +291,23 @@ def test_another_feature_set_over_a_corpus_that_grew(corpus: Path, tmp_path: Pat
     second = embed(str(corpus), tmp_path / "store", replace(SMALL_SHARDS, pooling="max"))
     assert counts(second) == {"seen": 31, "new": 31, "embedded": 31}
     assert FeatureStore(tmp_path / "store").catalog.count() == 31
+
+
+def test_features_beyond_float16_are_failures_that_name_the_way_out(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = CountingEngine.__call__
+
+    def loud(self: CountingEngine, pixels: np.ndarray) -> np.ndarray:
+        vectors = plain(self, pixels)
+        vectors[vectors[:, 0] > 0.5] *= 1e6
+        return vectors
+
+    monkeypatch.setattr(CountingEngine, "__call__", loud)
+    result = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert 0 < result.failures["overflow"] < 30 and result.embedded == 30 - result.failed
+    assert "--dtype float32" in next(r["error"] for r in catalog(tmp_path / "store").values() if r["error"])
+    again = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert counts(again) == {"seen": 30, "unchanged": 30}
+    wide = embed(str(corpus), tmp_path / "wide", replace(SMALL_SHARDS, dtype="float32"))
+    assert (wide.embedded, wide.failed) == (30, 0)

@@ -57,6 +57,33 @@ def test_a_class_that_the_head_lacks_is_a_miss():
     )
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.sampled_from([3, 1000]))
+def test_curves_are_scikit_learns(seed, n, values):
+    """With few values there are ties, with many there are almost none."""
+    rng = np.random.default_rng(seed)
+    positive = rng.random(n) < 0.4
+    positive[:2] = False, True
+    scores = rng.integers(values, size=n) + positive * rng.integers(values) / 2
+    roc, pr = evaluate.roc(positive, scores), evaluate.precision_recall(positive, scores)
+    assert roc.area == pytest.approx(metrics.roc_auc_score(positive, scores))
+    assert pr.area == pytest.approx(metrics.average_precision_score(positive, scores))
+    x, y, _ = metrics.roc_curve(positive, scores, drop_intermediate=False)
+    np.testing.assert_allclose((roc.x, roc.y), (x, y))
+    precision, recall, _ = metrics.precision_recall_curve(positive, scores)
+    np.testing.assert_allclose((pr.x, pr.y), (recall[-2::-1], precision[-2::-1]))
+
+
+def test_confused_classes_stand_side_by_side():
+    """Twelve groups of three classes that are confused with one another alone, in any order."""
+    rng = np.random.default_rng(0)
+    matrix = np.kron(np.eye(12, dtype=int), np.full((3, 3), 2)) + 10 * np.eye(36, dtype=int)
+    shuffled = rng.permutation(36)
+    order = evaluate.confusion_order(matrix[np.ix_(shuffled, shuffled)])
+    groups = (shuffled[order] // 3).reshape(12, 3)
+    assert sorted(order) == list(range(36)) and (groups == groups[:, :1]).all()
+    assert sorted(evaluate.confusion_order(np.eye(5, dtype=int))) == list(range(5))
+
+
 def test_wilson_interval_of_published_examples():
     """Newcombe 1998, Statistics in Medicine 17:857-872, table I, method 3."""
     for right, n, low, high in [

@@ -139,6 +139,44 @@ def test_dense_keeps_the_weights_of_the_best_epoch():
     assert losses == sorted(losses, reverse=True)
 
 
+def test_dense_tells_its_epochs():
+    X, y = problem(3)
+    parts = {"X_val": X[160:], "y_val": y[160:]}
+    head = registry.fit("dense", X[:160], y[:160], params=DENSE, **parts)
+    assert [epoch["epoch"] for epoch in head.history] == list(range(1, len(head.history) + 1))
+    for epoch in head.history:
+        assert epoch.keys() == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
+    best = min(head.history, key=lambda epoch: epoch["val_loss"])
+    assert best["val_accuracy"] == pytest.approx(np.mean(head.predict(X[160:]) == y[160:]))
+    p = head.probabilities(X[160:])[np.arange(80), np.searchsorted(head.classes, y[160:])]
+    assert best["val_loss"] == pytest.approx(-np.log(p).mean(), rel=1e-3)
+    alone = registry.fit("dense", X[:160], y[:160], params={**DENSE, "epochs": 2})
+    assert [epoch.keys() for epoch in alone.history] == [{"epoch", "loss", "accuracy"}] * 2
+    assert registry.fit("ncm", X, y).history == ()
+
+
+def test_dense_with_no_patience_runs_every_epoch():
+    """Labels of chance: more training is worse. Patience 1 stops, patience 0 goes on, and keeps the best epoch."""
+    X, y = problem(3)
+    y = np.random.default_rng(0).permutation(y)
+    params = {**DENSE, "epochs": 8}
+    stopped, whole = (
+        registry.fit("dense", X[:160], y[:160], params={**params, "patience": patience}, X_val=X[160:], y_val=y[160:])
+        for patience in (1, 0)
+    )
+    assert len(stopped.history) < len(whole.history) == 8
+    best = min(whole.history, key=lambda epoch: epoch["val_loss"])
+    assert best["epoch"] < 8
+    assert best["val_accuracy"] == pytest.approx(np.mean(whole.predict(X[160:]) == y[160:]))
+
+
+def test_a_history_holds_finite_numbers_alone():
+    X, y = problem(3)
+    head = registry.fit("dense", X, y, params={**DENSE, "optimizer": "sgd", "learning_rate": 1e30, "epochs": 3})
+    assert len(head.history) == 3 and "loss" not in head.history[-1]
+    assert all(np.isfinite(value) for epoch in head.history for value in epoch.values())
+
+
 def test_dense_balanced_lifts_the_rare_class():
     rng = np.random.default_rng(0)
     X = np.concatenate([rng.normal(size=(300, 3)), rng.normal(size=(30, 3)) + 1]).astype(np.float32)
@@ -241,6 +279,8 @@ BAD = [
     ("dense", {"optimizer": "magic"}, {}, "one of adam"),
     ("dense", {"learning_rate": float("nan")}, {}, "learning_rate"),
     ("dense", {"epochs": True}, {}, "epochs"),
+    ("dense", {"patience": -1}, {}, "patience: Expected: a whole number, 0 to never stop early"),
+    ("dense", {"patience": False}, {}, "patience"),
 ]
 
 

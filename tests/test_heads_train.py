@@ -14,7 +14,7 @@ from featurestore.errors import HeadError, UsageError
 from heads import registry
 from heads.compare import compare
 from heads.evaluate import wilson
-from heads.train import convergence_notes, train
+from heads.train import convergence_notes, misclassified, train
 
 QUICK = ["ncm", "logreg", "svm", "knn", "rbf-svm"]
 
@@ -49,6 +49,28 @@ def test_train_scores_what_it_says():
     assert 0.15 < result.baseline < 0.4
     told = json.loads(json.dumps(result.to_json("run", "id")))
     assert {"run_id", "head_id", "val", "test", "test_ci", "fit_seconds", "n"} <= told.keys()
+
+
+def test_misclassified_rows_are_the_mistakes():
+    test = DATASET.part("test")
+    head = train(DATASET, "logreg").head
+    rows = misclassified(head, test)
+    predicted, probabilities = head.predict(test.X), head.probabilities(test.X)
+    assert len(rows) == (predicted != test.y).sum() > 3
+    assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
+    for row in rows:
+        at = list(test.uris).index(row["uri"])
+        assert (row["true"], row["predicted"]) == (test.y[at], predicted[at]) and test.y[at] != predicted[at]
+        assert row["probability"] == probabilities[at].max()
+    assert misclassified(head, test.take(predicted == test.y)) == []
+
+
+def test_the_history_of_the_kept_head_is_told(monkeypatch):
+    grid = ({"epochs": 1, "learning_rate": 1e-9}, {"epochs": 3, "learning_rate": 0.01})
+    monkeypatch.setitem(registry.FAMILIES, "dense", replace(registry.FAMILIES["dense"], grid=grid))
+    winner = json.loads(json.dumps(compare(DATASET, ["dense"]).to_json()))["winner"]
+    assert [row["epoch"] for row in winner["history"]] == [1, 2, 3]
+    assert train(DATASET, "ncm").to_json()["history"] == []
 
 
 def test_the_test_split_cannot_reach_the_fit():

@@ -1,0 +1,175 @@
+"""Training and its options from the command line, on a store of real digits with twelve features each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from conftest import CountingEngine, write_picture
+from featurestore.errors import UsageError
+from featurestore.runs import RunRecord
+from featurestore.store import FeatureStore
+from pipelines import demo, sources, worker
+from pipelines.cli import app
+from pipelines.embed import embed
+from pipelines.fit import FitData, compare_heads
+from pipelines.labels import import_labels
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits 5 to 9 of scikit-learn, embedded by block means instead of a CNN."""
+    folder = tmp_path_factory.mktemp("train")
+    demo.write_digits(folder / "digits")
+    for number in range(5):
+        shutil.rmtree(folder / "digits" / str(number))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "open_engine", lambda *_args, **_options: CountingEngine(64))
+        worker.engine_for.cache_clear()
+        embed(str(folder / "digits"), folder / "store")
+    worker.engine_for.cache_clear()
+    return folder / "store"
+
+
+def penult(*arguments: str | Path) -> Result:
+    """Run a command in this process; errors are left to be looked at."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def json_of(done: Result) -> Any:
+    assert done.exception is None, done.exception
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def record(store: Path, run_id: str) -> RunRecord:
+    return RunRecord.read(FeatureStore(store).run_folder(run_id))
+
+
+def test_a_dense_head_with_every_option(store: Path, tmp_path: Path) -> None:
+    told = json_of(
+        penult(
+            *("train", "--store", store, "--head", "dense", "--hidden", "16,8", "--dropout", "0.1"),
+            *("--optimizer", "rmsprop", "--learning-rate", "1e-2", "--epochs", "5", "--batch-size", "20"),
+            *("--patience", "0", "--tensorboard", tmp_path / "logs", "--json"),
+        )
+    )
+    assert told["params"] == {
+        "hidden": [16, 8],
+        "dropout": 0.1,
+        "optimizer": "rmsprop",
+        "learning_rate": 0.01,
+        "epochs": 5,
+        "batch_size": 20,
+        "patience": 0,
+    }
+    assert [epoch["epoch"] for epoch in told["history"]] == [1, 2, 3, 4, 5]
+    assert record(store, told["run_id"]).result["history"] == told["history"]
+    assert "<h2>Training</h2>" in Path(told["report"]).read_text()
+    assert {path.name for path in (tmp_path / "logs" / told["run_id"]).iterdir()} == {"train", "validation", "test"}
+    assert "misclassified" not in told
+
+
+def test_misclassified_pictures_are_listed_where_asked(store: Path) -> None:
+    done = penult("train", "--store", store, "--C", "0.5", "--print-misclassified", "--json")
+    told = json_of(done)
+    rows = told["misclassified"]
+    assert told["params"]["C"] == 0.5
+    assert len(rows) == round((1 - told["test"]) * told["n"]["test"]) > 10
+    assert f"{len(rows)} test images predicted wrong, the surest first:" in done.stderr
+    for row in rows:
+        assert f"{row['probability']:6.1%}  {row['predicted']}, is {row['true']}  {row['uri']}" in done.stderr
+        assert Path(sources.path_of(row["uri"])).parent.name == row["true"] != row["predicted"]
+    assert "misclassified" not in record(store, told["run_id"]).result
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_shares_are_read_as_percent_too(store: Path, command: str) -> None:
+    arguments = (command, "--store", store, "--head" if command == "train" else "--heads", "ncm", "--json")
+    percent = json_of(penult(*arguments, "--val", "10%", "--test", "0.2"))
+    assert percent["n"]["test"] == pytest.approx(0.2 * 896, abs=45)
+    assert percent["n"]["val"] == pytest.approx(0.1 * 896, abs=35)
+    asked = record(store, percent["run_id"]).parameters
+    assert (asked["val"], asked["test"]) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--val", "10"), "Expected: a share below 1, such as 0.1 or 10%. Got: 10. For 10 percent say 10% or 0.1."),
+        (("--test", "a tenth"), "Expected: a share below 1, such as 0.1 or 10%. Got: a tenth."),
+        (("--val", "-1"), "Got: -1."),
+        (("--val", "nan"), "Got: nan."),
+        (("--test", "100%"), "Got: 100%."),
+        (("--hidden", "64,x", "--head", "dense"), "Expected: --hidden with widths such as 1024,512. Got: 64,x."),
+        (("--hidden", "64"), "Head 'logreg' has no parameter 'hidden': choose from C, max_iter."),
+        (("--head", "ncm", "--C", "1"), "Head 'ncm' has no parameter 'C': it has none."),
+        (("--C", "1", "--param", "C=2"), "C is given twice: leave --param C=2 out."),
+        (("--head", "dense", "--hidden", "0"), "Parameter hidden: Expected"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_options_that_are_wrong(store: Path, options: tuple[str, ...], message: str) -> None:
+    done = penult("train", "--store", store, *options)
+    assert isinstance(done.exception, UsageError) and done.output == ""
+    assert message in str(done.exception)
+
+
+def test_the_gallery_seed_changes_the_pictures_and_nothing_else(store: Path) -> None:
+    def told(seed: int) -> dict[str, Any]:
+        return compare_heads(store, ["ncm"], gallery_seed=seed)
+
+    def pictures(outcome: dict[str, Any]) -> list[str]:
+        html = Path(outcome["report"]).read_text()
+        return [part.partition('"')[0] for part in html.split('<figure title="')[1:]]
+
+    first, again, other = told(0), told(0), told(1)
+    assert pictures(first) == pictures(again) != pictures(other)
+    assert first["winner"]["test"] == other["winner"]["test"]
+
+
+def test_nohash_files_stay_together(tmp_path: Path, engine: CountingEngine) -> None:
+    """retrain.py's rule: what agrees up to ``_nohash_`` is one, within its class; a label file has the last word."""
+    corpus = tmp_path / "corpus"
+    numbers = iter(range(1000))
+    for label in "ab":
+        for person in range(20):
+            for take in range(3):
+                write_picture(corpus / label / f"p{person}_nohash_{take}.png", next(numbers))
+        for single in range(10):
+            write_picture(corpus / label / f"single_{single}.png", next(numbers))
+    groups = {Path(sources.path_of(e.uri)).name: e.group for e in sources.list_source(corpus) if e.label == "b"}
+    assert groups["p3_nohash_0.png"] == groups["p3_nohash_2.png"] == "b/p3"
+    assert groups["single_0.png"] is None
+    embed(str(corpus), tmp_path / "store")
+
+    def places() -> dict[tuple[str, str], set[str]]:
+        data = FitData(val=0.3, test=0.3).load(FeatureStore(tmp_path / "store"))
+        found: dict[tuple[str, str], set[str]] = {}
+        for uri, label, split in zip(data.uris, data.y, data.splits, strict=True):
+            person, mark, _ = Path(sources.path_of(uri)).name.partition("_nohash_")
+            if mark:
+                found.setdefault((label, person), set()).add(split)
+        return found
+
+    split = places()
+    assert len(split) == 40 and all(len(of_one) == 1 for of_one in split.values())
+    assert set.union(*split.values()) == {"train", "val", "test"}
+    assert any(split["a", f"p{i}"] != split["b", f"p{i}"] for i in range(20))
+
+    files = sorted(corpus.glob("*/*_nohash_*"))
+    rows = [f"{path},{path.parent.name},one{i % 3}" for i, path in enumerate(files)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,group", *rows]))
+    import_labels(str(tmp_path / "labels.csv"), tmp_path / "store")
+    assert any(len(of_one) > 1 for of_one in places().values())
+
+
+def test_a_corpus_without_nohash_has_no_groups(corpus: Path) -> None:
+    assert {entry.group for entry in sources.list_source(corpus)} == {None}
+    assert np.unique([entry.label for entry in sources.list_source(corpus)]).tolist() == ["a", "b", "c"]
