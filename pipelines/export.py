@@ -1,0 +1,331 @@
+"""Export a head and its backbone as one model, checked on real pictures before it is kept.
+
+The model takes uint8 pixels (n, s, s, 3), RGB, and gives probabilities float32 (n, c); normalisation, backbone,
+standardisation, head and temperature are inside. The square of s pixels is made before it, by penult's own decoder
+(``pipelines.images.decode``) or any that follows its rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from featurestore.errors import EngineError, HeadError, ImageError, PenultError, SourceError, SpecMismatch, UsageError
+from featurestore.files import fsync, write_json, write_text
+from featurestore.schema import keys_of
+from featurestore.spec import FeatureSpec
+from featurestore.store import FeatureStore
+from heads import artifact
+from heads.quiet import import_keras, import_tensorflow
+from pipelines import backbones, engines, headnet, images, sources
+from pipelines.predict import newest_head, tap_of
+
+if TYPE_CHECKING:
+    import keras
+
+TOLERANCE = 1e-3  # of a probability
+PICTURES = 32  # that the exported model is checked on
+LABELS, DESCRIPTION = "labels.txt", "model.json"
+
+Run = Callable[[np.ndarray], np.ndarray]  # uint8 (n, s, s, 3) → float32 (n, c)
+
+
+class Format(NamedTuple):
+    """One row of the table: the model's name in its folder, how it is written, how its own runtime loads it."""
+
+    file: str
+    write: Callable[[keras.Model, Path], None]
+    load: Callable[[Path], Run]
+    packages: tuple[str, ...] = ()  # of the extra "export"
+
+
+def export(
+    store: str | Path, to: str | Path, format: str = "keras", head_id: str | None = None, *, weights: str | None = None
+) -> dict[str, Any]:
+    """Write a folder with the model, ``labels.txt`` (a class a line, in the order of the outputs) and ``model.json``.
+
+    The folder appears whole, and only after the model, loaded back by its own runtime, has given what
+    ``head.probabilities`` gives for the stored features of up to 32 pictures, within 1e-3, and the same one by one.
+
+    Args:
+        store: the store's folder.
+        to: the folder to be made.
+        format: a name of ``FORMATS``.
+        head_id: of a trained head in the store; else the newest.
+        weights: the backbone's weights file, where the run that embedded the set used one that has moved.
+
+    Returns:
+        What ``penult export --json`` prints.
+
+    Raises:
+        UsageError: no such format, or the folder exists.
+        EngineError: a package is missing, the conversion fails, or its result differs.
+        HeadError: a head that cannot become layers, or a class name that is no line of text.
+        SpecMismatch: features in bf16, or weights that are not those of the features.
+        SourceError: no picture of the set can be read.
+    """
+    began = time.monotonic()
+    to = Path(to)
+    row = _format(format)
+    _check_target(to)
+    opened = FeatureStore(store)
+    head_id = head_id or newest_head(opened)
+    head, meta = artifact.load(opened.run_folder(head_id))
+    feature_set = meta["feature_set"]
+    opened.require(feature_set, meta["fingerprint"])
+    spec = opened.spec(feature_set)
+    _check_exportable(head.classes, spec, feature_set)
+    last = headnet.with_probabilities(head)
+    pixels, X = _pictures(opened, feature_set, spec)
+    keras = import_keras()
+    first = backbones.build(tap_of(opened, feature_set, weights))
+    model = keras.Model(first.input, last(first.output), name="classifier")
+
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as temporary:
+        fresh = Path(temporary) / to.name
+        fresh.mkdir()
+        with _as_engine_error(f"The {format} export of head {head_id} failed"):
+            row.write(model, fresh / row.file)
+            parity = _parity(row.load(fresh / row.file), pixels, head.probabilities(X))
+        _check_parity(parity, format, spec)
+        write_text(fresh / LABELS, "".join(f"{name}\n" for name in head.classes))
+        described = {
+            "format": format,
+            "model": row.file,
+            "head_id": head_id,
+            "head": head.family,
+            "fingerprint": meta["fingerprint"],
+            "backbone": spec.backbone,
+            "preprocessing": asdict(spec.preprocessing),
+            "labels": head.classes.tolist(),
+            "parity": parity,
+        }
+        write_json(fresh / DESCRIPTION, described)
+        size = _flush(fresh)
+        fresh.rename(to)
+        fsync(to.parent)
+    return {
+        "head_id": head_id,
+        "format": format,
+        "path": str(to / row.file),
+        "labels": str(to / LABELS),
+        "input_size": spec.preprocessing.input_size,
+        "classes": len(head.classes),
+        "parity": parity,
+        "bytes": size,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+# -- formats: write a model, and load it as its users will -----------------------------------------------------------
+
+
+def _write_keras(model: keras.Model, path: Path) -> None:
+    model.save(path)
+
+
+def _load_keras(path: Path) -> Run:
+    model = import_keras().saving.load_model(path, compile=False, safe_mode=True)
+    return lambda pixels: np.asarray(model.predict_on_batch(pixels))
+
+
+def _write_saved_model(model: keras.Model, path: Path) -> None:
+    _export(model, path, "tf_saved_model")
+
+
+def _load_saved_model(path: Path) -> Run:
+    tf = import_tensorflow()
+    loaded = tf.saved_model.load(str(path))
+    return lambda pixels: loaded.serve(tf.constant(pixels))["probabilities"].numpy()
+
+
+def _write_onnx(model: keras.Model, path: Path) -> None:
+    import onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it cannot convert fails when it is loaded back
+    with warnings.catch_warnings():
+        # keras 3.15 asks numpy 2 for np.object to see whether tf2onnx needs it
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+        _export(model, path, "onnx")
+    # tf2onnx 1.17 lists constants that the traced function captured, already folded, as inputs to be fed
+    proto = onnx.load(path)
+    inputs = [tensor for tensor in proto.graph.input if tensor.name == "pixels"]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    onnx.save(proto, path)
+
+
+def _load_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(["probabilities"], {"pixels": pixels})[0]
+
+
+def _write_openvino(model: keras.Model, path: Path) -> None:
+    openvino = engines._openvino()
+    with tempfile.TemporaryDirectory() as folder:
+        _write_saved_model(model, Path(folder))
+        openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
+
+
+def _load_openvino(path: Path) -> Run:
+    core = engines._openvino().Core()
+    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda pixels: compiled(pixels)["probabilities"]
+
+
+def _write_litert(model: keras.Model, path: Path) -> None:
+    _export(model, path, "litert")
+
+
+def _load_litert(path: Path) -> Run:
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(path)).get_signature_runner()
+    return lambda pixels: runner(pixels=pixels)["probabilities"]
+
+
+def _export(model: keras.Model, path: Path, format: str) -> None:
+    """Keras's own exporter, with the output named and any number of pictures at a time."""
+    keras = import_keras()
+    named = keras.Model(model.input, {"probabilities": model.output})
+    pixels = keras.InputSpec(dtype="uint8", shape=model.input.shape, name="pixels")
+    named.export(path, format=format, verbose=False, input_signature=[pixels])
+
+
+FORMATS = {
+    "keras": Format("model.keras", _write_keras, _load_keras),
+    "saved_model": Format("saved_model", _write_saved_model, _load_saved_model),
+    "onnx": Format("model.onnx", _write_onnx, _load_onnx, ("onnx", "tf2onnx", "onnxruntime")),
+    "openvino": Format("model.xml", _write_openvino, _load_openvino),
+    "litert": Format("model.tflite", _write_litert, _load_litert, ("ai_edge_litert",)),
+}
+
+
+# -- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise UsageError(f"Expected: format {', '.join(FORMATS)}. Got: {name!r}.")
+    missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise EngineError(f"The format {name} needs {', '.join(missing)}: run `pip install 'penult[export]'`.")
+    return FORMATS[name]
+
+
+def _check_target(to: Path) -> None:
+    if to.exists() or to.is_symlink():
+        raise UsageError(f"{to} exists already: name a folder that does not.")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{to.parent} cannot be made: {error.strerror}.") from error
+
+
+def _check_exportable(classes: np.ndarray, spec: FeatureSpec, feature_set: str) -> None:
+    if spec.precision != "f32":
+        raise SpecMismatch(
+            f"An exported model computes in f32, {feature_set} was computed in {spec.precision}: "
+            "embed with `--precision f32` and train a head on that set."
+        )
+    torn = [str(name) for name in classes if len(str(name).splitlines()) > 1]
+    if torn:
+        raise HeadError(f"{LABELS} has a class a line, and the name of {torn[0]!r} has several: relabel, train again.")
+
+
+def _pictures(store: FeatureStore, feature_set: str, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Up to 32 pictures of a set that are still what was embedded, in the order of their sha256.
+
+    Returns:
+        pixels: uint8 (n, s, s, 3); X: float32 (n, d), the stored features.
+    """
+    catalog = store.catalog.read(["uri", "sha256"], "status = 'ok'")
+    uris, keys = catalog.column("uri"), keys_of(catalog.column("sha256"))
+    embedded = set(store.content_keys(feature_set).tolist())
+    found: dict[bytes, np.ndarray] = {}
+    for row in np.argsort(keys, kind="stable"):
+        key = keys[row]
+        if len(found) == PICTURES:
+            break
+        if key in found or key not in embedded:
+            continue
+        try:
+            data = sources.read(uris[int(row)].as_py())[0]
+            if np.array(hashlib.sha256(data).digest(), keys.dtype) == key:
+                found[key] = images.decode(data, spec.preprocessing.input_size, spec.preprocessing.crop).pixels
+        except ImageError:
+            continue  # moved away since; others are left
+    if not found:
+        raise SourceError(
+            f"None of the pictures of {feature_set} can be read any more, and an export is checked on them: "
+            "put them back where they were."
+        )
+    X, _ = store.vectors(feature_set, np.array(list(found), keys.dtype))
+    return np.stack(list(found.values())), X
+
+
+def _parity(run: Run, pixels: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+    """How far the loaded model is from the head's probabilities, and one picture at a time from all at once."""
+    got = run(pixels)
+    if got.shape != expected.shape or got.dtype != np.float32:
+        raise EngineError(f"Expected: probabilities float32 {expected.shape}. Got: {got.dtype} {got.shape}.")
+    single = np.concatenate([run(pixels[i : i + 1]) for i in range(len(pixels))])
+    return {
+        "pictures": len(pixels),
+        "max_difference": float(np.abs(got - expected).max()),
+        "batch_1_against_n": float(np.abs(got - single).max()),
+    }
+
+
+def _check_parity(parity: dict[str, Any], format: str, spec: FeatureSpec) -> None:
+    difference, batch = parity["max_difference"], parity["batch_1_against_n"]
+    if not difference <= TOLERANCE:  # also where it is NaN
+        raise EngineError(
+            f"The {format} model differs from the head on stored features, nothing was written. "
+            f"Expected: probabilities within {TOLERANCE}. Got: {difference:.2g} on {parity['pictures']} pictures. "
+            + (
+                "Features stored as float16 are rounded, which a very steep head may magnify: more regularisation "
+                "or `embed --dtype float32` helps then."
+                if spec.dtype == "float16"
+                else ""
+            )
+        )
+    if not batch <= TOLERANCE:
+        raise EngineError(
+            f"The {format} model answers otherwise one picture at a time, nothing was written. "
+            f"Expected: probabilities within {TOLERANCE}. Got: {batch:.2g} on {parity['pictures']} pictures."
+        )
+
+
+@contextlib.contextmanager
+def _as_engine_error(what: str) -> Iterator[None]:
+    """Converters and runtimes raise nearly anything: make it one sentence."""
+    try:
+        yield
+    except PenultError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EngineError(f"{what} ({reason}): try another format.") from error
+
+
+def _flush(folder: Path) -> int:
+    """Flush all that is in a folder to the disk; return its size in bytes."""
+    paths = [folder, *folder.rglob("*")]
+    for path in paths:
+        fsync(path)
+    return sum(path.stat().st_size for path in paths if path.is_file())

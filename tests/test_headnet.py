@@ -1,0 +1,53 @@
+"""Heads as Keras layers: the same scores and probabilities as numpy gives."""
+
+import numpy as np
+import pytest
+
+from featurestore.errors import HeadError
+from heads import registry
+from heads.quiet import import_keras
+from pipelines import headnet
+
+SMALL = {"dense": {"hidden": [12, 7], "epochs": 3, "dropout": 0.5}}
+
+
+def fitted(family, classes=4, seed=0):
+    """A head of badly scaled features: one column constant, one nearly, one large."""
+    draw = np.random.default_rng(seed)
+    y = draw.integers(0, classes, 200)
+    X = draw.normal(size=(200, 24)).astype(np.float32) + draw.normal(size=(classes, 24)).astype(np.float32)[y]
+    X[:, 0], X[:, 1], X[:, 2] = 3, 1 + 1e-6 * X[:, 1], 1e4 * X[:, 2]
+    names = np.array([f"class {i}" for i in y])
+    return registry.fit(family, X, names, params=SMALL.get(family), X_val=X[:50], y_val=names[:50]), X
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("family", [name for name in registry.FAMILIES if name != "knn"])
+def test_layers_give_the_heads_scores(family, classes):
+    head, X = fitted(family, classes)
+    scores = head.scores(X)
+    found = headnet.as_layers(head).predict(X, verbose=0)
+    assert found.dtype == np.float32 and found.shape == scores.shape
+    assert abs(found - scores).max() <= 2e-6 * abs(scores).max()
+    probabilities = headnet.with_probabilities(head).predict(X, verbose=0)
+    assert abs(probabilities - head.probabilities(X)).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["logreg", "dense", "rbf-svm"])
+def test_layers_come_back_from_a_file_in_safe_mode(family, tmp_path):
+    head, X = fitted(family)
+    headnet.as_layers(head).save(tmp_path / "head.keras")
+    loaded = import_keras().saving.load_model(tmp_path / "head.keras", safe_mode=True)
+    assert abs(loaded.predict(X, verbose=0) - head.scores(X)).max() <= 2e-6 * abs(head.scores(X)).max()
+
+
+def test_dense_layers_can_be_trained_further():
+    head, _ = fitted("dense")
+    model = headnet.as_layers(head)
+    assert [tuple(v.shape) for v in model.trainable_variables] == [(24, 12), (12,), (12, 7), (7,), (7, 4), (4,)]
+    assert np.array_equal(model.get_layer("dense1").get_weights()[0], head.arrays["kernel1"])
+
+
+def test_neighbours_are_no_layers():
+    with pytest.raises(HeadError, match=r"A knn head cannot become layers.*logreg"):
+        headnet.as_layers(fitted("knn")[0])
