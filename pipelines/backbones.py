@@ -200,7 +200,9 @@ def resolve(
     return replace(tap, pooling="none") if tap.needs_top else tap
 
 
-def feature_spec(tap: Tap, width: int, precision: str = "f32", dtype: str = "float16") -> FeatureSpec:
+def feature_spec(
+    tap: Tap, width: int, precision: str = "f32", dtype: str = "float16", augmentation: str | None = None
+) -> FeatureSpec:
     """The identity of the features a tap gives.
 
     Args:
@@ -208,6 +210,7 @@ def feature_spec(tap: Tap, width: int, precision: str = "f32", dtype: str = "flo
         width: d of the vectors, as the engine says.
         precision: of the forward pass, "f32" or "bf16".
         dtype: of the stored vectors, "float16" or "float32".
+        augmentation: of views, as JSON; None for the images themselves.
     """
     return FeatureSpec(
         backbone=tap.backbone,
@@ -218,6 +221,7 @@ def feature_spec(tap: Tap, width: int, precision: str = "f32", dtype: str = "flo
         width=width,
         precision=precision,
         dtype=dtype,
+        augmentation=augmentation,
     )
 
 
@@ -278,25 +282,52 @@ def build(tap: Tap) -> keras.Model:
     return _in_fresh_thread(lambda: _build(tap))
 
 
+def unfrozen(tap: Tap, layer: str) -> tuple[keras.Model, keras.Model]:
+    """The network to be trained from a layer on: that layer and those after it are trainable, as ``layers`` lists them.
+
+    Returns:
+        The model that ``build`` gives, and the network whose weights it uses, for ``save_weights``. Batch
+        normalisation and dropout stay in inference mode.
+
+    Raises:
+        BackboneError: as ``build``; or nothing from that layer to the tapped one has weights.
+    """
+    fetch(tap)
+    return _in_fresh_thread(lambda: _unfrozen(tap, layer))
+
+
 def _build(tap: Tap) -> keras.Model:
-    keras = import_keras()
-    row = TABLE[tap.backbone]
-    core = _core(tap)
-    pixels = keras.Input((tap.input_size, tap.input_size, 3), dtype="uint8", name="pixels")
-    scaled = _normalize(keras.ops.cast(pixels, "float32"), row)
-    model = keras.Model(pixels, core(scaled, training=False), name="features")
+    model, _ = _assemble(tap)
     model.trainable = False
     return model
 
 
-def _core(tap: Tap) -> keras.Model:
-    """The network from scaled pixels to pooled features, with its weights."""
+def _unfrozen(tap: Tap, layer: str) -> tuple[keras.Model, keras.Model]:
+    model, network = _assemble(tap)
+    first = network.layers.index(_layer(network, layer))
+    for number, member in enumerate(network.layers):
+        member.trainable = number >= first
+    if not model.trainable_variables:
+        raise BackboneError(f"{network.name} has nothing to train from {layer} to {tap.layer}: name an earlier layer.")
+    return model, network
+
+
+def _assemble(tap: Tap) -> tuple[keras.Model, keras.Model]:
+    """Pixels to pooled features, and the network within, with its weights."""
     keras = import_keras()
     row = TABLE[tap.backbone]
-    is_default = tap.layer == row.layer
     # Keras pools the default layer itself, because ConvNeXt normalises once more after pooling.
-    network = _network(row, tap.needs_top, tap.input_size, tap.pooling if is_default else "none")
+    network = _network(row, tap.needs_top, tap.input_size, tap.pooling if tap.layer == row.layer else "none")
     _load_weights(network, row, tap)
+    pixels = keras.Input((tap.input_size, tap.input_size, 3), dtype="uint8", name="pixels")
+    scaled = _normalize(keras.ops.cast(pixels, "float32"), row)
+    return keras.Model(pixels, _core(network, tap)(scaled, training=False), name="features"), network
+
+
+def _core(network: keras.Model, tap: Tap) -> keras.Model:
+    """The network up to the tapped layer, pooled."""
+    keras = import_keras()
+    is_default = tap.layer == TABLE[tap.backbone].layer
     features = network.output if is_default else _layer(network, tap.layer).output
     if len(features.shape) == 4 and tap.pooling == "avg":
         features = keras.layers.GlobalAveragePooling2D(name="pooled")(features)
@@ -362,6 +393,11 @@ def _load_weights(network: keras.Model, row: Backbone, tap: Tap) -> None:
             _load_h5(full, path)
             network.set_weights(full.get_weights()[: len(network.weights)])
             return _finalize(network)
+    if tap.needs_top and tap.input_size != row.input_size:
+        raise BackboneError(
+            f"Layer {tap.layer} of {row.name} belongs to its classifier, which takes {row.input_size} pixels: leave "
+            "--input-size out."
+        )
     raise BackboneError(
         f"{path} does not hold the weights of {row.name}. "
         f"Expected: {' or '.join(map(str, expected))} parameters. Got: {found}."

@@ -23,16 +23,48 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 an error, 2 usage, 3 more failures than --max-failure-rate, 75 the store is locked.",
 )
 
+
+def _share(text: str) -> float:
+    """0.1 or 10%, as a share; ``text`` may be a number, the default."""
+    digits = str(text).strip()
+    try:
+        share = float(digits.removesuffix("%")) / (100 if digits.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        percent = f" For {text} percent say {text}% or {share / 100:g}." if 1 <= share < 100 else ""
+        raise UsageError(f"Expected: a share below 1, such as 0.1 or 10%. Got: {text}.{percent}")
+    return share
+
+
 Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Set = Annotated[str | None, typer.Option("--set", help="Feature set, by name or its beginning; else the newest.")]
 LabelSet = Annotated[str, typer.Option(help="Which set of labels.")]
 Weights = Annotated[str, typer.Option(help="'imagenet' or a weights file.")]
+TrainViews = Annotated[int, typer.Option("--views", help="Train on so many stored views of each picture too.")]
+ViewsSet = Annotated[str | None, typer.Option(help="The set that holds them, where there are several.")]
+Rotation = Annotated[float, typer.Option(help="Of a random view: up to so many degrees either way.")]
+Shift = Annotated[float, typer.Option(help="… moved by up to this share of the side.")]
+Shear = Annotated[float, typer.Option(help="… sheared by up to so many degrees.")]
+Zoom = Annotated[float, typer.Option(help="… each axis scaled by a factor of 1 ± this.")]
+Flip = Annotated[str, typer.Option(help="… none, horizontal, vertical or both: half of the views are flipped.")]
+Fill = Annotated[str, typer.Option(help="… beyond the border: nearest, reflect or black.")]
 Engine = Annotated[str, typer.Option(help="openvino (CPU) or tensorflow (anywhere).")]
 ClassWeight = Annotated[str | None, typer.Option(help="'balanced' weighs rare classes up.")]
-Val = Annotated[float, typer.Option(help="Share of the validation split, where the corpus names none.")]
-Test = Annotated[float, typer.Option(help="Share of the test split, where the corpus names none.")]
+Val = Annotated[
+    float,
+    typer.Option(parser=_share, metavar="SHARE", help="Validation's share, 0.1 or 10%, where the corpus names none."),
+]
+Test = Annotated[
+    float, typer.Option(parser=_share, metavar="SHARE", help="Test's share, 0.1 or 10%, where the corpus names none.")
+]
 SplitSeed = Annotated[int, typer.Option(help="Another seed, another split.")]
+GallerySeed = Annotated[int, typer.Option(help="Another seed, other pictures in the report.")]
+TensorBoard = Annotated[
+    Path | None,
+    typer.Option("--tensorboard", file_okay=False, help="Write event files into a sub-folder of this one."),
+]
 
 
 @app.command()
@@ -75,7 +107,7 @@ def embed(
     runner_arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- RUNNER OPTIONS]", help="Options of the Beam runner, after --.")
     ] = None,
-    backbone: Annotated[str, typer.Option(help="One of `penult backbones`.")] = "efficientnet-lite0",
+    backbone: Annotated[str, typer.Option(help="One of `penult backbones`, or ft:ID.")] = "efficientnet-lite0",
     weights: Weights = "imagenet",
     layer: Annotated[str | None, typer.Option(help="Layer to tap; else the last one before the classifier.")] = None,
     pooling: Annotated[str, typer.Option(help="avg, max or none (flatten) over a layer's positions.")] = "avg",
@@ -88,6 +120,14 @@ def embed(
     engine: Engine = "openvino",
     batch_size: Annotated[int | None, typer.Option(help="Images a forward pass; else the engine's own.")] = None,
     shard_images: Annotated[int, typer.Option(help="Images a shard: what a kill can cost at most.")] = 4096,
+    views: Annotated[int, typer.Option(help="Embed also so many random views of each picture, for training.")] = 0,
+    rotation: Rotation = 15.0,
+    shift: Shift = 0.1,
+    shear: Shear = 0.0,
+    zoom: Zoom = 0.1,
+    flip: Flip = "horizontal",
+    fill: Fill = "nearest",
+    view_seed: Annotated[int, typer.Option(help="Another seed, other views.")] = 0,
     label_set: LabelSet = "default",
     max_failure_rate: Annotated[float, typer.Option(help="Share of failed files that ends in exit code 3.")] = 0.05,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try only files that failed before.")] = False,
@@ -98,7 +138,10 @@ def embed(
 
     A second run over the same files embeds nothing. Files that cannot be read become rows that say why.
     """
+    from dataclasses import replace
+
     from pipelines import show
+    from pipelines.augment import Augmentation
     from pipelines.embed import EmbedOptions
     from pipelines.embed import embed as run
 
@@ -122,7 +165,14 @@ def embed(
     with show.bar("embed") as progress:
         result = run(source, store, options, progress)
     show.embedded(result)
-    _print_json(as_json, result.to_json())
+    told = result.to_json()
+    if views:
+        drawn = Augmentation(rotation, shift, shear, zoom, flip, fill, view_seed)
+        with show.bar("views") as progress:
+            of_views = run(source, store, replace(options, views=views, augmentation=drawn), progress)
+        show.embedded(of_views)
+        told["views"] = of_views.to_json()
+    _print_json(as_json, told)
     result.check(max_failure_rate)
 
 
@@ -164,6 +214,16 @@ def label(
 def train(
     store: Store,
     head: Annotated[str, typer.Option(help="One of `penult heads`.")] = "logreg",
+    C: Annotated[float | None, typer.Option("--C", help="logreg, svm, rbf-svm: smaller is more regular.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="dense: widths of the hidden layers, as 1024,512.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="dense: share of each hidden layer left out.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="dense: adam, adamw, rmsprop or sgd.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="dense: of the optimizer.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="dense: at most this many.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="dense: rows a step.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="dense: epochs without a better validation loss; 0 never stops early.")
+    ] = None,
     param: Annotated[list[str] | None, typer.Option(help="A parameter of the head, NAME=VALUE; repeatable.")] = None,
     class_weight: ClassWeight = None,
     seed: Annotated[int, typer.Option(help="Of everything random in the fit.")] = 0,
@@ -172,17 +232,45 @@ def train(
     val: Val = VAL_SHARE,
     test: Test = TEST_SHARE,
     split_seed: SplitSeed = 0,
+    views: TrainViews = 0,
+    views_set: ViewsSet = None,
+    gallery_seed: GallerySeed = 0,
+    tensorboard: TensorBoard = None,
+    print_misclassified: Annotated[
+        bool, typer.Option("--print-misclassified", help="List the test pictures that the head gets wrong.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train one head on stored features.
 
-    It is scored on the test split and kept under the run's id.
+    It is scored on the test split and kept under the run's id. Options that begin with the name of a head are that
+    head's parameters; what is not given is at the default that `penult heads` lists.
     """
     from pipelines import show
     from pipelines.fit import FitData, train_head
 
-    data = FitData(feature_set, label_set, val, test, split_seed)
-    result = train_head(store, head, _parameters(param), class_weight, seed, data)
+    data = FitData(feature_set, label_set, val, test, split_seed, views, views_set)
+    options = {
+        "C": C,
+        "hidden": None if hidden is None else _widths(hidden),
+        "dropout": dropout,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "patience": patience,
+    }
+    result = train_head(
+        store,
+        head,
+        _parameters(param, options),
+        class_weight,
+        seed,
+        data,
+        gallery_seed=gallery_seed,
+        tensorboard_folder=tensorboard,
+        list_misclassified=print_misclassified,
+    )
     show.trained(result)
     _print_json(as_json, result)
 
@@ -198,6 +286,10 @@ def compare(
     val: Val = VAL_SHARE,
     test: Test = TEST_SHARE,
     split_seed: SplitSeed = 0,
+    views: TrainViews = 0,
+    views_set: ViewsSet = None,
+    gallery_seed: GallerySeed = 0,
+    tensorboard: TensorBoard = None,
     as_json: Json = False,
 ) -> None:
     """Compare many heads and write a report.
@@ -207,11 +299,69 @@ def compare(
     from pipelines import show
     from pipelines.fit import FitData, compare_heads
 
-    data = FitData(feature_set, label_set, val, test, split_seed)
+    data = FitData(feature_set, label_set, val, test, split_seed, views, views_set)
     names = heads.split(",") if heads else None
     with show.bar("compare") as progress:
-        result = compare_heads(store, names, class_weight, range(seeds), data, progress)
+        result = compare_heads(
+            store,
+            names,
+            class_weight,
+            range(seeds),
+            data,
+            progress,
+            gallery_seed=gallery_seed,
+            tensorboard_folder=tensorboard,
+        )
     show.compared(result)
+    _print_json(as_json, result)
+
+
+@app.command()
+def finetune(
+    store: Store,
+    unfreeze_from: Annotated[
+        str, typer.Option(help="Train from this layer of the backbone on; `penult backbones NAME` lists them.")
+    ],
+    head: Annotated[
+        str | None, typer.Option(help="Id of the logreg, svm, ncm or dense head to start from; else the newest head.")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help="sgd, rmsprop, adam or adamw.")] = "sgd",
+    learning_rate: Annotated[float, typer.Option(help="Of the optimizer.")] = 1e-4,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd; 0.9 if not given.")] = None,
+    rotation: Annotated[float, typer.Option(help="Turn training pictures by up to so many degrees.")] = 0.0,
+    shift: Annotated[float, typer.Option(help="Move them by up to this share of the side.")] = 0.0,
+    shear: Annotated[float, typer.Option(help="Shear them by up to so many degrees.")] = 0.0,
+    zoom: Annotated[float, typer.Option(help="Scale each axis by 1 ± this.")] = 0.0,
+    flip: Annotated[str, typer.Option(help="none, horizontal, vertical or both, each at every second view.")] = "none",
+    fill: Annotated[str, typer.Option(help="What appears at the border: nearest, reflect or black.")] = "nearest",
+    epochs: Annotated[int, typer.Option(help="How often each training picture is seen.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the views, the order of pictures and dropout.")] = 0,
+    weights: Annotated[str | None, typer.Option(help="The backbone's weights file, where it has moved.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the backbone's last layers further, with a head.
+
+    The best epoch on validation becomes a backbone, ft:ID, and a head on its features. Killed, the same command goes
+    on after the last whole epoch.
+    """
+    from pipelines import show
+    from pipelines.augment import Augmentation
+    from pipelines.finetune import FinetuneOptions
+    from pipelines.finetune import finetune as run
+
+    options = FinetuneOptions(
+        unfreeze_from=unfreeze_from,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        epochs=epochs,
+        batch_size=batch_size,
+        augmentation=Augmentation(rotation, shift, shear, zoom, flip, fill, seed),
+    )
+    with show.bar("finetune") as progress:
+        result = run(store, head, options, weights, progress, show.say)
+    show.finetuned(result)
     _print_json(as_json, result)
 
 
@@ -238,6 +388,27 @@ def predict(
     failed = [p for p in predictions if p.error]
     if failed:
         raise ImageError(str(failed[0].error_type), f"{len(failed)} of {len(predictions)} pictures could not be read.")
+
+
+@app.command()
+def export(
+    store: Store,
+    to: Annotated[Path, typer.Option(help="The folder to make: the model, labels.txt, model.json.")],
+    head: Annotated[str | None, typer.Option(help="Id of a trained head; else the newest of `penult runs`.")] = None,
+    format: Annotated[str, typer.Option(help="keras, saved_model, onnx, openvino or litert.")] = "keras",
+    weights: Annotated[str | None, typer.Option(help="The backbone's weights file, where it has moved.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a head and its backbone as one model.
+
+    uint8 pixels in, probabilities out. Before it is kept it is loaded back and checked on pictures of the store.
+    """
+    from pipelines import show
+    from pipelines.export import export as run
+
+    result = run(store, to, format, head, weights=weights)
+    show.exported(result)
+    _print_json(as_json, result)
 
 
 @app.command()
@@ -288,13 +459,22 @@ def _crop(squash: bool, center: bool, pad: bool) -> str:
     return chosen[0] if chosen else "squash"
 
 
-def _parameters(given: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE, the value as JSON where it is that, else as text."""
-    parameters: dict[str, Any] = {}
+def _widths(text: str) -> list[int]:
+    try:
+        return [int(width) for width in text.split(",")]
+    except ValueError:
+        raise UsageError(f"Expected: --hidden with widths such as 1024,512. Got: {text}.") from None
+
+
+def _parameters(given: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are not None, and NAME=VALUE, the value as JSON where it is that, else as text."""
+    parameters = {name: value for name, value in options.items() if value is not None}
     for item in given or ():
         name, equals, value = item.partition("=")
         if not equals:
             raise UsageError(f"Expected: --param NAME=VALUE. Got: {item!r}.")
+        if name in parameters:
+            raise UsageError(f"{name} is given twice: leave --param {item} out.")
         try:
             parameters[name] = json.loads(value)
         except ValueError:

@@ -70,7 +70,7 @@ def train_head(
     dataset = data.load(opened)
     result = train(dataset, head, params, class_weight, seed, data.augmented(opened, dataset))
     run_id = new_run_id("train")
-    report = _keep(opened, run_id, result, result, dataset, started, gallery_seed, tensorboard_folder)
+    report = keep(opened, run_id, result, result, dataset, started, gallery_seed, tensorboard_folder)
     outcome = {**result.to_json(run_id, run_id), "report": str(report), "excluded": dataset.excluded}
     asked = {"head": head, "params": dict(params or {}), "class_weight": class_weight, "seed": seed}
     RunRecord(run_id, "train", started, asked | asdict(data), outcome).write(opened.run_folder(run_id))
@@ -101,14 +101,14 @@ def compare_heads(
     told = None if progress is None else lambda done, total, _row: progress(done, total)
     result = compare(dataset, heads, class_weight, seeds, told, data.augmented(opened, dataset))
     run_id = new_run_id("compare")
-    report = _keep(opened, run_id, result, result.winner, dataset, started, gallery_seed, tensorboard_folder)
+    report = keep(opened, run_id, result, result.winner, dataset, started, gallery_seed, tensorboard_folder)
     outcome = {**result.to_json(run_id, run_id, str(report)), "excluded": dataset.excluded}
     asked = {"heads": list(heads) if heads else None, "class_weight": class_weight, "seeds": list(seeds)}
     RunRecord(run_id, "compare", started, asked | asdict(data), outcome).write(opened.run_folder(run_id))
     return outcome
 
 
-def _keep(
+def keep(
     store: FeatureStore,
     run_id: str,
     result: CompareResult | TrainResult,

@@ -13,7 +13,7 @@ from featurestore.errors import ImageError, SpecMismatch, StoreNotFound, UsageEr
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads import artifact
-from pipelines import images, sources
+from pipelines import images, sources, tuned
 from pipelines.backbones import Tap, feature_spec, resolve
 from pipelines.engines import Engine, open_engine
 
@@ -87,7 +87,7 @@ def newest_head(store: FeatureStore) -> str:
     Raises:
         StoreNotFound: the store has none.
     """
-    heads = [run.run_id for run in store.runs() if run.kind in ("train", "compare")]
+    heads = [run.run_id for run in store.runs() if run.kind in ("train", "compare", "finetune")]
     if not heads:
         raise StoreNotFound(f"{store.path} has no head yet: run `penult compare --store {store.path}` first.")
     return heads[-1]
@@ -100,6 +100,8 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
         SpecMismatch: these weights are not the ones the set was made with.
     """
     spec = store.spec(feature_set)
+    if weights is None:
+        weights = tuned.weights_in(store, spec.weights_sha256)
     if weights is None:
         embeds = (r for r in reversed(store.runs()) if r.kind == "embed" and r.result["feature_set"] == feature_set)
         weights = next((run.parameters["weights"] for run in embeds), "imagenet")

@@ -113,6 +113,10 @@ def trained(result: Mapping[str, Any]) -> None:
         f"{result['val']:.1%} on validation; the most frequent class alone gives {result['baseline']:.1%}."
     )
     _notes(result)
+    if wrong := result.get("misclassified", ()):
+        say(f"{len(wrong):,} test images predicted wrong, the surest first:")
+    for row in wrong:
+        say(f"  {row['probability']:6.1%}  {row['predicted']}, is {row['true']}  {row['uri']}")
     say(f"Head: {result['head_id']}")
 
 
@@ -143,6 +147,28 @@ def compared(result: Mapping[str, Any]) -> None:
     say(f"Report: {result['report']}")
 
 
+def finetuned(result: Mapping[str, Any]) -> None:
+    """The old head's scores and the new one's."""
+    n = result["n"]
+    say(f"Best on validation: epoch {result['best_epoch']} of {result['epochs']}.")
+    for name in ("before", "after"):
+        row = result[name]
+        low, high = row["test_ci"]
+        say(
+            f"{name.capitalize()}: top-1 {row['test']:.1%} on test (95 % interval {low:.1%} to {high:.1%}, "
+            f"{n['test']:,} images), {row['val']:.1%} on validation."
+        )
+    say(f"Exact McNemar test of the difference: p = {result['p_value']:.2g}.")
+    for reason, count in result["left_out"].items():
+        say(f"Left out: {count:,} {reason}.")
+    _notes(result)
+    seconds = ", ".join(f"{stage} {took:.1f}" for stage, took in result["seconds"].items())
+    say(f"Seconds: {seconds}; trained on {result['images_per_second']:.1f} images a second.")
+    say(f"Backbone: {result['backbone']}")
+    say(f"Head: {result['head_id']}")
+    say(f"Report: {result['report']}")
+
+
 def predicted(predictions: Sequence[Prediction]) -> None:
     """Labels with their probabilities, or why there is none."""
     for prediction in predictions:
@@ -151,6 +177,19 @@ def predicted(predictions: Sequence[Prediction]) -> None:
             say(f"  {prediction.error_type}: {prediction.error}")
         for name, probability in prediction.top:
             say(f"  {probability:6.1%}  {name}")
+
+
+def exported(result: Mapping[str, Any]) -> None:
+    """Where the model is, and what the check of it found."""
+    parity, side = result["parity"], result["input_size"]
+    say(
+        f"{result['path']}: {side}×{side} RGB in, {result['classes']:,} classes out, {_size(result['bytes'])} "
+        f"with {result['labels']}."
+    )
+    say(
+        f"Checked on {parity['pictures']} pictures: probabilities within {parity['max_difference']:.1g} of the head's "
+        f"on stored features, one picture at a time within {parity['batch_1_against_n']:.1g} of all at once."
+    )
 
 
 def status(counted: Mapping[str, Any]) -> None:
@@ -195,6 +234,8 @@ def run_row(record: RunRecord) -> dict[str, Any]:
         outcome = f"{result['embedded']:,} embedded, {result['failed']:,} failed"
     elif record.kind == "label":
         outcome = f"{result['added']:,} added, {result['changed']:,} changed"
+    elif record.kind == "finetune":
+        outcome = f"{result['before']['test']:.1%} → {result['after']['test']:.1%} on test"
     else:
         best = result.get("winner", result)
         outcome = f"{best['head']} {best['test']:.1%} on test"

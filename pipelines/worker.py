@@ -253,8 +253,8 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
         count = THREADS_A_CORE * cores()
         with ThreadPoolExecutor(count) as pool:
             calls = takewhile(lambda _: not feed.ended, repeat(None))
-            yield from filter(None, _ahead(pool, fill_and_infer, calls, BATCHES_AHEAD * count))
-            yield from _ahead(pool, infer, _batched(waiting, size), BATCHES_AHEAD * count)
+            yield from filter(None, ahead_of(pool, fill_and_infer, calls, BATCHES_AHEAD * count))
+            yield from ahead_of(pool, infer, _batched(waiting, size), BATCHES_AHEAD * count)
 
     def rows() -> Iterator[pa.RecordBatch]:
         finite = (batch for batch in inferred() if batch[0])
@@ -358,7 +358,7 @@ def _catalog_rows(files: list[_File], run_id: str) -> pa.RecordBatch:
     return pa.record_batch([pa.array(columns[name.name], name.type) for name in CATALOG], schema=CATALOG)
 
 
-def _ahead(pool: Executor, function: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
+def ahead_of(pool: Executor, function: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
     """Map in order, in a pool, with at most ``ahead`` calls begun and not yet taken."""
     begun: deque[Future[Out]] = deque()
     try:

@@ -1,0 +1,19 @@
+"""Fine-tune in a process of its own, and die by SIGKILL after the first epoch. Run by test_finetune.py.
+
+python killed_finetune.py STORE HEAD
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from killed_embed import die_at
+from test_finetune import GENTLE, VIEWS
+
+from pipelines import finetune
+
+if __name__ == "__main__":
+    store, head = sys.argv[1:]
+    die_at("pipelines.finetune:_save", "after", 1)
+    finetune.finetune(store, head, replace(GENTLE, learning_rate=1e-4, epochs=3, augmentation=VIEWS))

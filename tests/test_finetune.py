@@ -1,0 +1,322 @@
+"""Fine-tuning a small real network on real pictures: what is trained, what is kept, what a kill costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import seeded
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from featurestore.errors import (
+    BackboneError,
+    EngineError,
+    HeadError,
+    Interrupted,
+    SourceError,
+    StoreNotFound,
+    UsageError,
+)
+from featurestore.schema import keys_of
+from featurestore.store import FeatureStore
+from heads import artifact
+from pipelines import backbones, finetune, images, tuned
+from pipelines.augment import Augmentation
+from pipelines.cli import app
+from pipelines.embed import EmbedOptions, embed
+from pipelines.finetune import FinetuneOptions
+from pipelines.fit import train_head
+from pipelines.predict import newest_head, predict
+
+LAYER = "conv_dw_12"
+GENTLE = FinetuneOptions(LAYER, learning_rate=1e-5, epochs=2, batch_size=16)
+VIEWS = Augmentation(rotation=20, shift=0.1, flip="horizontal", seed=3)
+SCRIPT = Path(__file__).parent / "killed_finetune.py"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Digits in three class folders, a store with MobileNet's features of them, and heads on those."""
+    folder = tmp_path_factory.mktemp("finetune")
+    digits = load_digits(n_class=3)
+    for number, (pixels, label) in enumerate(zip(digits.images[:66], digits.target[:66], strict=True)):
+        path = folder / "corpus" / str(label) / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.kron(pixels * (255 / 16), np.ones((8, 8))).astype(np.uint8)).save(path)
+    weights = seeded.weights("MobileNet", folder)
+    embed(str(folder / "corpus"), folder / "store", EmbedOptions("MobileNet", str(weights), input_size=64))
+    heads = {
+        name: train_head(folder / "store", name, params)["run_id"]
+        for name, params in (("logreg", None), ("svm", None), ("knn", None), ("dense", {"hidden": [16], "epochs": 5}))
+    }
+    return {"folder": folder, "corpus": folder / "corpus", "store": folder / "store", "weights": weights, **heads}
+
+
+@pytest.fixture(scope="module")
+def done(world: dict[str, Any]) -> dict[str, Any]:
+    """One fine-tuning of the logistic regression."""
+    return finetune.finetune(world["store"], world["logreg"], GENTLE)
+
+
+@pytest.fixture
+def store(world: dict[str, Any], tmp_path: Path) -> Path:
+    """A copy of the store, before anything was fine-tuned in it or not."""
+    return Path(shutil.copytree(world["store"], tmp_path / "store"))
+
+
+def arrays(tap: backbones.Tap) -> dict[str, np.ndarray]:
+    """Every weight of a network by its name."""
+    return {v.path: v.numpy() for v in backbones.build(tap).variables}
+
+
+def without_seconds(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+# --- the result
+
+
+def test_only_what_is_unfrozen_is_trained(world: dict[str, Any], done: dict[str, Any]) -> None:
+    store = FeatureStore(world["store"])
+    tap = tuned.find(store, done["backbone"])
+    before, after = arrays(replace(tap, weights=str(world["weights"]))), arrays(tap)
+    order = [layer for layer, _ in backbones.layers("MobileNet")]
+    changed = {path for path in before if not np.array_equal(before[path], after[path])}
+    trained = {path for path in before if order.index(path.split("/")[-2]) >= order.index(LAYER)}
+    statistics = {path for path in trained if "moving_" in path}
+    assert statistics and changed == trained - statistics
+    old, _ = artifact.load(store.run_folder(world["logreg"]))
+    new, meta = artifact.load(store.run_folder(done["run_id"]))
+    assert not np.array_equal(old.arrays["coef"], new.arrays["coef"])
+    assert np.array_equal(old.arrays["mean"], new.arrays["mean"]) and meta["feature_set"] == done["feature_set"]
+
+
+def test_scores_stand_side_by_side(world: dict[str, Any], done: dict[str, Any]) -> None:
+    assert done.keys() >= {
+        "run_id", "head_id", "backbone", "feature_set", "epochs", "best_epoch", "history", "before", "after",
+        "p_value", "fit_seconds", "n", "left_out",
+    }  # fmt: skip
+    assert done["before"].keys() == done["after"].keys() == {"val", "test", "test_ci"}
+    assert [row["epoch"] for row in done["history"]] == [1, 2] and done["best_epoch"] == 2
+    assert done["history"][0].keys() == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"}
+    assert done["history"][1]["val_loss"] < done["history"][0]["val_loss"] < done["start"]["val_loss"]
+    store = FeatureStore(world["store"])
+    head, _ = artifact.load(store.run_folder(world["logreg"]))
+    test = store.dataset(store.resolve("MobileNet-" + head_set(store, world["logreg"]))).part("test")
+    assert done["before"]["test"] == np.mean(head.predict(test.X) == test.y)
+    low, high = done["after"]["test_ci"]
+    assert low < done["after"]["test"] < high or done["after"]["test"] in (0, 1)
+    assert 0 < done["p_value"] <= 1 and done["left_out"] == {}
+    assert done["n"]["train"] + done["n"]["val"] + done["n"]["test"] == 66
+    assert Path(done["report"]).read_text().count("<svg") > 0
+    assert newest_head(store) == done["run_id"]
+    assert store.labels.count() == 66
+
+
+def head_set(store: FeatureStore, head: str) -> str:
+    return str(artifact.load(store.run_folder(head))[1]["feature_set"]).removeprefix("MobileNet-")
+
+
+def test_its_features_are_the_networks_own(world: dict[str, Any], done: dict[str, Any]) -> None:
+    store = FeatureStore(world["store"])
+    tap = tuned.find(store, done["backbone"])
+    again = embed(str(world["corpus"]), store.path, EmbedOptions(done["backbone"]))
+    assert (again.feature_set, again.embedded, again.unchanged) == (done["feature_set"], 0, 66)
+    rows = store.catalog.read(["uri", "sha256"]).sort_by("sha256")
+    paths = [uri.removeprefix("file://") for uri in rows.column("uri").to_pylist()]
+    pixels = np.stack([images.decode(Path(path).read_bytes(), tap.input_size, tap.crop).pixels for path in paths])
+    expected = backbones.build(tap).predict(pixels, verbose=0)
+    stored, found = store.vectors(done["feature_set"], keys_of(rows.column("sha256")))
+    assert found.all() and seeded.cosine(stored, expected).min() > 0.99999
+    head, _ = artifact.load(store.run_folder(done["run_id"]))
+    val = store.dataset(done["feature_set"]).part("val")
+    assert np.mean(head.predict(val.X) == val.y) == pytest.approx(done["history"][1]["val_accuracy"])
+
+
+def test_predict_finds_the_weights(world: dict[str, Any], done: dict[str, Any], tmp_path: Path) -> None:
+    """A picture the store lacks, with base weights that are gone."""
+    new = tmp_path / "new.png"
+    Image.open(next((world["corpus"] / "1").glob("*.png"))).rotate(5).save(new)
+    hidden = world["weights"].rename(tmp_path / "moved.h5")
+    try:
+        (told,) = predict([str(new)], world["store"], done["head_id"])
+    finally:
+        hidden.rename(world["weights"])
+    store = FeatureStore(world["store"])
+    tap = tuned.find(store, done["backbone"])
+    X = backbones.build(tap).predict(images.decode(new.read_bytes(), 64).pixels[None], verbose=0)
+    head, _ = artifact.load(store.run_folder(done["run_id"]))
+    assert told.label == head.predict(X)[0]
+    assert told.probability == pytest.approx(head.probabilities(X).max(), abs=1e-3)
+
+
+def test_again_from_the_fine_tuned_head_on_the_command_line(
+    world: dict[str, Any], done: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["finetune", "--store", str(world["store"]), "--head", done["head_id"], "--unfreeze-from", "conv_pw_13"]
+    command += ["--optimizer", "rmsprop", "--learning-rate", "1e-6", "--epochs", "1", "--flip", "horizontal", "--json"]
+    app(command, standalone_mode=False)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["before"]["test"] == done["after"]["test"] and told["epochs"] == 1
+    app(command, standalone_mode=False)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == told  # done before
+    app(["runs", "--store", str(world["store"])], standalone_mode=False)
+    assert "→" in capsys.readouterr().err
+
+
+def test_a_worse_network_is_not_kept(world: dict[str, Any], store: Path) -> None:
+    wild = FinetuneOptions(LAYER, learning_rate=0.03, momentum=0.0, epochs=1, batch_size=8)
+    told = finetune.finetune(store, world["svm"], wild)
+    assert told["history"][0]["val_loss"] > told["start"]["val_loss"] and told["best_epoch"] == 0
+    assert told["after"] == told["before"] and told["notes"]
+    with pytest.raises(HeadError, match="smaller --learning-rate"):
+        finetune.finetune(store, world["logreg"], replace(wild, learning_rate=1e38))
+
+
+def test_computes_in_the_precision_of_the_features(
+    world: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = EmbedOptions("MobileNet", str(world["weights"]), input_size=64, precision="bf16")
+    try:
+        embed(str(world["corpus"]), store, options)
+    except EngineError:
+        pytest.skip("this CPU only emulates bf16")
+    losses, evaluate = [], finetune.Trainer.evaluate
+
+    def twice(self: finetune.Trainer, *batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        result = evaluate(self, *batch)
+        with self.running("f32"):
+            losses.append((result[0], evaluate(self, *batch)[0]))
+        return result
+
+    monkeypatch.setattr(finetune.Trainer, "evaluate", twice)
+    told = finetune.finetune(store, train_head(store, "ncm")["run_id"], replace(GENTLE, epochs=1))
+    assert FeatureStore(store).spec(told["feature_set"]).precision == "bf16"
+    bf16, f32 = losses[0]
+    assert not np.array_equal(bf16, f32) and np.allclose(bf16, f32, rtol=0.2, atol=0.2)
+
+
+# --- interruptions
+
+
+def test_resumes_where_it_was_killed(world: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    """SIGKILL after an epoch, SIGTERM after another: the same history, the same weights."""
+    options = replace(GENTLE, learning_rate=1e-4, epochs=3, augmentation=VIEWS)
+    whole = Path(shutil.copytree(store, tmp_path / "whole"))
+    expected = finetune.finetune(whole, world["dense"], options)
+
+    killed = subprocess.run([sys.executable, SCRIPT, store, world["dense"]], capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (folder,) = (store / "finetune").iterdir()
+    with np.load(folder / "checkpoint.npz") as archive:
+        assert len(json.loads(str(archive["told"]))["history"]) == 1
+    said: list[str] = []
+
+    def stop_after_an_epoch(line: str) -> None:
+        said.append(line)
+        if line.startswith("Epoch 2"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        finetune.finetune(store, world["dense"], options, say=stop_after_an_epoch)
+    assert said[0] == "Resuming after epoch 1 of 3."
+    told = finetune.finetune(store, world["dense"], options)
+    assert without_seconds(told["history"]) == without_seconds(expected["history"])
+    assert told["run_id"] == json.loads((store / "backbones" / f"{told['run_id']}.json").read_text())["id"]
+    assert {p.name for p in (store / "backbones").glob("*.h5")} & {p.name for p in (whole / "backbones").glob("*.h5")}
+    ours, theirs = (
+        artifact.load(FeatureStore(s).run_folder(t["run_id"]))[0] for s, t in ((store, told), (whole, expected))
+    )
+    assert all(np.array_equal(ours.arrays[name], theirs.arrays[name]) for name in theirs.arrays)
+    assert not list((store / "finetune").iterdir())
+
+
+def test_killed_after_training_nothing_is_trained_again(
+    world: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(GENTLE, epochs=1, batch_size=32)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "_pair", fail)
+        with pytest.raises(RuntimeError):
+            finetune.finetune(store, world["logreg"], options)
+    monkeypatch.setattr(finetune.Trainer, "step", fail)
+    told = finetune.finetune(store, world["logreg"], options)
+    assert len(told["history"]) == 1
+    assert len([r for r in FeatureStore(store).runs() if r.kind == "finetune" and r.run_id == told["run_id"]]) == 1
+
+
+# --- what can be wrong
+
+
+def test_pictures_that_are_gone_are_left_out(world: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    opened = FeatureStore(store)
+    train = opened.dataset(artifact.load(opened.run_folder(world["logreg"]))[1]["feature_set"]).part("train")
+    gone, changed = (Path(uri.removeprefix("file://")) for uri in train.uris[:2])
+    kept = {path: (path.read_bytes(), path.stat()) for path in (gone, changed)}
+    try:
+        gone.unlink()
+        changed.write_bytes(kept[changed][0][:-30])
+        told = finetune.finetune(store, world["logreg"], replace(GENTLE, epochs=1))
+        assert told["left_out"] == {"vanished": 1, "changed": 1}
+        assert told["n"]["train"] == len(train) - 2
+        (world["corpus"]).rename(tmp_path / "away")
+        with pytest.raises(SourceError, match=r"No picture .* vanished"):
+            finetune.finetune(store, world["logreg"], replace(GENTLE, epochs=2, batch_size=8))
+    finally:
+        if (tmp_path / "away").exists():
+            (tmp_path / "away").rename(world["corpus"])
+        for path, (data, stat) in kept.items():
+            path.write_bytes(data)
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "error", "message"),
+    [
+        ("logreg", {"unfreeze_from": "conv_dw_21"}, BackboneError, "no layer 'conv_dw_21': .*conv_dw_1"),
+        ("logreg", {"unfreeze_from": "conv_pw_13_relu"}, BackboneError, "nothing to train from conv_pw_13_relu"),
+        ("knn", {}, HeadError, "knn head cannot be trained further: train a logreg or dense head"),
+        ("logreg", {"optimizer": "sdg"}, UsageError, "Expected: --optimizer adam"),
+        ("logreg", {"optimizer": "adam", "momentum": 0.5}, UsageError, "--momentum is of sgd"),
+        ("logreg", {"momentum": 1.0}, UsageError, "--momentum from 0 to below 1"),
+        ("logreg", {"learning_rate": 0.0}, UsageError, "--learning-rate above 0"),
+        ("logreg", {"batch_size": 0}, UsageError, "--batch-size of at least 1"),
+        ("logreg", {"augmentation": Augmentation(flip="left")}, UsageError, "--flip"),
+    ],
+)
+def test_wrong_words_are_refused(
+    world: dict[str, Any], head: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        finetune.finetune(world["store"], world[head], replace(GENTLE, **options))
+
+
+def test_wrong_fine_tuned_backbones_are_refused(world: dict[str, Any], done: dict[str, Any]) -> None:
+    with pytest.raises(StoreNotFound, match=done["backbone"]):
+        embed(str(world["corpus"]), world["store"], EmbedOptions("ft:other"))
+    with pytest.raises(UsageError, match="has its own input size"):
+        embed(str(world["corpus"]), world["store"], EmbedOptions(done["backbone"], input_size=32))
+
+
+def test_labels_that_the_head_does_not_know_are_refused(world: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    from pipelines.labels import import_labels
+
+    rows = [f"{path},{path.parent.name}-{int(path.stem) % 2}" for path in world["corpus"].rglob("*.png")]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    import_labels(str(tmp_path / "labels.csv"), store)
+    with pytest.raises(HeadError, match=r"knows 3 classes, the labels now have 6 others \(0-0, "):
+        finetune.finetune(store, world["logreg"], GENTLE)
