@@ -10,6 +10,7 @@ import numpy as np
 
 from featurestore.errors import HeadError, UsageError
 
+SCALE_FLOOR = 0.1
 CHUNK_ROWS = 2048  # rows scored at a time, so that prediction needs little memory beside X
 
 
@@ -90,12 +91,15 @@ class Head:
 
 
 def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the scale (population standard deviation) of the columns, float32 (d,).
+    """Return the mean and the scale of the columns, float32 (d,).
 
-    A constant column gets scale 1, so that it becomes 0 and not a division by zero.
+    The scale is the population standard deviation, but not below a tenth of the columns' upper quartile: a channel
+    that is all but silent on the training rows would else shout on a picture that wakes it (hundreds of
+    standard deviations on scikit-learn's digits). Where that is 0 too it is 1.
     """
-    scale = X.std(axis=0, dtype=np.float64).astype(np.float32)
-    scale[(X.max(axis=0) == X.min(axis=0)) | (scale == 0)] = 1
+    scale = X.std(axis=0, dtype=np.float64)
+    scale = np.maximum(scale, SCALE_FLOOR * np.quantile(scale, 0.75)).astype(np.float32)
+    scale[scale == 0] = 1
     return X.mean(axis=0, dtype=np.float64).astype(np.float32), scale
 
 

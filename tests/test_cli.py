@@ -54,8 +54,11 @@ def test_every_command_has_help_and_an_example(command: str) -> None:
 
 
 def test_readme_examples_run(demo: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    shutil.copytree(demo[0] / "digits", tmp_path / "photos")
-    shutil.copy(tmp_path / "photos" / "3" / "0003.png", tmp_path / "new.png")
+    for path in sorted((demo[0] / "digits").rglob("*.png"))[::4]:
+        copy = tmp_path / "photos" / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    shutil.copy(demo[0] / "digits" / "3" / "0003.png", tmp_path / "new.png")
     rows = [
         f"photos/{path.parent.name}/{path.name},{int(path.parent.name) % 2}" for path in tmp_path.rglob("photos/*/*")
     ]

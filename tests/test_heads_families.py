@@ -234,8 +234,23 @@ def test_standardisation_is_scikit_learns():
     mean, scale = standardisation(X)
     expected = StandardScaler().fit(X)
     np.testing.assert_allclose(mean, expected.mean_, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(scale, expected.scale_, rtol=1e-5)
-    assert scale[0] == 1 and (standardise(X, mean, scale)[:, 0] == 0).all()
+    varies = X.std(axis=0) > 0
+    np.testing.assert_allclose(scale[varies], expected.scale_[varies], rtol=1e-5)
+    assert (standardise(X, mean, scale)[:, 0] == 0).all()  # a constant column
+
+
+def test_nearly_silent_columns_do_not_shout():
+    X = np.random.default_rng(0).normal(size=(500, 40)) * np.r_[np.full(30, 2.0), np.full(8, 1e-4), 0, 0]
+    _, scale = standardisation(X)
+    assert np.allclose(scale[:30], X[:, :30].std(axis=0), rtol=1e-5)
+    assert (scale[30:] > 0.15).all() and (scale[30:] < 0.25).all()
+
+
+def test_columns_that_are_mostly_constant_keep_their_scale():
+    X = np.zeros((100, 12))
+    X[:, 0] = np.arange(100)
+    _, scale = standardisation(X)
+    assert np.isclose(scale[0], X[:, 0].std()) and (scale[1:] == 1).all()
 
 
 @given(hnp.arrays(np.float32, (5, 3), elements=st.floats(-1e6, 1e6, width=32)))
