@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections import Counter
@@ -43,6 +44,7 @@ from pipelines.worker import ahead_of, bound_memory, cores, engine_for
 
 CHECKPOINT = "checkpoint.npz"
 STAGES = ("train", "validate", "checkpoint", "embed", "score")
+SCHEDULES = ("constant", "cosine")
 BATCHES_AHEAD = 2  # a core, decoded and not yet trained on
 MOMENTUM = 0.9  # where none is given, of the optimizer that has one
 
@@ -59,6 +61,7 @@ class FinetuneOptions:
         unfreeze_from: the first layer of the backbone that is trained.
         optimizer: one of ``heads.dense.OPTIMIZERS``.
         learning_rate: of the optimizer.
+        schedule: "constant", or "cosine" from the learning rate in the first epoch towards 0 after the last.
         momentum: of sgd.
         epochs: how often each training picture is seen.
         batch_size: pictures a step.
@@ -68,6 +71,7 @@ class FinetuneOptions:
     unfreeze_from: str
     optimizer: str = "sgd"
     learning_rate: float = 1e-4
+    schedule: str = "constant"
     momentum: float | None = None
     epochs: int = 20
     batch_size: int = 32
@@ -79,6 +83,8 @@ class FinetuneOptions:
             raise UsageError(f"Expected: --optimizer {', '.join(OPTIMIZERS)}. Got: {self.optimizer!r}.")
         if not 0 < self.learning_rate < float("inf"):
             raise UsageError(f"Expected: --learning-rate above 0. Got: {self.learning_rate}.")
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"Expected: --schedule {' or '.join(SCHEDULES)}. Got: {self.schedule!r}.")
         if self.momentum is not None and self.optimizer != "sgd":
             raise UsageError(f"--momentum is of sgd: leave it out with --optimizer {self.optimizer}.")
         if self.momentum is not None and not 0 <= self.momentum < 1:
@@ -87,6 +93,12 @@ class FinetuneOptions:
             if getattr(self, name) < 1:
                 raise UsageError(f"Expected: --{name.replace('_', '-')} of at least 1. Got: {getattr(self, name)}.")
         self.augmentation.check()
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, from 1 (cosine: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983)."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
 
     def settings(self) -> dict[str, float]:
         """The optimizer's, as Keras names them."""
@@ -303,7 +315,7 @@ def _train(
         return {"val_loss": loss, "val_accuracy": share}
 
     def train_epoch(epoch: int) -> dict[str, float]:
-        trainer.begin(augmentation.seed, epoch)
+        trainer.begin(augmentation.seed, epoch, options.rate(epoch))
         order = np.random.default_rng([augmentation.seed, epoch]).permutation(train)
         views = (augmentation, epoch) if augmentation.changes else None
         with watch.stage("train"):

@@ -88,8 +88,9 @@ class Trainer:
         finally:
             options({"auto_mixed_precision_onednn_bfloat16": False})  # it is the process's, not ours
 
-    def begin(self, seed: int, epoch: int) -> None:
-        """Make dropout in this epoch depend on these numbers alone."""
+    def begin(self, seed: int, epoch: int, learning_rate: float) -> None:
+        """Set an epoch's learning rate, and make its dropout depend on these numbers alone."""
+        self._optimizer.learning_rate = learning_rate
         draw = np.random.default_rng([seed, epoch, 1])
         for dropout in self._dropouts:
             dropout.seed_generator.state.assign(draw.integers(2**32, size=2, dtype=np.uint32))

@@ -16,4 +16,4 @@ from pipelines import finetune
 if __name__ == "__main__":
     store, head = sys.argv[1:]
     die_at("pipelines.finetune:_save", "after", 1)
-    finetune.finetune(store, head, replace(GENTLE, learning_rate=1e-4, epochs=3, augmentation=VIEWS))
+    finetune.finetune(store, head, replace(GENTLE, learning_rate=1e-4, schedule="cosine", epochs=3, augmentation=VIEWS))

@@ -211,7 +211,7 @@ def test_computes_in_the_precision_of_the_features(
 
 def test_resumes_where_it_was_killed(world: dict[str, Any], store: Path, tmp_path: Path) -> None:
     """SIGKILL after an epoch, SIGTERM after another: the same history, the same weights."""
-    options = replace(GENTLE, learning_rate=1e-4, epochs=3, augmentation=VIEWS)
+    options = replace(GENTLE, learning_rate=1e-4, schedule="cosine", epochs=3, augmentation=VIEWS)
     whole = Path(shutil.copytree(store, tmp_path / "whole"))
     expected = finetune.finetune(whole, world["dense"], options)
 
@@ -294,6 +294,7 @@ def test_pictures_that_are_gone_are_left_out(world: dict[str, Any], store: Path,
         ("logreg", {"optimizer": "adam", "momentum": 0.5}, UsageError, "--momentum is of sgd"),
         ("logreg", {"momentum": 1.0}, UsageError, "--momentum from 0 to below 1"),
         ("logreg", {"learning_rate": 0.0}, UsageError, "--learning-rate above 0"),
+        ("logreg", {"schedule": "steps"}, UsageError, "--schedule constant or cosine"),
         ("logreg", {"batch_size": 0}, UsageError, "--batch-size of at least 1"),
         ("logreg", {"augmentation": Augmentation(flip="left")}, UsageError, "--flip"),
     ],
@@ -320,3 +321,9 @@ def test_labels_that_the_head_does_not_know_are_refused(world: dict[str, Any], s
     import_labels(str(tmp_path / "labels.csv"), store)
     with pytest.raises(HeadError, match=r"knows 3 classes, the labels now have 6 others \(0-0, "):
         finetune.finetune(store, world["logreg"], GENTLE)
+
+
+def test_cosine_schedule_falls_from_the_learning_rate_towards_zero():
+    options = replace(GENTLE, learning_rate=0.1, schedule="cosine", epochs=4)
+    assert np.allclose([options.rate(epoch) for epoch in range(1, 6)], [0.1, 0.0853553, 0.05, 0.0146447, 0], atol=1e-6)
+    assert replace(options, schedule="constant").rate(4) == 0.1
