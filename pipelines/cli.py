@@ -162,12 +162,13 @@ def embed(
         runner=runner,
         runner_arguments=tuple(runner_arguments or ()),
     )
+    drawn = Augmentation(rotation, shift, shear, zoom, flip, fill, view_seed)
+    drawn.check()
     with show.bar("embed") as progress:
         result = run(source, store, options, progress)
     show.embedded(result)
     told = result.to_json()
     if views:
-        drawn = Augmentation(rotation, shift, shear, zoom, flip, fill, view_seed)
         with show.bar("views") as progress:
             of_views = run(source, store, replace(options, views=views, augmentation=drawn), progress)
         show.embedded(of_views)

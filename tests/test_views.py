@@ -273,3 +273,12 @@ def test_views_from_the_command_line(tmp_path, engine, monkeypatch, capsys):
         embedded["feature_set"]: (90, 0),
         embedded["views"]["feature_set"]: (90, 2.0),
     }
+
+
+def test_an_impossible_augmentation_is_refused_before_any_work(corpus, tmp_path, monkeypatch, capsys):
+    arguments = ["embed", str(corpus), "--views", "2", "--rotation", "400", "--store", str(tmp_path / "store")]
+    monkeypatch.setattr("sys.argv", ["penult", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and "--rotation from 0 to 180" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
