@@ -10,7 +10,7 @@ WIDTH = 1280
 class FreeEngine:
     """1,280 numbers a picture, from its first pixels."""
 
-    width, streams, batch_size = WIDTH, 1, 32
+    width, batch_size = WIDTH, 32
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         first = pixels.reshape(len(pixels), -1)[:, :WIDTH]

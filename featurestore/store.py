@@ -250,8 +250,13 @@ class FeatureStore:
         if not self.labels.has_run(staging.run_id):
             self._commit_labels(staging.run_id, staging.label_rows)
         if not self.catalog.has_run(staging.run_id):
-            rows = self._backed(staging.catalog_rows(), self.content_keys(feature_set))
-            self.catalog.commit(staging.run_id, self.catalog.stage(rows), replaces=staging.replaced_uris())
+            dropped = [pa.array([], pa.string())]
+            staged = self.catalog.stage(
+                self._backed(staging.catalog_rows(), self.content_keys(feature_set), dropped.append)
+            )
+            replaced = staging.replaced_uris()
+            stays = pc.is_in(replaced, value_set=pa.concat_arrays(dropped))  # what no new row takes the place of
+            self.catalog.commit(staging.run_id, staged, replaces=replaced.filter(pc.invert(stays)))
         self._remember(feature_set)
         staging.remove()
 
@@ -293,13 +298,22 @@ class FeatureStore:
         return unique
 
     @staticmethod
-    def _backed(rows: Iterator[pa.RecordBatch], embedded: np.ndarray) -> Iterator[pa.RecordBatch]:
-        """Catalog rows less those whose features never arrived (their shard died); the next run plans them again."""
+    def _backed(
+        rows: Iterator[pa.RecordBatch], embedded: np.ndarray, drop: Callable[[pa.Array], None]
+    ) -> Iterator[pa.RecordBatch]:
+        """Catalog rows less those whose features never arrived (their shard died); the next run plans them again.
+
+        ``drop`` is told the uris of those.
+        """
         for batch in rows:
             ok = np.asarray(pc.equal(batch.column("status"), OK))
             keep = ~ok
             keep[ok] = contains(embedded, keys_of(batch.column("sha256").filter(pa.array(ok))))
-            yield batch if keep.all() else batch.filter(pa.array(keep))  # a copy only where it must be
+            if keep.all():
+                yield batch  # a copy only where it must be
+            else:
+                drop(batch.column("uri").filter(pa.array(~keep)))
+                yield batch.filter(pa.array(keep))
 
     # -- reading -------------------------------------------------------------------------------------------------
 

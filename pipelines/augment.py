@@ -69,16 +69,6 @@ class Augmentation:
         """Canonical JSON: the identity of the views."""
         return json.dumps(asdict(self) | {"rules": RULES}, sort_keys=True, separators=(",", ":"))
 
-    def words(self) -> str:
-        """The settings that are not at their defaults."""
-        default = asdict(Augmentation())
-        return (
-            ", ".join(
-                f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in asdict(self).items() if v != default[k]
-            )
-            or "none"
-        )
-
 
 def random_view(pixels: np.ndarray, augmentation: Augmentation, key: bytes, view: int) -> np.ndarray:
     """One random view of a picture, the same whenever it is asked for.

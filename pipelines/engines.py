@@ -46,14 +46,12 @@ class Engine:
         precision: of the forward pass, "f32" or "bf16".
         width: d, the length of a feature vector.
         batch_size: the number of pictures the graph takes at once; others are split or padded.
-        streams: how many concurrent calls use the machine best.
     """
 
     tap: Tap
     precision: str
     width: int
     batch_size: int
-    streams: int
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Compute features; a picture's do not depend on the pictures beside it.
@@ -137,7 +135,6 @@ class OpenVINOEngine(Engine):
         self.precision = precision
         self.width = self._compiled.output(0).shape[1]
         self.batch_size = batch_size
-        self.streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         # The first tensor of a process must not be made by two threads at once: seen to hang in OpenVINO 2026.4.1.
         self(np.zeros((1, tap.input_size, tap.input_size, 3), np.uint8))
 
@@ -172,7 +169,6 @@ class TensorFlowEngine(Engine):
         self.precision = precision
         self.width = self._function.get_concrete_function().structured_outputs.shape[1]
         self.batch_size = batch_size
-        self.streams = 1
 
     def _forward(self, batch: np.ndarray) -> np.ndarray:
         return self._function(batch).numpy()

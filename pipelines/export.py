@@ -92,7 +92,6 @@ def export(
     first = backbones.build(tap_of(opened, feature_set, weights))
     model = keras.Model(first.input, last(first.output), name="classifier")
 
-    to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as temporary:
         fresh = Path(temporary) / to.name
         fresh.mkdir()

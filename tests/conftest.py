@@ -15,7 +15,6 @@ class CountingEngine:
     """Block means of the pixels: 12 numbers that tell pictures apart, at no cost; counts what it is asked."""
 
     width = 12
-    streams = 1
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size

@@ -124,7 +124,6 @@ def test_threads_share_an_engine(cache, mobilenet):
         for turn, results in enumerate(executor.map(work, range(4))):
             for result in results:
                 np.testing.assert_allclose(result, expected[turn % 3 :], rtol=1e-5, atol=1e-5)
-    assert engine.streams >= 1
 
 
 def test_results_are_the_callers_own(cache, mobilenet):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from stores import SPEC, Picture, commit, journal, key, label_rows, pictures, vector
+from stores import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
 
 from featurestore import store as store_module
 from featurestore.errors import (
@@ -32,7 +32,7 @@ from featurestore.runs import RunRecord, library_versions, new_run_id
 from featurestore.schema import keys_of, vectors_of
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL
-from featurestore.staging import Staging, pending
+from featurestore.staging import ShardEntry, Staging, pending
 from featurestore.status import status
 from featurestore.store import EMBEDDED, FAILED_BEFORE, FEW_KEYS, NOT_IN_SET, FeatureStore
 from featurestore.tables import Table
@@ -697,3 +697,20 @@ def test_run_records(store: FeatureStore) -> None:
     (store.run_folder(ids[0]) / "run.json").write_text("{")
     with pytest.raises(StoreCorrupt, match=r"run\.json"):
         store.runs()
+
+
+def test_a_row_stays_until_another_takes_its_place(tmp_path: Path) -> None:
+    """A copy's features were left to a shard that died: the catalog keeps what it knew of the copy."""
+    store = FeatureStore.create(tmp_path / "store")
+    commit(store, "r1", list(pictures(range(3))))
+    again = list(pictures(range(3), replaces=True))
+    other = replace(SPEC, pooling="max")
+    staging = journal(store, "r2", [again[:1], again[1:]], other, finished=0)
+    table = store.table(other.set_name)
+    fragments = table.stage([feature_rows(table.schema, "r2", [b"1"])])
+    staging.finish(ShardEntry(1, fragments, "1.rows.arrow", 1, 1, {}, {}), [catalog_rows("r2", again[1:])])
+    with store.lock():
+        store.commit(staging)
+    rows = store.catalog.read(["uri", "run_id"]).to_pylist()
+    assert sorted((row["uri"], row["run_id"]) for row in rows) == [("0", "r1"), ("1", "r2"), ("2", "r1")]
+    assert len(store.dataset(SPEC.set_name)) == 3
