@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.schema import KEY_BYTES, keys_of
-from featurestore.splits import TEST, TRAIN, VAL, assign
+from featurestore.splits import FOLDS, TEST, TRAIN, VAL, assign, place
+from featurestore.stored import StoredVectors
 
 SPLITS = (TRAIN, VAL, TEST)
 
@@ -28,6 +29,8 @@ class Dataset:
         uris: str (n,), one place where the image was seen.
         splits: str (n,), each "train", "val" or "test".
         excluded: why labelled contents are not here, with counts.
+        groups: str (n,), images of one group stay together in every split and fold; None, each is its own.
+        stored: the vectors, where they are not in memory; X is then (n, 0).
     """
 
     feature_set: str
@@ -38,6 +41,17 @@ class Dataset:
     uris: np.ndarray
     splits: np.ndarray
     excluded: dict[str, int] = field(default_factory=dict)
+    groups: np.ndarray | None = None
+    stored: StoredVectors | None = None
+
+    @property
+    def width(self) -> int:
+        """Of the vectors."""
+        return self.X.shape[1] if self.stored is None else self.stored.width
+
+    def read(self) -> Dataset:
+        """Return these rows with X in memory."""
+        return self if self.stored is None else replace(self, X=self.stored.read(), stored=None)
 
     def part(self, split: str) -> Dataset:
         """Return the rows of one split; X is a copy."""
@@ -52,7 +66,14 @@ class Dataset:
             ids=self.ids[rows],
             uris=self.uris[rows],
             splits=self.splits[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            stored=None if self.stored is None else self.stored.take(rows),
         )
+
+    def folds(self, k: int) -> np.ndarray:
+        """The fold of each row, int (n,) in 0..k-1: a hash of the image's content or of its group, and nothing else."""
+        names = self.ids if self.groups is None else self.groups
+        return np.array([int(place(name.encode(), FOLDS) * k) for name in names])
 
     def with_views(self, X: np.ndarray, rows: np.ndarray) -> Dataset:
         """Return these rows and after them other vectors ``X`` (m, d) of the images ``rows`` int (m,)."""
@@ -132,6 +153,7 @@ def assemble(
     val: float,
     test: float,
     seed: int,
+    stored: StoredVectors | None = None,
 ) -> Dataset:
     """Split labelled contents and join them to their vectors.
 
@@ -141,23 +163,33 @@ def assemble(
         found: bool (n,), which of them have a vector.
         feature_set, fingerprint: of the vectors.
         val, test, seed: see ``splits.assign``.
+        stored: the vectors, where X is only (n, 0).
     """
     keys = [
         key if group is None else b"group:" + group.encode()
         for key, group in zip(_raw(contents.keys), contents.groups, strict=True)
     ]
+    ids = hex_ids(contents.keys)
     excluded = {"ambiguous label": len(contents.ambiguous), "no features in this set": int((~found).sum())}
     data = Dataset(
         feature_set=feature_set,
         fingerprint=fingerprint,
         X=X,
         y=contents.labels,
-        ids=hex_ids(contents.keys),
+        ids=ids,
         uris=contents.uris,
         splits=np.array(assign(keys, list(contents.given), val=val, test=test, seed=seed)),
         excluded={reason: count for reason, count in excluded.items() if count},
+        groups=_together(contents.groups, ids),
+        stored=stored,
     )
     return data if found.all() else data.take(found)
+
+
+def _together(groups: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
+    if all(group is None for group in groups):
+        return None
+    return np.array([id if group is None else f"group:{group}" for group, id in zip(groups, ids, strict=True)])
 
 
 def hex_ids(keys: np.ndarray) -> np.ndarray:

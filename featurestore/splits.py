@@ -14,6 +14,7 @@ from featurestore.errors import UsageError
 
 TRAIN, VAL, TEST = "train", "val", "test"
 VAL_SHARE = TEST_SHARE = 0.15
+FOLDS = 2**63  # a seed that no split has: folds are independent of the splits
 
 
 def place(key: bytes, seed: int = 0) -> float:

@@ -7,6 +7,7 @@ it is replayed, so a run that died anywhere is completed by replaying it again.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ from featurestore.schema import (
 from featurestore.spec import FORMAT_VERSION, VIEWS_SUFFIX, FeatureSpec
 from featurestore.splits import TEST_SHARE, VAL_SHARE
 from featurestore.staging import ShardEntry, Staging, pending
+from featurestore.stored import StoredVectors
 from featurestore.tables import Table
 
 EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known file, for Known.lookup
@@ -337,8 +339,15 @@ class FeatureStore:
         val: float = VAL_SHARE,
         test: float = TEST_SHARE,
         seed: int = 0,
+        memory_limit: int | None = None,
     ) -> Dataset:
-        """All labelled features of a set with their splits, in memory.
+        """All labelled features of a set with their splits.
+
+        Args:
+            feature_set: by name or its beginning; else the newest.
+            label_set: which labels.
+            val, test, seed: see ``splits.assign``.
+            memory_limit: bytes; vectors that would take more than half of it stay in the store, see ``Dataset.stored``.
 
         Raises:
             HeadError: no labelled image has features in this set.
@@ -346,14 +355,22 @@ class FeatureStore:
         """
         name = self.resolve(feature_set)
         contents = self.labelled(label_set)
-        X, found = self.vectors(name, contents.keys)
+        stored = None
+        if memory_limit is not None:
+            stored, found = self.stored(name, contents.keys, memory_limit)
+            if found.sum() * stored.width * 4 <= memory_limit / 2:
+                stored = None
+        if stored is None:
+            X, found = self.vectors(name, contents.keys)
+        else:
+            X = np.empty((len(found), 0), np.float32)
         if not found.any():
             raise HeadError(
                 f"No labelled image has features in {name} (label set {label_set!r}): embed a folder with one "
                 "sub-folder a class, or import labels with `penult label FILE`."
             )
         fingerprint = self.spec(name).fingerprint()
-        return assemble(contents, X, found, name, fingerprint, val=val, test=test, seed=seed)
+        return assemble(contents, X, found, name, fingerprint, val=val, test=test, seed=seed, stored=stored)
 
     def augmented(self, train: Dataset, views: int, views_set: str | None = None) -> Dataset:
         """Training rows and after them their stored augmented views.
@@ -415,6 +432,18 @@ class FeatureStore:
             found[at[wanted]] = True
         return X, found
 
+    def stored(self, feature_set: str, keys: np.ndarray, memory_limit: int) -> tuple[StoredVectors, np.ndarray]:
+        """Like ``vectors``, but they stay in the store: the vectors, and found, bool (n,)."""
+        spec, version = self.spec(feature_set), self.table(feature_set).version
+        condition = f"view = {spec.first_view}"
+        numbers, found = [np.empty(0, np.int64)], np.zeros(len(keys), bool)
+        for batch in self.table(feature_set).scan(["sha256"], condition, version):
+            batch_keys = keys_of(batch.column(0))
+            numbers.append(np.where(contains(keys, batch_keys), np.searchsorted(keys, batch_keys), -1))
+            found[numbers[-1][numbers[-1] >= 0]] = True
+        scan = functools.partial(self.batches, feature_set, condition, version=version)
+        return StoredVectors(scan, np.concatenate(numbers), len(keys), spec.width, memory_limit), found
+
     def views(self, feature_set: str, keys: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
         """Stored augmented views of some contents, checked against their checksums.
 
@@ -439,7 +468,11 @@ class FeatureStore:
         return X[order], at[order]
 
     def batches(
-        self, feature_set: str, condition: str | None = None, batch_rows: int = BATCH_ROWS
+        self,
+        feature_set: str,
+        condition: str | None = None,
+        batch_rows: int = BATCH_ROWS,
+        version: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Stream a feature set (sha256, view, vector, checksum), each row checked; for what does not fit in memory.
 
@@ -447,7 +480,7 @@ class FeatureStore:
             StoreCorrupt: a row's checksum does not match.
         """
         table = self.table(feature_set)
-        for batch in table.scan(["sha256", "view", "vector", "checksum"], condition, batch_rows=batch_rows):
+        for batch in table.scan(["sha256", "view", "vector", "checksum"], condition, version, batch_rows):
             views = batch.column("view").to_numpy()
             sums = checksums(keys_of(batch.column("sha256")), views, vectors_of(batch.column("vector")))
             wrong = np.flatnonzero(sums != batch.column("checksum").to_numpy())

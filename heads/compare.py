@@ -1,221 +1,343 @@
-"""Fit many heads, choose by validation, score the winner once on test."""
+"""Fit many heads, choose on validation or by cross-validation, score the winner once on test."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from featurestore.dataset import SPLITS, Dataset
+from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
-from heads import evaluate, registry
-from heads.head import Head
-from heads.train import (
-    TrainResult,
-    accuracy,
-    check_dataset,
-    convergence_notes,
-    count_views,
-    gained,
-    score,
-    timed_fit,
-)
+from heads import evaluate, learning, registry, streaming
+from heads.results import Results
+from heads.search import DEFAULT, Candidate, Search
+from heads.significance import mcnemar
+from heads.train import TrainResult, accuracy, check_dataset, check_finite, count_views, gained, score, timed_fit
+from heads.trials import HOLD_OUT, Progress, Table, Trial, Tried, run
 
-# Beyond these a default comparison leaves a family out; naming it fits it all the same.
-RBF_MAX_ROWS, RBF_MAX_CLASSES = 10_000, 100  # time grows with the square of either
-SVM_MAX_WORK = 1e9  # rows x width x classes: about a minute a fit
-
-Progress = Callable[[int, int, dict[str, Any]], None]
+TIED = 0.05  # a rival whose paired test gives more than this is not told apart from the first
+CURVE_SHARES = (0.1, 0.18, 0.32, 0.56, 1.0)  # of the training rows
+CURVE_SECONDS = 60.0  # a head that takes longer to fit gets no learning curve
 
 
 @dataclass(frozen=True)
 class CompareResult:
     """A leaderboard, best first, and its winner.
 
-    A row of the leaderboard has "head", "params", "val", "val_ci" and "fit_seconds"; "note" where there is
-    something to say; "val_range" where several seeds were tried, "val" then being their mean; and "error"
-    instead of a score where the fit failed ("val" and "val_ci" are None).
+    A row of the leaderboard has "head", "params", "class_weight", "val", "val_ci" and "fit_seconds"; "feature_set"
+    where several were compared; "note" where there is something to say; "val_range" where several seeds were tried,
+    "val" then being their mean; "p_value" of McNemar's test against the first row, and "tied", on the rows after it;
+    and "error" instead of a score where the fit failed ("val" and "val_ci" are None).
+
+    ``folds`` is 0 where validation chose; ``learning_curve`` is the winner's and ``fewshot`` the families', see
+    ``compare``.
     """
 
     leaderboard: list[dict[str, Any]]
     winner: TrainResult
+    folds: int = 0
+    learning_curve: dict[str, Any] | None = None
+    fewshot: list[dict[str, Any]] | None = None
 
     def to_json(self, run_id: str = "", head_id: str = "", report: str = "") -> dict[str, Any]:
         """Return the JSON object of ``penult compare``."""
+        told = self.winner.to_json()
+        kept = ("head", "params", "val", "test", "test_ci", "metrics", "calibration", "abstain", "history")
         return {
             "run_id": run_id,
             "feature_set": self.winner.feature_set,
             "metric": "top1",
+            "chosen_by": f"{self.folds}-fold cross-validation" if self.folds else "validation",
             "leaderboard": self.leaderboard,
-            "winner": {
-                "head_id": head_id,
-                "head": self.winner.head.family,
-                "params": self.winner.head.params,
-                "val": self.winner.val,
-                "test": self.winner.test,
-                "test_ci": list(self.winner.test_ci),
-                "metrics": self.winner.metrics,
-                "history": list(self.winner.history),
-            },
+            "winner": {"head_id": head_id, **{name: told[name] for name in kept}},
             "baseline": self.winner.baseline,
             "n": self.winner.n,
             "notes": list(self.winner.notes),
+            "learning_curve": self.learning_curve,
+            "fewshot": self.fewshot,
             "report": report,
         }
 
 
 def compare(
-    dataset: Dataset,
-    heads: Sequence[str] | None = None,
-    class_weight: str | None = None,
+    datasets: Dataset | Sequence[Dataset],
+    search: Search = DEFAULT,
+    *,
     seeds: Sequence[int] = (0,),
+    folds: int = 0,
+    fewshot: Sequence[int] = (),
+    budget: float | None = None,
+    results: Results | None = None,
     progress: Progress | None = None,
     augmented: Dataset | None = None,
 ) -> CompareResult:
-    """Fit the grid of each family on train, choose by top-1 on validation, score the winner on test.
+    """Fit what the search names on train, choose by top-1 on validation or over folds, score the winner on test.
 
-    A tie goes to the earlier, simpler row of the registry. Families whose fit is random are fitted once
-    a seed and judged by the mean; the head that is kept is that of the first seed.
+    A tie goes to the earlier, simpler candidate. Families whose fit is random are fitted once a seed and judged by the
+    mean; the head that is kept is that of the first seed.
 
     Args:
-        dataset: with rows in each split.
-        heads: families to try; None tries all that suit the size of the data.
-        class_weight: None or "balanced"; families that cannot weight classes are fitted without.
+        datasets: with rows in each split; several are feature sets of the same images, in the same order.
+        search: what to try.
         seeds: at least one.
-        progress: called after each fit, in this thread, with (done, total, row of the leaderboard).
+        folds: 0 to choose on validation, else how many folds train is cut into; validation then only sets the
+            temperature and stops dense nets early.
+        fewshot: for each k, the best candidate of each family is fitted to k rows a class, drawn anew for each of at
+            least three seeds, and scored on validation.
+        budget: seconds after which nothing more is begun; what is done is ranked.
+        results: outcomes of earlier comparisons; what they know is not fitted again.
+        progress: called after each fit, in this thread, with (done, total).
         augmented: the training rows with views after them; the best head is fitted on them too, as one more row.
 
     Raises:
-        HeadError: the dataset cannot train or score a head, or no candidate could be fitted.
-        UsageError: an unknown head.
+        HeadError: a dataset cannot train or score a head, or no candidate could be fitted.
+        UsageError: an unknown head or parameter, no seed, one fold.
     """
     if not seeds:
         raise UsageError("Compare needs at least one seed.")
-    notes = check_dataset(dataset)
-    parts = {split: dataset.part(split) for split in SPLITS}
-    names, skipped = _choose(heads, parts["train"])
-    candidates = [(name, registry.complete(name, params)) for name in names for params in registry.FAMILIES[name].grid]
-    rows, winner = _fit_all(candidates, parts, class_weight, seeds, progress)
-    leaderboard = sorted(rows, key=_rank, reverse=True)  # stable: a tie keeps the registry's order
-    if winner is None:
-        raise HeadError(f"None of {len(rows)} heads could be fitted; the first said: {rows[0]['error']}")
-    if augmented is not None:
-        row, head = _fit_with_views(leaderboard[0], parts, augmented, class_weight, seeds)
-        leaderboard = sorted([*leaderboard, row], key=_rank, reverse=True)
-        winner = head if head is not None and leaderboard[0] is row else winner
-    result = score(winner, parts, leaderboard[0]["fit_seconds"], notes + skipped)
-    return CompareResult(leaderboard, replace(result, views=leaderboard[0].get("views", 0)))
-
-
-def _fit_with_views(
-    best: dict[str, Any],
-    parts: dict[str, Dataset],
-    augmented: Dataset,
-    class_weight: str | None,
-    seeds: Sequence[int],
-) -> tuple[dict[str, Any], Head | None]:
-    """Fit the best candidate on the views too; its row says what they gained."""
-    views = count_views(augmented, parts["train"])
-    with convergence_notes() as said:
-        row, head = _fit_one(best["head"], best["params"], parts | {"train": augmented}, class_weight, seeds, said)
-    notes = [row["note"]] if "note" in row else []
-    if row["val"] is not None:
-        notes.append(gained(views, row["val"], best["val"]) + ".")
-    return row | {"views": views, "note": " ".join(notes)}, head
-
-
-def _rank(row: dict[str, Any]) -> float:
-    return -1.0 if row["val"] is None else row["val"]
-
-
-def _choose(heads: Sequence[str] | None, train: Dataset) -> tuple[list[str], list[str]]:
-    """Return the families to try, in the registry's order, and a note on each that was left out."""
-    if heads is not None:
-        for name in heads:
-            registry.family(name)
-        return [name for name in registry.FAMILIES if name in heads], []
-    (rows, width), classes = train.X.shape, len(np.unique(train.y))
-    slow = {
-        "rbf-svm": rows > RBF_MAX_ROWS or classes > RBF_MAX_CLASSES,
-        "svm": rows * width * classes > SVM_MAX_WORK,
-    }
-    notes = [
-        f"{name} was left out: it is slow for {rows:,} rows and {classes} classes."
-        for name, is_slow in slow.items()
-        if is_slow
+    if folds == 1 or folds < 0:
+        raise UsageError(f"Expected: at least 2 folds, or 0 to choose on validation. Got: {folds}.")
+    deadline = time.monotonic() + (np.inf if budget is None else budget)
+    datasets = [datasets] if isinstance(datasets, Dataset) else datasets
+    notes = [note for dataset in datasets[:1] for note in check_dataset(dataset)]
+    for dataset in datasets[1:]:
+        check_dataset(dataset)
+    streamed = any(dataset.stored is not None for dataset in datasets)
+    if streamed:
+        _refuse(folds=folds, fewshot=fewshot, sets=len(datasets) > 1)
+    tables = [Table(streaming.split(dataset), folds) for dataset in datasets]
+    for table in tables:
+        check_finite(table.parts["val"])
+        check_finite(table.parts["test"])
+    train, val = tables[0].parts["train"], tables[0].parts["val"]
+    candidates, skipped = search.candidates(train.y, train.width, len(train if folds else val))
+    if streamed:
+        candidates, left_out = _streaming(candidates)
+        skipped += left_out
+    trials = [
+        Trial(table, at, seed, fold)
+        for table in range(len(tables))
+        for at, candidate in enumerate(candidates)
+        for seed in (seeds if registry.FAMILIES[candidate.head].random else seeds[:1])
+        for fold in (range(folds) if folds else [HOLD_OUT])
     ]
-    return [name for name in registry.FAMILIES if not slow.get(name)], notes
+    tried = run(trials, tables, candidates, results or Results(), deadline, progress)
+    board = _leaderboard(trials, tried, tables, candidates)
+    if left := len(tables) * len(candidates) - len(board):
+        skipped.append(f"{left} candidates were not tried within {budget:g} s; the same command goes on with them.")
+    if not board or board[0].row["val"] is None:
+        said = next(iter(tried.errors.values()), f"nothing was done within {budget} s.")
+        raise HeadError(f"None of {len(candidates)} heads could be fitted; the first said: {said}")
+
+    table, candidate = tables[board[0].table], candidates[board[0].candidate]
+    head, seconds = _head_of(board[0], tried, tables, candidates, seeds[0])
+    if augmented is not None:
+        row, with_views = _with_views(board[0].row, table.parts, augmented, candidate, seeds[0])
+        board.append(_Entry(board[0].table, board[0].candidate, np.zeros(0), row))
+        if row["val"] is not None and row["val"] > board[0].row["val"]:
+            board.insert(0, board.pop())
+            head = with_views
+    if not folds:
+        board[0].row["val"] = accuracy(head, table.parts["val"])  # of the head that is kept, should it be fitted anew
+    result = score(head, table.parts, seconds, notes + skipped)
+    return CompareResult(
+        [entry.row for entry in board],
+        replace(result, views=board[0].row.get("views", 0)),
+        folds,
+        None if streamed else _learning_curve(table.parts, candidate, seconds, deadline),
+        _fewshot(board, table, candidates, fewshot, max(3, len(seeds))) if fewshot else None,
+    )
 
 
-def _fit_all(
-    candidates: Sequence[tuple[str, dict[str, Any]]],
-    parts: dict[str, Dataset],
-    class_weight: str | None,
-    seeds: Sequence[int],
-    progress: Progress | None,
-) -> tuple[list[dict[str, Any]], Head | None]:
-    """Fit the candidates side by side; return a row for each, in their order, and the best head, the only one kept."""
-    from threadpoolctl import threadpool_limits
+@dataclass(frozen=True)
+class _Entry:
+    """A row of the leaderboard, and where it comes from; ``right`` (m,) is the share of seeds that were right."""
 
-    cpus = os.cpu_count() or 1
-    workers = min(cpus, 4)
-    rows: dict[int, dict[str, Any]] = {}
-    best, winner = -1, None
-    with (
-        convergence_notes() as said,
-        threadpool_limits(max(1, cpus // workers)),
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        futures = {
-            pool.submit(_fit_one, name, params, parts, class_weight, seeds, said): i
-            for i, (name, params) in reversed(list(enumerate(candidates)))  # the longest first
+    table: int
+    candidate: int
+    right: np.ndarray
+    row: dict[str, Any]
+
+
+def _leaderboard(
+    trials: Sequence[Trial], tried: Tried, tables: Sequence[Table], candidates: Sequence[Candidate]
+) -> list[_Entry]:
+    """The candidates that were tried, best first."""
+    by_candidate: dict[tuple[int, int], list[Trial]] = {}
+    for trial in trials:
+        by_candidate.setdefault((trial.table, trial.candidate), []).append(trial)
+    entries = []
+    for (table, at), some in by_candidate.items():
+        error = next((tried.errors[trial] for trial in some if trial in tried.errors), None)
+        if error is None and not all(trial in tried.outcomes for trial in some):
+            continue  # the budget ended
+        candidate = candidates[at]
+        row: dict[str, Any] = {
+            "head": candidate.head,
+            "params": candidate.params,
+            "class_weight": candidate.class_weight,
+            "val": None,
+            "val_ci": None,
+            "fit_seconds": 0.0,
         }
-        try:
-            for future in as_completed(list(futures)):
-                i = futures.pop(future)
-                rows[i], head = future.result()
-                if head is not None and (winner is None or (_rank(rows[i]), -i) > (_rank(rows[best]), -best)):
-                    best, winner = i, head
-                del future, head  # a head may hold the training rows
-                if progress:
-                    progress(len(rows), len(candidates), rows[i])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [rows[i] for i in range(len(candidates))], winner
+        if len(tables) > 1:
+            row["feature_set"] = tables[table].name
+        if error is not None:
+            entries.append(_Entry(table, at, np.zeros(0), row | {"error": error}))
+            continue
+        by_seed: dict[int, list[np.ndarray]] = {}
+        for trial in some:  # folds in their order: the same rows for every candidate
+            by_seed.setdefault(trial.seed, []).append(tried.outcomes[trial].right)
+        right = np.array([np.concatenate(parts) for parts in by_seed.values()])
+        values = right.mean(axis=1)
+        row["val"] = float(values.mean())
+        row["val_ci"] = list(evaluate.wilson(row["val"], right.shape[1]))
+        row["fit_seconds"] = round(sum(tried.outcomes[trial].seconds for trial in some) / len(by_seed), 3)
+        if len(values) > 1:
+            row["val_range"] = [float(values.min()), float(values.max())]
+        entries.append(_Entry(table, at, right[0], row))
+    entries.sort(key=lambda entry: -1.0 if entry.row["val"] is None else entry.row["val"], reverse=True)  # stable
+    for entry in entries[1:]:
+        if len(entry.right):
+            entry.row["p_value"] = mcnemar(entries[0].right, entry.right)
+            entry.row["tied"] = entry.row["p_value"] >= TIED
+    return entries
 
 
-def _fit_one(
-    name: str,
-    params: dict[str, Any],
-    parts: dict[str, Dataset],
-    class_weight: str | None,
-    seeds: Sequence[int],
-    said: Callable[[], Iterable[str]],
-) -> tuple[dict[str, Any], Head | None]:
-    """Fit one candidate, once a seed where that matters, and score it on validation."""
-    family = registry.FAMILIES[name]
-    row: dict[str, Any] = {"head": name, "params": params, "val": None, "val_ci": None, "fit_seconds": 0.0}
+def _refuse(**options: object) -> None:
+    """Refuse what needs the training rows in memory."""
+    names = {"folds": "--cv", "fewshot": "--fewshot-k", "sets": "several --set"}
+    if asked := [names[option] for option, value in options.items() if value]:
+        raise UsageError(
+            f"{' and '.join(asked)} cannot be had while training features are streamed, as they exceed half of "
+            "--memory-limit: raise it, or leave these out."
+        )
+
+
+def _streaming(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
+    """The candidates that can be fitted to streamed rows, and notes on the others."""
+    linear = [candidate for candidate in candidates if registry.FAMILIES[candidate.head].sweep]
+    families = ", ".join(name for name, family in registry.FAMILIES.items() if family.sweep)
+    if not linear:
+        raise UsageError(f"Within --memory-limit only {families} can be fitted: raise it, or name one of these.")
+    others = ", ".join(dict.fromkeys(c.head for c in candidates if c not in linear))
+    notes = ["The training features were streamed, as they exceed half of --memory-limit: there is no learning curve."]
+    if others:
+        notes.append(f"{others}: left out, as only {families} can be fitted to streamed features.")
+    return linear, notes
+
+
+def _head_of(
+    entry: _Entry, tried: Tried, tables: Sequence[Table], candidates: Sequence[Candidate], seed: int
+) -> tuple[Any, float]:
+    """The winner's head: the one that was fitted, or fitted now where only its outcome is known, or those of folds."""
+    table, candidate = tables[entry.table], candidates[entry.candidate]
+    train, val = table.parts["train"], table.parts["val"]
+    if train.stored is not None and tried.best is None:
+        tried = run([Trial(entry.table, entry.candidate, seed, HOLD_OUT)], tables, candidates, Results())
+    if tried.best is not None:
+        trial, head = tried.best
+        if (trial.table, trial.candidate, trial.seed) == (entry.table, entry.candidate, seed):
+            return registry.calibrated(head, val.X, val.y), tried.outcomes[trial].seconds
+    return timed_fit(candidate.head, train, val, candidate.params, candidate.class_weight, seed)
+
+
+def _with_views(
+    best: Mapping[str, Any], parts: dict[str, Dataset], augmented: Dataset, candidate: Candidate, seed: int
+) -> tuple[dict[str, Any], Any]:
+    """The best candidate fitted on the views too: its row, which says what they gained, and its head."""
+    views, val = count_views(augmented, parts["train"]), parts["val"]
+    row = {**{name: best[name] for name in ("head", "params", "class_weight")}, "views": views}
     try:
-        fits = [
-            timed_fit(name, parts["train"], parts["val"], params, class_weight if family.weighted else None, seed)
-            for seed in (seeds if family.random else seeds[:1])
-        ]
-    except Exception as error:  # one failed candidate must not cost the others
-        return row | {"error": f"{type(error).__name__}: {error}"}, None
-    values = [accuracy(head, parts["val"]) for head, _ in fits]
-    row["val"] = float(np.mean(values))
-    row["val_ci"] = list(evaluate.wilson(row["val"], len(parts["val"])))
-    row["fit_seconds"] = fits[0][1]
-    if len(values) > 1:
-        row["val_range"] = [min(values), max(values)]
-    notes = dict.fromkeys(said())
-    if class_weight and not family.weighted:
-        notes[f"fitted without class weights: {name} cannot use them."] = None
-    if notes:
-        row["note"] = " ".join(notes)
-    return row, fits[0][0]
+        head, seconds = timed_fit(candidate.head, augmented, val, candidate.params, candidate.class_weight, seed)
+    except Exception as error:  # what was compared stays
+        return row | {
+            "val": None,
+            "val_ci": None,
+            "fit_seconds": 0.0,
+            "error": f"{type(error).__name__}: {error}",
+        }, None
+    value = accuracy(head, val)
+    row |= {"val": value, "val_ci": list(evaluate.wilson(value, len(val))), "fit_seconds": seconds}
+    return row | {"note": gained(views, value, best["val"]) + "."}, head
+
+
+def _learning_curve(
+    parts: dict[str, Dataset], candidate: Candidate, seconds: float, deadline: float
+) -> dict[str, Any] | None:
+    """The winner's validation score over the number of training rows, and what twice as many would give."""
+    train, val = parts["train"], parts["val"]
+    if seconds > CURVE_SECONDS or time.monotonic() > deadline:
+        return None
+    order = _by_turns(train.y, seed=0)
+    points = []
+    for share in CURVE_SHARES:
+        rows = order[: round(share * len(train))]
+        if len(np.unique(train.y[rows])) < 2:
+            continue
+        try:
+            head, _ = timed_fit(candidate.head, train.take(rows), val, candidate.params, candidate.class_weight, 0)
+        except (HeadError, UsageError):  # too few rows for these parameters
+            continue
+        value = accuracy(head, val)
+        points.append({"n": len(rows), "val": value, "val_ci": list(evaluate.wilson(value, len(val)))})
+    expected = learning.expect(points, 2 * len(train))
+    return {"head": candidate.head, "params": candidate.params, "points": points, "at_twice": expected}
+
+
+def _fewshot(
+    board: Sequence[_Entry], table: Table, candidates: Sequence[Candidate], ks: Sequence[int], draws: int
+) -> list[dict[str, Any]]:
+    """The best candidate of each family on k rows a class, the mean and range over draws."""
+    best: dict[str, Candidate] = {}
+    for entry in board:
+        if entry.row["val"] is not None:
+            best.setdefault(entry.row["head"], candidates[entry.candidate])
+    train, val = table.parts["train"], table.parts["val"]
+    rows = []
+    for k in ks:
+        if k < 1:
+            raise UsageError(f"Expected: --fewshot-k of at least 1. Got: {k}.")
+        for name, candidate in best.items():
+            values = []
+            for draw in range(draws):
+                some = train.take(_first_of_each(train.y, _by_turns(train.y, draw), k))
+                params = dict(candidate.params)
+                if "k" in params:
+                    params["k"] = min(params["k"], k)
+                head, _ = timed_fit(name, some, val, params, None, draw)
+                values.append(accuracy(head, val))
+            rows.append(
+                {
+                    "k": k,
+                    "head": name,
+                    "params": params,
+                    "val": float(np.mean(values)),
+                    "val_range": [min(values), max(values)],
+                }
+            )
+    return rows
+
+
+def _by_turns(y: np.ndarray, seed: int) -> np.ndarray:
+    """An order of the rows (n,) whose every beginning has classes in about their shares, int (n,)."""
+    draw = np.random.default_rng(seed)
+    shuffled = draw.permutation(len(y))
+    _, codes, counts = np.unique(y[shuffled], return_inverse=True, return_counts=True)
+    by_class = np.argsort(codes, kind="stable")
+    place = np.empty(len(y))
+    starts = np.cumsum(counts) - counts
+    place[by_class] = (np.arange(len(y)) - starts[codes[by_class]] + draw.random(len(y))) / counts[codes[by_class]]
+    return shuffled[np.argsort(place, kind="stable")]
+
+
+def _first_of_each(y: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
+    """The first k rows of each class in an order."""
+    _, codes = np.unique(y[order], return_inverse=True)
+    by_class = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    turn = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[by_class[turn < k]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from heads.head import Head, Problem, balanced_weights, check_param, is_count, is_number
+from heads.head import Head, Problem, check_param, class_weights, is_count, is_number
 from heads.quiet import import_keras
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
@@ -68,9 +68,7 @@ def fit_dense(
         metrics=["accuracy"],
     )
 
-    weights = np.ones(len(problem.y))
-    if problem.class_weight == "balanced":
-        weights = balanced_weights(problem.y, problem.n_classes)
+    weights = class_weights(problem.y, problem.n_classes, problem.class_weight)[problem.y]
     has_val = len(problem.y_val) > 0
     best = keras.callbacks.EarlyStopping(patience=patience or epochs, restore_best_weights=True)
     tell = keras.callbacks.LambdaCallback(

@@ -97,10 +97,14 @@ def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     that is all but silent on the training rows would else shout on a picture that wakes it (hundreds of
     standard deviations on scikit-learn's digits). Where that is 0 too it is 1.
     """
-    scale = X.std(axis=0, dtype=np.float64)
-    scale = np.maximum(scale, SCALE_FLOOR * np.quantile(scale, 0.75)).astype(np.float32)
+    return X.mean(axis=0, dtype=np.float64).astype(np.float32), floored(X.std(axis=0, dtype=np.float64))
+
+
+def floored(deviations: np.ndarray) -> np.ndarray:
+    """Standard deviations (d,) as the scale that ``standardisation`` describes, float32 (d,)."""
+    scale = np.maximum(deviations, SCALE_FLOOR * np.quantile(deviations, 0.75)).astype(np.float32)
     scale[scale == 0] = 1
-    return X.mean(axis=0, dtype=np.float64).astype(np.float32), scale
+    return scale
 
 
 def standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -146,9 +150,12 @@ def fit_temperature(scores: np.ndarray, y: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(unit - 7, unit + 7), method="bounded").x))
 
 
-def balanced_weights(y: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return the weight of each row, ``n / (c * count of its class)``, float64 (n,); mean 1."""
-    return (len(y) / (n_classes * np.bincount(y, minlength=n_classes)))[y]
+def class_weights(y: np.ndarray, n_classes: int, kind: str | None) -> np.ndarray:
+    """The weight of each class's rows, float32 (c,): 1, or for "balanced" ``n / (c * count)``, 0 without rows."""
+    if kind is None:
+        return np.ones(n_classes, np.float32)
+    counts = np.bincount(y, minlength=n_classes)
+    return np.where(counts > 0, len(y) / (n_classes * np.maximum(counts, 1)), 0).astype(np.float32)
 
 
 def check_param(good: bool, name: str, value: object, expected: str) -> None:

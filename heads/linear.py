@@ -1,12 +1,19 @@
-"""Linear heads: logistic regression and the linear support vector machine."""
+"""Linear heads: logistic regression, the linear support vector machine and ridge, all solved by the sweep engine."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from heads.head import Head, Problem, check_param, is_count, is_number
+from heads.head import Head, Problem, check_param, class_weights, is_number
+from heads.rows import MemoryRows, Rows
+from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, solve
+
+LADDER = 10.0  # a large C is reached over smaller ones: each is a better start for the next than zero is
+LADDER_FROM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -17,44 +24,102 @@ class LinearHead(Head):
         return X @ self.arrays["coef"] + self.arrays["intercept"]
 
 
-def fit_logreg(problem: Problem, *, C: float, max_iter: int) -> dict[str, np.ndarray]:
-    """Multinomial logistic regression with an L2 penalty, by L-BFGS; ``1 / C`` is the penalty's weight."""
-    from sklearn.linear_model import LogisticRegression
+@dataclass(frozen=True)
+class LinearProblem:
+    """One of many fits to the same rows: C above 0, None or "balanced", and the fold left out (-1: none)."""
 
-    _check(C, max_iter)
-    model = LogisticRegression(C=C, max_iter=max_iter, class_weight=problem.class_weight)
-    model.fit(problem.X, problem.y)
-    return _columns(model.coef_, model.intercept_)
-
-
-def fit_svm(problem: Problem, *, C: float, max_iter: int) -> dict[str, np.ndarray]:
-    """One-vs-rest linear support vector machine with squared hinge loss (liblinear)."""
-    from sklearn.svm import LinearSVC
-
-    _check(C, max_iter)
-    model = LinearSVC(
-        C=C,
-        max_iter=max_iter,
-        dual=True,  # for small C a few passes are enough, also where n > d
-        tol=1e-3,
-        class_weight=problem.class_weight,
-        random_state=problem.seed,
-    )
-    model.fit(problem.X, problem.y)
-    return _columns(model.coef_, model.intercept_)
+    C: float
+    class_weight: str | None = None
+    left_out: int = -1
 
 
-def _check(C: float, max_iter: int) -> None:
-    check_param(is_number(C) and C > 0, "C", C, "a number above 0")
-    check_param(is_count(max_iter), "max_iter", max_iter, "a whole number above 0")
+@dataclass(frozen=True)
+class LinearFit:
+    """A solved problem, by its number: ``coef`` (d, c), ``intercept`` (c,), its share of the seconds, its passes."""
+
+    problem: int
+    coef: np.ndarray
+    intercept: np.ndarray
+    seconds: float
+    passes: int
 
 
-def _columns(coef: np.ndarray, intercept: np.ndarray) -> dict[str, np.ndarray]:
-    """Turn scikit-learn's (c, d) into (d, c), and its one row for two classes into two columns.
+def fit_many(
+    rows: Rows,
+    y: np.ndarray,
+    n_classes: int,
+    loss: Loss,
+    problems: Sequence[LinearProblem],
+    folds: np.ndarray | None = None,
+) -> Iterator[LinearFit]:
+    """Fit many linear heads over shared passes; each as soon as it is solved.
 
-    For two classes scikit-learn's probability is ``sigmoid(s)``, which is the softmax of ``(-s/2, s/2)``.
+    Args:
+        rows: n of them; weights are those of their standardised features.
+        y: int (n,), indices of classes.
+        n_classes: c.
+        loss: of one family.
+        problems: what to fit.
+        folds: int (n,), the fold of each row, where problems leave some out.
     """
-    if len(coef) == 1:
-        coef = np.concatenate([-coef / 2, coef / 2])
-        intercept = np.concatenate([-intercept / 2, intercept / 2])
-    return {"coef": np.ascontiguousarray(coef.T), "intercept": intercept}
+    groups: dict[tuple[str | None, int], dict[float, int]] = {}
+    for i, problem in enumerate(problems):
+        groups.setdefault((problem.class_weight, problem.left_out), {})[problem.C] = i
+    kept = {left_out: y if folds is None else y[folds != left_out] for _, left_out in groups}
+    paths = [
+        Path(tuple(sorted(Cs)), class_weights(kept[left_out], n_classes, weight), left_out)
+        for (weight, left_out), Cs in groups.items()
+    ]
+    numbers = [[Cs[C] for C in path.Cs] for path, Cs in zip(paths, groups.values(), strict=True)]
+    began = time.perf_counter()
+    for solution in solve(rows, y, n_classes, loss, paths, folds):
+        now = time.perf_counter()
+        coef, intercept = rows.basis.weights(solution.W)
+        yield LinearFit(numbers[solution.path][solution.at], coef, intercept, now - began, solution.passes)
+        began = time.perf_counter()
+
+
+def fit_logreg(problem: Problem, **params: float) -> dict[str, np.ndarray]:
+    """Multinomial logistic regression with an L2 penalty; ``1 / C`` is the penalty's weight."""
+    return _fit(problem, CROSS_ENTROPY, checked_C(**params))
+
+
+def fit_svm(problem: Problem, **params: float) -> dict[str, np.ndarray]:
+    """One-vs-rest linear support vector machine with squared hinge loss, as scikit-learn's LinearSVC."""
+    return _fit(problem, SQUARED_HINGE, checked_C(**params))
+
+
+def fit_ridge(problem: Problem, **params: float) -> dict[str, np.ndarray]:
+    """One-vs-rest least squares with an L2 penalty of weight ``alpha``, as scikit-learn's RidgeClassifier."""
+    return _fit(problem, SQUARED, C_of_alpha(**params))
+
+
+def checked_C(C: float) -> float:
+    """A loss's weight beside ``||W||² / 2``.
+
+    Raises:
+        UsageError: it is no number above 0.
+    """
+    check_param(is_number(C) and C > 0, "C", C, "a number above 0")
+    return C
+
+
+def C_of_alpha(alpha: float) -> float:
+    """The C of ``C Σ loss + ||W||² / 2`` that stands for ``Σ loss + alpha ||W||²``.
+
+    Raises:
+        UsageError: alpha is no number above 0.
+    """
+    check_param(is_number(alpha) and alpha > 0, "alpha", alpha, "a number above 0")
+    return 1 / (2 * alpha)
+
+
+def _fit(problem: Problem, loss: Loss, C: float) -> dict[str, np.ndarray]:
+    Cs = [C]
+    while Cs[0] > LADDER_FROM * LADDER and loss is not SQUARED:
+        Cs.insert(0, Cs[0] / LADDER)
+    width = problem.X.shape[1]
+    rows = MemoryRows(problem.X, np.zeros(width, np.float32), np.ones(width, np.float32))
+    problems = [LinearProblem(value, problem.class_weight) for value in Cs]
+    *_, last = fit_many(rows, problem.y, problem.n_classes, loss, problems)
+    return {"coef": last.coef, "intercept": last.intercept}

@@ -11,9 +11,20 @@ import numpy as np
 from featurestore.errors import HeadError, UsageError
 from heads.dense import DenseHead, fit_dense
 from heads.head import Head, Problem, fit_temperature, standardisation, standardise
-from heads.linear import LinearHead, fit_logreg, fit_svm
+from heads.linear import C_of_alpha, LinearHead, checked_C, fit_logreg, fit_ridge, fit_svm
 from heads.neighbors import NeighborsHead, fit_knn, fit_ncm
 from heads.svm import RBFHead, fit_rbf_svm
+from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss
+
+HALF_DECADES = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How a linear family is fitted many at once: its loss, and the C that its parameters, as keywords, stand for."""
+
+    loss: Loss
+    C: Callable[..., float]
 
 
 @dataclass(frozen=True)
@@ -26,9 +37,10 @@ class Family:
         head: the class that predicts from those arrays.
         defaults: every parameter with its default.
         grid: what ``compare`` tries, each over the defaults, the most regular first.
-        margins: scores are margins, so probabilities need a temperature.
+        votes: scores are shares of votes, probabilities as they are; those of others are logits with a temperature.
         weighted: takes ``class_weight="balanced"``.
         random: the fit depends on its seed beyond the solver's tolerance.
+        sweep: of linear families, whose fits share their passes over the features.
     """
 
     about: str
@@ -36,9 +48,10 @@ class Family:
     head: type[Head]
     defaults: Mapping[str, Any]
     grid: tuple[Mapping[str, Any], ...]
-    margins: bool = False
+    votes: bool = False
     weighted: bool = True
     random: bool = False
+    sweep: Sweep | None = None
 
 
 # From simple to elaborate: compare gives a tie to the earlier one.
@@ -49,23 +62,31 @@ FAMILIES: dict[str, Family] = {
         LinearHead,
         defaults={},
         grid=({},),
-        margins=True,
         weighted=False,
     ),
     "logreg": Family(
         "multinomial logistic regression: calibrated, hard to beat",
         fit_logreg,
         LinearHead,
-        defaults={"C": 0.01, "max_iter": 500},
-        grid=tuple({"C": C} for C in (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)),
+        defaults={"C": 0.01},
+        grid=tuple({"C": C} for C in HALF_DECADES[4:15]),
+        sweep=Sweep(CROSS_ENTROPY, checked_C),
     ),
     "svm": Family(
         "linear support vector machine, one against the rest",
         fit_svm,
         LinearHead,
-        defaults={"C": 0.001, "max_iter": 1000},
-        grid=tuple({"C": C} for C in (0.00001, 0.0001, 0.001)),
-        margins=True,
+        defaults={"C": 0.001},
+        grid=tuple({"C": C} for C in HALF_DECADES[:11]),
+        sweep=Sweep(SQUARED_HINGE, checked_C),
+    ),
+    "ridge": Family(
+        "ridge regression on the classes: solved in one step",
+        fit_ridge,
+        LinearHead,
+        defaults={"alpha": 1000.0},
+        grid=tuple({"alpha": alpha} for alpha in (100000.0, 30000.0, 10000.0, 3000.0, 1000.0, 300.0, 100.0)),
+        sweep=Sweep(SQUARED, C_of_alpha),
     ),
     "knn": Family(
         "k nearest neighbours: keeps every training row",
@@ -73,6 +94,7 @@ FAMILIES: dict[str, Family] = {
         NeighborsHead,
         defaults={"k": 5, "metric": "cosine"},
         grid=({"k": 10}, {"k": 3}),
+        votes=True,
         weighted=False,
     ),
     "rbf-svm": Family(
@@ -81,7 +103,6 @@ FAMILIES: dict[str, Family] = {
         RBFHead,
         defaults={"C": 10.0, "gamma": "scale"},
         grid=({"C": 1.0}, {"C": 10.0}),
-        margins=True,
     ),
     "dense": Family(
         "dense net: hidden ReLU layers with dropout, early stopping on validation",
@@ -132,7 +153,7 @@ def describe(name: str, params: Mapping[str, Any]) -> str:
     """In words, the parameters that the grid varies and those that are not at their defaults."""
     known = family(name)
     varied = {key for point in known.grid for key in point}
-    shown = {key: value for key, value in params.items() if key in varied or value != known.defaults[key]}
+    shown = {key: value for key, value in params.items() if key in varied or value != known.defaults.get(key)}
     return ", ".join(
         f"{key} {'→'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in shown.items()
     )
@@ -152,7 +173,7 @@ def fit(
     """Fit a head.
 
     Features are standardised with the mean and scale of X. Validation rows set the temperature of heads
-    whose scores are margins and stop dense nets early; those of classes that y lacks are left out, and
+    whose scores are logits and stop dense nets early; those of classes that y lacks are left out, and
     without any the temperature is 1 and a dense net runs all its epochs.
 
     Args:
@@ -187,7 +208,7 @@ def fit(
     if X_val.shape[1] != X.shape[1]:
         raise HeadError(f"Expected: validation features of width {X.shape[1]}. Got: {X_val.shape[1]}.")
     known = np.isin(y_val, classes)
-    X_val, codes_val = X_val[known], np.searchsorted(classes, y_val[known])
+    X_val, y_val = X_val[known], y_val[known]
 
     mean, scale = standardisation(X)
     history: list[dict[str, float]] = []
@@ -198,14 +219,21 @@ def fit(
         class_weight=class_weight,
         seed=seed,
         X_val=standardise(X_val, mean, scale),
-        y_val=codes_val,
+        y_val=np.searchsorted(classes, y_val),
         on_epoch=history.append,
     )
     arrays = {"mean": mean, "scale": scale, "temperature": np.float64(1), **row.fit(problem, **params)}
     head = row.head(name, params, classes, {k: np.asarray(v) for k, v in arrays.items()}, tuple(history))
-    if not row.margins:
+    return calibrated(head, X_val, y_val)
+
+
+def calibrated(head: Head, X_val: np.ndarray, y_val: np.ndarray) -> Head:
+    """The head with the temperature that fits validation rows X_val (m, d) best; y_val is str (m,)."""
+    if family(head.family).votes:
         return head
-    temperature = np.asarray(fit_temperature(head.scores(X_val), codes_val))
+    known = np.isin(y_val, head.classes)
+    codes = np.searchsorted(head.classes, y_val[known])
+    temperature = np.asarray(fit_temperature(head.scores(X_val[known]), codes))
     return replace(head, arrays={**head.arrays, "temperature": temperature})
 
 

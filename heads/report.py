@@ -15,12 +15,14 @@ from featurestore.dataset import Dataset
 from heads import charts, evaluate, registry
 from heads.compare import CompareResult
 from heads.head import Head
+from heads.learning import power_law
+from heads.linear import C_of_alpha
 from heads.train import TrainResult
 
 TEMPLATE = "report.html.j2"
 ALPHABETICAL_CLASSES = 30  # beyond, the confusion matrix is ordered by confusion
 LABELLED_CLASSES = 400  # beyond, no names stand beside it
-ROWS_SHOWN = 30  # of the table of classes; the rest unfolds
+ROWS_SHOWN = 30  # of the leaderboard and of the table of classes; the rest unfolds
 IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -66,13 +68,21 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\u202f%"
+    environment.filters["range"] = lambda ends: f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
     return environment.get_template(TEMPLATE).render(
         winner=winner,
-        params=_describe(winner.head.family, winner.head.params, winner.views),
+        params=_describe(rows[0]),
         about=registry.family(winner.head.family).about,
         date=date,
         head_id=head_id,
-        leaderboard=_leaderboard(rows),
+        leaderboard=[_leaderboard(some) for some in (rows[:ROWS_SHOWN], rows[ROWS_SHOWN:]) if some],
+        families={row["head"] for row in rows},
+        any_tied=any(row.get("tied") for row in rows),
+        folds=getattr(result, "folds", 0),
+        paths=_regularisation_paths(rows),
+        reliability=[charts.reliability_diagram(winner.calibration)] if winner.calibration else [],
+        learning=_learning_curve(getattr(result, "learning_curve", None)),
+        fewshot=_fewshot(getattr(result, "fewshot", None) or []),
         curves=charts.training_curves(winner.history),
         smoothing=charts.SMOOTHING,
         matrix={"by_confusion": many, **_matrix(matrix[np.ix_(order, order)], labels[order])},
@@ -85,8 +95,12 @@ def render(
     )
 
 
-def _describe(family: str, params: dict[str, Any], views: int) -> str:
-    words = [registry.describe(family, params), f"{views} views" if views else ""]
+def _describe(row: dict[str, Any]) -> str:
+    words = [
+        registry.describe(row["head"], row["params"]),
+        "balanced" if row.get("class_weight") else "",
+        f"{row['views']} views" if row.get("views") else "",
+    ]
     return ", ".join(filter(None, words))
 
 
@@ -105,7 +119,8 @@ def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "rows": [
             {
                 "head": row["head"],
-                "params": _describe(row["head"], row["params"], row.get("views", 0)),
+                "params": _describe(row),
+                "feature_set": row.get("feature_set"),
                 "val": row["val"],
                 "ci": row["val_ci"],
                 "places": [place(x) for x in (*row["val_ci"], row["val"])] if row["val_ci"] else None,
@@ -113,10 +128,63 @@ def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "error": row.get("error"),
                 "note": row.get("note"),
                 "range": row.get("val_range"),
+                "tied": row.get("tied"),
+                "p_value": row.get("p_value"),
             }
             for row in rows
         ],
     }
+
+
+def _regularisation_paths(rows: list[dict[str, Any]]) -> list[charts.Chart]:
+    """A chart a feature set; nothing where no head was fitted with several values of C."""
+    paths: dict[str, dict[tuple[str, bool], dict[float, float]]] = {}
+    families = list(registry.FAMILIES)
+    for row in sorted(rows, key=lambda row: (families.index(row["head"]), bool(row.get("class_weight")))):
+        C = _strength(row["params"])
+        if C is None or row["val"] is None or row.get("views"):
+            continue
+        path = paths.setdefault(row.get("feature_set") or "", {})
+        points = path.setdefault((row["head"], bool(row.get("class_weight"))), {})
+        points[C] = max(points.get(C, 0.0), row["val"])
+    longer = {
+        name: {key: sorted(points.items()) for key, points in path.items() if len(points) > 1}
+        for name, path in sorted(paths.items())
+    }
+    heads = list(dict.fromkeys(head for path in longer.values() for head, _ in path))
+    return [
+        charts.regularisation_path(f"Validation, {name}" if name else "Validation", path, heads)
+        for name, path in longer.items()
+        if path
+    ]
+
+
+def _strength(params: dict[str, Any]) -> float | None:
+    """The C that a head's parameters stand for; None where they have none."""
+    return C_of_alpha(params["alpha"]) if "alpha" in params else params.get("C")
+
+
+def _learning_curve(told: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The chart of a learning curve and what it expects; None where there is no point."""
+    if told is None or not told["points"]:
+        return None
+    points, expected = told["points"], told["at_twice"]
+    law = power_law(np.array([p["n"] for p in points]), np.array([1 - p["val"] for p in points])) if expected else None
+    return {
+        "head": ", ".join(filter(None, [told["head"], _describe(told)])),
+        "chart": charts.learning_curve(points, law, expected),
+        "last": points[-1],
+        "expected": expected,
+    }
+
+
+def _fewshot(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row a head, a column for each k."""
+    cells = {(row["head"], row["k"]): row for row in rows}
+    ks = sorted({row["k"] for row in rows})
+    best = {k: max(row["val"] for row in rows if row["k"] == k) for k in ks}
+    heads = list(dict.fromkeys(row["head"] for row in rows))
+    return {"ks": ks, "best": best, "rows": [(head, [cells.get((head, k)) for k in ks]) for head in heads]}
 
 
 def _matrix(matrix: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

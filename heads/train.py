@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +11,8 @@ import numpy as np
 
 from featurestore.dataset import SPLITS, Dataset
 from featurestore.errors import HeadError
-from heads import evaluate, registry
-from heads.head import Head
+from heads import calibration, evaluate, registry
+from heads.head import Head, softmax
 
 
 @dataclass(frozen=True)
@@ -24,6 +21,9 @@ class TrainResult:
 
     ``metrics`` are more scores of the test split, ``baseline`` is the test score of always saying the
     most frequent class, ``n`` counts rows of each split and classes, ``history`` is the head's (see ``Head``).
+    ``calibration`` says what the temperature does on test: "temperature", "ece_before" at a temperature of 1 and
+    "ece_after" at that one, and the bins "before" and "after" (see ``calibration.reliability``); None for a head that
+    votes. ``abstain`` is what ``calibration.abstain`` says.
     """
 
     feature_set: str
@@ -39,6 +39,8 @@ class TrainResult:
     n: dict[str, int]
     notes: tuple[str, ...]
     history: tuple[dict[str, float], ...] = ()
+    calibration: dict[str, Any] | None = None
+    abstain: tuple[dict[str, Any], ...] = ()
     views: int = 0  # stored views of each training image that it was fitted on too
     without_views: dict[str, Any] | None = None  # the same head's row of a leaderboard, fitted on the images alone
 
@@ -63,6 +65,8 @@ class TrainResult:
             "n": self.n,
             "notes": list(self.notes),
             "history": list(self.history),
+            "calibration": self.calibration,
+            "abstain": list(self.abstain),
             "without_views": self.without_views,
         }
 
@@ -92,15 +96,12 @@ def train(
     """
     notes = check_dataset(dataset)
     parts = {split: dataset.part(split) for split in SPLITS}
-    with convergence_notes() as said:
-        fitted, seconds = timed_fit(head, parts["train"], parts["val"], params, class_weight, seed)
-        notes += said()
-        if augmented is None:
-            return score(fitted, parts, seconds, notes)
-        val = accuracy(fitted, parts["val"])
-        without = leaderboard_row(fitted, val, len(parts["val"]), seconds)
-        fitted, seconds = timed_fit(head, augmented, parts["val"], params, class_weight, seed)
-        notes += said()
+    fitted, seconds = timed_fit(head, parts["train"], parts["val"], params, class_weight, seed)
+    if augmented is None:
+        return score(fitted, parts, seconds, notes)
+    val = accuracy(fitted, parts["val"])
+    without = leaderboard_row(fitted, val, len(parts["val"]), seconds)
+    fitted, seconds = timed_fit(head, augmented, parts["val"], params, class_weight, seed)
     views = count_views(augmented, parts["train"])
     return replace(score(fitted, parts, seconds, notes), views=views, without_views=without)
 
@@ -147,8 +148,12 @@ def timed_fit(
 def score(head: Head, parts: Mapping[str, Dataset], seconds: float, notes: list[str]) -> TrainResult:
     """Score a fitted head on validation and on test; the only place that predicts the test split."""
     train, val, test = (parts[split] for split in SPLITS)
-    val_top1 = accuracy(head, val)
-    metrics = evaluate.summary(test.y, head.scores(test.X), head.classes)
+    val_right = head.predict(val.X) == val.y
+    val_top1 = float(val_right.mean())
+    scores = head.scores(test.X)
+    metrics = evaluate.summary(test.y, scores, head.classes)
+    right = head.classes[scores.argmax(axis=1)] == test.y
+    confidence = head.probabilities(test.X).max(axis=1)
     names, counts = np.unique(train.y, return_counts=True)
     return TrainResult(
         feature_set=train.feature_set,
@@ -164,7 +169,23 @@ def score(head: Head, parts: Mapping[str, Dataset], seconds: float, notes: list[
         n={"train": len(train), "val": len(val), "test": len(test), "classes": len(names)},
         notes=tuple(notes),
         history=head.history,
+        calibration=_calibration(head, scores, confidence, right),
+        abstain=tuple(calibration.abstain(head.probabilities(val.X).max(axis=1), val_right, confidence, right)),
     )
+
+
+def _calibration(head: Head, scores: np.ndarray, confidence: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
+    """Compare confidences with and without the temperature, see ``TrainResult``."""
+    if registry.family(head.family).votes:
+        return None
+    plain = softmax(scores).max(axis=1)
+    return {
+        "temperature": head.arrays["temperature"].item(),
+        "ece_before": calibration.expected_calibration_error(plain, right),
+        "ece_after": calibration.expected_calibration_error(confidence, right),
+        "before": calibration.reliability(plain, right),
+        "after": calibration.reliability(confidence, right),
+    }
 
 
 def accuracy(head: Head, part: Dataset) -> float:
@@ -191,6 +212,20 @@ def misclassified(head: Head, part: Dataset) -> list[dict[str, Any]]:
     ]
 
 
+def check_finite(dataset: Dataset) -> None:
+    """Refuse features that are not finite, as far as they are in memory.
+
+    Raises:
+        HeadError: there are some.
+    """
+    bad = np.flatnonzero(~np.isfinite(dataset.X).all(axis=1))
+    if len(bad):
+        raise HeadError(
+            f"{len(bad)} of {len(dataset)} rows of {dataset.feature_set} have features that are not finite, the first "
+            f"is that of {dataset.uris[bad[0]]}: run `penult verify`, then embed again."
+        )
+
+
 def check_dataset(dataset: Dataset) -> list[str]:
     """Refuse a dataset that cannot train and score a head; return what is odd about a usable one.
 
@@ -210,12 +245,7 @@ def check_dataset(dataset: Dataset) -> list[str]:
     known = np.unique(dataset.y[dataset.splits == "train"])
     if len(known) < 2:
         raise HeadError(f"A head needs at least two classes to train on; the train split has only {str(known[0])!r}.")
-    bad = np.flatnonzero(~np.isfinite(dataset.X).all(axis=1))
-    if len(bad):
-        raise HeadError(
-            f"{len(bad)} of {len(dataset)} rows of {dataset.feature_set} have features that are not finite, the first "
-            f"is that of {dataset.uris[bad[0]]}: run `penult verify`, then embed again."
-        )
+    check_finite(dataset)
     notes = []
     for split in ("val", "test"):
         here = dataset.y[dataset.splits == split]
@@ -227,34 +257,3 @@ def check_dataset(dataset: Dataset) -> list[str]:
                 f"{split}: {rows} of {len(here)} rows count as wrong, as train has no row of their class ({names})."
             )
     return notes
-
-
-@contextmanager
-def convergence_notes() -> Iterator[Any]:
-    """Turn scikit-learn's ConvergenceWarning into notes, while other warnings go their way.
-
-    Filters belong to the process and not to a thread, so fits in threads share one such block: enter it
-    before they start. The function that it yields returns what the calling thread has been told since
-    it last asked.
-    """
-    told = threading.local()
-
-    def said() -> list[str]:
-        notes, told.notes = getattr(told, "notes", []), []
-        return notes
-
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def keep(message: Warning | str, category: type[Warning], *rest: Any, **kwargs: Any) -> None:
-            if category.__name__ != "ConvergenceWarning":  # by name: do not import scikit-learn for this
-                show(message, category, *rest, **kwargs)
-                return
-            line = str(message).splitlines()[0].rstrip(".:") + "."
-            told.notes = [*getattr(told, "notes", []), line]
-
-        from sklearn.exceptions import ConvergenceWarning
-
-        warnings.simplefilter("always", ConvergenceWarning)
-        warnings.showwarning = keep
-        yield said

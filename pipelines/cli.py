@@ -37,6 +37,33 @@ def _share(text: str) -> float:
     return share
 
 
+def _seconds(text: str) -> float:
+    """90, 90s, 5m or 1h."""
+    digits = text.strip()
+    unit = {"s": 1, "m": 60, "h": 3600}.get(digits[-1:])
+    try:
+        seconds = float(digits[:-1] if unit else digits) * (unit or 1)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"Expected: a time such as 60s, 5m or 1h. Got: {text}.")
+    return seconds
+
+
+def _bytes(text: str) -> int:
+    """500MB, 4GB or 2GiB, in bytes."""
+    units = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    written = text.strip()
+    size = next((size for unit, size in units.items() if written.lower().endswith(unit.lower())), 0)
+    try:
+        amount = float(written.rstrip("TtGgMmIiBb")) * size
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < float("inf"):
+        raise UsageError(f"Expected: an amount of memory such as 500MB, 4GB or 2GiB. Got: {text}.")
+    return int(amount)
+
+
 Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Set = Annotated[str | None, typer.Option("--set", help="Feature set, by name or its beginning; else the newest.")]
@@ -280,9 +307,36 @@ def train(
 def compare(
     store: Store,
     heads: Annotated[str | None, typer.Option(help="Families, comma-separated; else all that suit the data.")] = None,
-    class_weight: ClassWeight = None,
+    C: Annotated[
+        str | None, typer.Option("--C", help="Values of C, as 0.01,0.1 or 1e-4:1e2:13 (13 from 1e-4 to 1e2).")
+    ] = None,
+    hidden: Annotated[
+        list[str] | None, typer.Option(help="Widths of a dense net's hidden layers, as '256 512,256' for two nets.")
+    ] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(help="none, balanced, or none,balanced to try both; else what suits the data.")
+    ] = None,
+    search: Annotated[
+        Path | None, typer.Option(help="TOML file: [heads.NAME] with lists of values; in place of the options above.")
+    ] = None,
+    cv: Annotated[int, typer.Option(help="Choose by so many folds of train, not on validation.")] = 0,
     seeds: Annotated[int, typer.Option(help="How many seeds for heads whose fit is random.")] = 1,
-    feature_set: Set = None,
+    fewshot_k: Annotated[
+        str | None, typer.Option(help="Also train on so few images a class, as 1,5,10, each drawn anew three times.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(parser=_seconds, metavar="TIME", help="Begin nothing more after 60s, 5m or 1h."),
+    ] = None,
+    memory_limit: Annotated[
+        int | None,
+        typer.Option(
+            parser=_bytes, metavar="SIZE", help="Stream training features that take more than half of 500MB, 4GB, …"
+        ),
+    ] = None,
+    feature_set: Annotated[
+        list[str] | None, typer.Option("--set", help="Feature set, by name or its beginning; several: which is better?")
+    ] = None,
     label_set: LabelSet = "default",
     val: Val = VAL_SHARE,
     test: Test = TEST_SHARE,
@@ -295,21 +349,39 @@ def compare(
 ) -> None:
     """Compare many heads and write a report.
 
-    Heads are ranked on the validation split; the winner alone is scored, once, on the test split, and kept.
+    Heads are ranked on the validation split, or over folds; the winner alone is scored, once, on the test split, and
+    kept. Fits that are done are kept too: the same command goes on where it was interrupted, and makes no fit twice.
     """
+    from heads import search as searches
     from pipelines import show
     from pipelines.fit import FitData, compare_heads
 
-    data = FitData(feature_set, label_set, val, test, split_seed, views, views_set)
-    names = heads.split(",") if heads else None
+    if search and (heads or C or hidden or class_weight):
+        raise UsageError("--search is in place of --heads, --C, --hidden and --class-weight: leave those out.")
+    asked = (
+        searches.from_file(search)
+        if search
+        else searches.from_options(
+            heads.split(",") if heads else None,
+            searches.numbers(C) if C else None,
+            [_widths(net) for nets in hidden or () for net in nets.split()],
+            [searches.class_weight(weight) for weight in class_weight.split(",")] if class_weight else (),
+        )
+    )
+    sets = feature_set or []
+    data = FitData(sets[0] if len(sets) == 1 else None, label_set, val, test, split_seed, views, views_set)
     with show.bar("compare") as progress:
         result = compare_heads(
             store,
-            names,
-            class_weight,
-            range(seeds),
+            asked,
             data,
             progress,
+            sets=sets if len(sets) > 1 else (),
+            seeds=range(seeds),
+            folds=cv,
+            fewshot=_counts("--fewshot-k", fewshot_k) if fewshot_k else (),
+            budget=budget,
+            memory_limit=memory_limit,
             gallery_seed=gallery_seed,
             tensorboard_folder=tensorboard,
         )
@@ -460,6 +532,13 @@ def _crop(squash: bool, center: bool, pad: bool) -> str:
     if len(chosen) > 1:
         raise UsageError("Give one of --squash, --center-crop and --pad.")
     return chosen[0] if chosen else "squash"
+
+
+def _counts(option: str, text: str) -> list[int]:
+    try:
+        return [int(count) for count in text.split(",")]
+    except ValueError:
+        raise UsageError(f"Expected: {option} with whole numbers such as 1,5,10. Got: {text}.") from None
 
 
 def _widths(text: str) -> list[int]:

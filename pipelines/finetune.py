@@ -29,9 +29,10 @@ from featurestore.files import read_json, replacing, write_json
 from featurestore.runs import RunRecord, new_run_id, utc_now
 from featurestore.splits import TEST, TRAIN, VAL
 from featurestore.store import FeatureStore
-from heads import artifact, evaluate
+from heads import artifact, evaluate, registry
 from heads.dense import OPTIMIZERS
-from heads.head import Head, balanced_weights
+from heads.head import Head, class_weights
+from heads.significance import mcnemar
 from heads.train import accuracy, check_dataset, score
 from pipelines import images, interrupt, sources, tuned
 from pipelines.augment import Augmentation, random_view
@@ -260,7 +261,8 @@ def finetune(
         with watch.stage("score"):
             fresh = replace(data, feature_set=feature_set).load(opened)
             check_dataset(fresh)
-            head = replace(trainer.head(), history=tuple(course.history))
+            val = fresh.part(VAL)
+            head = registry.calibrated(replace(trainer.head(), history=tuple(course.history)), val.X, val.y)
             seconds = round(sum(row["seconds"] for row in course.history), 3)
             result = score(head, {split: fresh.part(split) for split in SPLITS}, seconds, notes)
             report = keep(opened, run_id, result, result, fresh, begun["started"], 0, None)
@@ -359,10 +361,9 @@ def _better(row: dict[str, float], course: _Course) -> bool:
 def _weights(dataset: Dataset, class_weight: str | None) -> np.ndarray:
     """Weight of each row in the loss, float32 (n,)."""
     weights = np.ones(len(dataset), np.float32)
-    if class_weight == "balanced":
-        train = dataset.splits == TRAIN
-        names, codes = np.unique(dataset.y[train], return_inverse=True)
-        weights[train] = balanced_weights(codes, len(names))
+    train = dataset.splits == TRAIN
+    names, codes = np.unique(dataset.y[train], return_inverse=True)
+    weights[train] = class_weights(codes, len(names), class_weight)[codes]
     return weights
 
 
@@ -411,13 +412,7 @@ def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: s
 
 
 def _pair(old: Head, old_data: Dataset, new: Head, new_data: Dataset) -> dict[str, Any]:
-    """Both heads on the pictures that both have features of, and the p-value of their difference on test.
-
-    McNemar 1947, "Note on the sampling error of the difference between correlated proportions", in its exact form:
-    of the pictures that one head alone gets right, each is as likely to be the one's as the other's.
-    """
-    from scipy.stats import binomtest
-
+    """Both heads on the pictures that both have features of, and the p-value of their difference on test."""
     old_data = old_data.take(np.isin(old_data.ids, new_data.ids))
     new_data = new_data.take(np.isin(new_data.ids, old_data.ids))  # both are ordered by content
     told: dict[str, Any] = {}
@@ -428,8 +423,7 @@ def _pair(old: Head, old_data: Dataset, new: Head, new_data: Dataset) -> dict[st
         share = float(np.mean(right[-1]))
         ci = list(evaluate.wilson(share, len(test)))
         told[name] = {"val": accuracy(head, data.part(VAL)), "test": share, "test_ci": ci}
-    lost, won = int(np.sum(right[0] & ~right[1])), int(np.sum(~right[0] & right[1]))
-    return told | {"p_value": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0}
+    return told | {"p_value": mcnemar(*right)}
 
 
 def _left_out(lost: dict[str, str], dataset: Dataset, fresh: Dataset) -> dict[str, int]:

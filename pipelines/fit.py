@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featurestore.dataset import Dataset
-from featurestore.errors import ImageError
+from featurestore.errors import ImageError, UsageError
 from featurestore.files import write_text
 from featurestore.runs import RunRecord, new_run_id, utc_now
 from featurestore.splits import TEST, TEST_SHARE, TRAIN, VAL_SHARE
@@ -16,8 +19,12 @@ from featurestore.store import FeatureStore
 from heads import artifact, registry, tensorboard
 from heads.compare import CompareResult, compare
 from heads.report import render
+from heads.results import Results
+from heads.search import DEFAULT, Search
 from heads.train import TrainResult, misclassified, train
 from pipelines import images, sources
+
+RESULTS = "results"  # in the store: outcomes of fits, for comparisons to go on from
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,22 @@ class FitData:
     views: int = 0
     views_set: str | None = None
 
-    def load(self, store: FeatureStore) -> Dataset:
-        """Read the labelled features."""
-        return store.dataset(self.feature_set, self.label_set, val=self.val, test=self.test, seed=self.split_seed)
+    def load(self, store: FeatureStore, memory_limit: int | None = None) -> Dataset:
+        """Read the labelled features, or leave them in the store where they take more than half of the limit."""
+        return store.dataset(
+            self.feature_set,
+            self.label_set,
+            val=self.val,
+            test=self.test,
+            seed=self.split_seed,
+            memory_limit=memory_limit,
+        )
+
+    def load_each(self, store: FeatureStore, sets: Sequence[str], memory_limit: int | None = None) -> list[Dataset]:
+        """Read several feature sets, the images that all of them hold, in the same order."""
+        datasets = [replace(self, feature_set=name).load(store, memory_limit) for name in sets]
+        ids = functools.reduce(np.intersect1d, [dataset.ids for dataset in datasets])
+        return [dataset.take(np.searchsorted(dataset.ids, ids)) for dataset in datasets]
 
     def augmented(self, store: FeatureStore, dataset: Dataset) -> Dataset | None:
         """The training rows with their views, where views are asked for."""
@@ -81,29 +101,57 @@ def train_head(
 
 def compare_heads(
     store: str | Path,
-    heads: Sequence[str] | None = None,
-    class_weight: str | None = None,
-    seeds: Sequence[int] = (0,),
+    search: Search = DEFAULT,
     data: FitData = FitData(),
     progress: Callable[[int, int], None] | None = None,
     *,
+    sets: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    folds: int = 0,
+    fewshot: Sequence[int] = (),
+    budget: float | None = None,
+    memory_limit: int | None = None,
     gallery_seed: int = 0,
     tensorboard_folder: str | Path | None = None,
 ) -> dict[str, Any]:
     """Compare heads and keep the winner; return the object that ``penult compare --json`` prints.
 
+    Args:
+        store, search, data: what to fit to what.
+        sets: feature sets to compare with one another, in place of that of ``data``.
+        progress, seeds, folds, fewshot, budget: see ``heads.compare.compare``.
+        memory_limit: bytes; training features that take more than half of it are streamed from the store.
+        gallery_seed, tensorboard_folder: see ``train_head``.
+
     Raises:
-        HeadError, UsageError: labels or names that no comparison can be made of.
+        HeadError, UsageError: labels or names that no comparison can be made of, or a limit that is too low.
         StoreError: the store or its features.
     """
     opened, started = FeatureStore(store), utc_now()
-    dataset = data.load(opened)
-    told = None if progress is None else lambda done, total, _row: progress(done, total)
-    result = compare(dataset, heads, class_weight, seeds, told, data.augmented(opened, dataset))
+    datasets = data.load_each(opened, sets, memory_limit) if sets else [data.load(opened, memory_limit)]
+    if data.views and datasets[0].stored is not None:
+        raise UsageError("--views needs the training features in memory: raise --memory-limit, or leave --views out.")
+    if data.views and len(datasets) > 1:
+        raise UsageError("--views goes with one feature set: leave --views out, or name one --set.")
+    result = compare(
+        datasets,
+        search,
+        seeds=seeds,
+        folds=folds,
+        fewshot=fewshot,
+        budget=budget,
+        results=Results(opened.path / RESULTS),
+        progress=progress,
+        augmented=data.augmented(opened, datasets[0]),
+    )
+    dataset = next(dataset for dataset in datasets if dataset.feature_set == result.winner.feature_set)
+    if dataset.stored is not None:
+        dataset = dataset.part(TEST).read()  # what the report shows
     run_id = new_run_id("compare")
     report = keep(opened, run_id, result, result.winner, dataset, started, gallery_seed, tensorboard_folder)
     outcome = {**result.to_json(run_id, run_id, str(report)), "excluded": dataset.excluded}
-    asked = {"heads": list(heads) if heads else None, "class_weight": class_weight, "seeds": list(seeds)}
+    asked = {"search": asdict(search), "seeds": list(seeds), "folds": folds, "fewshot": list(fewshot), "budget": budget}
+    asked |= {"sets": list(sets), "memory_limit": memory_limit}
     RunRecord(run_id, "compare", started, asked | asdict(data), outcome).write(opened.run_folder(run_id))
     return outcome
 

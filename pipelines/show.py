@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10  # between log lines where there is no terminal
 ROWS_SHOWN = 12
+LEADERS_SHOWN = 20
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 if not _console.is_terminal:
@@ -124,27 +125,61 @@ def compared(result: Mapping[str, Any]) -> None:
     """A leaderboard and its winner."""
     from heads.registry import describe
 
+    several = any("feature_set" in row for row in result["leaderboard"])
     rows = [
         {
+            **({"set": row.get("feature_set", "")} if several else {}),
             "head": row["head"],
-            "parameters": describe(row["head"], row["params"]),
+            "parameters": ", ".join(filter(None, [describe(row["head"], row["params"]), row["class_weight"]])),
             "val": "failed" if row["val"] is None else f"{row['val']:.1%}",
             "interval": "" if row["val_ci"] is None else "{:.1%} to {:.1%}".format(*row["val_ci"]),
             "seconds": f"{row['fit_seconds']:.2f}",
-            "note": row.get("error") or row.get("note") or "",
+            "note": row.get("error") or ", ".join(_remarks(row)),
         }
         for row in result["leaderboard"]
     ]
-    table(rows)
+    table(rows, limit=LEADERS_SHOWN)
     winner, n = result["winner"], result["n"]
     low, high = winner["test_ci"]
     say(
-        f"Winner on validation: {winner['head']} {describe(winner['head'], winner['params'])}. "
+        f"Winner by {result['chosen_by']}: {winner['head']} {describe(winner['head'], winner['params'])}. "
         f"On test: {winner['test']:.1%} (95 % interval {low:.1%} to {high:.1%}, {n['test']:,} images)."
     )
+    if calibration := winner["calibration"]:
+        say(
+            f"Calibration error on test: {calibration['ece_after']:.1%} with temperature "
+            f"{calibration['temperature']:.2g}, {calibration['ece_before']:.1%} without."
+        )
+    if (curve := result["learning_curve"]) and (more := curve["at_twice"]):
+        say(
+            f"With {more['n']:,} training images instead of {n['train']:,}: about {more['val']:.1%} on validation "
+            f"({more['low']:.1%} to {more['high']:.1%})."
+        )
+    if result["fewshot"]:
+        table(
+            [
+                {
+                    "images a class": row["k"],
+                    "head": row["head"],
+                    "val": f"{row['val']:.1%}",
+                    "range": "{:.1%} to {:.1%}".format(*row["val_range"]),
+                }
+                for row in result["fewshot"]
+            ]
+        )
     _notes(result)
     say(f"Head: {winner['head_id']}")
     say(f"Report: {result['report']}")
+
+
+def _remarks(row: Mapping[str, Any]) -> Iterator[str]:
+    """What a row of a leaderboard has to say beside its score."""
+    if row.get("tied"):
+        yield "tied with the first"
+    if "val_range" in row:
+        yield "seeds from {:.1%} to {:.1%}".format(*row["val_range"])
+    if "note" in row:
+        yield row["note"]
 
 
 def finetuned(result: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from conftest import CountingEngine, write_picture
 from featurestore.errors import UsageError
 from featurestore.runs import RunRecord
 from featurestore.store import FeatureStore
+from heads.search import from_options
 from pipelines import demo, sources, worker
 from pipelines.cli import app
 from pipelines.embed import embed
@@ -108,7 +109,7 @@ def test_shares_are_read_as_percent_too(store: Path, command: str) -> None:
         (("--val", "nan"), "Got: nan."),
         (("--test", "100%"), "Got: 100%."),
         (("--hidden", "64,x", "--head", "dense"), "Expected: --hidden with widths such as 1024,512. Got: 64,x."),
-        (("--hidden", "64"), "Head 'logreg' has no parameter 'hidden': choose from C, max_iter."),
+        (("--hidden", "64"), "Head 'logreg' has no parameter 'hidden': choose from C."),
         (("--head", "ncm", "--C", "1"), "Head 'ncm' has no parameter 'C': it has none."),
         (("--C", "1", "--param", "C=2"), "C is given twice: leave --param C=2 out."),
         (("--head", "dense", "--hidden", "0"), "Parameter hidden: Expected"),
@@ -123,7 +124,7 @@ def test_options_that_are_wrong(store: Path, options: tuple[str, ...], message: 
 
 def test_the_gallery_seed_changes_the_pictures_and_nothing_else(store: Path) -> None:
     def told(seed: int) -> dict[str, Any]:
-        return compare_heads(store, ["ncm"], gallery_seed=seed)
+        return compare_heads(store, from_options(["ncm"]), gallery_seed=seed)
 
     def pictures(outcome: dict[str, Any]) -> list[str]:
         html = Path(outcome["report"]).read_text()

@@ -17,6 +17,8 @@ from featurestore.dataset import hex_ids
 from featurestore.errors import UsageError
 from featurestore.store import FeatureStore
 from heads import artifact
+from heads.head import softmax
+from heads.search import from_options
 from pipelines import cli, images
 from pipelines.augment import FILLS, Augmentation, random_view
 from pipelines.embed import EmbedOptions, embed
@@ -223,7 +225,7 @@ def test_train_and_compare_say_what_views_gained(tmp_path, engine):
     report = (store / "runs" / viewed["run_id"] / "report.html").read_text()
     assert "3 views" in report and f"{gain:+.1f} points" in report
 
-    compared = compare_heads(store, ["ncm", "logreg"], data=FitData(views=3))
+    compared = compare_heads(store, from_options(["ncm", "logreg"]), FitData(views=3))
     rows = [row for row in compared["leaderboard"] if row.get("views") == 3]
     assert len(rows) == 1
     best = max(row["val"] for row in compared["leaderboard"] if "views" not in row)
@@ -248,7 +250,7 @@ def test_a_head_with_views_is_the_head_of_those_rows(tmp_path, engine):
     reference = LogisticRegression(C=0.01, max_iter=2000, tol=1e-8).fit((rows.X - mean) / scale, rows.y)
     head = artifact.load(store / "runs" / train_head(store, "logreg", data=FitData(views=3))["run_id"])[0]
     expected = reference.predict_proba((val.X - mean) / scale)
-    assert np.abs(head.probabilities(val.X) - expected).max() < 0.01
+    assert np.abs(softmax(head.scores(val.X)) - expected).max() < 0.01
 
 
 def test_views_from_the_command_line(tmp_path, engine, monkeypatch, capsys):

@@ -1,0 +1,277 @@
+"""Claim: a sweep of linear heads takes a small part of the time of as many fits, and ends at the same optimum.
+
+Real features: all labelled images of a store and their stored views. The fits of the others are timed on ``--folds`` of
+the five folds, as scikit-learn would take an hour for all, and multiplied; folds are as good as equal. An objective is
+``C Σ loss + ||W||² / 2`` over the training rows of the first fold, and its excess that over the least of all.
+
+    python examples/glyphs.py glyphs --classes 100 --faces 8
+    penult embed glyphs/manifest.csv --store glyphs.store --input-size 112 --views 4 --rotation 10
+    python -m benchmarks.compare --store glyphs.store
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import show
+from featurestore import FeatureStore
+from heads.head import standardisation, standardise
+from heads.linear import LinearProblem, fit_many
+from heads.rows import MemoryRows
+from heads.sweep import CROSS_ENTROPY, SQUARED_HINGE, Loss
+
+FOLDS = 5
+LOGREG_C = [float(C) for C in np.geomspace(1e-4, 1e1, 20)]
+SVM_C = [float(C) for C in np.geomspace(1e-5, 1e-2, 7)]
+
+
+def real_features(store: Path, rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Standardised features float32 (n, d) and codes int (n,) of the largest classes, views among them."""
+    opened = FeatureStore(store)
+    plain = opened.resolve(None)
+    data = opened.dataset(plain)
+    for name in opened.views_sets(plain):
+        keys = np.array([bytes.fromhex(id) for id in data.ids], "S32")
+        most = int(opened.view_counts(name)[1].max())
+        data = data.with_views(*opened.views(name, keys, most))
+    names, counts = np.unique(data.y, return_counts=True)
+    kept = np.flatnonzero(np.isin(data.y, names[np.argsort(-counts)[:classes]]))
+    kept = np.sort(np.random.default_rng(0).permutation(kept)[:rows])
+    X = data.X[kept]
+    return standardise(X, *standardisation(X)), np.unique(data.y[kept], return_inverse=True)[1]
+
+
+def folds_of(n: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, FOLDS, n)
+
+
+def sweep(
+    X: np.ndarray, y: np.ndarray, loss: Loss, Cs: Sequence[float], folds: np.ndarray | None = None
+) -> tuple[float, float, dict[float, float]]:
+    """Seconds of all fits of all folds, the basis included; floating-point operations; the first fold's objectives."""
+    began, (n, d) = time.perf_counter(), X.shape
+    order = np.arange(n) if folds is None else np.argsort(folds, kind="stable")
+    rows = MemoryRows(X[order], np.zeros(d, np.float32), np.ones(d, np.float32))
+    problems = [LinearProblem(C, None, fold) for fold in ([-1] if folds is None else range(FOLDS)) for C in Cs]
+    fits = list(fit_many(rows, y[order], int(y.max()) + 1, loss, problems, None if folds is None else folds[order]))
+    seconds = time.perf_counter() - began
+    share = 1 if folds is None else 1 - 1 / FOLDS
+    operations = 4.0 * n * share * (d + 1) * (int(y.max()) + 1) * sum(fit.passes for fit in fits)
+    fitted = np.ones(n, bool) if folds is None else folds != 0
+    objectives = {
+        problems[fit.problem].C: problems[fit.problem].C
+        * sum_of_losses(loss, X[fitted] @ fit.coef + fit.intercept, y[fitted])
+        + half_norm(loss, fit.coef, fit.intercept)
+        for fit in fits
+        if problems[fit.problem].left_out <= 0
+    }
+    return seconds, operations, objectives
+
+
+def sum_of_losses(loss: Loss, scores: np.ndarray, y: np.ndarray) -> float:
+    """In float64."""
+    scores = scores.astype(np.float64)
+    if loss is CROSS_ENTROPY:
+        top = scores.max(axis=1)
+        return float((np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top - scores[np.arange(len(y)), y]).sum())
+    sign = np.where(y[:, None] == np.arange(scores.shape[1]), 1, -1)
+    return float((np.maximum(0, 1 - sign * scores) ** 2).sum())
+
+
+def half_norm(loss: Loss, coef: np.ndarray, intercept: np.ndarray) -> float:
+    """The penalty; LinearSVC's has the intercept in it."""
+    norm = (coef.astype(np.float64) ** 2).sum() + (
+        loss.penalise_intercept and (intercept.astype(np.float64) ** 2).sum()
+    )
+    return float(norm / 2)
+
+
+def grid_search(
+    model: Any, loss: Loss, Cs: Sequence[float], X: np.ndarray, y: np.ndarray, splits: list[Any]
+) -> tuple[float, dict[float, float]]:
+    """Seconds of GridSearchCV on some splits, one process a core, and the first split's objectives."""
+    from sklearn.model_selection import GridSearchCV
+
+    grid = {"C": list(Cs)}
+    search = GridSearchCV(
+        model, grid, cv=splits, n_jobs=os.cpu_count(), refit=False, scoring=Parts(loss), return_train_score=True
+    )
+    began = time.perf_counter()
+    search.fit(X, y)
+    seconds = time.perf_counter() - began
+    found = search.cv_results_
+    columns = (found["param_C"], found["split0_train_loss"], found["split0_train_half_norm"])
+    return seconds, {float(C): float(C) * total + norm for C, total, norm in zip(*columns, strict=True)}
+
+
+class Parts:
+    """A scorer that tells the parts of the objective, which GridSearchCV does not keep."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.softmax = loss is CROSS_ENTROPY
+
+    def __call__(self, model: Any, X: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        loss = CROSS_ENTROPY if self.softmax else SQUARED_HINGE
+        scores = model.decision_function(X)
+        return {
+            "loss": sum_of_losses(loss, scores, y),
+            "half_norm": half_norm(loss, model.coef_, model.intercept_),
+            "accuracy": float((scores.argmax(axis=1) == y).mean()),
+        }
+
+
+def product_rate() -> float:
+    """The machine's own rate of float32 matrix products, in operations a second."""
+    a, b = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in ((8192, 1280), (1280, 4096)))
+    a @ b
+    began = time.perf_counter()
+    for _ in range(5):
+        a @ b
+    return 5 * 2.0 * 8192 * 1280 * 4096 / (time.perf_counter() - began)
+
+
+def race(
+    name: str, loss: Loss, Cs: Sequence[float], peers: dict[str, Any], X: np.ndarray, y: np.ndarray, timed: int
+) -> None:
+    """One table: the sweep, and each peer on the same grid."""
+    folds = folds_of(len(y))
+    splits = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(timed)]
+    seconds, _, objectives = sweep(X, y, loss, Cs, folds)
+    taken = {"penult": (seconds, objectives)}
+    for peer, model in peers.items():
+        print(f"{peer} …", file=sys.stderr, flush=True)
+        spent, objectives = model(splits)
+        taken[peer] = spent * FOLDS / timed, objectives
+    least = {C: min(found[C] for _, found in taken.values() if C in found) for C in taken["penult"][1]}
+    rows = []
+    for who, (spent, found) in taken.items():
+        excess = [found[C] / least[C] - 1 for C in found]
+        rows.append(
+            {
+                "who": who,
+                "fits": len(Cs) * FOLDS,
+                "seconds": round(spent, 1),
+                "against penult": f"{spent / seconds:.1f}×",
+                "worst excess of the objective": f"{max(excess):.1e}" if excess else "another objective",
+            }
+        )
+    n, d = X.shape
+    show(f"{name}: {len(Cs)} values of C × {FOLDS} folds, {n:,} × {d:,} features, {int(y.max()) + 1} classes", rows)
+
+
+def logreg_peers(X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+
+    def path(splits: list[Any]) -> tuple[float, dict[float, float]]:
+        began = time.perf_counter()
+        LogisticRegressionCV(
+            Cs=LOGREG_C,
+            cv=splits,
+            max_iter=1000,
+            n_jobs=os.cpu_count(),
+            refit=False,
+            use_legacy_attributes=False,
+            scoring="accuracy",
+        ).fit(X, y)
+        return time.perf_counter() - began, {}
+
+    peers = {
+        "GridSearchCV(LogisticRegression)": lambda splits: grid_search(
+            LogisticRegression(max_iter=1000), CROSS_ENTROPY, LOGREG_C, X, y, splits
+        ),
+        "LogisticRegressionCV": path,
+    }
+    if importlib.util.find_spec("sklearnex"):
+        from sklearnex.linear_model import LogisticRegression as Intel
+
+        peers["GridSearchCV(scikit-learn-intelex)"] = lambda splits: grid_search(
+            Intel(max_iter=1000), CROSS_ENTROPY, LOGREG_C, X, y, splits
+        )
+    return peers
+
+
+def svm_peers(X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    from sklearn.svm import LinearSVC
+
+    peers = {
+        "GridSearchCV(LinearSVC)": lambda splits: grid_search(
+            LinearSVC(max_iter=10_000), SQUARED_HINGE, SVM_C, X, y, splits
+        )
+    }
+    if importlib.util.find_spec("sklearnex"):
+        from sklearnex.svm import SVC
+
+        def intel(splits: list[Any]) -> tuple[float, dict[float, float]]:
+            began = time.perf_counter()
+            for fitted, _ in splits:
+                for C in SVM_C:
+                    SVC(kernel="linear", C=C).fit(X[fitted], y[fitted])
+            return time.perf_counter() - began, {}
+
+        peers["scikit-learn-intelex SVC(kernel='linear'), one against one"] = intel
+    return peers
+
+
+def growth(X: np.ndarray, y: np.ndarray) -> None:
+    """One table: how the time grows, and how near the passes come to the machine's own rate."""
+    rate, rows = product_rate(), []
+    n, d, ten = len(X), X.shape[1], list(np.geomspace(1e-4, 1e1, 10))
+
+    def row(what: str, X: np.ndarray, y: np.ndarray, Cs: Sequence[float], folds: np.ndarray | None = None) -> None:
+        y = np.unique(y, return_inverse=True)[1]
+        seconds, operations, _ = sweep(X, y, CROSS_ENTROPY, Cs, folds)
+        fits = len(Cs) * (1 if folds is None else FOLDS)
+        rows.append(
+            {
+                "what": what,
+                "rows": f"{len(X):,}",
+                "width": X.shape[1],
+                "classes": int(y.max()) + 1,
+                "fits": fits,
+                "seconds": round(seconds, 2),
+                "seconds a fit": round(seconds / fits, 3),
+                "of the product rate": f"{operations / seconds / rate:.0%}",
+            }
+        )
+
+    for part in (n // 4, n // 2, n):
+        row("rows", X[:part], y[:part], ten)
+    for width in (d // 4, d // 2):
+        row("width", X[:, :width], y, ten)
+    for classes in (10, 25, 50):
+        some = y < classes
+        row("classes", X[some], y[some], ten)
+    for count in (1, 2, 5, 20, 40):
+        row("values of C", X, y, list(np.geomspace(1e-4, 1e-1, count)) if count > 1 else [1e-1])
+    row("folds", X, y, ten, folds_of(n))
+    show(f"Growth of a logistic regression sweep; matrix products alone run at {rate / 1e9:.0f} GFLOP/s", rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--folds", type=int, default=1, help="how many of the five folds the others are timed on")
+    parser.add_argument("--parts", nargs="+", default=["logreg", "svm", "growth"])
+    arguments = parser.parse_args()
+    X, y = real_features(arguments.store, arguments.rows, arguments.classes)
+    if "logreg" in arguments.parts:
+        race("Logistic regression", CROSS_ENTROPY, LOGREG_C, logreg_peers(X, y), X, y, arguments.folds)
+    if "svm" in arguments.parts:
+        race("Linear SVM", SQUARED_HINGE, SVM_C, svm_peers(X, y), X, y, arguments.folds)
+    if "growth" in arguments.parts:
+        growth(X, y)
+
+
+if __name__ == "__main__":
+    main()

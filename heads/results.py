@@ -1,0 +1,75 @@
+"""Fits that are done, by what determines them, so that none is made twice and what was interrupted goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurestore.files import write_text
+
+VERSION = 1  # of what fits mean: another one makes older results unknown
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is kept of a fit: bool (m,), which of the rows that judged it were predicted right, and its seconds."""
+
+    right: np.ndarray
+    seconds: float
+
+
+class Results:
+    """A folder of outcomes; without a folder, a memory that ends with the process."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._memory: dict[str, Outcome] = {}
+
+    def get(self, key: str) -> Outcome | None:
+        """The outcome of a fit, if it is known; a file that cannot be read is as good as none."""
+        if self._folder is None:
+            return self._memory.get(key)
+        try:
+            body, checksum = self._path(key).read_text(encoding="ascii").split("\n")
+            if checksum != hashlib.sha256(body.encode()).hexdigest():
+                return None
+        except (OSError, ValueError):
+            return None
+        told = json.loads(body)
+        right = np.frombuffer(bytes.fromhex(told["right"]), np.uint8)
+        return Outcome(np.unpackbits(right, count=told["rows"]).astype(bool), told["seconds"])
+
+    def put(self, key: str, outcome: Outcome) -> None:
+        """Keep an outcome."""
+        if self._folder is None:
+            self._memory[key] = outcome
+            return
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        right = np.packbits(outcome.right).tobytes().hex()
+        body = json.dumps({"rows": len(outcome.right), "right": right, "seconds": outcome.seconds})
+        write_text(path, f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}")
+
+    def _path(self, key: str) -> Path:
+        assert self._folder is not None
+        return self._folder / key[:2] / f"{key}.json"
+
+
+def key_of(data: str, **fit: Any) -> str:
+    """Name a fit: a digest of the data, see ``digest``, and of everything else that determines it (JSON values)."""
+    told = json.dumps({"version": VERSION, "data": data, **fit}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def digest(*columns: np.ndarray | str) -> str:
+    """SHA-256 over columns of text, in hex."""
+    total = hashlib.sha256()
+    for column in columns:
+        data = column.encode() if isinstance(column, str) else "\0".join(column.tolist()).encode()
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()

@@ -1,0 +1,174 @@
+"""Comparisons whose training rows are read from the store on every pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stores
+from click.testing import Result
+from typer.testing import CliRunner
+
+from featurestore.errors import HeadError, UsageError
+from featurestore.schema import features_batch
+from featurestore.store import FeatureStore
+from heads.rows import StreamedRows, _widened
+from pipelines.cli import app
+
+IMAGES = 3000
+LINEAR = ("--heads", "logreg,svm,ridge", "--class-weight", "none,balanced")
+TIGHT = "0.06MB"  # 3,000 rows of 8 numbers are 96 kB, a tenth of them, for val and test, 10 kB
+
+
+def features(name: str, label: str) -> np.ndarray:
+    """Two hundred different vectors a class, all near the class's own."""
+    near = np.random.default_rng(ord(label)).normal(size=stores.SPEC.width)
+    return near + np.random.default_rng(int(name)).normal(size=stores.SPEC.width) + 3
+
+
+def make(path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str = "") -> Path:
+    """A store of three classes that overlap, in shards of their own; ``spoilt`` has a feature that is not finite."""
+    rows = [stores.Picture(f"file:///{i}.png", b"%d" % i, "abc"[i % 7 % 3]) for i in range(IMAGES)]
+    labels = {row.content: row.label for row in rows}
+
+    def feature_rows(schema: Any, run_id: str, contents: Any) -> Any:
+        X = np.stack([features(content.decode(), labels[content]) for content in contents])
+        X[[content.decode() == spoilt for content in contents], 0] = np.inf
+        return features_batch(schema, np.array([stores.key(c) for c in contents], "S32"), X, run_id)
+
+    monkeypatch.setattr(stores, "feature_rows", feature_rows)
+    store = FeatureStore.create(path)
+    with store.lock():
+        store.commit(stores.journal(store, "run", [rows[:1000], rows[1000:1500], rows[1500:]]))
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make(tmp_path / "store", monkeypatch)
+
+
+def compare(store: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(
+        app, ["compare", "--store", str(store), "--val", "5%", "--test", "5%", "--json", *arguments]
+    )
+
+
+def told(done: Result) -> dict[str, Any]:
+    assert done.exception is None, done.exception
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def scores(result: dict[str, Any]) -> dict[str, float]:
+    return {f"{row['head']} {row['params']} {row['class_weight']}": row["val"] for row in result["leaderboard"]}
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts how often training rows are streamed."""
+    counted = [0]
+    blocks = StreamedRows.blocks
+
+    def counting(self: StreamedRows, size: int) -> Any:
+        counted[0] += 1
+        return blocks(self, size)
+
+    monkeypatch.setattr(StreamedRows, "blocks", counting)
+    return counted
+
+
+def test_streamed_and_in_memory_are_the_same_comparison(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: list[int]
+) -> None:
+    streamed = told(compare(store, *LINEAR, "--memory-limit", TIGHT))
+    assert passes[0] > 0
+    passes[0] = 0
+    again = told(compare(store, *LINEAR))  # the same keys: nothing is fitted but the winner's learning curve
+    held = told(compare(make(tmp_path / "other", monkeypatch), *LINEAR, "--memory-limit", "1GB"))
+    assert passes[0] == 0
+    assert scores(streamed) == scores(again)
+    row = 1 / streamed["n"]["val"]
+    assert scores(held) == pytest.approx(scores(streamed), abs=1.01 * row)
+    for name in ("head", "params"):
+        assert held["winner"][name] == streamed["winner"][name]
+    assert held["n"] == streamed["n"]
+    assert held["winner"]["test"] == pytest.approx(streamed["winner"]["test"], abs=1.01 / streamed["n"]["test"])
+    assert streamed["winner"]["test"] > 0.5 and len(set(scores(streamed).values())) > 3
+
+
+def test_known_outcomes_are_not_streamed_anew(store: Path, passes: list[int]) -> None:
+    first = told(compare(store, "--heads", "ridge", "--memory-limit", TIGHT))
+    many, passes[0] = passes[0], 0
+    again = told(compare(store, "--heads", "ridge", "--memory-limit", TIGHT))
+    assert 0 < passes[0] < many  # the winner's own fit
+    assert scores(again) == scores(first) and again["winner"]["test"] == first["winner"]["test"]
+
+
+def test_what_is_left_out_is_said(store: Path) -> None:
+    result = told(compare(store, "--memory-limit", TIGHT))
+    assert {row["head"] for row in result["leaderboard"]} == {"logreg", "svm", "ridge"}
+    assert result["learning_curve"] is None
+    assert any("streamed" in note and "no learning curve" in note for note in result["notes"])
+    assert any(note.startswith("ncm, knn, rbf-svm, dense: left out") for note in result["notes"])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--cv", "3"), "--cv"),
+        (("--fewshot-k", "1"), "--fewshot-k"),
+        (("--views", "2"), "--views"),
+        (("--heads", "knn"), "logreg, svm, ridge"),
+    ],
+)
+def test_what_needs_the_rows_in_memory_is_refused(store: Path, options: tuple[str, ...], named: str) -> None:
+    error = compare(store, *options, "--memory-limit", TIGHT).exception
+    assert isinstance(error, UsageError) and named in str(error) and "--memory-limit" in str(error)
+
+
+def test_a_limit_that_val_and_test_exceed_is_refused(store: Path) -> None:
+    error = compare(store, "--memory-limit", "0.02MB").exception
+    assert isinstance(error, UsageError)
+    assert all(word in str(error) for word in ("val and test", "raise it to", "--val and --test"))
+
+
+@pytest.mark.parametrize("text", ["4", "GB", "-1GB", "four GB", "0MB", "infGB", "4XB"])
+def test_an_amount_of_memory_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    error = compare(tmp_path, f"--memory-limit={text}").exception
+    assert isinstance(error, UsageError) and "Expected: an amount of memory such as 500MB" in str(error)
+
+
+@pytest.mark.parametrize("text", ["1GB", "1000MB", "0.5GiB", "1 gb"])
+def test_amounts_of_memory_in_which_all_fits(store: Path, text: str, passes: list[int]) -> None:
+    told(compare(store, "--heads", "ridge", "--memory-limit", text))
+    assert passes[0] == 0
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path / "spoilt", monkeypatch, spoilt="18")
+    data = FeatureStore(path).dataset(val=0.05, test=0.05)
+    assert data.splits[~np.isfinite(data.X).all(axis=1)].tolist() == ["train"]
+    error = compare(path, "--heads", "ridge", "--memory-limit", TIGHT).exception
+    assert isinstance(error, HeadError) and "finite" in str(error)
+
+
+def test_stored_vectors_are_those_in_memory(store: Path) -> None:
+    opened = FeatureStore(store)
+    held, stored = opened.dataset(), opened.dataset(memory_limit=1000)
+    assert stored.stored is not None and stored.X.size == 0 and stored.width == held.width
+    rows = np.random.default_rng(0).permutation(len(held))[:500]
+    for some in (rows, held.splits == "val"):
+        np.testing.assert_array_equal(stored.take(some).read().X, held.take(some).X)
+    part = stored.part("train")
+    assert part.stored is not None
+    pieces = np.concatenate(list(part.stored.pieces()))
+    np.testing.assert_array_equal(pieces.astype(np.float32), held.part("train").X[part.stored.order])
+
+
+def test_float16_is_widened_exactly() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)][None]
+    np.testing.assert_array_equal(_widened(finite).view(np.uint32), finite.astype(np.float32).view(np.uint32))
