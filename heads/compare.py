@@ -198,6 +198,8 @@ def _leaderboard(
         row["fit_seconds"] = round(sum(tried.outcomes[trial].seconds for trial in some) / len(by_seed), 3)
         if len(values) > 1:
             row["val_range"] = [float(values.min()), float(values.max())]
+        if note := next((tried.outcomes[trial].note for trial in some if tried.outcomes[trial].note), ""):
+            row["note"] = note
         entries.append(_Entry(table, at, right[0], row))
     entries.sort(key=lambda entry: -1.0 if entry.row["val"] is None else entry.row["val"], reverse=True)  # stable
     for entry in entries[1:]:

@@ -66,6 +66,11 @@ class Minimizer:
         """At the best point."""
         return float(self._value(self.best).sum())
 
+    @property
+    def converged(self) -> bool:
+        """Whether the end was not merely that of ``MOST_EVALUATIONS``."""
+        return self.done and self.evaluations < MOST_EVALUATIONS
+
     def tell(self, trial: Point) -> None:
         """Take the evaluation of ``trial`` and choose the next."""
         self.evaluations += 1

@@ -35,13 +35,14 @@ class LinearProblem:
 
 @dataclass(frozen=True)
 class LinearFit:
-    """A solved problem, by its number: ``coef`` (d, c), ``intercept`` (c,), its share of the seconds, its passes."""
+    """A solved problem, by its number: ``coef`` (d, c) and ``intercept`` (c,), seconds, and see ``sweep.Solution``."""
 
     problem: int
     coef: np.ndarray
     intercept: np.ndarray
     seconds: float
     passes: int
+    converged: bool
 
 
 def fit_many(
@@ -75,7 +76,9 @@ def fit_many(
     for solution in solve(rows, y, n_classes, loss, paths, folds):
         now = time.perf_counter()
         coef, intercept = rows.basis.weights(solution.W)
-        yield LinearFit(numbers[solution.path][solution.at], coef, intercept, now - began, solution.passes)
+        yield LinearFit(
+            numbers[solution.path][solution.at], coef, intercept, now - began, solution.passes, solution.converged
+        )
         began = time.perf_counter()
 
 

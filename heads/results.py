@@ -17,10 +17,11 @@ VERSION = 1  # of what fits mean: another one makes older results unknown
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is kept of a fit: bool (m,), which of the rows that judged it were predicted right, and its seconds."""
+    """What is kept of a fit: bool (m,), which of the rows that judged it were predicted right, its seconds, and what to say of it."""
 
     right: np.ndarray
     seconds: float
+    note: str = ""
 
 
 class Results:
@@ -42,7 +43,7 @@ class Results:
             return None
         told = json.loads(body)
         right = np.frombuffer(bytes.fromhex(told["right"]), np.uint8)
-        return Outcome(np.unpackbits(right, count=told["rows"]).astype(bool), told["seconds"])
+        return Outcome(np.unpackbits(right, count=told["rows"]).astype(bool), told["seconds"], told["note"])
 
     def put(self, key: str, outcome: Outcome) -> None:
         """Keep an outcome."""
@@ -52,7 +53,9 @@ class Results:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         right = np.packbits(outcome.right).tobytes().hex()
-        body = json.dumps({"rows": len(outcome.right), "right": right, "seconds": outcome.seconds})
+        body = json.dumps(
+            {"rows": len(outcome.right), "right": right, "seconds": outcome.seconds, "note": outcome.note}
+        )
         write_text(path, f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}")
 
     def _path(self, key: str) -> Path:

@@ -113,13 +113,17 @@ class Path:
 
 @dataclass(frozen=True)
 class Solution:
-    """A solved problem: which path, which of its Cs, float32 W (c, r + 1) in the rows' basis, the passes it took."""
+    """A solved problem: which path, which of its Cs, float32 W (c, r + 1) in the rows' basis, the passes it took.
+
+    ``converged`` is false where the passes ended before the problem was solved.
+    """
 
     path: int
     at: int
     W: np.ndarray
     objective: float
     passes: int
+    converged: bool
 
 
 def solve(
@@ -188,7 +192,8 @@ class _Walk:
         """Give the solution, if there is one, and turn to the next problem."""
         while self._minimizer.done and not self.ended:
             W, at, Cs = self._minimizer.best.W, self._at, self.path.Cs
-            yield Solution(self.index, at, W, self._minimizer.objective, self._minimizer.evaluations)
+            minimizer = self._minimizer
+            yield Solution(self.index, at, W, minimizer.objective, minimizer.evaluations, minimizer.converged)
             if at + 1 == len(Cs):
                 self.ended = True
                 return

@@ -191,7 +191,8 @@ def _sweep(
         }
         head = registry.FAMILIES[name].head(name, candidates[trial.candidate].params, classes, arrays)
         part = judged[trial.fold]
-        yield trial, Outcome(head.predict(part.X) == part.y, fit.seconds), head if folds is None else None
+        note = "" if fit.converged else f"not solved within {fit.passes} passes"
+        yield trial, Outcome(head.predict(part.X) == part.y, fit.seconds, note), head if folds is None else None
         if time.monotonic() > deadline:
             return
 

@@ -151,6 +151,12 @@ def test_a_candidate_that_fails_is_a_row():
     json.dumps(result.to_json())
 
 
+def test_a_fit_that_did_not_converge_says_so(monkeypatch):
+    monkeypatch.setattr("heads.lbfgs.MOST_EVALUATIONS", 4)
+    rows = compare(DATASET, only("svm", svm=({"C": 1e-6}, {"C": 1.0}))).leaderboard
+    assert {row["params"]["C"]: row.get("note") for row in rows} == {1e-6: None, 1.0: "not solved within 4 passes"}
+
+
 def test_nothing_that_can_be_fitted_is_an_error(monkeypatch):
     def broken(problem):
         raise RuntimeError("no luck")
