@@ -17,7 +17,7 @@ VERSION = 1  # of what fits mean: another one makes older results unknown
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is kept of a fit: bool (m,), which of the rows that judged it were predicted right, its seconds, and what to say of it."""
+    """What is kept of a fit: bool (m,), which of the rows that judged it it got right; its seconds; a remark."""
 
     right: np.ndarray
     seconds: float
