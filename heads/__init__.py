@@ -1,1 +1,1 @@
-"""Heads: small classifiers over stored features, fitted by a sweep engine, scikit-learn or Keras, predicting with numpy."""
+"""Heads: small classifiers over stored features: fitted many at once, predicting with numpy."""
