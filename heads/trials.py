@@ -146,7 +146,13 @@ def _fits(
         else:
             others.append(trial)
     for (table, name), some in sweeps.items():
-        yield from _sweep(some, tables[table], name, candidates, deadline)
+        left = dict.fromkeys(some)
+        try:
+            for made in _sweep(some, tables[table], name, candidates, deadline):
+                del left[made[0]]
+                yield made
+        except Exception as error:  # one family that fails must not cost the others
+            yield from ((trial, f"{type(error).__name__}: {error}", None) for trial in left)
     yield from _side_by_side(others, tables, candidates, deadline)
 
 

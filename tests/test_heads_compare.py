@@ -151,6 +151,22 @@ def test_a_candidate_that_fails_is_a_row():
     json.dumps(result.to_json())
 
 
+def test_a_family_that_fails_costs_neither_the_others_nor_what_it_had(monkeypatch):
+    many = trials.fit_many
+
+    def failing(rows, y, n_classes, loss, *rest):
+        for i, fit in enumerate(many(rows, y, n_classes, loss, *rest)):
+            if loss is registry.FAMILIES["svm"].sweep.loss and i == 3:
+                raise MemoryError("no room")
+            yield fit
+
+    monkeypatch.setattr(trials, "fit_many", failing)
+    rows = compare(DATASET, only("logreg", "svm")).leaderboard
+    failed = [row for row in rows if "error" in row]
+    assert len(failed) == 8 and {row["head"] for row in failed} == {"svm"}
+    assert {row["error"] for row in failed} == {"MemoryError: no room"}
+
+
 def test_a_fit_that_did_not_converge_says_so(monkeypatch):
     monkeypatch.setattr("heads.lbfgs.MOST_EVALUATIONS", 4)
     rows = compare(DATASET, only("svm", svm=({"C": 1e-6}, {"C": 1.0}))).leaderboard
