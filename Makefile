@@ -4,8 +4,10 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 DEMO ?= demo
+SEED ?= 0
+COUNT ?= 200
 
-.PHONY: help setup demo test check bench docs lock clean
+.PHONY: help setup demo test faults check bench docs lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -24,6 +26,9 @@ demo: setup  ## embed a small real corpus, compare heads, write a report
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest -n 2
+
+faults: setup  ## the fault battery, whole: SEED=0 COUNT=200 PARTS="kills disk"; takes hours
+	cd tests && $(abspath $(BIN))/python -m faults --seed $(SEED) --count $(COUNT) $(if $(PARTS),--only $(PARTS))
 
 check: setup  ## lint, format, types, import rules, generated docs
 	$(BIN)/ruff check .

@@ -1,15 +1,25 @@
-"""Durable small files: written whole or not at all, and still there after a power cut."""
+"""Durable small files: written whole or not at all, and still there after a power cut; read without trusting them."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import math
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import StoreCorrupt
+from featurestore.errors import StoreCorrupt, StoreError
+
+JSON_BYTES = 16 * 2**20  # read as Python objects it may take 40 times as much
+SEAL = "seal"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that UTF-8 has no bytes for, unless two make a pair
 
 
 def fsync(path: Path) -> None:
@@ -24,7 +34,7 @@ def fsync(path: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes ``path``'s place, durably."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         fsync(temporary)
@@ -40,18 +50,142 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, atomically and durably."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def write_json(path: Path, value: Any, limit: int = JSON_BYTES) -> None:
+    """Write JSON, atomically and durably.
 
     Raises:
-        StoreCorrupt: the file is not JSON.
+        StoreError: it would be larger than ``limit`` bytes, so that nobody could read it back.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    if len(text.encode()) > limit:
+        raise StoreError(f"{path}: Expected: at most {limit:,} bytes of JSON to write. Got: {len(text.encode()):,}.")
+    write_text(path, text)
+
+
+def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
+    """Read JSON as strictly as it is written: UTF-8, finite numbers, no key twice in an object.
+
+    Raises:
+        StoreCorrupt: there is no such file, or it is larger than ``limit`` bytes, or not such JSON.
+        StoreError: it may not be read.
+    """
+    data = read_bytes(path, limit)
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_object, parse_float=_finite, parse_constant=_no_constant)
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise StoreCorrupt(f"Expected: JSON in {path}. Got: a damaged file ({error}).") from error
+    return value
+
+
+def write_sealed(path: Path, value: dict[str, Any], limit: int = JSON_BYTES) -> None:
+    """Write a JSON object and its seal, see ``sealed``; atomically and durably.
+
+    Raises:
+        StoreError: it would be larger than ``limit`` bytes, so that nobody could read it back.
+    """
+    write_json(path, sealed(value), limit)
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """The object with a last key ``seal``, by which ``read_sealed`` notices damage.
+
+    The seal is the SHA-256 of the object without it, as canonical JSON. It proves that no bit has changed by
+    accident, not who wrote the file.
+    """
+    assert SEAL not in value
+    plain = json.loads(json.dumps(value, allow_nan=False))  # as it will be read: keys are text, tuples are lists
+    return plain | {SEAL: _seal(plain)}
+
+
+def read_sealed(path: Path, required: bool = False, limit: int = JSON_BYTES) -> dict[str, Any]:
+    """Read a JSON object that ``write_sealed`` has written, without its seal.
+
+    Args:
+        path: of the file.
+        required: refuse an object without a seal; files of older formats have none.
+        limit: of the file's size in bytes.
+
+    Raises:
+        StoreCorrupt: what ``read_json`` refuses, no object, or not the one that was sealed.
+        StoreError: it may not be read.
+    """
+    value = read_json(path, limit)
+    if not isinstance(value, dict):
+        raise StoreCorrupt(f"Expected: a JSON object in {path}. Got: {type(value).__name__}.")
+    if SEAL not in value:
+        if required:
+            raise StoreCorrupt(f"Expected: a seal in {path}. Got: none.")
+        return value
+    if value.pop(SEAL) != _seal(value):
+        raise StoreCorrupt(f"Expected: {path} as it was written. Got: a damaged file (its seal does not match).")
+    return value
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a file of at most ``limit`` bytes.
+
+    Raises:
+        StoreCorrupt: it is larger; see ``reading`` for this and the next.
+        StoreError: it may not be read.
+    """
+    with reading(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(limit + 1) if size <= limit else b""
+    if max(size, len(data)) > limit:
+        raise StoreCorrupt(f"Expected: at most {limit:,} bytes in {path}. Got: {max(size, len(data)):,}.")
+    return data
+
+
+def sha256_of(path: Path) -> str:
+    """Of a whole file, in hex; raises what ``reading`` does."""
+    with reading(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a regular file to read it; what else lies in its place, a pipe for one, is not waited for.
+
+    Raises:
+        StoreCorrupt: no such file, or none that can be read.
+        StoreError: it may not be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreCorrupt(f"Expected: JSON in {path}. Got: a damaged file ({error}).") from error
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StoreCorrupt(f"Expected: a regular file at {path}. Got: something else.")
+            yield file
+    except PermissionError as error:
+        raise StoreError(f"{path} may not be read: give this user the right to.") from error
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        raise StoreCorrupt(f"Expected: a file at {path}. Got: {getattr(error, 'strerror', error)}.") from error
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether this names an entry of a folder and nothing outside it."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
+
+
+def _seal(value: dict[str, Any]) -> str:
+    """SHA-256, in hex, of the canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key twice")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError("a number too large")
+    return value
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import platform
+import re
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import StoreNotFound
-from featurestore.files import fsync, read_json, write_json
+from featurestore.errors import StoreCorrupt, StoreNotFound
+from featurestore.files import fsync, read_sealed, write_sealed
 
 LIBRARIES = (
     "apache-beam",
@@ -40,8 +41,9 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write ``run.json`` into the run's folder, which is made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "run.json", asdict(self))
+        write_sealed(folder / "run.json", asdict(self))
         fsync(folder.parent)
+        fsync(folder.parent.parent)
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -49,15 +51,29 @@ class RunRecord:
 
         Raises:
             StoreNotFound: the folder holds none.
+            StoreCorrupt: it is damaged, or another run's.
         """
-        if not (folder / "run.json").is_file():
+        path = folder / "run.json"
+        if not path.is_file():
             raise StoreNotFound(f"There is no run {folder.name}; `penult runs` lists them.")
-        return cls(**read_json(folder / "run.json"))
+        told = read_sealed(path)
+        values: dict[str, Any] = {field.name: told.get(field.name) for field in fields(cls)}
+        for name, value in values.items():
+            if not isinstance(value, dict if name in ("parameters", "result", "versions") else str):
+                raise StoreCorrupt(f"Expected: the record of a run in {path}. Got: no {name}.")
+        if values["run_id"] != folder.name:
+            raise StoreCorrupt(f"Expected: the record of run {folder.name} in {path}. Got: another run's.")
+        return cls(**values)
 
 
 def new_run_id(kind: str) -> str:
     """An id that sorts by time: ``<utc>-<kind>-<random>``."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{kind}-{secrets.token_hex(3)}"
+
+
+def is_run_id(name: object) -> bool:
+    """Whether a run may be called so: a plain name of a folder, and harmless in SQL."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is not None
 
 
 def utc_now() -> str:

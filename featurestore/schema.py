@@ -152,6 +152,12 @@ def checksums(keys: np.ndarray, views: np.ndarray, vectors: np.ndarray) -> np.nd
     return total + np.uint64(0x9E3779B97F4A7C15)
 
 
+def intact(batch: pa.RecordBatch) -> np.ndarray:
+    """Bool (n,): which rows (sha256, view, vector, checksum) are what their checksum says."""
+    keys, views = keys_of(batch.column("sha256")), batch.column("view").to_numpy()
+    return checksums(keys, views, vectors_of(batch.column("vector"))) == batch.column("checksum").to_numpy()
+
+
 @functools.cache
 def _multipliers(count: int) -> np.ndarray:
     """The first ``count`` outputs of SplitMix64 from seed 0, made odd."""

@@ -6,53 +6,53 @@ it is replayed, so a run that died anywhere is completed by replaying it again.
 
 from __future__ import annotations
 
-import fcntl
 import functools
-import os
+import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore import header, upkeep
 from featurestore.dataset import Dataset, LabelledContents, assemble, hex_ids, labelled_contents
 from featurestore.errors import (
-    FormatError,
     HeadError,
     SpecMismatch,
     StoreCorrupt,
-    StoreLocked,
+    StoreError,
     StoreNotFound,
     UsageError,
 )
-from featurestore.files import fsync, read_json, write_json
+from featurestore.files import fsync
 from featurestore.known import Known, contains, pair_digests, text_digests
-from featurestore.runs import RunRecord, utc_now
+from featurestore.lock import locked
+from featurestore.runs import RunRecord
 from featurestore.schema import (
     CATALOG,
     LABELS,
     OK,
-    checksums,
     features_schema,
+    intact,
     keys_of,
     row_keys,
     spec_of,
     vectors_of,
 )
-from featurestore.spec import FORMAT_VERSION, VIEWS_SUFFIX, FeatureSpec
+from featurestore.spec import VIEWS_SUFFIX, FeatureSpec
 from featurestore.splits import TEST_SHARE, VAL_SHARE
 from featurestore.staging import ShardEntry, Staging, pending
 from featurestore.stored import StoredVectors
-from featurestore.tables import Table
+from featurestore.tables import Pin, Table
 
 EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known file, for Known.lookup
 LABELLED = 2  # state of a label row that is the same
 FEW_KEYS = 500  # up to so many are looked up by a filter
+LOG = logging.getLogger("penult")
 BATCH_ROWS = 2048  # of vectors stay in the CPU cache while they are checked and copied
 
 
@@ -73,7 +73,9 @@ class FeatureStore:
         self.path = Path(path)
         self.catalog = Table(self.path / "catalog.lance")
         self.labels = Table(self.path / "labels.lance")
-        self._check()
+        header.check(self.path)
+        self.catalog.check_schema(CATALOG)
+        self.labels.check_schema(LABELS)
 
     @classmethod
     def create(cls, path: str | Path) -> FeatureStore:
@@ -83,15 +85,14 @@ class FeatureStore:
             UsageError: the folder holds something else.
         """
         path = Path(path)
-        if not (path / "penult.json").exists():
+        if not (path / header.NAME).exists():
             if path.is_file() or (path.is_dir() and any(p.name not in _BEFORE_FIRST_COMMIT for p in path.iterdir())):
                 raise UsageError(f"{path} is not a penult store and not an empty folder: name another with --store.")
             path.mkdir(parents=True, exist_ok=True)
             (path / "features").mkdir(exist_ok=True)
             Table(path / "catalog.lance").create(CATALOG)
             Table(path / "labels.lance").create(LABELS)
-            header = {"format_version": FORMAT_VERSION, "created": utc_now(), "tables": {}}
-            write_json(path / "penult.json", header)
+            header.create(path)
             fsync(path.parent)
         return cls(path)
 
@@ -103,7 +104,7 @@ class FeatureStore:
 
     def table(self, feature_set: str) -> Table:
         """The table of one feature set."""
-        return Table(self.path / "features" / f"{feature_set}.lance")
+        return Table(self.path / "features" / f"{feature_set}.lance", sealed=False)  # each row has its checksum
 
     def resolve(self, name: str | None = None) -> str:
         """A feature set by its name or a unique beginning of it; without a name, the only set or the last one written.
@@ -121,7 +122,7 @@ class FeatureStore:
                 f"{self.path} has no features yet: run `penult embed SOURCE --store {self.path}` first."
             )
         if name is None:
-            last = self._header().get("last_set")
+            last = header.read(self.path).get("last_set")
             return last if last in sets else sets[-1]
         matches = [s for s in sets if s.startswith(name)]
         if len(matches) != 1:
@@ -207,48 +208,38 @@ class FeatureStore:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Hold the store's only writer's place.
 
         Raises:
             StoreLocked: another run holds it.
+            StoreError: the folder cannot be written to.
         """
-        with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "another run"
-                raise StoreLocked(
-                    f"{self.path} is locked by {holder}: wait for it to end, then run this again."
-                ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename} since {utc_now()}")
-            file.flush()
-            yield
+        return locked(self.path)
 
     def recover(self) -> list[str]:
         """Commit what dead runs had finished (call it with the lock held); return their ids."""
         dead = pending(self.path)
         for staging in dead:
+            for path in staging.damaged():
+                LOG.warning("%s is damaged: what it stands for is embedded anew.", path)
             if staging.feature_set is None:
                 staging.remove()
             else:
-                self.commit(staging)
+                self.commit(staging, whole=True)
         return [staging.run_id for staging in dead]
 
-    def commit(self, staging: Staging) -> None:
+    def commit(self, staging: Staging, whole: bool = False) -> None:
         """Make a run's finished shards part of the store; harmless to repeat. The lock must be held.
 
-        Raises:
-            StoreCorrupt: a file that the journal names is missing or has another size.
+        A shard whose files are missing or of another size is left out, for the next run to embed anew; ``whole``
+        compares digests too.
         """
         feature_set = staging.feature_set
         assert feature_set is not None
         features = self.table(feature_set)
         if not features.has_run(staging.run_id):
-            features.commit(staging.run_id, self._new_fragments(feature_set, list(staging.entries())))
+            features.commit(staging.run_id, self._new_fragments(feature_set, list(staging.entries()), whole))
         if not self.labels.has_run(staging.run_id):
             self._commit_labels(staging.run_id, staging.label_rows)
         if not self.catalog.has_run(staging.run_id):
@@ -259,13 +250,29 @@ class FeatureStore:
             replaced = staging.replaced_uris()
             stays = pc.is_in(replaced, value_set=pa.concat_arrays(dropped))  # what no new row takes the place of
             self.catalog.commit(staging.run_id, staged, replaces=replaced.filter(pc.invert(stays)))
-        self._remember(feature_set)
+        tables = [features, self.labels, self.catalog]
+        header.remember(self.path, tables, None if feature_set.endswith(VIEWS_SUFFIX) else feature_set)
         staging.remove()
+        self._tend(tables)
 
     def commit_labels(self, run_id: str, rows: list[pa.RecordBatch]) -> None:
         """Add or replace label rows (schema LABELS, no empty batches), one label set a call. The lock must be held."""
         self._commit_labels(run_id, lambda: iter(rows))
-        self._remember()
+        header.remember(self.path, [self.labels])
+        self._tend([self.labels])
+
+    def _tend(self, tables: list[Table]) -> None:
+        """After a commit: keep tables small in files and versions."""
+        try:
+            for table in tables:
+                upkeep.tend(table)
+        except StoreError as error:  # the commit is done, and this can wait
+            LOG.warning("Not tidied up: %s", error)
+        header.remember(self.path, tables)
+
+    def remember(self) -> None:
+        """Note the present state of all tables. The lock must be held."""
+        header.remember(self.path, [self.catalog, self.labels, *map(self.table, self.sets())])
 
     def _commit_labels(self, run_id: str, rows: Callable[[], Iterator[pa.RecordBatch]]) -> None:
         """Add label rows and drop those they replace; ``rows`` gives them anew each time, so they can stream."""
@@ -276,11 +283,15 @@ class FeatureStore:
         replaced = [batch.column("uri") for batch in rows()] if self.labels.count(label_set) else []
         self.labels.commit(run_id, self.labels.stage(rows()), pa.chunked_array(replaced, pa.string()), where=label_set)
 
-    def _new_fragments(self, feature_set: str, entries: list[ShardEntry]) -> list[str]:
+    def _new_fragments(self, feature_set: str, entries: list[ShardEntry], whole: bool) -> list[str]:
         """The shards' fragments, each view of a content once: two workers may have met the same bytes."""
         table = self.table(feature_set)
-        fragments = [fragment for entry in entries for fragment in entry.fragments]
-        table.check_staged(fragments)
+        fragments = []
+        for fragment in (fragment for entry in entries for fragment in entry.fragments):
+            if problem := table.staged_damage(fragment, whole):
+                LOG.warning("%s: its images are embedded anew by the next run.", problem)
+            else:
+                fragments.append(fragment)
         keys = [
             np.concatenate([row_keys(*columns) for columns in table.staged_columns(f, ["sha256", "view"])])
             for f in fragments
@@ -434,14 +445,14 @@ class FeatureStore:
 
     def stored(self, feature_set: str, keys: np.ndarray, memory_limit: int) -> tuple[StoredVectors, np.ndarray]:
         """Like ``vectors``, but they stay in the store: the vectors, and found, bool (n,)."""
-        spec, version = self.spec(feature_set), self.table(feature_set).version
+        spec, pin = self.spec(feature_set), Pin(self.table(feature_set))
         condition = f"view = {spec.first_view}"
         numbers, found = [np.empty(0, np.int64)], np.zeros(len(keys), bool)
-        for batch in self.table(feature_set).scan(["sha256"], condition, version):
+        for batch in self.table(feature_set).scan(["sha256"], condition, pin.version):
             batch_keys = keys_of(batch.column(0))
             numbers.append(np.where(contains(keys, batch_keys), np.searchsorted(keys, batch_keys), -1))
             found[numbers[-1][numbers[-1] >= 0]] = True
-        scan = functools.partial(self.batches, feature_set, condition, version=version)
+        scan = functools.partial(self.batches, feature_set, condition, pin=pin)
         return StoredVectors(scan, np.concatenate(numbers), len(keys), spec.width, memory_limit), found
 
     def views(self, feature_set: str, keys: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
@@ -472,21 +483,25 @@ class FeatureStore:
         feature_set: str,
         condition: str | None = None,
         batch_rows: int = BATCH_ROWS,
-        version: int | None = None,
+        pin: Pin | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Stream a feature set (sha256, view, vector, checksum), each row checked; for what does not fit in memory.
+
+        ``pin`` holds one version of it through many passes.
 
         Raises:
             StoreCorrupt: a row's checksum does not match.
         """
         table = self.table(feature_set)
-        for batch in table.scan(["sha256", "view", "vector", "checksum"], condition, version, batch_rows):
-            views = batch.column("view").to_numpy()
-            sums = checksums(keys_of(batch.column("sha256")), views, vectors_of(batch.column("vector")))
-            wrong = np.flatnonzero(sums != batch.column("checksum").to_numpy())
+        columns, version = ["sha256", "view", "vector", "checksum"], pin.version if pin else None
+        for batch in table.scan(columns, condition, version, batch_rows):
+            wrong = np.flatnonzero(~intact(batch))
             if len(wrong):
                 key = batch.column("sha256")[int(wrong[0])].as_py().hex()
-                raise StoreCorrupt(f"Expected in {table.path}: intact rows. Got: a wrong checksum for image {key}.")
+                raise StoreCorrupt(
+                    f"Expected in {table.path}: intact rows. Got: a wrong checksum for image {key}; "
+                    "`penult doctor` embeds what is damaged anew."
+                )
             yield batch
 
     def label_rows(self, label_set: str = "default") -> pa.Table:
@@ -508,49 +523,6 @@ class FeatureStore:
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
         return [RunRecord.read(p.parent) for p in sorted((self.path / "runs").glob("*/run.json"))]
-
-    # -- trust ---------------------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        header_path = self.path / "penult.json"
-        if not header_path.is_file():
-            raise StoreNotFound(
-                f"There is no penult store at {self.path}: `penult embed SOURCE --store {self.path}` makes one."
-            )
-        header = self._header()
-        if header["format_version"] > FORMAT_VERSION:
-            raise FormatError(
-                f"{self.path} has format version {header['format_version']}, this penult reads up to {FORMAT_VERSION}: "
-                "install a newer penult."
-            )
-        for name, last in header["tables"].items():
-            table = Table(self.path / name)
-            if not table.exists():
-                raise StoreCorrupt(f"Expected: a table {table.path} at version {last['version']}. Got: none.")
-            now = table.state()
-            if now["version"] < last["version"] or (now["version"] == last["version"] and now["rows"] != last["rows"]):
-                raise StoreCorrupt(
-                    f"Expected: {table.path} at version {last['version']} or later with {last['rows']} rows. "
-                    f"Got: version {now['version']} with {now['rows']} rows; restore the store from a backup."
-                )
-
-        self.catalog.check_schema(CATALOG)
-        self.labels.check_schema(LABELS)
-
-    def _header(self) -> dict[str, Any]:
-        header = read_json(self.path / "penult.json")
-        if not isinstance(header, dict) or not {"format_version", "tables"} <= header.keys():
-            raise StoreCorrupt(f"Expected in {self.path / 'penult.json'}: format_version and tables. Got: {header!r}.")
-        return header
-
-    def _remember(self, feature_set: str | None = None) -> None:
-        """Note the tables' versions, so that one that is lost later is noticed."""
-        header = self._header()
-        if feature_set and not feature_set.endswith(VIEWS_SUFFIX):
-            header["last_set"] = feature_set
-        tables = [self.catalog, self.labels] + ([self.table(feature_set)] if feature_set else [])
-        header["tables"] |= {str(table.path.relative_to(self.path)): table.state() for table in tables}
-        write_json(self.path / "penult.json", header)
 
 
 _BEFORE_FIRST_COMMIT = {"features", "catalog.lance", "labels.lance", "lock"}

@@ -2,15 +2,20 @@
 
 A commit is a compare-and-append: it lands once for one run id, however often it is tried, and never on
 top of a version other than the one it looked at. Lance itself promises neither (a plain Append rebases, and
-repeats if it is sent twice) and never calls fsync; both are closed here. Seen on pylance 14.0.2.
+repeats if it is sent twice), never calls fsync, has no checksums and opens a manifest of zeros as an empty table; all
+of it is closed here and in the ledger. Seen on pylance 14.0.2.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +25,58 @@ import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 
+from featurestore import ledger
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
-from featurestore.files import fsync
+from featurestore.files import fsync, sha256_of
 
 DATA_STORAGE_VERSION = "2.2"  # what LanceDB 0.40 opens
 MAX_COMMIT_TRIES = 20
 WRITE_BUFFER_BYTES = 16 * 2**20
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
+KEPT_VERSIONS = 3  # the latest, and what `penult doctor` may go back to
+MOST_VERSIONS = 2**64 - 1  # a manifest is named by its distance from it, so that the newest sorts first
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A fragment of a table: its number, its rows with and without those deleted, its files relative to the table."""
+
+    id: int
+    physical_rows: int
+    rows: int
+    data: list[str]
+    deletions: list[str]
+
+
+class Pin:
+    """A version of a table whose files stay as long as this object is there."""
+
+    def __init__(self, table: Table) -> None:
+        lease = table.lease()
+        lease.__enter__()
+        weakref.finalize(self, lease.__exit__, None, None, None)
+        self.version = table.version
 
 
 class Table:
-    """One Lance dataset under ``path``; opened anew at each read, so it always sees the latest version."""
+    """One Lance dataset under ``path``; opened anew at each read, so it always sees the latest version.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    ``sealed``: its files are compared with the ledger before rows are read, as these carry no checksums.
+    """
+
+    def __init__(self, path: Path, sealed: bool = True) -> None:
+        self.path, self.sealed = path, sealed
 
     def exists(self) -> bool:
         """Whether a dataset was created here."""
-        return any((self.path / "_versions").glob("*.manifest"))
+        return bool(self.versions())
+
+    def versions(self) -> dict[int, str]:
+        """The manifests that are there: their files, relative to the table, by version; the latest last."""
+        names = [path.name for path in (self.path / "_versions").glob("*.manifest")]
+        numbers = {int(stem): name for name in names if (stem := name.removesuffix(".manifest")).isdecimal()}
+        found = {MOST_VERSIONS - n if n > MOST_VERSIONS // 2 else n: f"_versions/{name}" for n, name in numbers.items()}
+        return dict(sorted(found.items()))
 
     def create(self, schema: pa.Schema) -> None:
         """Create an empty table; nothing happens where it exists.
@@ -49,9 +88,11 @@ class Table:
             self.check_schema(schema)
             return
         began = time.time_ns()
-        lance.write_dataset(schema.empty_table(), self.path, data_storage_version=DATA_STORAGE_VERSION)
+        with self._writing():
+            lance.write_dataset(schema.empty_table(), self.path, data_storage_version=DATA_STORAGE_VERSION)
         self._fsync_version(began)
         fsync(self.path.parent)
+        self.note()
 
     def check_schema(self, expected: pa.Schema) -> None:
         """Raise StoreCorrupt where the table's columns are not those of ``expected``."""
@@ -78,8 +119,8 @@ class Table:
 
     def count(self, condition: str | None = None) -> int:
         """Number of rows, where ``condition`` (SQL) holds if given."""
-        with self._reading():
-            return self._open().count_rows(filter=condition)
+        with self._reading(), self.lease():
+            return self._checked().count_rows(filter=condition)
 
     def scan(
         self,
@@ -89,14 +130,14 @@ class Table:
         batch_rows: int = 8192,
     ) -> Iterator[pa.RecordBatch]:
         """Stream columns of all rows where ``condition`` (SQL) holds, at a pinned version if given."""
-        with self._reading():
-            scanner = self._open(version).scanner(columns=columns, filter=condition, batch_size=batch_rows)
+        with self._reading(), self.lease():
+            scanner = self._checked(version).scanner(columns=columns, filter=condition, batch_size=batch_rows)
             yield from scanner.to_batches()
 
     def read(self, columns: list[str], condition: str | None = None, version: int | None = None) -> pa.Table:
         """Like ``scan``, as one table in memory."""
-        with self._reading():
-            return self._open(version).scanner(columns=columns, filter=condition).to_table()
+        with self._reading(), self.lease():
+            return self._checked(version).scanner(columns=columns, filter=condition).to_table()
 
     def has_run(self, run_id: str) -> bool:
         """Whether rows of this run have been committed."""
@@ -118,7 +159,7 @@ class Table:
                 raise
 
         reader = pa.RecordBatchReader.from_batches(schema, guarded())
-        try:
+        with self._writing(failure):
             fragments = write_fragments(
                 reader,
                 self.path,
@@ -127,16 +168,16 @@ class Table:
                 data_storage_version=DATA_STORAGE_VERSION,
                 data_cache_bytes=WRITE_BUFFER_BYTES // len(schema),  # a column
             )
-        except OSError as error:
-            if failure:
-                raise failure[0] from None
-            raise StoreError(f"Cannot write to {self.path}: {error}") from error
-        written = [path for fragment in fragments for path in self._data_files(fragment)]
-        for path in written:
-            fsync(path)
-        if written:
+        staged = []
+        for fragment in fragments:
+            digests = {}
+            for name in _data_names(fragment):
+                fsync(self.path / name)
+                digests[name] = sha256_of(self.path / name)
+            staged.append(json.dumps({"fragment": fragment.to_json(), "sha256": digests}))
+        if staged:
             fsync(self.path / "data")
-        return [json.dumps(fragment.to_json()) for fragment in fragments]
+        return staged
 
     def staged_columns(self, staged: str, columns: list[str]) -> Iterator[list[pa.Array]]:
         """Read columns of a staged fragment, a chunk at a time, in order."""
@@ -154,14 +195,17 @@ class Table:
 
         return self.stage(kept())
 
-    def check_staged(self, staged: list[str]) -> None:
-        """Raise StoreCorrupt where a staged fragment's file is missing or has another size."""
-        for text in staged:
-            fragment = _fragment(text)
-            for file, path in zip(fragment.files, self._data_files(fragment), strict=True):
-                size = path.stat().st_size if path.exists() else None
-                if size is None or (file.file_size_bytes and size != file.file_size_bytes):
-                    raise StoreCorrupt(f"Expected: {path} of {file.file_size_bytes} bytes. Got: {size}.")
+    def staged_damage(self, staged: str, whole: bool = False) -> str | None:
+        """What is wrong with a staged fragment's files: missing or of another size; ``whole`` compares digests too."""
+        fragment, digests = _fragment(staged), _digests(staged)
+        for file, name in zip(fragment.files, _data_names(fragment), strict=True):
+            path = self.path / name
+            size = path.stat().st_size if path.exists() else None
+            if size is None or (file.file_size_bytes and size != file.file_size_bytes):
+                return f"Expected: {path} of {file.file_size_bytes} bytes. Got: {size}"
+            if whole and name in digests and (problem := ledger.damage(path, digests[name])):
+                return problem
+        return None
 
     def commit(
         self,
@@ -185,21 +229,158 @@ class Table:
             StoreError: other writers won the race too many times.
         """
         for _ in range(MAX_COMMIT_TRIES):
-            began, dataset = time.time_ns(), self._open()
+            dataset = self._checked()
             if not staged or dataset.count_rows(filter=_of_run(run_id)):
+                self.note(staged)  # the commit may have landed without it
                 return False
             operation = _addition(dataset, [_fragment(text) for text in staged], replaces, where)
-            try:
-                lance.LanceDataset.commit(self.path, operation, read_version=dataset.version, max_retries=0)
-            except CommitConflictError:
-                continue
-            self._fsync_version(began)
-            return True
+            if self._land(operation, dataset.version, staged):
+                return True
         raise StoreError(f"Other writers keep changing {self.path}: stop them, then run this again.")
 
-    def _open(self, version: int | None = None) -> Any:
+    # -- upkeep: the caller holds the store's lock -----------------------------------------------------------------
+
+    def pieces(self, version: int | None = None) -> list[Piece]:
+        """The fragments of a version, by default the latest."""
         with self._reading():
-            return lance.dataset(self.path, version=version)
+            fragments = [fragment.metadata for fragment in self._open(version).get_fragments()]
+        return [Piece(f.id, f.physical_rows, f.num_rows, _data_names(f), _deletion_names(f)) for f in fragments]
+
+    def swap(self, gone: list[int], staged: list[str]) -> None:
+        """Put staged fragments in the place of others, in one version.
+
+        Raises:
+            StoreError: another writer was faster.
+        """
+        operation = lance.LanceOperation.Update(
+            removed_fragment_ids=gone, updated_fragments=[], new_fragments=[_fragment(text) for text in staged]
+        )
+        if (gone or staged) and not self._land(operation, self.version, staged):
+            raise StoreError(f"Another writer changes {self.path}: stop it, then run this again.")
+
+    def file_rows(self, names: list[str], columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows of data files, whether or not a version has them, deleted ones included.
+
+        Raises:
+            StoreCorrupt: a file cannot be read.
+        """
+        from lance.file import LanceFileReader
+
+        with self._reading():
+            for name in names:
+                yield from LanceFileReader(str(self.path / name), columns=columns).read_all().to_batches()
+
+    def fragment_rows(self, ids: list[int]) -> Iterator[pa.RecordBatch]:
+        """The rows of some fragments of the latest version."""
+        with self._reading(), self.lease():
+            dataset = self._checked()
+            yield from dataset.scanner(fragments=[dataset.get_fragment(id) for id in ids]).to_batches()
+
+    def cleanup(self, staged_too: bool = False) -> int:
+        """Remove old versions and what only they hold, unless somebody reads; bytes freed.
+
+        ``staged_too``: and files that no version has named yet; there must be no journal left that names them.
+        """
+        with self._alone() as alone, self._reading():
+            if not alone:
+                return 0
+            stats = self._open().cleanup_old_versions(retain_versions=KEPT_VERSIONS, delete_unverified=staged_too)
+        self.note()
+        return int(stats.bytes_removed)
+
+    def note(self, staged: Iterable[str] = ()) -> None:
+        """Bring the ledger up to the latest version, where it is not."""
+        known, versions = ledger.read(self.path), self.versions()
+        there = {name for name in known.files if (self.path / name).exists()}
+        if known.version == max(versions) and len(there) == len(known.files):
+            return
+        transactions = (f"_transactions/{path.name}" for path in (self.path / "_transactions").glob("*.txn"))
+        names = there.union(versions.values(), transactions)
+        names |= {name for piece in self.pieces() for name in piece.data + piece.deletions}
+        digests = {name: digest for text in staged for name, digest in _digests(text).items()} | known.files
+        files = {}
+        for name in sorted(names):
+            with suppress(StoreCorrupt):  # another writer's, who was too late
+                files[name] = digests.get(name) or sha256_of(self.path / name)
+        ledger.write(self.path, ledger.Ledger(max(versions), self._open().count_rows(), files))
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Within, ``cleanup`` takes nothing away."""
+        with self._flock(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Whether nobody holds a lease; within, nobody gets one."""
+        with self._flock(fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+            yield held
+
+    @contextmanager
+    def _flock(self, how: int) -> Iterator[bool]:
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError:
+            yield False  # reading it says what is wrong
+            return
+        try:
+            try:
+                fcntl.flock(descriptor, how)
+                held = True
+            except OSError:  # busy, or a file system that cannot lock a folder: then nothing is cleaned up
+                held = False
+            yield held
+        finally:
+            os.close(descriptor)
+
+    def _land(self, operation: Any, read_version: int, staged: list[str]) -> bool:
+        """Commit one operation on top of the version it was made for, or not at all; flush and note it."""
+        began = time.time_ns()
+        try:
+            with self._writing():
+                lance.LanceDataset.commit(self.path, operation, read_version=read_version, max_retries=0)
+        except CommitConflictError:
+            return False
+        self._fsync_version(began)
+        self.note(staged)
+        return True
+
+    def _checked(self, version: int | None = None) -> Any:
+        """The dataset, its files compared with the ledger: deletions always, the data of a sealed table."""
+        dataset = self._open(version)
+        fragments = [fragment.metadata for fragment in dataset.get_fragments()]
+        ledger.check(self.path, [name for f in fragments for name in _deletion_names(f)])
+        names = [name for f in fragments for name in _data_names(f)]
+        if self.sealed:
+            ledger.check(self.path, names)
+        return dataset
+
+    def _open(self, version: int | None = None) -> Any:
+        """One version, the latest by default: never what Lance takes for it when a manifest is damaged."""
+        with self._reading():
+            versions, known = self.versions(), ledger.read(self.path)
+            if not versions:
+                raise OSError("no manifest")
+            number = max(versions) if version is None else version
+            if number < known.version and version is None:
+                raise StoreCorrupt(
+                    f"Expected: {self.path} at version {known.version} or later. Got: version {number}; "
+                    "`penult doctor` brings back what can be had."
+                )
+            ledger.check(self.path, [versions[number]] if number in versions else [])
+            return lance.dataset(self.path, version=number)
+
+    @contextmanager
+    def _writing(self, causes: Sequence[BaseException] = ()) -> Iterator[None]:
+        """Turn what lance raises when it cannot write into its cause, or else into an error for people."""
+        try:
+            yield
+        except CommitConflictError:  # an OSError too
+            raise
+        except OSError as error:
+            if causes:
+                raise causes[0] from None
+            raise StoreError(f"Cannot write to {self.path}: {_first_words(error)}") from error
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -211,17 +392,13 @@ class Table:
                 raise
             if not self.exists():
                 raise StoreNotFound(f"There is no table {self.path}.") from error
-            raise StoreCorrupt(f"Expected: a readable Lance table at {self.path}. Got: {error}") from error
+            raise StoreCorrupt(
+                f"Expected: a readable Lance table at {self.path}. Got: {_first_words(error)}; "
+                "`penult doctor` brings back what can be had."
+            ) from error
 
     def _staged_batches(self, staged: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        from lance.file import LanceFileReader
-
-        with self._reading():
-            for path in self._data_files(_fragment(staged)):
-                yield from LanceFileReader(str(path), columns=columns).read_all().to_batches()
-
-    def _data_files(self, fragment: FragmentMetadata) -> list[Path]:
-        return [self.path / "data" / Path(file.path).name for file in fragment.files]
+        return self.file_rows(_data_names(_fragment(staged)), columns)
 
     def _fsync_version(self, since_ns: int) -> None:
         """Flush what a commit that began at ``since_ns`` (wall clock) has written beside the data."""
@@ -240,8 +417,34 @@ def _of_run(run_id: str) -> str:
     return f"run_id = '{run_id}'"
 
 
-def _fragment(text: str) -> FragmentMetadata:
-    return FragmentMetadata.from_json(text)
+def _fragment(staged: str) -> FragmentMetadata:
+    told = json.loads(staged)
+    return FragmentMetadata.from_json(json.dumps(told.get("fragment", told)))  # older journals hold it bare
+
+
+def _digests(staged: str) -> dict[str, str]:
+    return dict(json.loads(staged).get("sha256", {}))
+
+
+def _data_names(fragment: FragmentMetadata) -> list[str]:
+    """Its data files, relative to the table.
+
+    Raises:
+        StoreCorrupt: one is outside of it.
+    """
+    for file in fragment.files:
+        if Path(file.path).name != file.path or file.base_id is not None:
+            raise StoreCorrupt(f"Expected: data files inside the table. Got: {file.path!r}.")
+    return [f"data/{file.path}" for file in fragment.files]
+
+
+def _deletion_names(fragment: FragmentMetadata) -> list[str]:
+    return [fragment.deletion_file.path(fragment.id)] if fragment.deletion_file else []
+
+
+def _first_words(error: BaseException) -> str:
+    """What lance says, without the places in its source."""
+    return str(error).split(", /")[0].splitlines()[0][:300] if str(error) else type(error).__name__
 
 
 def _addition(dataset: Any, new: list[FragmentMetadata], replaces: pa.Array | None, where: str | None) -> Any:

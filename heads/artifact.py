@@ -5,20 +5,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
+import math
+import re
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from featurestore.arrays import OVERHEAD, read_npz, write_npz
 from featurestore.errors import FormatError, HeadError, SpecMismatch, StoreCorrupt, StoreNotFound
-from featurestore.files import read_json, replacing, write_json
+from featurestore.files import is_plain_name, read_sealed, write_sealed
 from heads.head import Head
 from heads.registry import FAMILIES
 
 FORMAT_VERSION = 1
 ARRAYS, DESCRIPTION = "head.npz", "head.json"
+MAX_BYTES = 4 * 2**30  # of a head's arrays
+DTYPE = re.compile("(?:float|int|uint)(8|16|32|64)")
+MAX_NAMES_BYTES = 2**28  # of its classes as an array, where each takes as much as the longest
 
 
 def save(head: Head, folder: Path, meta: dict[str, Any]) -> None:
@@ -31,28 +37,32 @@ def save(head: Head, folder: Path, meta: dict[str, Any]) -> None:
             ``metrics``, and whatever else the caller wants back.
 
     Raises:
-        HeadError: the head has numbers that are not finite.
+        HeadError: the head has numbers that are not finite, or is too large to be read back.
     """
     _check_finite(head.arrays, "this head")
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **head.arrays)
+    size = sum(array.nbytes for array in head.arrays.values())
+    if size > MAX_BYTES or head.classes.nbytes > MAX_NAMES_BYTES:
+        raise HeadError(
+            f"This head is too large to keep: Expected: {MAX_BYTES:,} bytes of numbers, {MAX_NAMES_BYTES:,} of its "
+            f"classes. Got: {size:,} and {head.classes.nbytes:,}; train another family, or on fewer pictures."
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / ARRAYS) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    digest = write_npz(folder / ARRAYS, head.arrays)
     description = {
         "format_version": FORMAT_VERSION,
         "family": head.family,
         "params": head.params,
         "classes": head.classes.tolist(),
         "arrays": _layout(head.arrays),
-        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+        "sha256": digest,
         "meta": meta,
     }
-    write_json(folder / DESCRIPTION, description)
+    write_sealed(folder / DESCRIPTION, description)
 
 
 def load(folder: Path, fingerprint: str | None = None) -> tuple[Head, dict[str, Any]]:
-    """Read a head and its meta back.
+    """Read a head and its meta back. Nothing in the files is trusted: no code runs, and no more memory is taken
+    than a head of ``MAX_BYTES`` needs.
 
     Args:
         folder: where ``save`` wrote it.
@@ -68,26 +78,16 @@ def load(folder: Path, fingerprint: str | None = None) -> tuple[Head, dict[str, 
     description, npz = folder / DESCRIPTION, folder / ARRAYS
     if not description.is_file():
         raise StoreNotFound(f"There is no head in {folder}; `penult runs` lists what there is.")
-    told = read_json(description)
-    try:
-        version = int(told["format_version"])
-        family, params, names, meta = told["family"], told["params"], told["classes"], told["meta"]
-        layout, digest = told["arrays"], told["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreCorrupt(f"Expected: the description of a head in {description}. Got: {error!r}.") from error
-    if version > FORMAT_VERSION:
-        raise FormatError(
-            f"{description}: Expected: head format version up to {FORMAT_VERSION}. Got: {version}. "
-            "Install a newer penult."
-        )
-    if family not in FAMILIES:
-        raise StoreCorrupt(f"{description}: Expected: one of {', '.join(FAMILIES)}. Got: {family!r}.")
+    told = read_sealed(description)
+    _check_told(told, description)
+    family, params, names, layout, meta = (told[k] for k in ("family", "params", "classes", "arrays", "meta"))
     if fingerprint is not None and meta.get("fingerprint") != fingerprint:
         raise SpecMismatch(
             f"The head in {folder} belongs to other features. "
             f"Expected: fingerprint {meta.get('fingerprint')}. Got: {fingerprint}."
         )
-    arrays = _read_arrays(npz, digest)
+    limit = int(sum(map(_size, layout.values()))) + OVERHEAD * (len(layout) + 1)
+    arrays = read_npz(npz, limit, told["sha256"])
     if _layout(arrays) != layout:
         raise StoreCorrupt(f"{npz}: Expected: arrays {layout}. Got: {_layout(arrays)}.")
     _check_finite(arrays, str(npz))
@@ -96,18 +96,43 @@ def load(folder: Path, fingerprint: str | None = None) -> tuple[Head, dict[str, 
     return head, meta
 
 
-def _read_arrays(npz: Path, digest: str) -> dict[str, np.ndarray]:
-    if not npz.is_file():
-        raise StoreCorrupt(f"Expected: {npz}. Got: no such file.")
-    data = npz.read_bytes()
-    actual = hashlib.sha256(data).hexdigest()
-    if actual != digest:
-        raise StoreCorrupt(f"{npz}: Expected: sha256 {digest}. Got: {actual}.")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return dict(archive)
-    except (ValueError, OSError, EOFError) as error:
-        raise StoreCorrupt(f"{npz}: Expected: plain numpy arrays. Got: {error}.") from error
+def _check_told(told: Mapping[str, Any], description: Path) -> None:
+    """Raise FormatError or StoreCorrupt unless a head's description has what it must, each of the right type."""
+    version = told.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise FormatError(
+            f"{description}: Expected: head format version up to {FORMAT_VERSION}. Got: {version}. "
+            "Install a newer penult."
+        )
+    family, params, names, layout, meta = (told.get(k) for k in ("family", "params", "classes", "arrays", "meta"))
+    checks = {
+        "format_version": type(version) is int and version > 0,
+        "family": isinstance(family, str) and family in FAMILIES,
+        "params": isinstance(params, dict),
+        "classes": isinstance(names, list) and all(isinstance(name, str) for name in names) and _are_classes(names),
+        "arrays": isinstance(layout, dict) and sum(map(_size, layout.values())) <= MAX_BYTES,
+        "sha256": isinstance(told.get("sha256"), str),
+        "meta": isinstance(meta, dict) and is_plain_name(meta.get("feature_set", "none")),
+    }
+    for name, good in checks.items():
+        if not good:
+            got = reprlib.repr(told.get(name))
+            raise StoreCorrupt(f"Expected: the description of a head in {description}, with its {name}. Got: {got}.")
+
+
+def _are_classes(names: list[str]) -> bool:
+    """Whether they are two or more in their order, and no long one makes an array of all of them too large."""
+    return len(names) > 1 and names == sorted(set(names)) and 4 * len(names) * max(map(len, names)) <= MAX_NAMES_BYTES
+
+
+def _size(described: Any) -> float:
+    """Bytes of an array as ``_layout`` describes it; infinite for what describes none."""
+    dtype, shape = (described.get("dtype"), described.get("shape")) if isinstance(described, dict) else (None, None)
+    if not (isinstance(dtype, str) and (bits := DTYPE.fullmatch(dtype)) and isinstance(shape, list)):
+        return math.inf
+    if not all(type(length) is int and length >= 0 for length in shape):
+        return math.inf
+    return math.prod(shape) * int(bits[1]) // 8
 
 
 def _layout(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -124,9 +149,12 @@ def _check_usable(head: Head, folder: Path) -> None:
     """Score one row of zeros: arrays, parameters and classes that do not fit together fail here."""
     expected = (1, len(head.classes))
     try:
-        got = head.scores(np.zeros((1, len(head.arrays["mean"])), np.float32)).shape
-        head.arrays["temperature"].item()
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+        with np.errstate(all="ignore"):
+            got = head.probabilities(np.zeros((1, len(head.arrays["mean"])), np.float32))
+        finite = np.isfinite(got).all() and head.arrays["temperature"].item() > 0
+    except Exception as error:  # values of any type meet arithmetic here
         raise StoreCorrupt(f"{folder}: Expected: a head that can predict. Got: {error!r}.") from error
-    if got != expected:
-        raise StoreCorrupt(f"{folder}: Expected: scores of shape {expected}. Got: {got}.")
+    if got.shape != expected:
+        raise StoreCorrupt(f"{folder}: Expected: scores of shape {expected}. Got: {got.shape}.")
+    if not finite:
+        raise StoreCorrupt(f"{folder}: Expected: a head that can predict. Got: probabilities that are no numbers.")

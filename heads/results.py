@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.files import write_text
+from featurestore.errors import StoreError
+from featurestore.files import read_sealed, write_sealed
 
 VERSION = 1  # of what fits mean: another one makes older results unknown
 
@@ -36,14 +37,11 @@ class Results:
         if self._folder is None:
             return self._memory.get(key)
         try:
-            body, checksum = self._path(key).read_text(encoding="ascii").split("\n")
-            if checksum != hashlib.sha256(body.encode()).hexdigest():
-                return None
-        except (OSError, ValueError):
+            told = read_sealed(self._path(key), required=True)
+            right = np.unpackbits(np.frombuffer(bytes.fromhex(told["right"]), np.uint8))
+            return Outcome(right[: told["rows"]].astype(bool), float(told["seconds"]), str(told["note"]))
+        except (StoreError, KeyError, TypeError, ValueError):
             return None
-        told = json.loads(body)
-        right = np.frombuffer(bytes.fromhex(told["right"]), np.uint8)
-        return Outcome(np.unpackbits(right, count=told["rows"]).astype(bool), told["seconds"], told["note"])
 
     def put(self, key: str, outcome: Outcome) -> None:
         """Keep an outcome."""
@@ -53,10 +51,8 @@ class Results:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         right = np.packbits(outcome.right).tobytes().hex()
-        body = json.dumps(
-            {"rows": len(outcome.right), "right": right, "seconds": outcome.seconds, "note": outcome.note}
-        )
-        write_text(path, f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}")
+        told = {"rows": len(outcome.right), "right": right, "seconds": outcome.seconds, "note": outcome.note}
+        write_sealed(path, told)
 
     def _path(self, key: str) -> Path:
         assert self._folder is not None

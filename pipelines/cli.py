@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featurestore.errors import ImageError, PenultError, UsageError
+from featurestore.errors import ImageError, PenultError, StoreCorrupt, UsageError
 from featurestore.splits import TEST_SHARE, VAL_SHARE
 
 app = typer.Typer(
@@ -38,14 +39,21 @@ def _share(text: str) -> float:
 
 
 def _seconds(text: str) -> float:
-    """90, 90s, 5m or 1h."""
-    digits = text.strip()
-    unit = {"s": 1, "m": 60, "h": 3600}.get(digits[-1:])
+    """90, 90s, 5m, 1h or 7d."""
+    digits = str(text).strip()
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(digits[-1:])
     try:
         seconds = float(digits[:-1] if unit else digits) * (unit or 1)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"Expected: a time such as 60s, 5m or 1h. Got: {text}.")
+    return seconds
+
+
+def _budget(text: str) -> float:
+    seconds = _seconds(text)
+    if not seconds:
         raise UsageError(f"Expected: a time such as 60s, 5m or 1h. Got: {text}.")
     return seconds
 
@@ -326,7 +334,7 @@ def compare(
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(parser=_seconds, metavar="TIME", help="Begin nothing more after 60s, 5m or 1h."),
+        typer.Option(parser=_budget, metavar="TIME", help="Begin nothing more after 60s, 5m or 1h."),
     ] = None,
     memory_limit: Annotated[
         int | None,
@@ -487,6 +495,60 @@ def export(
 
 
 @app.command()
+def verify(store: Store, as_json: Json = False) -> None:
+    """Read everything and say what is damaged.
+
+    Every file is compared with the digest it had, every stored vector with its checksum.
+    """
+    from dataclasses import asdict
+
+    from pipelines import care, show
+
+    with show.bar("verify, MB") as progress:
+        found = care.verify(store, progress)
+    show.verified(found)
+    _print_json(as_json, [asdict(finding) for finding in found])
+    if found:
+        raise StoreCorrupt(f"{store} is damaged: `penult doctor --store {store}` brings back what can be had.")
+
+
+@app.command()
+def doctor(store: Store, as_json: Json = False) -> None:
+    """Repair a damaged store.
+
+    What is damaged is put aside under STORE/damaged. Rows that any file still holds come back; lost features are
+    embedded anew from the sources that the runs name, and nothing else is.
+    """
+    from pipelines import care, show
+
+    with show.bar("embed") as progress:
+        result = care.doctor(store, progress)
+    show.repaired(result)
+    _print_json(as_json, result.to_json())
+
+
+@app.command()
+def gc(
+    store: Store,
+    older_than: Annotated[
+        float,
+        typer.Option(parser=_seconds, metavar="TIME", help="Leave unfinished work that is younger: 12h, 7d."),
+    ] = 7 * 86_400,
+    as_json: Json = False,
+) -> None:
+    """Remove what no run needs any more.
+
+    Old versions, what dead runs have left, what doctor has put aside; small files are merged. Embedding does most of
+    it by itself.
+    """
+    from pipelines import care, show
+
+    freed = care.gc(store, older_than)
+    show.freed(freed)
+    _print_json(as_json, freed)
+
+
+@app.command()
 def backbones(
     name: Annotated[str | None, typer.Argument(help="A backbone, to list its layers.")] = None, as_json: Json = False
 ) -> None:
@@ -569,6 +631,18 @@ def _print_json(wanted: bool, value: Any) -> None:
         print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
 
 
+def _disk_trouble(error: OSError) -> str:
+    """One sentence on what the operating system refused."""
+    where = error.filename or "The store's disk"
+    what = {
+        errno.ENOSPC: "make room there",
+        errno.EDQUOT: "make room there",
+        errno.EROFS: "make it writable, or name another folder",
+        errno.EACCES: "give this user the right to, or name another folder",
+    }.get(error.errno or 0, "look after that")
+    return f"{where}: {error.strerror or error}: {what}, then run the same command again; what was finished is kept."
+
+
 def main() -> None:
     """Entry point: run a command, turn errors into one sentence and an exit code."""
     try:
@@ -576,6 +650,9 @@ def main() -> None:
     except PenultError as error:
         print(f"penult: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"penult: {_disk_trouble(error)}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from featurestore.arrays import OVERHEAD, read_npz, write_npz
 from featurestore.dataset import SPLITS, Dataset
 from featurestore.errors import HeadError, ImageError, SourceError, StoreCorrupt, StoreLocked, UsageError
-from featurestore.files import read_json, replacing, write_json
-from featurestore.runs import RunRecord, new_run_id, utc_now
+from featurestore.files import read_sealed, replacing, write_sealed
+from featurestore.runs import RunRecord, is_run_id, new_run_id, utc_now
 from featurestore.splits import TEST, TRAIN, VAL
 from featurestore.store import FeatureStore
 from heads import artifact, evaluate, registry
@@ -44,6 +44,7 @@ from pipelines.trainer import Trainer
 from pipelines.worker import ahead_of, bound_memory, cores, engine_for
 
 CHECKPOINT = "checkpoint.npz"
+TOLD, TOLD_BYTES = "told", 64 * 2**20  # of a checkpoint: the course so far
 STAGES = ("train", "validate", "checkpoint", "embed", "score")
 SCHEDULES = ("constant", "cosine")
 BATCHES_AHEAD = 2  # a core, decoded and not yet trained on
@@ -368,11 +369,17 @@ def _weights(dataset: Dataset, class_weight: str | None) -> np.ndarray:
 
 
 def _save(folder: Path, trainer: Trainer, course: _Course) -> None:
-    arrays = {"best": course.best, "weights": trainer.weights(), "momenta": trainer.momenta()}
     told = json.dumps({"history": course.history, "start": course.start, "best_epoch": course.best_epoch})
-    named = {f"{name}{i}": array for name, group in arrays.items() for i, array in enumerate(group)}
-    with replacing(folder / CHECKPOINT) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, told=np.array(told), **named)
+    write_npz(folder / CHECKPOINT, {TOLD: np.array(told), **_named(_state(trainer, course.best))})
+
+
+def _state(trainer: Trainer, best: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+    return {"best": best, "weights": trainer.weights(), "momenta": trainer.momenta()}
+
+
+def _named(state: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """A state as the arrays of a checkpoint."""
+    return {f"{name}{i}": array for name, group in state.items() for i, array in enumerate(group)}
 
 
 def _resume(folder: Path, trainer: Trainer) -> _Course | None:
@@ -380,16 +387,34 @@ def _resume(folder: Path, trainer: Trainer) -> _Course | None:
     path = folder / CHECKPOINT
     if not path.exists():
         return None
+    state = _state(trainer, trainer.weights())
+    expected = _named(state)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            told = json.loads(str(archive["told"]))
-            weights, momenta = len(trainer.weights()), len(trainer.momenta())
-            trainer.set_weights([archive[f"weights{i}"] for i in range(weights)])
-            trainer.set_momenta([archive[f"momenta{i}"] for i in range(momenta)])
-            best = [archive[f"best{i}"] for i in range(weights)]
-        return _Course(told["history"], told["start"], told["best_epoch"], best)
-    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+        arrays = read_npz(path, TOLD_BYTES + sum(array.nbytes + OVERHEAD for array in expected.values()))
+        told = json.loads(str(arrays.pop(TOLD)))
+        if {name: array.shape for name, array in arrays.items()} != {n: array.shape for n, array in expected.items()}:
+            raise ValueError("it is of another network")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("numbers that are not finite")
+        state = {name: [arrays[f"{name}{i}"] for i in range(len(group))] for name, group in state.items()}
+        course = _Course(told["history"], told["start"], told["best_epoch"], state["best"])
+        _check_course(course)
+    except (StoreCorrupt, KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoreCorrupt(f"The checkpoint {path} is damaged ({error}): remove it and start again.") from error
+    trainer.set_weights(state["weights"])
+    trainer.set_momenta(state["momenta"])
+    return course
+
+
+def _check_course(course: _Course) -> None:
+    """Raise ValueError, TypeError or KeyError for what no training has told."""
+    for row in (course.start, *course.history):
+        if not (math.isfinite(row["val_accuracy"]) and math.isfinite(row["val_loss"])):
+            raise ValueError("scores that are not finite")
+    for row in course.history:
+        math.isfinite(row["seconds"])
+    if course.best_epoch not in range(len(course.history) + 1):
+        raise ValueError("a best epoch that was not trained")
 
 
 def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: str) -> str:
@@ -471,12 +496,20 @@ def _digest(parameters: dict[str, Any], dataset: Dataset) -> str:
 @contextmanager
 def _folder(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """A run's checkpoint folder, for this process alone, and what the run is called since it began."""
+    if path.is_symlink() or path.parent.is_symlink():
+        raise StoreCorrupt(f"Expected: a folder of the store at {path}. Got: a link to another one: remove the link.")
     path.mkdir(parents=True, exist_ok=True)
     with (path / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreLocked(f"The same fine-tuning runs already, in {path}: wait for it to end.") from None
-        if not (path / "begun.json").exists():
-            write_json(path / "begun.json", {"run_id": new_run_id("finetune"), "started": utc_now()})
-        yield path, read_json(path / "begun.json")
+        begun = path / "begun.json"
+        if not begun.exists():
+            write_sealed(begun, {"run_id": new_run_id("finetune"), "started": utc_now()})
+        told = read_sealed(begun)
+        if not is_run_id(told.get("run_id")) or not isinstance(told.get("started"), str):
+            raise StoreCorrupt(
+                f"Expected: what a fine-tuning is called in {begun}. Got: something else: remove {path}."
+            )
+        yield path, told

@@ -16,8 +16,13 @@ Any change to these rules is a new name for them, since it moves features.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import logging
+import os
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import NamedTuple
@@ -27,7 +32,6 @@ import pyarrow as pa
 import simplejpeg
 from PIL import (
     BmpImagePlugin,
-    ExifTags,
     GifImagePlugin,
     Image,
     ImageFile,
@@ -39,22 +43,34 @@ from PIL import (
 
 from featurestore.errors import ImageError, UsageError
 from featurestore.spec import CROPS
+from pipelines import containers
+from pipelines.containers import MAX_PIXELS, Container
 from pipelines.sources import MAX_FILE_BYTES
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit, 256 MiB of RGB
+MAX_SIDE = 2**20  # pixels; a row costs memory however short it is
+BAND_PIXELS = 2**22  # converted at a time
+MESSAGE_LENGTH = 200  # of what a decoder says
 
 # Plugins are called directly: Image.open would try every format and warn about sizes before we look at them.
-_OPENERS: tuple[tuple[bytes, str, Callable[[BytesIO], ImageFile.ImageFile]], ...] = (
-    (b"\xff\xd8\xff", "jpeg", JpegImagePlugin.JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", "png", PngImagePlugin.PngImageFile),
-    (b"RIFF", "webp", WebPImagePlugin.WebPImageFile),
-    (b"GIF87a", "gif", GifImagePlugin.GifImageFile),
-    (b"GIF89a", "gif", GifImagePlugin.GifImageFile),
-    (b"BM", "bmp", BmpImagePlugin.BmpImageFile),
-    (b"II*\0", "tiff", TiffImagePlugin.TiffImageFile),
-    (b"MM\0*", "tiff", TiffImagePlugin.TiffImageFile),
-    (b"II+\0", "tiff", TiffImagePlugin.TiffImageFile),
-    (b"MM\0+", "tiff", TiffImagePlugin.TiffImageFile),
+_FORMATS: dict[str, tuple[Callable[[bytes], Container], Callable[[BytesIO], ImageFile.ImageFile]]] = {
+    "jpeg": (containers.jpeg, JpegImagePlugin.JpegImageFile),
+    "png": (containers.png, PngImagePlugin.PngImageFile),
+    "webp": (containers.webp, WebPImagePlugin.WebPImageFile),
+    "gif": (containers.gif, GifImagePlugin.GifImageFile),
+    "bmp": (containers.bmp, BmpImagePlugin.BmpImageFile),
+    "tiff": (containers.tiff, TiffImagePlugin.TiffImageFile),
+}
+_SUPPORTED = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"RIFF", "webp"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),
+    (b"MM\0+", "tiff"),
 )
 _UNSUPPORTED = (
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
@@ -115,7 +131,8 @@ class _Loaded(NamedTuple):
 def decode(data: bytes, input_size: int, crop: str = "squash") -> Picture:
     """Decode a file's bytes to a square of RGB by the rules "rgb8-v1".
 
-    Thread-safe; the GIL is released while JPEGs are decoded and while pixels are resized.
+    Thread-safe; the GIL is released while JPEGs are decoded and while pixels are resized. Threads wait for one
+    another where their pictures together would take too much memory.
 
     Args:
         data: the whole file.
@@ -129,11 +146,11 @@ def decode(data: bytes, input_size: int, crop: str = "squash") -> Picture:
     if crop not in CROPS:
         raise UsageError(f"Expected: crop {', '.join(CROPS)}. Got: {crop!r}.")
     try:
-        loaded = _load(data, input_size)
-        square = _square(loaded.image, input_size, crop)
-        if loaded.turn is not None:
-            square = square.transpose(loaded.turn)
-        return Picture(np.asarray(square), loaded.width, loaded.height, loaded.format)
+        with _loaded(data, input_size) as loaded:
+            square = _square(loaded.image, input_size, crop)
+            if loaded.turn is not None:
+                square = square.transpose(loaded.turn)
+            return Picture(np.asarray(square), loaded.width, loaded.height, loaded.format)
     except Exception as error:  # Pillow raises nearly anything on damaged files
         raise _image_error(error) from error
 
@@ -174,15 +191,15 @@ def thumbnail(data: bytes, side: int = 160) -> bytes:
         ImageError: as ``decode``.
     """
     try:
-        loaded = _load(data, side)
-        image = loaded.image
-        scale = side / max(image.size)
-        small = image.resize(
-            (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
-            Image.Resampling.BILINEAR,
-        )
-        if loaded.turn is not None:
-            small = small.transpose(loaded.turn)
+        with _loaded(data, side) as loaded:
+            image = loaded.image
+            scale = side / max(image.size)
+            small = image.resize(
+                (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
+                Image.Resampling.BILINEAR,
+            )
+            if loaded.turn is not None:
+                small = small.transpose(loaded.turn)
         file = BytesIO()
         small.save(file, "JPEG", quality=85)
         return file.getvalue()
@@ -190,48 +207,74 @@ def thumbnail(data: bytes, side: int = 160) -> bytes:
         raise _image_error(error) from error
 
 
-def _load(data: bytes, target: int) -> _Loaded:
+@contextlib.contextmanager
+def _loaded(data: bytes, target: int) -> Iterator[_Loaded]:
     """Check the header, then decode to RGB; a JPEG may come out reduced, but not below twice the target."""
-    header, image = _header(data)
-    return header._replace(image=_jpeg_to_rgb(data, image, target) if header.format == "jpeg" else _to_rgb(image))
+    header, data = _header(data)
+    image = header.image
+    assert isinstance(image, ImageFile.ImageFile)
+    is_jpeg = header.format == "jpeg"
+    factor = _reduction(image.size, target) if is_jpeg else 1
+    whole = "progressive" in image.info  # its coefficients are all kept until the last scan
+    with _room.taken(image.width * image.height // (1 if whole else factor**2)):
+        yield header._replace(image=_jpeg_to_rgb(data, image, factor) if is_jpeg else _to_rgb(image))
 
 
-def _header(data: bytes) -> tuple[_Loaded, ImageFile.ImageFile]:
-    """Open a picture and check its size; nothing is decoded yet."""
+def _header(data: bytes) -> tuple[_Loaded, bytes]:
+    """Open a picture and check its size; nothing is decoded yet. Also return the bytes to decode."""
     _quieten_pillow()
-    name, image = _open(data)
+    name = _format(data)
+    walk, opener = _FORMATS[name]
+    container = walk(data)
+    image = opener(BytesIO(container.data))
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"The header says {width}×{height} pixels.")
-    if width * height > MAX_PIXELS:
-        raise ImageError("too_large", f"{width}×{height} pixels are more than the limit of {MAX_PIXELS:,}.")
-    # TIFF's Orientation is already in this size, and Pillow turns the pixels itself as it loads them.
-    turn = None if name == "tiff" else _turn(image)
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ImageError(
+            "too_large", f"{width}×{height} pixels are more than the limit of {MAX_PIXELS:,}, or {MAX_SIDE:,} a side."
+        )
+    exif, xmp = (container.exif, container.xmp) if name != "webp" else (image.info.get("exif"), image.info.get("xmp"))
+    turn = _TURNS.get(containers.orientation(exif, xmp))
     if turn in _SIDEWAYS:
         width, height = height, width
-    return _Loaded(image, turn, width, height, name), image
+    # A TIFF's own tag is in its size already, and Pillow turns its pixels itself as it loads them.
+    return _Loaded(image, turn if name != "tiff" else None, width, height, name), container.data
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # garbled EXIF says nothing against the pixels
-        return None
+class _Room:
+    """Room for the pixels that threads work on: one of the largest pictures, or many small ones side by side."""
+
+    def __init__(self, pixels: int) -> None:
+        self._free = pixels
+        self._line, self._changed = threading.Lock(), threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room, first come, first served: nobody overtakes a large picture for ever."""
+        with self._line, self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify()
 
 
-def _open(data: bytes) -> tuple[str, ImageFile.ImageFile]:
-    """Find the format by its first bytes and read the header, no pixels."""
+_room = _Room(max(MAX_PIXELS, 2**24 * (os.cpu_count() or 1)))
+
+
+def _format(data: bytes) -> str:
+    """Find the format by its first bytes."""
     if not data:
         raise ImageError("empty", "The file is empty.")
     if len(data) > MAX_FILE_BYTES:
         raise ImageError("too_large", f"{len(data):,} bytes are more than the limit of {MAX_FILE_BYTES:,}.")
-    for magic, name, opener in _OPENERS:
+    for magic, name in _SUPPORTED:
         if data.startswith(magic) and (name != "webp" or data[8:12] == b"WEBP"):
-            if name == "png":  # decoding alone skips the checksums
-                opener(BytesIO(data)).verify()
-            if name == "webp" and int.from_bytes(data[4:8], "little") + 8 > len(data):
-                raise ImageError("truncated", "The picture is shorter than its header says.")
-            return name, opener(BytesIO(data))
+            return name
     if data[4:8] == b"ftyp":
         raise _unsupported(data[8:12].decode("latin-1").upper())
     for magic, name in _UNSUPPORTED:
@@ -244,11 +287,15 @@ def _unsupported(name: str) -> ImageError:
     return ImageError("unsupported", f"{name} is not supported: convert it to JPEG, PNG, WebP or TIFF.")
 
 
-def _jpeg_to_rgb(data: bytes, image: ImageFile.ImageFile, target: int) -> Image.Image:
+def _reduction(size: tuple[int, int], target: int) -> int:
+    """By how much a JPEG may be reduced as it is decoded."""
+    return next((factor for factor in (8, 4, 2) if -(-min(size) // factor) >= 2 * target), 1)
+
+
+def _jpeg_to_rgb(data: bytes, image: ImageFile.ImageFile, factor: int) -> Image.Image:
     """Decode with simplejpeg, whose strict mode notices the damage that Pillow passes over."""
     scan_start = image.fp.tell() if image.fp else 0  # the header is read up to there
     width, height = image.size
-    factor = next((f for f in (8, 4, 2) if -(-min(width, height) // f) >= 2 * target), 1)
     colors = "CMYK" if image.mode == "CMYK" else "RGBX"
     try:
         pixels = simplejpeg.decode_jpeg(
@@ -261,7 +308,7 @@ def _jpeg_to_rgb(data: bytes, image: ImageFile.ImageFile, target: int) -> Image.
         image.draft(None, (width // factor, height // factor))
         return image.convert("RGB")
     if colors == "CMYK":  # inverted, as Adobe writes it and Pillow assumes it
-        return Image.fromarray(255 - pixels, "CMYK").convert("RGB")
+        return Image.fromarray(np.subtract(255, pixels, out=pixels), "CMYK").convert("RGB")
     # Pillow keeps RGB in four bytes a pixel: Arrow hands them over without the copy that fromarray makes.
     height, width, channels = pixels.shape
     rows = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), channels)
@@ -282,16 +329,26 @@ def _jpeg_damage(warning: str, scan: bytes) -> str | None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Load a picture and convert it, a band of rows at a time, so that what comes between takes little memory."""
     image.load()
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    rows = max(1, BAND_PIXELS // image.width)
+    bands = [(top, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    convert = _scaled(image, bands) if image.mode in ("I", "F") else _band_to_rgb
+    if len(bands) == 1:
+        return convert(image)
+    whole = Image.new("RGB", image.size)
+    for top, bottom in bands:
+        whole.paste(convert(image.crop((0, top, image.width, bottom))), (0, top))
+    return whole
+
+
+def _band_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
         clear = values == image.info.get("transparency", -1)
         return _gray(np.where(clear, 255, values >> 8))
-    if image.mode in ("I", "F"):
-        values = np.asarray(image)
-        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(339, (1,))[0] == 1:
-            values = values.view(np.uint32)  # SampleFormat 1 is unsigned, Pillow's mode I is signed
-        return _gray(_scale(values))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -299,16 +356,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _scale(values: np.ndarray) -> np.ndarray:
-    """Bring 32-bit integers or floats to 0..255 by the rule in the module's docstring."""
-    low, high = float(values.min()), float(values.max())
+def _scaled(image: Image.Image, bands: list[tuple[int, int]]) -> Callable[[Image.Image], Image.Image]:
+    """How to bring 32-bit integers or floats to 0..255, by the rule in the module's docstring."""
+    tags = getattr(image, "tag_v2", {})
+    # SampleFormat 1 is unsigned, Pillow's mode I is signed.
+    unsigned = bool(tags) and tags.get(339, (1,))[0] == 1
+
+    def values(band: Image.Image) -> np.ndarray:
+        array = np.asarray(band)
+        return array.view(np.uint32) if unsigned else array
+
+    limits = []
+    for top, bottom in bands:
+        band = values(image.crop((0, top, image.width, bottom)))
+        limits.append((float(band.min()), float(band.max())))
+    low, high = np.min(limits, axis=0)[0], np.max(limits, axis=0)[1]  # NaN if one is
     if not np.isfinite([low, high]).all():
         raise ImageError("unsupported", "The picture holds NaN or infinity: replace them by numbers.")
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
-    top = next((top for top in ranges if low >= 0 and high <= top), None)
-    if top is not None:
-        low, high = 0.0, top
-    return np.rint((values.astype(np.float64) - low) * (255 / ((high - low) or 1.0)))
+    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    top_value = next((top for top in ranges if low >= 0 and high <= top), None)
+    if top_value is not None:
+        low, high = 0.0, top_value
+    return lambda band: _gray(np.rint((values(band).astype(np.float64) - low) * (255 / ((high - low) or 1.0))))
 
 
 def _gray(values: np.ndarray) -> Image.Image:
@@ -319,23 +388,31 @@ def _image_error(error: Exception) -> ImageError:
     """Give whatever the decoders raised one of the words that failures are counted by."""
     if isinstance(error, ImageError):
         return error
-    text = str(error) or type(error).__name__
+    text = (str(error) or type(error).__name__)[:MESSAGE_LENGTH]
     lower = text.lower()
     if isinstance(error, MemoryError | Image.DecompressionBombError):
         return ImageError("too_large", f"The picture is too large to decode ({text}).")
     if isinstance(error, EOFError) or any(
-        word in lower for word in ("truncated", "incomplete", "unpack", "end of file")
+        word in lower for word in ("truncated", "incomplete", "unpack", "end of file", "not enough")
     ):
         return ImageError("truncated", f"The picture ends too early ({text}).")
     if isinstance(error, NotImplementedError) or any(
-        word in lower for word in ("unsupported", "not supported", "cannot handle", "unknown pixel mode")
+        word in lower for word in ("supported", "cannot handle", "unknown pixel mode")
     ):
         return ImageError("unsupported", f"This kind of picture is not supported ({text}).")
     return ImageError("corrupt", f"The picture is damaged ({text}).")
 
 
-# Pillow warns about odd metadata that does not touch the pixels.
+# Pillow warns about odd metadata that does not touch the pixels, and logs what it raises anyway; neither names a file.
 _PILLOW_WARNINGS = r"PIL\."
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+# libtiff prints what is wrong with a file, which Pillow then raises: its handlers are the process's own. Looked up
+# through Pillow's module, which is linked with it.
+with contextlib.suppress(OSError, AttributeError):  # another way of linking
+    _libtiff = ctypes.CDLL(Image.core.__file__)
+    _libtiff.TIFFSetErrorHandler(None)
+    _libtiff.TIFFSetWarningHandler(None)
 
 
 def _quieten_pillow() -> None:

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM, taken at safe points instead of in the middle of a write."""
+"""Ctrl-C and SIGTERM: the program ends at once with a sentence, or at a safe point where work would be lost.
+
+Ending at once is safe: whatever is on the disk is whole, and a process that is killed loses no more.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,33 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from featurestore.errors import Interrupted
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 _noted: list[int] = []  # signals that wait for the next check()
+_lock = threading.Lock()  # over what the watcher and deferred() tell each other
+_watched = False
+_deferring = False
+
+
+def heed() -> None:
+    """From now on a signal ends this process with a sentence, whatever it is at; called once, by the main thread.
+
+    A thread of its own does that: the main one may be in the midst of an import or of a long fit, where Python calls
+    no signal handler for seconds, and where an exception may be swallowed.
+    """
+    global _watched
+    _watched = True
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)
+        signal.siginterrupt(number, False)
+    threading.Thread(target=_watch, args=(reads,), daemon=True).start()
 
 
 @contextmanager
@@ -23,13 +48,14 @@ def deferred() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
-    _noted.clear()
-    before = {number: signal.signal(number, _note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {} if _watched else {number: signal.signal(number, _note) for number in SIGNALS}
+    _defer(True)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _defer(False)
     check()
 
 
@@ -37,6 +63,31 @@ def check() -> None:
     """Raise Interrupted if a signal was noted."""
     if _noted:
         raise Interrupted(_noted[0])
+
+
+def _defer(begin: bool) -> None:
+    global _deferring
+    with _lock:
+        _deferring = begin
+        if begin:
+            _noted.clear()
+
+
+def _watch(pipe: int) -> None:
+    while True:
+        number = os.read(pipe, 1)[0]
+        with _lock:
+            if _noted or not _deferring:
+                _end(number)
+            _noted.append(number)
+
+
+def _end(number: int) -> None:
+    error = Interrupted(number)
+    below_a_bar = "\x1b[?25h\n" if os.isatty(2) else ""  # and with the cursor that it hid
+    with suppress(OSError):
+        os.write(2, f"{below_a_bar}penult: {error}\n".encode())
+    os._exit(error.exit_code)
 
 
 def _note(number: int, _frame: object) -> None:

@@ -13,6 +13,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from featurestore.runs import RunRecord
+    from featurestore.verify import Finding
+    from pipelines.care import DoctorResult
     from pipelines.embed import EmbedResult
     from pipelines.labels import LabelResult
     from pipelines.predict import Prediction
@@ -104,6 +106,40 @@ def labelled(result: LabelResult) -> None:
         say(f"  {uri}: {old} → {new}")
     if result.unknown:
         say(f"{result.unknown:,} rows name images that the catalog does not have: embed them, or check the paths.")
+
+
+def verified(found: Sequence[Finding]) -> None:
+    """What is damaged."""
+    if not found:
+        say("Everything is as it was written.")
+    for finding in found:
+        say(f"{finding.path}: {finding.problem}")
+        for image in finding.rows[:ROWS_SHOWN]:
+            say(f"  image {image}")
+        if len(finding.rows) > ROWS_SHOWN:
+            say(f"  … and {len(finding.rows) - ROWS_SHOWN:,} more")
+
+
+def repaired(result: DoctorResult) -> None:
+    """What was repaired, and what is left to do."""
+    if not (result.repairs or result.artifacts):
+        say("Nothing is damaged.")
+    for one in result.repairs:
+        done = [f"{len(one.put_aside)} files put aside"] if one.put_aside else []
+        done += [f"back to version {one.back_to}"] if one.back_to is not None else []
+        done += [f"{one.restored:,} rows put back"] if one.restored else []
+        done += [f"{one.lost:,} rows lost"] if one.lost else []
+        say(f"{one.table}: {', '.join(done)}.")
+    if result.embedded:
+        say(f"{result.embedded:,} images embedded anew.")
+    for task in result.todo:
+        say(f"To do: {task}")
+
+
+def freed(sizes: Mapping[str, int]) -> None:
+    """What was removed."""
+    for kind, size in sizes.items():
+        say(f"{kind}: {size / 1e6:,.1f} MB freed")
 
 
 def trained(result: Mapping[str, Any]) -> None:

@@ -20,15 +20,15 @@ import json
 import os
 import re
 import stat
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from featurestore.errors import ImageError, SourceError
+from pipelines import tars
 
 MAX_FILE_BYTES = 256 * 2**20
 
@@ -53,6 +53,9 @@ _SPLITS = {
 }
 _COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _SIDE_FILE_BYTES = 2**20  # a label in a tar is never larger
+MAX_KINDS = 100  # of files left out
+MAX_PROBLEMS = 1000
+MAX_PROBLEM_LENGTH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,20 @@ class Entry:
     group: str | None = None
 
 
+class Problems(list[str]):
+    """Sentences for people, cut short where there are too many, or one is too long, for a run's record."""
+
+    more = 0
+
+    def append(self, problem: str) -> None:
+        """Add a sentence, or count it in the last one."""
+        if len(self) < MAX_PROBLEMS:
+            super().append(problem[:MAX_PROBLEM_LENGTH])
+        else:
+            self.more += 1
+            self[-1] = f"… and {self.more + 1:,} more."
+
+
 @dataclass
 class Source:
     """A corpus; iterate to list it, in the same order each time.
@@ -94,7 +111,7 @@ class Source:
     location: str
     kind: str
     ignored: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
     labelled: int = 0
 
     def __iter__(self) -> Iterator[Entry]:
@@ -104,7 +121,7 @@ class Source:
             SourceError: a manifest's row is wrong, a shard is missing, or there is no picture at all.
         """
         self.ignored.clear()
-        self.problems.clear()
+        self.problems = Problems()
         self.labelled = 0
         found = False
         lister = {"folder": _list_folder, "manifest": _list_manifest, "tar": _list_tars}[self.kind]
@@ -210,7 +227,7 @@ def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
     if offset < 0 and member_of(uri) is not None:
         found = locate(uri)
         if found.offset < 0:
-            raise ImageError("vanished", f"{path} has no member {member_of(uri)!r} any more.")
+            raise ImageError("vanished", f"{path!r} has no member {member_of(uri)!r} any more.")
         offset, size = found.offset, found.size
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -223,6 +240,8 @@ def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         gone = isinstance(error, ValueError) or error.errno in (errno.ENOENT, errno.ENOTDIR)
         raise ImageError("vanished" if gone else "unreadable", f"Cannot read {path!r}: {error}.") from error
+    except MemoryError as error:
+        raise ImageError("too_large", f"There is not enough memory to read {path!r}.") from error
 
 
 def _read_open(descriptor: int, path: str, offset: int, size: int) -> tuple[bytes, int, int]:
@@ -266,7 +285,9 @@ def _is_image(name: str, ignored: Counter[str]) -> bool:
     elif suffix in IMAGE_EXTENSIONS:
         return True
     else:
-        ignored[suffix or "no extension"] += 1
+        kind = _printable(suffix) or "no extension"
+        # Names such as "scan.000001" have an extension each.
+        ignored[kind if kind in ignored or len(ignored) < MAX_KINDS else "other"] += 1
     return False
 
 
@@ -321,7 +342,7 @@ def _nohash_group(label: str | None, name: str) -> str | None:
 
 
 def _printable(name: str) -> str:
-    """A folder's name as a label, which must be valid UTF-8."""
+    """A name as a label, which must be valid UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -465,10 +486,10 @@ def _list_tar(source: Source, path: str, mtime_ns: int) -> Iterator[Entry]:
     try:
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
-        source.problems.append(f"{path} cannot be read: {error.strerror}.")
+        source.problems.append(f"{path!r} cannot be read: {error.strerror}.")
         return
     with file:
-        members = _tar_members(file, path, source.problems, source.ignored)
+        members = _tar_members(file.fileno(), path, source.problems, source.ignored)
         for _, sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
             pictures = []
             side_files = {}
@@ -482,11 +503,11 @@ def _list_tar(source: Source, path: str, mtime_ns: int) -> Iterator[Entry]:
             label, split, group = _side_data(file.fileno(), path, side_files, source.problems)
             for member in pictures:
                 if member.name in names:
-                    source.problems.append(f"{path} has {member.name!r} twice; the first one is used.")
+                    source.problems.append(f"{path!r} has {member.name!r} twice; the first one is used.")
                     continue
                 names.add(member.name)
                 uri = uri_of(path, member.name)
-                yield Entry(uri, member.size, mtime_ns, member.offset_data, label, split, group)
+                yield Entry(uri, member.size, mtime_ns, member.offset, label, split, group)
 
 
 def _sample_key(name: str) -> str:
@@ -494,39 +515,33 @@ def _sample_key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _tar_members(file: BinaryIO, path: str, problems: list[str], ignored: Counter[str]) -> Iterator[tarfile.TarInfo]:
-    """Stream the headers of the regular members; whatever ends the archive early is a problem."""
+def _tar_members(descriptor: int, path: str, problems: Problems, ignored: Counter[str]) -> Iterator[tars.Member]:
+    """Stream the regular members; whatever ends the archive early is a problem."""
     try:
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header
-                if member.isreg() and not member.issparse():
-                    yield member
-                elif not member.isdir():
-                    ignored["link or special member"] += 1
-            # tarfile takes a damaged header for the end; the true end is a block of zeros.
-            end = os.pread(file.fileno(), tarfile.BLOCKSIZE, tar.offset)
-            if len(end) < tarfile.BLOCKSIZE or any(end):
-                problems.append(f"{path} is damaged or cut off at byte {tar.offset}; what is before it is used.")
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-        problems.append(f"{path} is damaged or cut off ({error}); what is before that is used.")
+        for member in tars.members(descriptor):
+            if member.kind == "file":
+                yield member
+            elif member.kind == "other":
+                ignored["link or special member"] += 1
+    except (tars.TarDamaged, OSError) as error:
+        problems.append(f"{path!r} is damaged or cut off at {error}; what is before it is used.")
 
 
 def _side_data(
-    descriptor: int, path: str, side_files: dict[str, tarfile.TarInfo], problems: list[str]
+    descriptor: int, path: str, side_files: dict[str, tars.Member], problems: Problems
 ) -> tuple[str | None, str | None, str | None]:
     """Read a sample's label, split and group from its .cls and .json; .cls has the last word on the label."""
     label = split = group = None
     if member := side_files.get(".json"):
         try:
-            values = json.loads(_pread(descriptor, min(member.size, _SIDE_FILE_BYTES), member.offset_data))
+            values = json.loads(_pread(descriptor, min(member.size, _SIDE_FILE_BYTES), member.offset))
             label, word, group = (_text(values.get(key)) for key in ("label", "split", "group"))
         except (ValueError, AttributeError, RecursionError) as error:
-            problems.append(f"{path}: {member.name!r} is not a JSON object with label, split or group ({error}).")
+            problems.append(f"{path!r}: {member.name!r} is not a JSON object with label, split or group ({error}).")
         else:
             split = _split(word, f"{path}, {member.name!r}")
     if member := side_files.get(".cls"):
-        text = _pread(descriptor, min(member.size, _SIDE_FILE_BYTES), member.offset_data)
+        text = _pread(descriptor, min(member.size, _SIDE_FILE_BYTES), member.offset)
         label = text.decode("utf-8", "backslashreplace").strip() or label
     return label, split, group
 
@@ -537,7 +552,7 @@ def _text(value: Any) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"Expected: a string or an integer. Got: {value!r}")
-    return str(value)
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 @lru_cache(maxsize=4)
@@ -546,8 +561,8 @@ def _members(path: str, size: int, mtime_ns: int) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     try:
         with open(path, "rb") as file:
-            for member in _tar_members(file, path, [], Counter()):
-                found.setdefault(member.name, (member.offset_data, member.size))
+            for member in _tar_members(file.fileno(), path, Problems(), Counter()):
+                found.setdefault(member.name, (member.offset, member.size))
     except OSError:
         return {}
     return found

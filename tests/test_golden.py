@@ -1,8 +1,9 @@
-"""A store written by format version 1 is read for ever: tests/golden/v1, made once by tests/golden/make.py."""
+"""What format version 1 wrote is read for ever: a store, a journal and heads, made once by tests/golden/make.py."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytest
 
 from featurestore.runs import RunRecord
 from featurestore.spec import FeatureSpec, Preprocessing
+from featurestore.staging import pending
 from featurestore.status import status
 from featurestore.store import FeatureStore
+from heads import artifact, registry
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
+JOURNAL, HEADS = GOLDEN.with_name("journal-v1"), GOLDEN.with_name("heads-v1")
 HALF, SINGLE = "golden-85b31702", "golden-024c8ebe"
 FIRST, SECOND, THIRD = (f"20260{i}01T000000000000Z-embed-00000{i}" for i in (1, 2, 3))
 
@@ -165,5 +169,29 @@ def test_a_new_run_goes_on_from_it(tmp_path: Path) -> None:
     assert store.to_arrow(HALF).num_rows == 16  # every checksum holds
 
 
+def test_a_journal_is_committed(tmp_path: Path) -> None:
+    """A run that an older version began, and that died before its commit."""
+    shutil.copytree(JOURNAL, tmp_path / "golden")
+    store = FeatureStore(tmp_path / "golden")
+    assert [staging.damaged() for staging in pending(store.path)] == [[]]
+    with store.lock():
+        assert store.recover() == [SECOND]
+    rows = {row["uri"]: row for row in store.catalog.read(["uri", "sha256", "run_id"]).to_pylist()}
+    assert len(rows) == store.catalog.count() == 8
+    assert rows[uri("a1")] == {"uri": uri("a1"), "sha256": key(13), "run_id": SECOND}
+    assert rows[uri("broken")]["sha256"] is None
+    data = store.dataset(HALF)
+    assert sorted(data.uris) == [uri(name) for name in ("a0", "a1", "a2", "a3", "a4", "c14", "c15")]
+    assert not pending(store.path)
+
+
+@pytest.mark.parametrize("family", registry.FAMILIES)
+def test_a_head_predicts_what_it_did(family: str) -> None:
+    head, meta = artifact.load(HEADS / family, fingerprint="f" * 64)
+    told = json.loads((HEADS / family / "expected.json").read_text())
+    assert head.family == family and head.classes.tolist() == ["cat", "dog", "ñandú"] and meta["feature_set"] == HALF
+    np.testing.assert_allclose(head.probabilities(np.float32(told["X"])), told["probabilities"], rtol=1e-5, atol=1e-7)
+
+
 def test_golden_is_small() -> None:
-    assert sum(path.stat().st_size for path in GOLDEN.rglob("*") if path.is_file()) < 300_000
+    assert sum(path.stat().st_size for path in GOLDEN.parent.rglob("*") if path.is_file()) < 400_000

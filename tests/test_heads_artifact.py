@@ -1,17 +1,21 @@
 """A head comes back from disk as it was, or not at all."""
 
+import hashlib
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.errors import FormatError, HeadError, SpecMismatch, StoreCorrupt, StoreNotFound
+from featurestore.errors import FormatError, HeadError, PenultError, SpecMismatch, StoreCorrupt, StoreNotFound
+from featurestore.files import read_sealed, write_sealed
 from heads import artifact, registry
 
 FAST = [name for name in registry.FAMILIES if name != "dense"]
+HEADS = Path(__file__).parent / "golden" / "heads-v1"
 META = {"feature_set": "set", "fingerprint": "f" * 64, "metrics": {"top1": 0.5}}
 
 
@@ -51,14 +55,12 @@ def saved(tmp_path):
 
 
 def edit(folder, **changes):
-    path = folder / "head.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    """The description changed by someone who also corrects the seal."""
+    write_sealed(folder / "head.json", read_sealed(folder / "head.json") | changes)
 
 
 def replace_arrays(folder, **changes):
     """Arrays changed by someone who also corrects the digest."""
-    import hashlib
-
     with np.load(folder / "head.npz") as old:
         arrays = dict(old) | changes
     np.savez(folder / "head.npz", **arrays)
@@ -69,7 +71,7 @@ def test_missing(tmp_path, saved):
     with pytest.raises(StoreNotFound, match="no head in"):
         artifact.load(tmp_path / "nothing")
     (saved / "head.npz").unlink()
-    with pytest.raises(StoreCorrupt, match="no such file"):
+    with pytest.raises(StoreCorrupt, match="No such file"):
         artifact.load(saved)
 
 
@@ -94,7 +96,13 @@ def test_other_features(saved):
         ({"format_version": "x"}, StoreCorrupt, "description of a head"),
         ({"family": "tree"}, StoreCorrupt, "Got: 'tree'"),
         ({"family": "dense", "params": {"hidden": [3]}}, StoreCorrupt, "a head that can predict"),
-        ({"arrays": {}}, StoreCorrupt, "Expected: arrays {}"),
+        ({"family": ["ncm"]}, StoreCorrupt, "with its family"),
+        ({"arrays": {}}, StoreCorrupt, "head.npz: Expected: at most"),
+        ({"arrays": {"coef": {"dtype": "object", "shape": [1]}}}, StoreCorrupt, "with its arrays"),
+        ({"arrays": {"coef": {"dtype": "float32", "shape": [10**10]}}}, StoreCorrupt, "with its arrays"),
+        ({"classes": ["b", "a", "c"]}, StoreCorrupt, "with its classes"),
+        ({"classes": ["a", "a", "b"]}, StoreCorrupt, "with its classes"),
+        ({"classes": [*map(str, range(9999)), "x" * 99999]}, StoreCorrupt, "with its classes"),
         ({"classes": ["a", "b"]}, StoreCorrupt, r"Expected: scores of shape \(1, 2\). Got: \(1, 3\)"),
     ],
 )
@@ -102,6 +110,77 @@ def test_a_description_that_does_not_fit(saved, changes, error, message):
     edit(saved, **changes)
     with pytest.raises(error, match=message):
         artifact.load(saved)
+
+
+def test_a_changed_description(saved):
+    path = saved / "head.json"
+    path.write_text(path.read_text().replace('"a"', '"A"'))
+    with pytest.raises(StoreCorrupt, match="its seal does not match"):
+        artifact.load(saved)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=5), inside, max_size=4),
+    max_leaves=6,
+)  # fmt: skip
+
+
+def places(value, path=()):
+    """Every place in a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+@pytest.fixture(scope="module")
+def every_family(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("heads")
+    for name in registry.FAMILIES:
+        artifact.save(artifact.load(HEADS / name)[0], folder / name, META)
+    return folder
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), name=st.sampled_from(list(registry.FAMILIES)))
+def test_any_other_description(every_family, data, name):
+    """Whatever a description says, there is a head that predicts, or one of our errors; never anything else."""
+    folder = every_family / name
+    original = (folder / "head.json").read_bytes()
+    told = read_sealed(folder / "head.json")
+    place = data.draw(st.sampled_from([p for p in places(told) if p]))
+    inner = told
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = data.draw(JSON)
+    write_sealed(folder / "head.json", told)
+    try:
+        head, _ = artifact.load(folder)
+        assert np.isfinite(head.probabilities(np.zeros((2, 6), np.float32))).all()
+    except PenultError as error:
+        assert 0 < len(str(error)) < 1000
+    finally:
+        (folder / "head.json").write_bytes(original)
+
+
+@settings(max_examples=100, deadline=None)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), name=st.sampled_from(list(registry.FAMILIES)))
+def test_any_flipped_bit_of_a_description(every_family, where, bit, name):
+    path = every_family / name / "head.json"
+    original = path.read_bytes()
+    data = bytearray(original)
+    data[int(where * len(data))] ^= 1 << bit
+    path.write_bytes(data)
+    try:
+        told = json.loads(original)
+        head, meta = artifact.load(path.parent)
+        assert (head.params, head.classes.tolist(), meta) == (told["params"], told["classes"], told["meta"])
+    except PenultError:
+        pass
+    finally:
+        path.write_bytes(original)
 
 
 def test_a_description_that_is_cut(saved):
@@ -137,8 +216,6 @@ class Bomb:
 
 
 def test_a_pickle_is_never_opened(saved):
-    import hashlib
-
     np.savez(saved / "head.npz", coef=np.array([Bomb()], dtype=object))
     edit(saved, sha256=hashlib.sha256((saved / "head.npz").read_bytes()).hexdigest())
     with pytest.raises(StoreCorrupt, match="plain numpy arrays"):
@@ -153,7 +230,7 @@ def test_a_save_that_fails_leaves_no_head(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(artifact, "write_json", full)
+    monkeypatch.setattr(artifact, "write_sealed", full)
     with pytest.raises(OSError, match="disk full"):
         artifact.save(fitted()[0], tmp_path, META)
     with pytest.raises(StoreNotFound):

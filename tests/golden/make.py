@@ -1,12 +1,15 @@
-"""Write the golden store of this format version: ``python tests/golden/make.py tests/golden/v1``.
+"""Write what this format version writes: ``python tests/golden/make.py store tests/golden/v1``.
 
-Run it once for a format version, commit what it wrote, and never write that folder again: the test that reads it
-proves that stores written long ago are still read.
+Or ``journal tests/golden/journal-v1``, a store whose run died before its commit, or ``heads tests/golden/heads-v1``, a
+head of each family. Run it once for a format version, commit what it wrote, and never write that folder again: the
+test that reads it proves that what was written long ago is still read. These three were written by version 0.1 as it
+was before files had seals.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from featurestore.schema import CATALOG, FAILED, LABELS, OK, features_batch
 from featurestore.spec import FeatureSpec, Preprocessing
 from featurestore.staging import PLAN, ShardEntry, Staging
 from featurestore.store import FeatureStore
+from heads import artifact, registry
 
 HALF = FeatureSpec("golden", "ab" * 32, Preprocessing(224, "lite"), "top", "avg", width=6)
 SINGLE = FeatureSpec("golden", "cd" * 32, Preprocessing(64, "caffe"), "block", "max", width=3, dtype="float32")
@@ -32,6 +36,13 @@ def run(
     store: FeatureStore, run_id: str, spec: FeatureSpec, shards: list[dict[str, int | None]], replaces: str = ""
 ) -> None:
     """Commit one run: shards of {name of a file: number of its picture, None for a broken file}."""
+    store.commit(journal(store, run_id, spec, shards, replaces))
+
+
+def journal(
+    store: FeatureStore, run_id: str, spec: FeatureSpec, shards: list[dict[str, int | None]], replaces: str = ""
+) -> Staging:
+    """What a run leaves that dies before its commit."""
     staging, table = Staging(store.path, run_id), store.table(store.add_set(spec))
     staging.begin(spec.set_name)
     with staging.writer("plan", PLAN) as plan, staging.writer("labels", LABELS) as labels:
@@ -46,7 +57,7 @@ def run(
         staged = table.stage([features_batch(table.schema, np.array([key(n) for n in new], "S32"), vectors, run_id)])
         rows = pa.RecordBatch.from_pylist([catalogued(name, n, run_id) for name, n in shard.items()], CATALOG)
         staging.finish(ShardEntry(number, staged, f"{number}.golden.arrow", len(new), 0, {}, {}), [rows])
-    store.commit(staging)
+    return staging
 
 
 def planned(name: str, replaces: bool) -> dict[str, object]:
@@ -78,8 +89,7 @@ def uri(name: str) -> str:
     return f"file:///corpus/{name}.jpg"
 
 
-def make(folder: Path) -> None:
-    """Write the golden store into a folder that does not exist yet."""
+def make_store(folder: Path) -> None:
     folder.mkdir()
     store = FeatureStore.create(folder)
     with store.lock():
@@ -95,5 +105,28 @@ def make(folder: Path) -> None:
     (folder / "lock").unlink()
 
 
+def make_journal(folder: Path) -> None:
+    folder.mkdir()
+    store = FeatureStore.create(folder)
+    with store.lock():
+        run(store, FIRST, HALF, [{f"a{n}": n for n in range(5)}])
+        journal(store, SECOND, HALF, [{"a1": 13, "c14": 14}, {"c15": 15, "broken": None}], replaces="a1")
+    (folder / "lock").unlink()
+
+
+def make_heads(folder: Path) -> None:
+    draw = np.random.default_rng(0)
+    centers = draw.normal(size=(3, 6))
+    y = np.arange(30) % 3
+    X = (centers[y] + 0.5 * draw.normal(size=(30, 6))).astype(np.float32)
+    names = np.array(["cat", "dog", "ñandú"])[y]
+    for family in registry.FAMILIES:
+        params = {"hidden": [4], "epochs": 3} if family == "dense" else None
+        head = registry.fit(family, X, names, params=params, X_val=X, y_val=names)
+        artifact.save(head, folder / family, {"feature_set": "golden-85b31702", "fingerprint": "f" * 64})
+        told = {"X": X[:5].tolist(), "probabilities": head.probabilities(X[:5]).tolist()}
+        (folder / family / "expected.json").write_text(json.dumps(told))
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    {"store": make_store, "journal": make_journal, "heads": make_heads}[sys.argv[1]](Path(sys.argv[2]))

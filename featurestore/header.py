@@ -1,0 +1,69 @@
+"""``penult.json``: what the store is, and the version and rows that each table had after the last commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import FormatError, StoreCorrupt, StoreNotFound
+from featurestore.files import read_json, read_sealed, write_sealed
+from featurestore.runs import utc_now
+from featurestore.spec import FORMAT_VERSION
+from featurestore.tables import Table
+
+NAME = "penult.json"
+
+
+def create(store: Path) -> None:
+    """Write the header of a new store."""
+    write_sealed(store / NAME, {"format_version": FORMAT_VERSION, "created": utc_now(), "tables": {}})
+
+
+def read(store: Path) -> dict[str, Any]:
+    """The header of a store.
+
+    Raises:
+        StoreNotFound: the folder is no store.
+        FormatError: it was written by a newer penult.
+        StoreCorrupt: it is damaged.
+    """
+    path = store / NAME
+    if not path.is_file():
+        raise StoreNotFound(f"There is no penult store at {store}: `penult embed SOURCE --store {store}` makes one.")
+    told = read_json(path)
+    if not isinstance(told, dict) or not {"format_version", "tables"} <= told.keys():
+        raise StoreCorrupt(f"Expected in {path}: format_version and tables. Got: {str(told)[:80]}.")
+    if told["format_version"] != FORMAT_VERSION:  # before the seal, which a newer penult may make otherwise
+        raise FormatError(
+            f"{store} has format version {told['format_version']}, this penult reads up to {FORMAT_VERSION}: "
+            "install a newer penult."
+        )
+    return read_sealed(path)
+
+
+def check(store: Path) -> None:
+    """Compare the tables with what the header says of them.
+
+    Raises:
+        StoreCorrupt: one is missing, older or shorter; and see ``read``.
+    """
+    for name, last in read(store)["tables"].items():
+        table = Table(store / name)
+        if not table.exists():
+            raise StoreCorrupt(f"Expected: a table {table.path} at version {last['version']}. Got: none.")
+        now = table.state()
+        if now["version"] < last["version"] or (now["version"] == last["version"] and now["rows"] != last["rows"]):
+            raise StoreCorrupt(
+                f"Expected: {table.path} at version {last['version']} or later with {last['rows']} rows. "
+                f"Got: version {now['version']} with {now['rows']} rows; `penult doctor` brings back what can be had."
+            )
+
+
+def remember(store: Path, tables: Iterable[Table], last_set: str | None = None) -> None:
+    """Note the versions of tables, so that one that is lost later is noticed, and the set that was written last."""
+    told = read(store)
+    if last_set:
+        told["last_set"] = last_set
+    told["tables"] |= {table.path.relative_to(store).as_posix(): table.state() for table in tables}
+    write_sealed(store / NAME, told)

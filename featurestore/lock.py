@@ -1,0 +1,38 @@
+"""The store's one writer's place: an flock on ``STORE/lock``, which the kernel gives back however its holder ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from featurestore.errors import StoreError, StoreLocked
+from featurestore.runs import utc_now
+
+
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Hold the store's only writer's place.
+
+    Raises:
+        StoreLocked: another run holds it.
+        StoreError: the folder cannot be written to.
+    """
+    try:
+        file = (store / "lock").open("a+")
+    except OSError as error:
+        raise StoreError(f"{store} cannot be written to: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).strip() or "another run"
+            raise StoreLocked(f"{store} is locked by {holder}: wait for it to end, then run this again.") from None
+        with suppress(OSError):  # on a full disk the lock holds too, without a name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename} since {utc_now()}")
+            file.flush()
+        yield

@@ -1,0 +1,114 @@
+"""Keep a store small: merge small fragments, drop old versions, sweep up after runs that died.
+
+``tend`` is penult's own job, after each commit; ``collect`` is `penult gc`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from featurestore.tables import Piece, Table
+
+TIER = 16  # fragments of one size are merged when there are so many, each of up to so many times the size below
+LARGE = TIER**3  # rows; larger fragments stay as they are
+MOST_DELETED = 0.5  # of a fragment's rows
+MOST_VERSIONS = 16
+MOST_RESULTS = 20_000  # kept outcomes of comparisons
+
+
+def tend(table: Table) -> None:
+    """Merge what has become too small and drop old versions; the store's lock is held.
+
+    A row of a small fragment is written again three times in its life at most, however many runs there are.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    small = worth_merging(table.pieces())
+    if small:
+        table.swap(small, table.stage(table.fragment_rows(small)))
+    if len(table.versions()) > MOST_VERSIONS:
+        table.cleanup()
+
+
+def worth_merging(pieces: Sequence[Piece]) -> list[int]:
+    """The numbers of the fragments to merge now: the full tiers of small ones, and those that are mostly deleted."""
+    tiers: dict[int, list[int]] = defaultdict(list)
+    chosen = []
+    for piece in pieces:
+        if piece.rows < (1 - MOST_DELETED) * piece.physical_rows:
+            chosen.append(piece.id)
+        elif piece.rows < LARGE:
+            tiers[sum(piece.rows >= TIER**power for power in (1, 2))].append(piece.id)
+    for tier in sorted(tiers):
+        if len(tiers[tier]) >= TIER:
+            chosen += tiers[tier]
+    return chosen
+
+
+def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str, int]:
+    """Remove what no run needs any more; the store's lock is held and no journal is pending.
+
+    Args:
+        store: its folder.
+        tables: all of them.
+        older_than: seconds; what a run without the lock may still be writing, and what `penult doctor` has put aside,
+            is removed when it has not been touched for so long.
+
+    Returns:
+        Bytes freed, by kind.
+    """
+    freed = {"old versions": 0, "unfinished": 0, "put aside": 0, "kept outcomes": 0}
+    for table in tables:
+        tend(table)
+        freed["old versions"] += table.cleanup(staged_too=True)
+    before = time.time() - older_than
+    for path in _unfinished(store):
+        freed["unfinished"] += _removed(path, before)
+    for path in _children(store / ASIDE):
+        freed["put aside"] += _removed(path, before)
+    outcomes = sorted(store.glob("results/*/*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in outcomes[MOST_RESULTS:]:
+        freed["kept outcomes"] += _removed(path, time.time())
+    return freed
+
+
+ASIDE = "damaged"  # where `penult doctor` puts what it takes out
+
+
+def _unfinished(store: Path) -> Iterator[Path]:
+    """Temporary files, runs that left no record, checkpoints of fine-tunings."""
+    yield from (path for folder in [store, *_folders(store)] for path in folder.glob(".*.tmp"))
+    yield from (run for run in _children(store / "runs") if not (run / "run.json").exists())
+    yield from _children(store / "finetune")
+
+
+def _folders(store: Path) -> Iterator[Path]:
+    """The folders that penult itself writes files to."""
+    for name in ("runs", "features", "results"):
+        yield from (path for path in _children(store / name) if path.is_dir())
+    yield from (store / name for name in ("backbones", "catalog.lance", "labels.lance"))
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _removed(path: Path, before: float) -> int:
+    """Remove a file or a folder that was last touched before a time; bytes freed."""
+    if path.is_symlink() or not path.is_dir():
+        files = [path]
+    else:
+        files = [file for file in path.rglob("*") if not file.is_dir()]
+    stats = [file.lstat() for file in [path, *files]]
+    if max(stat.st_mtime for stat in stats) >= before:
+        return 0
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    return sum(stat.st_size for stat in stats[1:])

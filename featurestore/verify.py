@@ -1,0 +1,173 @@
+"""Check every file and every row of a store's tables and journals, whether or not they can be opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore import header, ledger
+from featurestore.dataset import hex_ids
+from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
+from featurestore.files import sha256_of
+from featurestore.ledger import Ledger
+from featurestore.schema import intact, keys_of
+from featurestore.staging import pending
+from featurestore.tables import Piece, Table
+
+MOST_ROWS = 1000  # of a file are named
+
+Progress = Callable[[int, int], None]  # MB done, MB in all
+Read = Callable[[int], None]  # told how many bytes were read
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was written.
+
+    Attributes:
+        path: of the file, or of the table or folder that lacks one, relative to the store.
+        problem: what is wrong with it.
+        rows: images whose features are damaged, sha256 in hex; ``MOST_ROWS`` of them at most.
+    """
+
+    path: str
+    problem: str
+    rows: tuple[str, ...] = ()
+
+
+def tables_of(store: Path) -> dict[str, Table]:
+    """The tables of a store by their paths in it, those that cannot be opened among them."""
+    names = ["catalog.lance", "labels.lance", *(f"features/{p.name}" for p in (store / "features").glob("*.lance"))]
+    return {name: Table(store / name, sealed=not name.startswith("features/")) for name in sorted(names)}
+
+
+def is_store(path: Path) -> bool:
+    """Whether there is a store, however damaged."""
+    return any((path / name).exists() for name in (header.NAME, "catalog.lance"))
+
+
+def verify(store: Path, progress: Progress = lambda _done, _total: None) -> Iterator[Finding]:
+    """Find all damage to a store's header, tables and journals. Memory stays bounded: rows stream.
+
+    Args:
+        store: its folder.
+        progress: called now and then.
+
+    Raises:
+        FormatError: it was written by a newer penult.
+    """
+    try:
+        told = header.read(store)["tables"]
+    except (StoreCorrupt, StoreNotFound) as error:
+        told = {}
+        yield Finding(header.NAME, str(error))
+    tables, done = tables_of(store), 0
+    total = sum(map(_size, tables.values()))
+
+    def read(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(done // 10**6, max(total, done) // 10**6)
+
+    for name in sorted(told.keys() - tables.keys()):
+        yield Finding(name, "this table is gone")
+    for name, table in tables.items():
+        yield from verify_table(name, table, told.get(name, {}).get("version", 0), read)
+    yield from verify_journals(store)
+
+
+def verify_table(name: str, table: Table, version: int = 0, read: Read = lambda _: None) -> Iterator[Finding]:
+    """Find all damage to one table.
+
+    Args:
+        name: its path in the store.
+        table: whether or not it can be opened.
+        version: that it had once; it is at this one or a later one.
+        read: told of what was read.
+    """
+    try:
+        known = ledger.read(table.path)
+    except StoreError as error:  # nothing else can be said
+        yield Finding(f"{name}/{ledger.NAME}", str(error))
+        return
+    if not known.files:
+        yield Finding(f"{name}/{ledger.NAME}", "it is gone: nothing says what the files of this table were")
+    damaged = damaged_files(table, known, read)
+    yield from (Finding(f"{name}/{file}", problem) for file, problem in damaged.items())
+    newest, version = max(table.versions(), default=0), max(known.version, version)
+    if newest < version or not newest:
+        yield Finding(name, f"it is at version {newest} and was at {version}: a manifest is gone")
+        return
+    try:
+        pieces = table.pieces()
+    except StoreError as error:
+        if not damaged:  # else that is why
+            yield Finding(name, str(error))
+        return
+    for piece in pieces:
+        gone = [file for file in piece.data + piece.deletions if not (table.path / file).exists()]
+        yield from (Finding(f"{name}/{file}", "it is gone") for file in gone)
+        if not table.sealed and not gone:
+            yield from _damaged_rows(name, table, piece, read)
+
+
+def verify_journals(store: Path) -> Iterator[Finding]:
+    """Find all damage to the journals of dead runs, and to what they name."""
+    for staging in pending(store):
+        for path in staging.damaged():
+            yield Finding(path.relative_to(store).as_posix(), "it is not what the run has written")
+        if staging.feature_set is not None:
+            table = Table(store / "features" / f"{staging.feature_set}.lance", sealed=False)
+            for fragment in (fragment for entry in staging.entries() for fragment in entry.fragments):
+                if problem := table.staged_damage(fragment, whole=True):
+                    yield Finding(staging.folder.relative_to(store).as_posix(), problem)
+
+
+def damaged_files(table: Table, known: Ledger, read: Read = lambda _: None) -> dict[str, str]:
+    """What is wrong with the files of a table that are not what its ledger says, by path relative to the table.
+
+    Files that are not there are none of them: what no version needs is cleaned up.
+    """
+    damaged = {}
+    for file, sha256 in known.files.items():
+        path = table.path / file
+        try:
+            read(path.stat().st_size)
+            actual = sha256_of(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            damaged[file] = f"it cannot be read: {error.strerror}"
+            continue
+        if actual != sha256:
+            damaged[file] = f"its sha256 was {sha256[:12]} and is {actual[:12]}"
+    return damaged
+
+
+def rows_hold(table: Table, piece: Piece) -> bool:
+    """Whether all rows of a fragment can be read and, where they have checksums, match them."""
+    return not any(_damaged_rows("", table, piece))
+
+
+def _damaged_rows(name: str, table: Table, piece: Piece, read: Read = lambda _: None) -> Iterator[Finding]:
+    """What is wrong with the rows of a fragment, in one finding."""
+    wrong, damaged, rows = [], 0, 0
+    place = f"{name}/{', '.join(piece.data)}"
+    try:
+        for batch in table.fragment_rows([piece.id]):
+            rows += batch.num_rows
+            read(batch.nbytes)
+            if not table.sealed and len(at := (~intact(batch)).nonzero()[0]):
+                damaged += len(at)
+                wrong += hex_ids(keys_of(batch.column("sha256"))[at[: MOST_ROWS - len(wrong)]]).tolist()
+    except (StoreError, ValueError) as error:  # what is no valid Arrow array is a ValueError
+        yield Finding(place, str(error), tuple(wrong))
+        return
+    if damaged or rows != piece.rows:
+        yield Finding(place, f"{damaged} of {piece.rows} rows have a wrong checksum, {rows} were read", tuple(wrong))
+
+
+def _size(table: Table) -> int:
+    """Bytes that verifying a table reads: its files, and the rows that have checksums once more."""
+    return (1 if table.sealed else 2) * sum(file.stat().st_size for file in table.path.rglob("*") if file.is_file())

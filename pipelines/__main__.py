@@ -1,0 +1,15 @@
+"""Start penult: heed Ctrl-C and SIGTERM first, then import the command line, which takes a while."""
+
+from pipelines import interrupt
+
+
+def main() -> None:
+    """Entry point of the command ``penult``."""
+    interrupt.heed()
+    from pipelines.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,370 @@
+"""The containers around pictures, walked in bounded time and memory before a decoder sees them.
+
+Pillow 12.3 follows a file's own directories wherever they lead: it reads 8 GB from 1 MB of TIFF whose tags share their
+values, asks for 22 GB for 1 kB of run-length BMP, takes hours over a JPEG or a GIF of tiny comments, and refuses a PNG
+with a long one. So each walker here checks a format's frame, takes what says how the picture is turned, and gives back
+the same picture without metadata: a decoder makes the same pixels of it.
+
+After the PNG specification (third edition), ITU-T T.81 annex B (JPEG), GIF89a, TIFF 6.0 with BigTIFF, and Exif 3.0.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from featurestore.errors import ImageError
+
+MAX_PIXELS = 89_478_485  # Pillow's own limit, 256 MiB of RGB
+MAX_PARTS = 2**18  # chunks, segments, blocks or strips of a file
+MAX_SCAN_PIXELS = 32 * MAX_PIXELS  # each scan of a JPEG goes over all its pixels
+MAX_RUN_LENGTH_PIXELS = 2**22  # of a BMP, which Pillow expands in Python
+MAX_RUN_LENGTH_WIDTH = 2**16  # one code of such a BMP skips up to 255 rows
+MAX_TEXT_BYTES = 2**20  # of one inflated text
+
+
+class Container(NamedTuple):
+    """A picture file without its metadata, and those pieces of metadata that may say how it is turned."""
+
+    data: bytes
+    exif: bytes | None = None
+    xmp: bytes | None = None
+
+
+def _ends_early() -> ImageError:
+    return ImageError("truncated", "The picture is shorter than its header says.")
+
+
+def _too_many_parts() -> ImageError:
+    return ImageError("too_large", f"The picture comes in more than {MAX_PARTS:,} parts.")
+
+
+def _unpack(layout: str, data: bytes, at: int) -> Any:
+    try:
+        return struct.unpack_from(layout, data, at)
+    except (struct.error, OverflowError):  # OverflowError: at is beyond any memory
+        raise _ends_early() from None
+
+
+# --- PNG
+
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_EXIF, _RAW_EXIF, _XMP = b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp"  # keys of texts
+
+
+def png(data: bytes) -> Container:
+    """Check every chunk's checksum, which decoders pass over, and keep the chunks that make the pixels.
+
+    Raises:
+        ImageError: "truncated", "corrupt" or "too_large".
+    """
+    view, at = memoryview(data), 8
+    kept, texts = [view[:at]], dict[bytes, tuple[bytes, int, int]]()
+    for _ in range(MAX_PARTS):
+        length, kind = _unpack(">I4s", data, at)
+        end = at + length + 12
+        if kind == b"IEND":
+            kept.append(view[at:end])
+            return Container(b"".join(kept), *_png_metadata(data, texts))
+        if end > len(data):
+            raise _ends_early()
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
+            raise ImageError("corrupt", f"The checksum of the PNG chunk at byte {at:,} is wrong.")
+        if kind in _PNG_PIXELS:
+            kept.append(view[at:end])
+        elif kind == b"eXIf":
+            texts[_EXIF] = (b"tEXt", at + 8, end - 4)
+        elif kind in _PNG_TEXTS:
+            key = data[at + 8 : min(at + 88, end - 4)].partition(b"\0")[0]
+            texts[key] = (kind, min(at + 9 + len(key), end - 4), end - 4)
+            if key not in (_EXIF, _RAW_EXIF, _XMP):
+                del texts[key]
+        at = end
+    raise _too_many_parts()
+
+
+def _png_metadata(data: bytes, texts: dict[bytes, tuple[bytes, int, int]]) -> tuple[bytes | None, bytes | None]:
+    """The EXIF and the XMP of a PNG; what is garbled or inflates to more than a real one says nothing."""
+    values = {key: _png_text(kind, data[begin:end]) for key, (kind, begin, end) in texts.items()}
+    exif = values.get(_EXIF)
+    if exif is None and (raw := values.get(_RAW_EXIF)):  # as ImageMagick writes it: name, length, hexadecimal
+        try:
+            exif = bytes.fromhex("".join(raw.decode("latin-1").split("\n")[3:]))
+        except ValueError:
+            exif = None
+    return exif, values.get(_XMP)
+
+
+def _png_text(kind: bytes, rest: bytes) -> bytes | None:
+    """The text of a text chunk without its key."""
+    deflated = kind == b"zTXt"
+    if deflated:
+        rest = rest[1:]
+    elif kind == b"iTXt":
+        deflated = rest[:1] != b"\0"
+        rest = rest[2:].split(b"\0", 2)[-1]  # after the language and the translated key
+    if not deflated:
+        return rest
+    try:
+        inflating = zlib.decompressobj()
+        text = inflating.decompress(rest, MAX_TEXT_BYTES)
+        return None if inflating.unconsumed_tail else text
+    except zlib.error:
+        return None
+
+
+# --- JPEG
+
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # not fill bytes, stuffed bytes or restarts
+_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_UNSUPPORTED_FRAMES = {0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}  # hierarchical, or lossless and arithmetic
+_ALONE = frozenset(range(0x01, 0xC0)) | frozenset(range(0xF0, 0xFE)) | {0xC8, _SOI, _EOI}  # without a length
+_JPEG_METADATA = frozenset(range(0xE1, 0xF0)) - {0xEE} | {0xFE}  # APP0 and APP14 say what the colours are
+_EXIF_MARK, _XMP_MARK = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+
+
+def jpeg(data: bytes) -> Container:
+    """Leave out comments and application segments before the first scan; refuse a picture of endless scans.
+
+    Raises:
+        ImageError: "truncated", "corrupt", "too_large" or "unsupported".
+    """
+    view, kept, begin = memoryview(data), [], 0
+    exif: list[bytes] = []
+    xmp, pixels, at = None, 0, 2
+    for _ in range(MAX_PARTS):
+        marker, at, end = _jpeg_segment(data, at)
+        if marker == _SOS:
+            if (data.count(b"\xff\xda", at) + 1) * pixels > MAX_SCAN_PIXELS:
+                _check_scans(data, end, pixels)
+            kept.append(view[begin:])
+            return Container(b"".join(kept), b"".join(exif) if exif else None, xmp)
+        if marker in _UNSUPPORTED_FRAMES:
+            raise ImageError("unsupported", f"JPEG process SOF{marker - 0xC0} is not supported: convert it to another.")
+        if marker in _FRAMES and end >= at + 9:
+            height, width = _unpack(">HH", data, at + 5)
+            pixels = width * height
+        elif marker in _JPEG_METADATA:
+            kept.append(view[begin:at])
+            begin = end
+            if marker == _APP1 and data.startswith(_EXIF_MARK, at + 4):
+                exif.append(data[at + 10 : end])
+            elif marker == _APP1 and data.startswith(_XMP_MARK, at + 4):
+                xmp = data[at + 4 + len(_XMP_MARK) : end]
+        at = end
+    raise _too_many_parts()
+
+
+def _jpeg_segment(data: bytes, at: int) -> tuple[int, int, int]:
+    """The next marker from a place on, where it begins, and where its segment ends."""
+    if (match := _MARKER.search(data, at)) is None:
+        raise _ends_early()
+    marker, begin, end = match[1][0], match.start(), match.end()
+    if marker not in _ALONE:
+        (length,) = _unpack(">H", data, end)
+        if length < 2:
+            raise ImageError("corrupt", f"The JPEG segment at byte {begin:,} is {length} bytes long.")
+        end += length
+    if end > len(data):
+        raise _ends_early()
+    return marker, begin, end
+
+
+def _check_scans(data: bytes, at: int, pixels: int) -> None:
+    """Refuse a JPEG that would take minutes: a scan of a few bytes is decoded over the whole picture."""
+    scans = 1
+    for _ in range(MAX_PARTS):
+        if scans * pixels > MAX_SCAN_PIXELS:
+            raise ImageError("too_large", f"{pixels:,} pixels in {scans} scans or more take too long to decode.")
+        try:
+            marker, _, at = _jpeg_segment(data, at)
+        except ImageError:
+            return  # the decoder will judge what is there
+        if marker == _EOI:
+            return
+        scans += marker == _SOS
+    raise _too_many_parts()
+
+
+# --- GIF
+
+
+def gif(data: bytes) -> Container:
+    """Leave out the extensions before the first frame, except those that control it.
+
+    Raises:
+        ImageError: "truncated", "corrupt" or "too_large".
+    """
+    (flags,) = _unpack("B", data, 10)
+    at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    kept: list[bytes | memoryview] = [data[:at]]
+    parts = 0
+    while parts < MAX_PARTS:
+        (kind,) = _unpack("c", data, at)
+        if kind == b",":
+            kept.append(memoryview(data)[at:])
+            return Container(b"".join(kept))
+        if kind == b";":
+            raise ImageError("corrupt", "The GIF ends before its first frame.")
+        end = at + 1  # of a stray byte
+        if kind == b"!":
+            label, size = _unpack("BB", data, end)
+            end += 2
+            while size:
+                end, parts = end + size + 1, parts + 1
+                (size,) = _unpack("B", data, end - 1)
+            if label == 0xF9:
+                kept.append(data[at:end])
+        at, parts = end, parts + 1
+    raise _too_many_parts()
+
+
+# --- WebP and BMP
+
+
+def webp(data: bytes) -> Container:
+    """Refuse a WebP that is shorter than it says; its decoder does not mind.
+
+    Raises:
+        ImageError: "truncated".
+    """
+    (size,) = _unpack("<I", data, 4)
+    if size + 8 > len(data):
+        raise _ends_early()
+    return Container(data)
+
+
+def bmp(data: bytes) -> Container:
+    """Refuse a run-length BMP whose runs could not be expanded in bounded time and memory.
+
+    Raises:
+        ImageError: "truncated", "corrupt" or "too_large".
+    """
+    (header_size,) = _unpack("<I", data, 14)
+    if header_size >= 40:
+        width, height, _, compression = _unpack("<iiII", data, 18)
+        pixels = abs(width * height)
+        if compression in (1, 2):
+            if pixels > MAX_RUN_LENGTH_PIXELS or abs(width) > MAX_RUN_LENGTH_WIDTH:
+                raise ImageError(
+                    "too_large", f"{width}×{abs(height)} pixels are more than the limit for a run-length BMP."
+                )
+            if len(data) > 4 * pixels + 2**20:  # the worst code there is takes 2 bytes a pixel
+                raise ImageError("corrupt", f"{len(data):,} bytes are more than {width}×{abs(height)} pixels can take.")
+    return Container(data)
+
+
+# --- TIFF and EXIF
+
+_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # by type
+_TIFF_INTEGERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"}
+_TIFF_COMPRESSIONS = (*range(1, 9), 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000, 50001)  # Pillow's
+_COMPRESSION, _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH, _XMP_TAG = 259, 274, 322, 323, 700
+_TIFF_PIXELS = frozenset(
+    (
+        *(256, 257, 258, _COMPRESSION, 262, 266, 273, _ORIENTATION, 277, 278, 279, 284),  # size, samples, strips
+        *(292, 293, 317, 320, _TILE_WIDTH, _TILE_LENGTH, 324, 325, 332, 338, 339, 340, 341),  # coding, tiles, kinds
+        *(347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 531, 532),  # JPEG, YCbCr
+        *(_XMP_TAG, 0xBC01),  # 0xBC01 marks a JPEG XR, which Pillow refuses by name
+    )
+)
+
+
+class _Tag(NamedTuple):
+    """One entry of a directory, and where its values are."""
+
+    number: int
+    kind: int
+    values: int
+    place: int
+    begin: int
+    end: int
+
+
+def tiff(data: bytes) -> Container:
+    """Keep of the first directory the tags that make the pixels, each once, and no other directory.
+
+    Raises:
+        ImageError: "truncated", "corrupt", "too_large" or "unsupported".
+    """
+    order, big = "<" if data[:1] == b"I" else ">", b"+" in data[2:4]
+    if big and order == ">":  # Pillow takes it for a small one
+        raise ImageError("unsupported", "Big-endian BigTIFF is not supported: convert it to a plain TIFF.")
+    at = _unpack(order + "Q", data, 8)[0] if big else _unpack(order + "I", data, 4)[0]
+    tags = {tag.number: tag for tag in _directory(data, at, order, big) if tag.number in _TIFF_PIXELS and tag.values}
+    xmp = tags.get(_XMP_TAG)
+    if xmp and (xmp.end > len(data) or xmp.kind not in (1, 7)):  # bytes
+        xmp = None
+        del tags[_XMP_TAG]
+    for tag in tags.values():
+        if tag.end > len(data):
+            raise _ends_early()
+        if tag.values > MAX_PARTS and tag is not xmp:
+            raise _too_many_parts()
+    compression, width, length = (
+        _integer(data, tags[name], order) if name in tags else 0 for name in (_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH)
+    )
+    if compression and compression not in _TIFF_COMPRESSIONS:
+        raise ImageError("unsupported", f"TIFF compression {compression} is not supported: convert it to another.")
+    if width * length > MAX_PIXELS:
+        raise ImageError("too_large", f"Tiles of {width}×{length} pixels are more than the limit of {MAX_PIXELS:,}.")
+    entry = 20 if big else 12
+    directory = struct.pack(order + ("Q" if big else "H"), len(tags))
+    directory += b"".join(data[tag.place : tag.place + entry] for tag in tags.values()) + bytes(8 if big else 4)
+    view = memoryview(data)
+    kept = b"".join((view[:at], directory, view[at + len(directory) :]))
+    return Container(kept, xmp=data[xmp.begin : xmp.end] if xmp and _ORIENTATION not in tags else None)
+
+
+def _directory(data: bytes, at: int, order: str, big: bool = False) -> Iterator[_Tag]:
+    """The entries of a directory that are of a known type; raises "truncated" where it is cut off."""
+    number, entry, inline = ("Q", 20, 8) if big else ("I", 12, 4)
+    (entries,) = _unpack(order + ("Q" if big else "H"), data, at)
+    if entries > 2**16:
+        raise ImageError("corrupt", f"The TIFF directory says that it has {entries:,} tags.")
+    first = at + (8 if big else 2)
+    for place in range(first, first + entries * entry, entry):
+        tag, kind, values = _unpack(f"{order}HH{number}", data, place)
+        (offset,) = _unpack(order + number, data, place + entry - inline)
+        if kind in _TIFF_SIZES:
+            size = values * _TIFF_SIZES[kind]
+            begin = offset if size > inline else place + entry - inline
+            yield _Tag(tag, kind, values, place, begin, begin + size)
+
+
+def _integer(data: bytes, tag: _Tag, order: str) -> int:
+    """The value of a tag that is one integer, 0 for any other."""
+    single = tag.values == 1 and tag.kind in _TIFF_INTEGERS
+    return int(_unpack(order + _TIFF_INTEGERS[tag.kind], data, tag.begin)[0]) if single else 0
+
+
+def orientation(exif: bytes | None, xmp: bytes | None) -> int:
+    """How a picture is turned, 1 to 8: by its EXIF, else by its XMP, else 1; other numbers are garbled ones."""
+    found = _exif_orientation(exif) if exif else None
+    if found is None and xmp and (match := re.search(rb'tiff:Orientation(="|>)([0-9])', xmp)):
+        found = int(match[2])
+    return 1 if found is None else found
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    """The orientation in the first directory, None where that has none."""
+    marks = re.match(b"(?:Exif\\0\\0)*", exif)
+    exif = exif[marks.end() if marks else 0 :]
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or exif[2:4] not in (b"*\0", b"\0*"):
+        return 1 if exif else None
+    found = None
+    try:
+        for tag in _directory(exif, _unpack(order + "I", exif, 4)[0], order):
+            if tag.end > len(exif):
+                break  # as Pillow, which reads the values on the way
+            if tag.number == _ORIENTATION and tag.values:
+                found = _integer(exif, tag, order)
+    except ImageError:
+        pass  # what stands before the cut holds
+    return found
