@@ -233,6 +233,14 @@ def svm_peers(X: np.ndarray, y: np.ndarray) -> dict[str, Peer]:
     return peers
 
 
+def named(peers: dict[str, Peer], parts: Sequence[str]) -> dict[str, Peer]:
+    """The peers whose names have one of these parts in them."""
+    found = {name: peer for name, peer in peers.items() if any(part in name for part in parts)}
+    if not found:
+        sys.exit(f"No peer's name has {' or '.join(parts)} in it. Peers: {'; '.join(peers)}.")
+    return found
+
+
 def growth(X: np.ndarray, y: np.ndarray) -> None:
     """One table: how the time grows, and how near the passes come to the machine's own rate."""
     rate, rows = product_rate(), []
@@ -275,15 +283,17 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--folds", type=int, default=1, help="how many of the five folds the others are timed on")
     parser.add_argument("--every", type=int, default=4, help="… and only every so many values of C")
-    parser.add_argument("--peers", type=int, default=None, help="only the first so many of the others")
+    parser.add_argument(
+        "--peers", nargs="+", default=[""], help="only the others whose names have one of these in them"
+    )
     parser.add_argument("--parts", nargs="+", default=["logreg", "svm", "growth"])
     arguments = parser.parse_args()
     X, y = real_features(arguments.store, arguments.rows, arguments.classes)
     if "logreg" in arguments.parts:
-        peers = dict(list(logreg_peers(X, y).items())[: arguments.peers])
+        peers = named(logreg_peers(X, y), arguments.peers)
         race("Logistic regression", CROSS_ENTROPY, LOGREG_C, peers, X, y, arguments.every, arguments.folds)
     if "svm" in arguments.parts:
-        peers = dict(list(svm_peers(X, y).items())[: arguments.peers])
+        peers = named(svm_peers(X, y), arguments.peers)
         race("Linear SVM", SQUARED_HINGE, SVM_C, peers, X, y, arguments.every, arguments.folds)
     if "growth" in arguments.parts:
         growth(X, y)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,14 +101,14 @@ def run(store: str, limit: int, values: int) -> None:
     from heads import search, sweep
     from pipelines.fit import FitData, compare_heads
 
-    passes: list[float] = []
+    taken: dict[int, list[float]] = defaultdict(list)  # seconds of each pass, by the number of rows
     evaluate = sweep._evaluate
 
     def timed(*arguments: Any) -> Any:
-        began = time.perf_counter()
+        began, n = time.perf_counter(), arguments[0].n
         made = evaluate(*arguments)
-        passes.append(time.perf_counter() - began)
-        print(f"pass {len(passes)}: {passes[-1]:.2f} s", file=sys.stderr, flush=True)
+        taken[n].append(time.perf_counter() - began)
+        print(f"pass {len(taken[n])} over {n:,}: {taken[n][-1]:.2f} s", file=sys.stderr, flush=True)
         return made
 
     sweep._evaluate = timed
@@ -117,6 +118,7 @@ def run(store: str, limit: int, values: int) -> None:
         store, search.Search({"logreg": grid}, (None,)), FitData(val=SHARE, test=SHARE), memory_limit=limit or None
     )
     took = time.perf_counter() - began
+    passes = taken.pop(told["n"]["train"])
     print(
         json.dumps(
             {
@@ -127,6 +129,7 @@ def run(store: str, limit: int, values: int) -> None:
                 "seconds": took,
                 "passes": len(passes),
                 "pass": sum(passes) / len(passes),
+                "sampled": sum(sum(seconds) for seconds in taken.values()),
                 "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             }
         )
@@ -148,6 +151,7 @@ def row_of(told: dict[str, Any], limit: int) -> dict[str, Any]:
         "seconds": round(told["seconds"]),
         "passes": told["passes"],
         "seconds a pass": round(told["pass"], 2),
+        "seconds on the sample": round(told["sampled"], 1),
         "peak RSS, GiB": round(told["peak"], 2),
         "winner": f"C {told['winner']:g}",
         "val": f"{max(told['val'].values()):.2%}",

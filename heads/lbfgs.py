@@ -6,6 +6,7 @@ a diagonal initial Hessian given at every point. For paths of regularised proble
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ MEMORY = 6  # pairs kept; 8, 12 and 20 did not save passes on real features
 SUFFICIENT = 1e-4  # Armijo's constant (Nocedal & Wright 2006, "Numerical Optimization", chapter 3)
 NOISE = 2e-7  # of float32 sums: smaller differences of the objective say nothing
 MOST_EVALUATIONS = 500  # of one problem
+
+Pair = tuple[np.ndarray, np.ndarray, np.ndarray]  # a step, the gradient's change along it, 1 / their product
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,15 @@ class Minimizer:
     Evaluate ``trial``, ``tell`` the result, until ``done``; the solution is then ``best.W``.
     """
 
-    def __init__(self, start: np.ndarray, penalty: float, penalised: np.ndarray, joint: bool, tolerance: float) -> None:
+    def __init__(
+        self,
+        start: np.ndarray,
+        penalty: float,
+        penalised: np.ndarray,
+        joint: bool,
+        tolerance: float,
+        pairs: Sequence[Pair] = (),
+    ) -> None:
         """
         Args:
             start: float32 (c, r).
@@ -47,10 +58,11 @@ class Minimizer:
             penalised: float32 (r,), 1 or 0.
             joint: the rows of W are one problem.
             tolerance: of the objective's estimated distance from its minimum, relative.
+            pairs: what another minimizer learnt of nearly the same objective.
         """
         self.trial, self.done, self.evaluations = start, False, 0
         self._penalty, self._penalised, self._joint, self._tolerance = penalty, penalised, joint, tolerance
-        self._pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # step, change of gradient, 1 / their product
+        self.pairs = list(pairs)
         self._point: Point | None = None
         self._direction = self._slope = self._step = np.zeros(0)
         self._stalled = False
@@ -79,7 +91,7 @@ class Minimizer:
         elif self._accept(trial):
             self._stalled = False
         elif self._step.max() < 1e-3:  # no descent that float32 can see: once more without memory, then it is the end
-            self.done, self._stalled, self._pairs = self._stalled, True, []
+            self.done, self._stalled, self.pairs = self._stalled, True, []
             self._step = np.ones_like(self._step)
         else:
             self._aim(self._direction, self._step)
@@ -91,7 +103,7 @@ class Minimizer:
         """Go on from the solution with another penalty; first try ``towards`` (c, r), if it leads down."""
         change = penalty - self._penalty
         self._penalty, self.done, self._stalled, self.evaluations = penalty, False, False, 0
-        pairs, self._pairs = self._pairs, []
+        pairs, self.pairs = self.pairs, []
         for step, difference, _ in pairs:
             self._remember(step, difference + change * self._penalised * step)
         if towards is not None:
@@ -124,22 +136,22 @@ class Minimizer:
         useful = product > 1e-9 * np.sqrt(self._dot(step, step) * self._dot(difference, difference))
         if useful.any():
             inverse = np.divide(1.0, product, out=np.zeros_like(product), where=useful)
-            self._pairs = [*self._pairs[-MEMORY + 1 :], (step, difference, inverse)]
+            self.pairs = [*self.pairs[-MEMORY + 1 :], (step, difference, inverse)]
 
     def _descend(self) -> None:
         """Aim along the quasi-Newton direction, unless the minimum is as near as was asked."""
         gradient, curvature = self._gradient(self.best), self.best.curvature + self._penalty * self._penalised
         q, shares = gradient.copy(), []
-        for step, difference, inverse in reversed(self._pairs):
+        for step, difference, inverse in reversed(self.pairs):
             share = inverse * self._dot(step, q)
             q -= _column(share) * difference
             shares.append(share)
         q /= curvature
-        if self._pairs:  # Shanno's scaling, by the newest pair
-            step, difference, inverse = self._pairs[-1]
+        if self.pairs:  # Shanno's scaling, by the newest pair
+            step, difference, inverse = self.pairs[-1]
             length = inverse * self._dot(difference, difference / curvature)
             q *= _column(np.divide(1.0, length, out=np.ones_like(length), where=length > 0))
-        for (step, difference, inverse), share in zip(self._pairs, reversed(shares), strict=True):
+        for (step, difference, inverse), share in zip(self.pairs, reversed(shares), strict=True):
             q += _column(share - inverse * self._dot(difference, q)) * step
         slope = -self._dot(gradient, q)
         decrement = -slope.sum() / 2  # Newton's decrement: about how much lower the minimum is

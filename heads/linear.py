@@ -10,7 +10,7 @@ import numpy as np
 
 from heads.head import Head, Problem, check_param, class_weights, is_number
 from heads.rows import MemoryRows, Rows
-from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, solve
+from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, fits_together, solve, solve_from_sample
 
 LADDER = 10.0  # a large C is reached over smaller ones: each is a better start for the next than zero is
 LADDER_FROM = 1e-3
@@ -73,7 +73,11 @@ def fit_many(
     ]
     numbers = [[Cs[C] for C in path.Cs] for path, Cs in zip(paths, groups.values(), strict=True)]
     began = time.perf_counter()
-    for solution in solve(rows, y, n_classes, loss, paths, folds):
+    if folds is None and fits_together(rows, n_classes, paths):
+        solutions = solve_from_sample(rows, y, n_classes, loss, paths)
+    else:
+        solutions = solve(rows, y, n_classes, loss, paths, folds)
+    for solution in solutions:
         now = time.perf_counter()
         coef, intercept = rows.basis.weights(solution.W)
         yield LinearFit(

@@ -6,6 +6,7 @@ in memory than features there are as many axes as rows: those along which no row
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,9 @@ MOST_ROTATED = 4096  # an eigendecomposition grows with the cube: wider problems
 LEAST_VARIANCE = 1e-9  # of the largest
 MAKERS = 2  # threads that make blocks of what another reads
 AHEAD = 4  # blocks that are read while others are worked on
+IN_CACHE = 64  # rows that are widened at a time
+BASIS_ROWS = 4096  # of a sample that are in float32 at a time
+LEAST_SAMPLED = 50  # rows a feature; from a smaller sample's solutions the way is too long
 
 T = TypeVar("T")
 Block = tuple[slice, np.ndarray]  # which rows, and float32 (b, k + 1) with a last column of ones
@@ -63,6 +67,8 @@ class Rows(Protocol):
 
     basis: Basis
     n: int
+    sample: Sample | None
+    room: int
 
     def blocks(self, size: int) -> Iterator[Block]:
         """One pass, at most ``size`` rows at a time."""
@@ -79,6 +85,9 @@ class Rows(Protocol):
 
 class MemoryRows:
     """Rows in memory, rotated once."""
+
+    sample: Sample | None = None
+    room: int = 0
 
     def __init__(self, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> None:
         """``X`` float32 (n, d), raw."""
@@ -108,23 +117,38 @@ class MemoryRows:
 class StreamedRows:
     """Rows that are read anew on every pass; it is the weights that are rotated."""
 
-    def __init__(self, read: Callable[[], Iterator[np.ndarray]], sample: np.ndarray) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Iterator[np.ndarray]],
+        n: int,
+        basis: Basis,
+        sample: Sample | None = None,
+        room: int = 0,
+    ) -> None:
         """
         Args:
             read: starts a pass: it gives raw features (b, d) in pieces, always in the same order.
-            sample: float (m, d), raw, some of these rows: the basis needs no more.
+            n: how many rows that are.
+            basis: where they are seen from.
+            sample: some of them, in memory.
+            room: bytes that problems which are solved together may take.
+        """
+        self._read, self.n, self.basis, self.sample, self.room = read, n, basis, sample, room
+
+    @classmethod
+    def surveyed(cls, read: Callable[[], Iterator[np.ndarray]], n: int, sampled: int, room: int = 0) -> StreamedRows:
+        """Rows with the basis of a random sample of them, found in one pass. A large sample is kept, see ``Sample``.
 
         Raises:
             HeadError: features that are not finite.
         """
-        self._read = read
-        self.n, mean, scale = _moments(read(), about=sample.mean(axis=0, dtype=np.float32))
-        Z = standardise(sample, mean, scale)
-        if len(mean) <= MOST_ROTATED:  # all axes: other rows may have directions that the sample has not
-            variances, axes = np.linalg.eigh((Z.T @ Z / len(Z)).astype(np.float64))
-            self.basis = Basis(mean, scale, axes.astype(np.float32), _above_zero(variances))
-        else:
-            self.basis = Basis(mean, scale, None, _above_zero((Z**2).mean(axis=0)))
+        at = np.sort(np.random.default_rng(0).permutation(n)[:sampled])
+        mean, scale, held = _survey(read(), n, at)
+        width = len(mean)
+        some = cls(lambda: iter([held]), len(at), Basis(mean, scale, None, np.ones(width, np.float32)))
+        some.basis = basis = _basis(some)
+        enough = len(at) >= LEAST_SAMPLED * width
+        return cls(read, n, basis, Sample(some, at) if enough else None, room)
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Centred rows, at most ``size`` at a time, made ready in threads."""
@@ -140,8 +164,9 @@ class StreamedRows:
 
     def _centred(self, raw: Block) -> Block:
         rows, part = raw
-        block = np.ones((len(part), part.shape[1] + 1), np.float32)
-        np.subtract(_widened(part), self.basis.mean, out=block[:, :-1])
+        block = np.empty((len(part), part.shape[1] + 1), np.float32)
+        block[:, -1] = 1
+        _subtract(part, self.basis.mean, block[:, :-1])
         return rows, block
 
     def lower(self, W: np.ndarray) -> np.ndarray:
@@ -155,36 +180,74 @@ class StreamedRows:
         return np.concatenate([coef if self.basis.axes is None else coef @ self.basis.axes, G[:, -1:]], axis=1)
 
 
-def _moments(pieces: Iterator[np.ndarray], about: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """The number of rows, their mean and their scale, float32 (d,).
+@dataclass(frozen=True)
+class Sample:
+    """Some of streamed rows, in memory in their stored dtype and seen from the same basis; ``at`` int (m,): which."""
 
-    Squares are summed ``about`` a point near the mean, or a small variance would drown beside a large mean.
+    rows: StreamedRows
+    at: np.ndarray
+
+
+def _survey(pieces: Iterator[np.ndarray], n: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean and the scale of n rows, float32 (d,), and those of them ``at`` sorted places, as stored.
+
+    Squares are summed about the mean of the first piece, or a small variance would drown beside a large mean.
     """
-    count, total, squares = 0, np.zeros(len(about)), np.zeros(len(about))
+    start, held = 0, []
     for piece in pieces:
-        X = np.subtract(piece, about, dtype=np.float32)
-        if not np.isfinite(X).all():
-            raise HeadError("Expected: finite features. Got: NaN or infinity. Embed these images anew.")
-        count += len(X)
-        total += X.sum(axis=0, dtype=np.float64)
+        if start == 0:
+            with np.errstate(invalid="ignore"):
+                about = _finite(piece.mean(axis=0, dtype=np.float32))
+            total, squares = np.zeros(len(about)), np.zeros(len(about))
+        X = np.empty(piece.shape, np.float32)
+        _subtract(piece, about, X)
+        total += _finite(X).sum(axis=0, dtype=np.float64)
         squares += np.square(X).sum(axis=0, dtype=np.float64)
-    deviations = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
-    return count, (about + total / count).astype(np.float32), floored(deviations)
+        first, last = np.searchsorted(at, (start, start + len(piece)))
+        held.append(piece[at[first:last] - start])
+        start += len(piece)
+    assert start == n
+    deviations = np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0))
+    return (about + total / n).astype(np.float32), floored(deviations), np.concatenate(held)
 
 
-def _widened(X: np.ndarray) -> np.ndarray:
-    """Finite X (b, d) as float32.
+def _finite(X: np.ndarray) -> np.ndarray:
+    if not np.isfinite(X).all():
+        raise HeadError("Expected: finite features. Got: NaN or infinity. Embed these images anew.")
+    return X
 
-    numpy converts float16 zeros at a quarter of its speed, and most features behind a ReLU are zeros. Moved into place,
-    the bits of a float16 are the float32 that is ``2 ** 112`` times smaller: exponents are biased by 15 and by 127.
+
+def _basis(some: StreamedRows) -> Basis:
+    """The basis of rows, given their mean and scale; all axes: other rows may have directions that these have not."""
+    mean, scale = some.basis.mean, some.basis.scale
+    whole = len(mean) <= MOST_ROTATED
+    covariance = np.zeros((len(mean),) * (2 if whole else 1))
+    for _, block in some.blocks(BASIS_ROWS):
+        Z = block[:, :-1] / scale
+        covariance += (Z.T @ Z if whole else np.square(Z).sum(axis=0)) / some.n
+    if not whole:
+        return Basis(mean, scale, None, _above_zero(covariance))
+    variances, axes = np.linalg.eigh(covariance)
+    return Basis(mean, scale, axes.astype(np.float32), _above_zero(variances))
+
+
+def _subtract(X: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:
+    """X (b, d) less ``mean`` into float32 ``out``.
+
+    numpy widens float16 at a quarter of the speed of this table, as it does so number by number.
     """
     if X.dtype != np.float16:
-        return X.astype(np.float32, copy=False)
-    bits = np.left_shift(X.view(np.int16), 13, dtype=np.int32)  # the sign is now in each of the upper four bits
-    bits &= np.int32(-0x70002000)
-    wide = bits.view(np.float32)
-    wide *= np.float32(2.0**112)
-    return wide
+        np.subtract(X, mean, out=out, dtype=np.float32)
+        return
+    for start in range(0, len(X), IN_CACHE):
+        rows = slice(start, start + IN_CACHE)
+        np.subtract(np.take(_widened(), X[rows].view(np.uint16), mode="clip"), mean, out=out[rows])
+
+
+@functools.cache
+def _widened() -> np.ndarray:
+    """Every float16 as float32, by its bits."""
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def _ahead(items: Iterator[T], make: Callable[[T], T]) -> Iterator[T]:

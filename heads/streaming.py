@@ -9,20 +9,21 @@ from featurestore.errors import UsageError
 from heads.rows import StreamedRows
 
 SHARE = 0.25  # of the limit, for val and test; the rest is for their copies, labels, solvers and the program
-SAMPLE_SHARE = 0.05
-MOST_SAMPLED = 65_536  # rows
+SAMPLE_SHARE = 0.2  # of the limit, for a sample of the training rows
+MOST_SAMPLED = 0.25  # of the training rows
+ROOM_SHARE = 0.1  # of the limit, for problems that are solved together
 
 
 def streamed_rows(train: Dataset) -> StreamedRows:
-    """The rows of a dataset whose vectors are stored, in the order ``train.stored.order``. Takes two passes.
+    """The rows of a dataset whose vectors are stored, in the order ``train.stored.order``. Takes a pass.
 
     Raises:
         HeadError: features that are not finite.
     """
     assert train.stored is not None
-    fit = int(SAMPLE_SHARE * train.stored.memory_limit / (4 * train.width))
-    some = np.random.default_rng(0).permutation(len(train))[: np.clip(fit, 2, MOST_SAMPLED)]
-    return StreamedRows(train.stored.pieces, train.stored.take(np.sort(some)).read())
+    limit, most = train.stored.memory_limit, int(MOST_SAMPLED * len(train))
+    fit = int(SAMPLE_SHARE * limit / (4 * train.width))  # of float32; float16 takes half of it
+    return StreamedRows.surveyed(train.stored.pieces, len(train), max(min(fit, most), 2), int(ROOM_SHARE * limit))
 
 
 def split(dataset: Dataset) -> dict[str, Dataset]:

@@ -14,19 +14,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from heads.lbfgs import Minimizer, Point
+from heads.lbfgs import MEMORY, Minimizer, Pair, Point
 from heads.rows import Rows
 
 TOLERANCE = 1e-5  # of the objective, relative; the true distance was up to 50 times the estimate
 BLOCK_NUMBERS = 1 << 19  # of logits a thread holds at a time: 2 MiB
 MIN_BLOCK, MAX_BLOCK = 256, 4096  # rows
 LEAST_SHARE = 1e-6  # of a class that a fold left without rows
+ARRAYS = 4 * MEMORY + 12  # of its weights' size, that a problem takes: its and its start's pairs, points, sums
 CURVATURE_FLOOR = 1e-6  # a class that is fitted without doubt has none
 
 
@@ -104,18 +105,20 @@ class Path:
         Cs: above 0, ascending.
         class_weights: float32 (c,), of the rows of each class.
         left_out: the fold whose rows are not fitted; -1 for none.
+        start: the solution of nearly the first problem.
     """
 
     Cs: tuple[float, ...]
     class_weights: np.ndarray
     left_out: int = -1
+    start: Solution | None = None
 
 
 @dataclass(frozen=True)
 class Solution:
     """A solved problem: which path, which of its Cs, float32 W (c, r + 1) in the rows' basis, the passes it took.
 
-    ``converged`` is false where the passes ended before the problem was solved.
+    ``converged`` is false where the passes ended before the problem was solved; ``pairs`` is the curvature around it.
     """
 
     path: int
@@ -124,6 +127,7 @@ class Solution:
     objective: float
     passes: int
     converged: bool
+    pairs: tuple[Pair, ...]
 
 
 def solve(
@@ -159,6 +163,28 @@ def solve(
             walks = [walk for walk in walks if not walk.ended]
 
 
+def solve_from_sample(
+    rows: Rows, y: np.ndarray, n_classes: int, loss: Loss, paths: Sequence[Path], tolerance: float = TOLERANCE
+) -> Iterator[Solution]:
+    """Like ``solve``, in fewer passes over all rows: paths are followed over the rows' sample, which is in memory; then
+    every problem is solved over all rows at once, from its solution there. That takes more products a problem.
+    """
+    sample = rows.sample
+    assert sample is not None
+    share = len(sample.at) / rows.n  # C is larger by as much as there are fewer rows: the penalty of a row is the same
+    nearly = [replace(path, Cs=tuple(C / share for C in path.Cs)) for path in paths]
+    starts = list(solve(sample.rows, y[sample.at], n_classes, loss, nearly, tolerance=tolerance))
+    each = [replace(paths[start.path], Cs=(paths[start.path].Cs[start.at],), start=start) for start in starts]
+    for solution in solve(rows, y, n_classes, loss, each, tolerance=tolerance):
+        yield replace(solution, path=starts[solution.path].path, at=starts[solution.path].at)
+
+
+def fits_together(rows: Rows, n_classes: int, paths: Sequence[Path]) -> bool:
+    """Whether there is a sample, and room for all problems at once."""
+    numbers = ARRAYS * n_classes * (len(rows.basis.variances) + 1) * sum(len(path.Cs) for path in paths)
+    return rows.sample is not None and 4 * numbers <= rows.room
+
+
 class _Walk:
     """Where on its path a sweep is."""
 
@@ -172,9 +198,12 @@ class _Walk:
         penalised = np.ones(len(self._variances), np.float32)
         penalised[-1] = loss.penalise_intercept
         start = np.zeros((len(totals), len(self._variances)), np.float32)
-        if loss.joint:  # without features the best logits are the logarithms of the classes' shares
+        if path.start is not None:
+            start = path.start.W
+        elif loss.joint:  # without features the best logits are the logarithms of the classes' shares
             start[:, -1] = np.log(np.maximum(totals / self.weight, LEAST_SHARE))
-        self._minimizer = Minimizer(start, self._penalty(0), penalised, loss.joint, tolerance)
+        pairs = path.start.pairs if path.start is not None else ()
+        self._minimizer = Minimizer(start, self._penalty(0), penalised, loss.joint, tolerance, pairs)
 
     @property
     def trial(self) -> np.ndarray:
@@ -193,7 +222,8 @@ class _Walk:
         while self._minimizer.done and not self.ended:
             W, at, Cs = self._minimizer.best.W, self._at, self.path.Cs
             minimizer = self._minimizer
-            yield Solution(self.index, at, W, minimizer.objective, minimizer.evaluations, minimizer.converged)
+            taken, pairs = minimizer.evaluations, tuple(minimizer.pairs)
+            yield Solution(self.index, at, W, minimizer.objective, taken, minimizer.converged, pairs)
             if at + 1 == len(Cs):
                 self.ended = True
                 return

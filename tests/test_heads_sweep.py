@@ -14,6 +14,7 @@ from sklearn.svm import LinearSVC
 
 from heads.head import class_weights, standardisation, standardise
 from heads.lbfgs import Minimizer, Point
+from heads.linear import LinearProblem, fit_many
 from heads.rows import MemoryRows, StreamedRows
 from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, Solution, solve
 
@@ -225,7 +226,7 @@ def test_rows_streamed_in_odd_pieces_are_the_rows_in_memory(family: str, dtype: 
             yield X[start : start + 37]
 
     rows, Z = prepared(X.astype(np.float32))
-    streamed = StreamedRows(read, X[::2].astype(np.float32))
+    streamed = StreamedRows.surveyed(read, len(X), len(X) // 2)
     assert streamed.n == len(X) and sum(held) == len(X)
     np.testing.assert_allclose(streamed.basis.scale, rows.basis.scale, rtol=1e-5)
     assert all(
@@ -238,12 +239,49 @@ def test_rows_streamed_in_odd_pieces_are_the_rows_in_memory(family: str, dtype: 
     assert sum(held) == len(X) * (1 + sum(s.passes for s in found))
 
 
+@every_family
+def test_rows_streamed_from_a_sample_s_solutions_are_the_rows_in_memory(family: str) -> None:
+    """The same problems, followed as a path in memory and solved all at once over streamed rows."""
+    loss, (X, y) = FAMILIES[family], blobs(6000, 12, 4, 0.4)
+    X = (X / X.std(axis=0) + 3).astype(np.float16)
+    problems = [LinearProblem(C, kind) for C in (1e-4, 1e-3, 1e-2, 0.1, 1.0) for kind in (None, "balanced")]
+    passes = []
+
+    def read() -> Iterator[np.ndarray]:
+        passes.append(1)
+        yield from np.array_split(X, 11)
+
+    def objectives(rows: MemoryRows | StreamedRows) -> dict[int, float]:
+        Z = standardise(X.astype(np.float32), rows.basis.mean, rows.basis.scale)
+        return {
+            fit.problem: objective(
+                loss,
+                fit.coef,
+                fit.intercept,
+                Z,
+                y,
+                class_weights(y, 4, problems[fit.problem].class_weight),
+                problems[fit.problem].C,
+            )
+            for fit in fit_many(rows, y, 4, loss, problems)
+        }
+
+    held = objectives(prepared(X.astype(np.float32))[0])
+    along = objectives(StreamedRows.surveyed(read, len(X), 1500))  # no room: paths
+    several = len(passes)
+    passes.clear()
+    together = objectives(StreamedRows.surveyed(read, len(X), 1500, room=1 << 20))
+    assert len(held) == len(problems)
+    assert along == pytest.approx(held, rel=1e-4) and together == pytest.approx(held, rel=1e-4)
+    assert len(passes) < several
+
+
 @given(seed=st.integers(0, 1000), classes=st.integers(1, 6), width=st.integers(1, 12))
 @settings(max_examples=25, deadline=None)
 def test_lift_is_the_adjoint_of_lower(seed: int, classes: int, width: int) -> None:
     random = np.random.default_rng(seed)
     X = (random.normal(size=(30, width)) + 3).astype(np.float32)
-    rows = StreamedRows(lambda: iter([X[:13], X[13:]]), X)
+    rows = StreamedRows.surveyed(lambda: iter([X[:13], X[13:]]), 30, 30)
     W, G = random.normal(size=(2, classes, width + 1)).astype(np.float32)
     lowered = rows.lower(W)
     assert np.vdot(lowered, G) == pytest.approx(np.vdot(W, rows.lift(G)), abs=1e-4 * float(np.linalg.norm(lowered) + 1))

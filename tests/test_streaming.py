@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from featurestore.errors import HeadError, UsageError
 from featurestore.schema import features_batch
 from featurestore.store import FeatureStore
-from heads.rows import StreamedRows, _widened
+from heads.rows import StreamedRows, _subtract
 from pipelines.cli import app
 
 IMAGES = 3000
@@ -170,5 +170,7 @@ def test_stored_vectors_are_those_in_memory(store: Path) -> None:
 
 def test_float16_is_widened_exactly() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    finite = every[np.isfinite(every)][None]
-    np.testing.assert_array_equal(_widened(finite).view(np.uint32), finite.astype(np.float32).view(np.uint32))
+    finite = every[np.isfinite(every)].reshape(-1, 8)
+    wide = np.empty(finite.shape, np.float32)
+    _subtract(finite, np.zeros(8, np.float32), wide)
+    np.testing.assert_array_equal(wide.view(np.uint32), finite.astype(np.float32).view(np.uint32))
