@@ -18,6 +18,7 @@ from typing import Any
 from featurestore.errors import StoreCorrupt, StoreError
 
 JSON_BYTES = 16 * 2**20  # read as Python objects it may take 40 times as much
+MAX_NAME_BYTES = 200  # file systems allow 255
 SEAL = "seal"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that UTF-8 has no bytes for, unless two make a pair
 
@@ -138,6 +139,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return data
 
 
+def size_of(path: Path) -> int | None:
+    """Bytes of a regular file; None for whatever else lies there, or nothing."""
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return None
+    return about.st_size if stat.S_ISREG(about.st_mode) else None
+
+
 def sha256_of(path: Path) -> str:
     """Of a whole file, in hex; raises what ``reading`` does."""
     with reading(path) as file:
@@ -164,8 +174,10 @@ def reading(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether this names an entry of a folder and nothing outside it."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
+    """Whether this names an entry of a folder and nothing outside it, with room for a suffix."""
+    if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+        return False
+    return len(name.encode(errors="replace")) <= MAX_NAME_BYTES
 
 
 def _seal(value: dict[str, Any]) -> str:

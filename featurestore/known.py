@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 DIGEST = "S16"
+NOTHING = b"\xff"  # in no text: this is no UTF-8
 NEW, CHANGED = 0, 1  # answers of Known.lookup; a table's own states start at 2
 
 
@@ -73,7 +74,8 @@ class KeySet:
 
 def text_digests(rows: Iterable[str | None] | Iterable[tuple[str | None, ...]]) -> np.ndarray:
     """One BLAKE2b digest (S16) a string or tuple of strings; None differs from the empty string."""
-    return np.array([hashlib.blake2b(_bytes(row), digest_size=16).digest() for row in rows], DIGEST)
+    digests = _Digests()
+    return np.array([digests[row] if isinstance(row, tuple) else _digest(row) for row in rows], DIGEST)
 
 
 def pair_digests(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -89,6 +91,13 @@ def contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return sorted_keys[at] == keys
 
 
-def _bytes(row: str | tuple[str | None, ...] | None) -> bytes:
-    values = row if isinstance(row, tuple) else (row,)
-    return b"".join(b"-" if v is None else b"%d:%s" % (len(v.encode()), v.encode()) for v in values)
+class _Digests(dict[tuple[str | None, ...], bytes]):
+    """Of tuples, each worked out once: labels are the same few again and again."""
+
+    def __missing__(self, row: tuple[str | None, ...]) -> bytes:
+        self[row] = hashlib.blake2b(b"".join(map(_digest, row)), digest_size=16).digest()
+        return self[row]
+
+
+def _digest(text: str | None) -> bytes:
+    return hashlib.blake2b(NOTHING if text is None else text.encode(), digest_size=16).digest()

@@ -1,29 +1,32 @@
-"""Bring back what can be had of a damaged store: the first part of `penult doctor`.
+"""Bring back what can be had of a damaged store from its own files: the first part of `penult doctor`.
 
 What is damaged is put aside under ``STORE/damaged``, never deleted. A table whose newest manifest is lost goes back to
 the version before it. Then all intact rows that files on the disk still hold are put back, of each key the one of the
 newest run. What no file holds is lost, and up to the caller.
 
-``STORE/repair.json`` says from before the first change until ``finish`` which tables are in hand and how many rows
-they had: killed anywhere, a repair begins anew and ends as it would have.
+``STORE/repair.json`` says from before the first change until ``finish`` what is in hand: a repair that was killed
+begins anew, and ends as it would have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore import header, ledger
-from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
+from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.files import fsync, read_sealed, write_sealed
+from featurestore.known import text_digests
 from featurestore.ledger import Ledger
 from featurestore.runs import RunRecord, utc_now
-from featurestore.schema import CATALOG, LABELS, spec_of
+from featurestore.schema import CATALOG, KEY_BYTES, LABELS, intact, row_keys, spec_of
 from featurestore.spec import VIEWS_SUFFIX
 from featurestore.staging import pending
 from featurestore.tables import Table
@@ -44,8 +47,8 @@ class Repair:
         table: its path in the store.
         put_aside: files, relative to it; "." is all of it.
         back_to: the version that it went back to, where it did.
-        restored: rows that were put back from files that were damaged in part, or that no version had any more.
-        lost: rows that no file holds.
+        restored: rows that came back, from other files or from their sources.
+        lost: rows that did not.
     """
 
     table: str
@@ -60,19 +63,14 @@ class Plan:
     """What a repair has in hand.
 
     Attributes:
-        tables: how many rows each table had whose rows may be damaged; None where nothing says it.
+        rows: how many each table had that is to be put together again; 0 where nothing says it.
+        lost: tables that lack rows which no file holds; of feature sets the images, where all of them are known.
         last_set: the feature set that was written last.
     """
 
-    tables: dict[str, int | None]
+    rows: dict[str, int]
+    lost: dict[str, list[str]]
     last_set: str | None
-
-    def lost(self, store: Path) -> dict[str, int | None]:
-        """How many rows tables lack now; None where nothing says it. Those that lack none are left out."""
-        tables = tables_of(store)
-        now = {name: tables[name].count() if name in tables else 0 for name in self.tables}
-        lost = {name: None if rows is None else rows - now[name] for name, rows in self.tables.items()}
-        return {name: rows for name, rows in lost.items() if rows is None or rows > 0}
 
 
 def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
@@ -83,15 +81,16 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
     """
     aside = aside_of(store)
     done = {one.table: one for one in (*_journals(store, aside), *_ledgers(store, aside))}
-    found = [finding.path for finding in verify(store)]
-    if not found:
+    findings = list(verify(store))
+    if not findings:
         return None, list(done.values())
+    found = [finding.path for finding in findings]
     told = _header(store)
     plan = _plan(store, told, found)
     write_sealed(store / REPAIR, asdict(plan))
     for name, table in tables_of(store).items():
-        if name in plan.tables or any(path.startswith(f"{name}/") for path in found):
-            _mend(table, name in plan.tables, aside / name, done.setdefault(name, Repair(name)))
+        if name in plan.rows or _within(name, found):
+            _mend(table, name in plan.rows, aside / name, done.setdefault(name, Repair(name)))
     if told is None:
         done["."] = Repair(".", [header.NAME])
         put_aside(store / header.NAME, aside / header.NAME)
@@ -105,13 +104,19 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
             name = staging.folder.relative_to(store).as_posix()
             done[name] = Repair(name, ["."])
             put_aside(staging.folder, aside / name)
-    for name, lost in plan.lost(store).items():
-        done.setdefault(name, Repair(name)).lost = lost or 0
+    for name, rows in plan.rows.items():
+        missing = rows - (tables[name].count() if name in tables else 0)
+        if missing > 0 or not rows:
+            done.setdefault(name, Repair(name)).lost = max(missing, 0)
+            images = {image for finding in findings if finding.path.startswith(f"{name}/") for image in finding.rows}
+            plan.lost[name] = sorted(images) if len(images) == missing and name not in plan.lost else []
+    plan.rows = {}
+    write_sealed(store / REPAIR, asdict(plan))
     return plan, list(done.values())
 
 
 def finish(store: Path, plan: Plan) -> None:
-    """Say that a repair has ended, and what its caller brought back is there; the store's lock is held."""
+    """Say that a repair has ended, with all that its caller brought back; the store's lock is held."""
     header.remember(store, [], plan.last_set)
     (store / REPAIR).unlink()
     fsync(store)
@@ -145,11 +150,11 @@ def _journals(store: Path, aside: Path) -> Iterator[Repair]:
 
 
 def _ledgers(store: Path, aside: Path) -> Iterator[Repair]:
-    """Put aside the ledgers that cannot be read, and that nothing else can be read with."""
+    """Put aside the ledgers that cannot be read: with them nothing can be."""
     for name, table in tables_of(store).items():
         try:
             ledger.read(table.path)
-        except StoreError:
+        except StoreCorrupt:
             put_aside(table.path / ledger.NAME, aside / name / ledger.NAME)
             yield Repair(name, [ledger.NAME])
 
@@ -162,35 +167,38 @@ def _header(store: Path) -> dict[str, Any] | None:
 
 
 def _plan(store: Path, told: dict[str, Any] | None, found: list[str]) -> Plan:
-    """What is to be done where damage was found, beside what a repair that was killed had in hand."""
+    """What is to be done where damage was found, and what a repair that was killed had in hand."""
     last = told["tables"] if told else {}
-    plan = _begun(store) or Plan({}, told.get("last_set") if told else _newest_set(store))
+    plan = _begun(store) or Plan({}, {}, told.get("last_set") if told else _newest_set(store))
     for name in {*last, *tables_of(store)}:
-        files = [path.removeprefix(f"{name}/") for path in found if f"{path}/".startswith(f"{name}/")]
-        if any(not file.startswith(NO_ROWS) for file in files):
-            known = [ledger.read(store / name).rows, last.get(name, {}).get("rows", 0)]
-            plan.tables.setdefault(name, max(known) or None)
+        if not all(file.startswith(NO_ROWS) for file in _within(name, found)):
+            rows = max(ledger.read(store / name).rows, last.get(name, {}).get("rows", 0))
+            plan.rows[name] = max(rows, plan.rows.get(name, 0))
     return plan
 
 
+def _within(name: str, found: Collection[str]) -> list[str]:
+    """Those of the paths that are a table's, relative to it."""
+    return [f"{path}/".removeprefix(f"{name}/") for path in found if f"{path}/".startswith(f"{name}/")]
+
+
 def _begun(store: Path) -> Plan | None:
-    """What a repair that was killed had in hand; that is everything if it cannot be read any more."""
+    """What a repair that was killed had in hand: everything, if it cannot be read any more."""
     if not (store / REPAIR).exists():
         return None
     try:
         return Plan(**read_sealed(store / REPAIR, required=True))
-    except (StoreError, TypeError):
-        return Plan(dict.fromkeys(tables_of(store)), _newest_set(store))
+    except (StoreCorrupt, TypeError):
+        return Plan(dict.fromkeys(tables_of(store), 0), {}, _newest_set(store))
 
 
 def _newest_set(store: Path) -> str | None:
     """The feature set that was written last, as the runs' records tell it."""
-    for path in sorted((store / "runs").glob("*/run.json"), reverse=True):
+    for path in sorted((store / "runs").glob("*-embed-*"), reverse=True):
         try:
-            record = RunRecord.read(path.parent)
-        except StoreError:
+            name = str(RunRecord.read(path).result["feature_set"])
+        except (StoreCorrupt, StoreNotFound, KeyError):
             continue
-        name = str(record.result.get("feature_set", VIEWS_SUFFIX)) if record.kind == "embed" else VIEWS_SUFFIX
         if not name.endswith(VIEWS_SUFFIX):
             return name
     return None
@@ -213,11 +221,11 @@ def _mend(table: Table, rebuild: bool, aside: Path, done: Repair) -> None:
         take_out(table.versions()[max(table.versions())])
     if table.exists() and max(table.versions()) < known.version:
         done.back_to = max(table.versions())
-    table.path.mkdir(exist_ok=True)
-    ledger.write(table.path, Ledger(files={file: known.files[file] for file in known.files if _is_there(table, file)}))
+    table.path.mkdir(parents=True, exist_ok=True)
+    there = {file: sha256 for file, sha256 in known.files.items() if (table.path / file).exists()}
+    ledger.write(table.path, Ledger(files=there))  # of no version: the next may have the number of the one that is lost
     if not table.exists():
-        schema = _schema_of(table)
-        if schema is None:
+        if (schema := _schema_of(table)) is None:
             take_out(".")
             return
         table.create(schema)
@@ -228,42 +236,133 @@ def _mend(table: Table, rebuild: bool, aside: Path, done: Repair) -> None:
     table.note()
 
 
-def _is_there(table: Table, file: str) -> bool:
-    return (table.path / file).exists()
-
-
 def _opens(table: Table) -> bool:
     try:
         table.pieces(max(table.versions()))
-    except StoreError:
+    except StoreCorrupt:
         return False
     return True
 
 
 def _schema_of(table: Table) -> pa.Schema | None:
-    """The schema of a table without a manifest: its data files tell it too."""
+    """The schema of a table without a manifest; of features, the data files tell it too."""
+    if (schema := SCHEMAS.get(table.path.name)) is not None:
+        return schema
     for path in sorted((table.path / "data").glob("*.lance")):
         try:
             schema = next(table.file_rows([f"data/{path.name}"])).schema
-            if table.path.name in SCHEMAS or spec_of(schema).set_name == table.path.stem:
-                return SCHEMAS.get(table.path.name, schema)
-        except (StoreError, StopIteration):
+            if spec_of(schema).set_name == table.path.stem:
+                return schema
+        except (StoreCorrupt, StopIteration):
             continue
-    return SCHEMAS.get(table.path.name)
+    return None
 
 
-def _rebuild(table: Table, known: Ledger, bad: dict[str, str]) -> int:
+def _rebuild(table: Table, known: Ledger, bad: Collection[str]) -> int:
     """Put the rows that files hold in the place of damaged fragments; how many came back.
 
-    Intact fragments stay as they are, unless rows of them are to go.
+    Intact fragments stay, but for those with a row that gives way to a newer one.
     """
     pieces = table.pieces()
-    whole = [piece for piece in pieces if bad.keys().isdisjoint(piece.data) and rows_hold(table, piece)]
+    whole = [p for p in pieces if not {*p.data, *p.deletions} & {*bad} and rows_hold(table, p)]
     held = {file for piece in whole for file in piece.data}
-    named = known.files or {f"data/{path.name}": "" for path in (table.path / "data").glob("*.lance")}
-    named = {**named, **{file: "" for piece in pieces for file in piece.data}}
-    files = [f for f in named if f.startswith("data/") and f not in held and _is_there(table, f)]
+    there = {f"data/{path.name}" for path in (table.path / "data").glob("*.lance")}
+    used = {file for file in known.files if file.startswith("data/")} if known.files else there
+    used |= {file for piece in pieces for file in piece.data}
+    files = sorted(used & there - held)
+    if table.sealed and not all(_reads(table, file) for file in used - held):
+        files = []  # what they hold may be older than what is lost
     sources = [partial(table.fragment_rows, [piece.id]) for piece in whole]
-    sources += [partial(_file_rows, table, file, file not in bad) for file in files]
-    keys, runs = zip(*(_keys_and_runs(table, source()) for source in sources), strict=True)
-    ...
+    sources += [partial(_file_rows, table, file, file in bad) for file in files]
+    keep = _chosen(table, sources)
+    staying = [piece.id for piece, mask in zip(whole, keep, strict=False) if mask.all()]
+    moving = [not mask.all() if at < len(whole) else mask.any() for at, mask in enumerate(keep)]
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for source, mask in zip(compress(sources, moving), compress(keep, moving), strict=True):
+            start = 0
+            for batch in source():
+                yield batch.filter(pa.array(mask[start : start + batch.num_rows]))
+                start += batch.num_rows
+
+    table.swap([piece.id for piece in pieces if piece.id not in staying], table.stage(rows()))
+    return int(sum(mask.sum() for mask in keep[len(whole) :]))
+
+
+def _reads(table: Table, file: str) -> bool:
+    try:
+        for _ in table.file_rows([file]):
+            pass
+    except StoreCorrupt:
+        return False
+    return True
+
+
+def _file_rows(table: Table, file: str, damaged: bool) -> Iterator[pa.RecordBatch]:
+    """The rows of a data file that can be read and, where they have checksums, match them."""
+    schema = table.schema
+    try:
+        for batch in table.file_rows([file]):
+            if not table.sealed:
+                if batch.schema.metadata != schema.metadata:  # of another feature set
+                    return
+                batch = batch.filter(pa.array(intact(batch)))
+            if damaged:  # the run id has no checksum
+                ids = pa.array([RESTORED] * batch.num_rows, pa.string())
+                batch = batch.set_column(batch.schema.get_field_index("run_id"), schema.field("run_id"), ids)
+            yield batch.cast(schema)
+    except (StoreCorrupt, KeyError, TypeError, ValueError):  # Arrow's are among them
+        return
+
+
+def _chosen(table: Table, sources: Sequence[Callable[[], Iterator[pa.RecordBatch]]]) -> list[np.ndarray]:
+    """Which rows of each source to keep, bool: of each key one.
+
+    Of images and labels it is that of the newest run, which replaced the others. Of features they are all the same;
+    but what comes after the first lost view of an image goes too, as embedding makes the missing ones from there on.
+    """
+    keys: list[np.ndarray] = []
+    runs: list[np.ndarray] = []
+    numbers: dict[str, int] = {}
+    ends = []
+    for source in sources:
+        for batch in source():
+            if table.sealed:
+                columns = (batch.column(name).to_pylist() for name in KEYS[table.path.name])
+                keys.append(text_digests(zip(*columns, strict=True)))
+                names = batch.column("run_id").to_pylist()
+                runs.append(np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int32))
+            else:
+                keys.append(row_keys(batch.column("sha256"), batch.column("view")))
+        ends.append(sum(map(len, keys)))
+    if not keys:
+        return [np.zeros(0, bool) for _ in sources]
+    every = np.concatenate(keys)
+    if table.sealed:
+        ages = np.argsort(np.argsort(list(numbers)))  # run ids sort by time
+        keep = _newest(every, ages[np.concatenate(runs)])
+    else:
+        keep = _up_to_gaps(every, spec_of(table.schema).first_view)
+    return np.split(keep, ends[:-1])
+
+
+def _newest(keys: np.ndarray, ages: np.ndarray) -> np.ndarray:
+    """Bool (n,): of each key's rows the one of the highest age; of equal ones the first."""
+    order = np.lexsort((-np.arange(len(keys)), ages, keys))
+    last = np.append(keys[order][1:] != keys[order][:-1], True)
+    keep = np.zeros(len(keys), bool)
+    keep[order[last]] = True
+    return keep
+
+
+def _up_to_gaps(keys: np.ndarray, first_view: int) -> np.ndarray:
+    """Bool (n,): the first row of each key of ``row_keys``, if none of the views before it is missing."""
+    unique, at = np.unique(keys, return_index=True)  # by content, then by view
+    raw = unique.view(np.uint8).reshape(-1, KEY_BYTES + 2)
+    views = raw[:, KEY_BYTES:].copy().view(">i2").reshape(-1)
+    begins = np.append(True, (raw[1:, :KEY_BYTES] != raw[:-1, :KEY_BYTES]).any(axis=1))
+    numbers = np.arange(len(unique))
+    since = numbers - np.maximum.accumulate(np.where(begins, numbers, 0))
+    keep = np.zeros(len(keys), bool)
+    keep[at[views == first_view + since]] = True
+    return keep

@@ -236,7 +236,8 @@ class FeatureStore:
         compares digests too.
         """
         feature_set = staging.feature_set
-        assert feature_set is not None
+        if feature_set is None:  # whoever took the lock away may have committed it
+            raise StoreError(f"The journal {staging.folder} is gone: run the same command again.")
         features = self.table(feature_set)
         if not features.has_run(staging.run_id):
             features.commit(staging.run_id, self._new_fragments(feature_set, list(staging.entries()), whole))

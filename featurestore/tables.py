@@ -88,8 +88,14 @@ class Table:
             self.check_schema(schema)
             return
         began = time.time_ns()
-        with self._writing():
-            lance.write_dataset(schema.empty_table(), self.path, data_storage_version=DATA_STORAGE_VERSION)
+        try:
+            with self._writing():
+                lance.write_dataset(schema.empty_table(), self.path, data_storage_version=DATA_STORAGE_VERSION)
+        except StoreError:
+            if not self.exists():
+                raise
+            self.check_schema(schema)  # another run was faster
+            return
         self._fsync_version(began)
         fsync(self.path.parent)
         self.note()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections import defaultdict
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from featurestore.tables import Piece, Table
 
-TIER = 16  # fragments of one size are merged when there are so many, each of up to so many times the size below
-LARGE = TIER**3  # rows; larger fragments stay as they are
+TIER = 16  # fragments of one size are merged when there are so many; the next size has so many times the rows
+LARGE = TIER**3 // 2  # rows; larger fragments stay as they are, and a run's shards are larger but for the last
 MOST_DELETED = 0.5  # of a fragment's rows
 MOST_VERSIONS = 16
 MOST_RESULTS = 20_000  # kept outcomes of comparisons
@@ -23,7 +24,8 @@ MOST_RESULTS = 20_000  # kept outcomes of comparisons
 def tend(table: Table) -> None:
     """Merge what has become too small and drop old versions; the store's lock is held.
 
-    A row of a small fragment is written again three times in its life at most, however many runs there are.
+    However many runs there are, a row is written again three times in its life at most, but for rows whose neighbours
+    are replaced; and beside the large fragments there are never more than 3 * (TIER - 1) + 1 others.
 
     Raises:
         StoreError: it cannot be written.
@@ -44,10 +46,10 @@ def worth_merging(pieces: Sequence[Piece]) -> list[int]:
             chosen.append(piece.id)
         elif piece.rows < LARGE:
             tiers[sum(piece.rows >= TIER**power for power in (1, 2))].append(piece.id)
-    for tier in sorted(tiers):
-        if len(tiers[tier]) >= TIER:
-            chosen += tiers[tier]
-    return chosen
+    for tier in tiers.values():
+        if len(tier) >= TIER:
+            chosen += tier
+    return sorted(chosen)
 
 
 def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str, int]:
@@ -71,7 +73,7 @@ def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str
         freed["unfinished"] += _removed(path, before)
     for path in _children(store / ASIDE):
         freed["put aside"] += _removed(path, before)
-    outcomes = sorted(store.glob("results/*/*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    outcomes = sorted(store.glob("results/*/*.json"), key=_last_touched, reverse=True)
     for path in outcomes[MOST_RESULTS:]:
         freed["kept outcomes"] += _removed(path, time.time())
     return freed
@@ -81,8 +83,11 @@ ASIDE = "damaged"  # where `penult doctor` puts what it takes out
 
 
 def _unfinished(store: Path) -> Iterator[Path]:
-    """Temporary files, runs that left no record, checkpoints of fine-tunings."""
-    yield from (path for folder in [store, *_folders(store)] for path in folder.glob(".*.tmp"))
+    """Temporary files, penult's and Lance's own, runs that left no record, checkpoints of fine-tunings."""
+    folders = [store, *_folders(store)]
+    tables = [folder for folder in folders if folder.suffix == ".lance"]
+    yield from (path for folder in folders for path in folder.glob(".*.tmp"))
+    yield from (path for table in tables for name in (".tmp*", "*#*") for path in table.glob(f"*/{name}"))
     yield from (run for run in _children(store / "runs") if not (run / "run.json").exists())
     yield from _children(store / "finetune")
 
@@ -100,15 +105,21 @@ def _children(folder: Path) -> list[Path]:
 
 def _removed(path: Path, before: float) -> int:
     """Remove a file or a folder that was last touched before a time; bytes freed."""
-    if path.is_symlink() or not path.is_dir():
-        files = [path]
-    else:
-        files = [file for file in path.rglob("*") if not file.is_dir()]
-    stats = [file.lstat() for file in [path, *files]]
-    if max(stat.st_mtime for stat in stats) >= before:
+    whole = path.is_dir() and not path.is_symlink()
+    files = [path for path in path.rglob("*") if path.is_symlink() or not path.is_dir()] if whole else [path]
+    if max(map(_last_touched, [path, *files])) >= before:
         return 0
-    if path.is_dir() and not path.is_symlink():
+    size = sum(file.lstat().st_size for file in files)
+    if whole:
         shutil.rmtree(path)
     else:
         path.unlink()
-    return sum(stat.st_size for stat in stats[1:])
+    return size
+
+
+def _last_touched(path: Path) -> float:
+    """When a file was last written to; of one that has just gone: now, for a run is at work there."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return math.inf

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore import header, ledger
 from featurestore.dataset import hex_ids
-from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
+from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.files import sha256_of
 from featurestore.ledger import Ledger
 from featurestore.schema import intact, keys_of
 from featurestore.staging import pending
 from featurestore.tables import Piece, Table
 
+REPAIR = "repair.json"  # there while a repair is under way
 MOST_ROWS = 1000  # of a file are named
 
 Progress = Callable[[int, int], None]  # MB done, MB in all
@@ -62,6 +63,8 @@ def verify(store: Path, progress: Progress = lambda _done, _total: None) -> Iter
     except (StoreCorrupt, StoreNotFound) as error:
         told = {}
         yield Finding(header.NAME, str(error))
+    if (store / REPAIR).exists():
+        yield Finding(REPAIR, "a repair was begun and has not ended")
     tables, done = tables_of(store), 0
     total = sum(map(_size, tables.values()))
 
@@ -73,38 +76,41 @@ def verify(store: Path, progress: Progress = lambda _done, _total: None) -> Iter
     for name in sorted(told.keys() - tables.keys()):
         yield Finding(name, "this table is gone")
     for name, table in tables.items():
-        yield from verify_table(name, table, told.get(name, {}).get("version", 0), read)
+        with table.lease():
+            yield from verify_table(name, table, told.get(name), read)
     yield from verify_journals(store)
 
 
-def verify_table(name: str, table: Table, version: int = 0, read: Read = lambda _: None) -> Iterator[Finding]:
+def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: Read) -> Iterator[Finding]:
     """Find all damage to one table.
 
     Args:
         name: its path in the store.
         table: whether or not it can be opened.
-        version: that it had once; it is at this one or a later one.
+        last: the version and rows that it had once, if that is known; it may be at a later one.
         read: told of what was read.
     """
     try:
         known = ledger.read(table.path)
-    except StoreError as error:  # nothing else can be said
+    except StoreCorrupt as error:  # nothing else can be said
         yield Finding(f"{name}/{ledger.NAME}", str(error))
         return
     if not known.files:
         yield Finding(f"{name}/{ledger.NAME}", "it is gone: nothing says what the files of this table were")
     damaged = damaged_files(table, known, read)
     yield from (Finding(f"{name}/{file}", problem) for file, problem in damaged.items())
-    newest, version = max(table.versions(), default=0), max(known.version, version)
-    if newest < version or not newest:
-        yield Finding(name, f"it is at version {newest} and was at {version}: a manifest is gone")
+    before = max((known.version, known.rows), (last["version"], last["rows"]) if last else (0, 0))
+    newest = max(table.versions(), default=0)
+    if newest < max(before[0], 1):
+        yield Finding(name, f"it is at version {newest} and was at {before[0]}: a manifest is gone")
         return
     try:
         pieces = table.pieces()
-    except StoreError as error:
-        if not damaged:  # else that is why
-            yield Finding(name, str(error))
+    except StoreCorrupt as error:
+        yield Finding(name, str(error))
         return
+    if newest == before[0] and (rows := sum(piece.rows for piece in pieces)) != before[1]:
+        yield Finding(name, f"it has {rows} rows and had {before[1]}")
     for piece in pieces:
         gone = [file for file in piece.data + piece.deletions if not (table.path / file).exists()]
         yield from (Finding(f"{name}/{file}", "it is gone") for file in gone)
@@ -132,16 +138,14 @@ def damaged_files(table: Table, known: Ledger, read: Read = lambda _: None) -> d
     damaged = {}
     for file, sha256 in known.files.items():
         path = table.path / file
+        if not path.exists():
+            continue
+        read(path.stat().st_size)
         try:
-            read(path.stat().st_size)
-            actual = sha256_of(path)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            damaged[file] = f"it cannot be read: {error.strerror}"
-            continue
-        if actual != sha256:
-            damaged[file] = f"its sha256 was {sha256[:12]} and is {actual[:12]}"
+            if (actual := sha256_of(path)) != sha256:
+                damaged[file] = f"its sha256 was {sha256[:12]} and is {actual[:12]}"
+        except StoreCorrupt as error:
+            damaged[file] = str(error)
     return damaged
 
 
@@ -152,8 +156,8 @@ def rows_hold(table: Table, piece: Piece) -> bool:
 
 def _damaged_rows(name: str, table: Table, piece: Piece, read: Read = lambda _: None) -> Iterator[Finding]:
     """What is wrong with the rows of a fragment, in one finding."""
-    wrong, damaged, rows = [], 0, 0
-    place = f"{name}/{', '.join(piece.data)}"
+    wrong: list[str] = []
+    damaged, rows, place = 0, 0, f"{name}/{piece.data[0]}"
     try:
         for batch in table.fragment_rows([piece.id]):
             rows += batch.num_rows
@@ -161,7 +165,7 @@ def _damaged_rows(name: str, table: Table, piece: Piece, read: Read = lambda _: 
             if not table.sealed and len(at := (~intact(batch)).nonzero()[0]):
                 damaged += len(at)
                 wrong += hex_ids(keys_of(batch.column("sha256"))[at[: MOST_ROWS - len(wrong)]]).tolist()
-    except (StoreError, ValueError) as error:  # what is no valid Arrow array is a ValueError
+    except (StoreCorrupt, ValueError) as error:  # what is no valid Arrow array is a ValueError
         yield Finding(place, str(error), tuple(wrong))
         return
     if damaged or rows != piece.rows:

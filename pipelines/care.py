@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import functools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featurestore import upkeep
-from featurestore.errors import PenultError, StoreNotFound
+from featurestore import repair, upkeep
+from featurestore.arrays import read_npz
+from featurestore.errors import HeadError, StoreCorrupt, StoreNotFound
 from featurestore.files import read_sealed, sha256_of
-from featurestore.header import NAME as HEADER
 from featurestore.lock import locked
-from featurestore.repair import Repair, aside_of, put_aside, repair
 from featurestore.runs import RunRecord
 from featurestore.store import FeatureStore
-from featurestore.verify import Finding, Progress, tables_of
+from featurestore.verify import Finding, Progress, is_store, tables_of
 from featurestore.verify import verify as verify_tables
 from heads import artifact
-from pipelines.augment import Augmentation
-from pipelines.embed import EmbedOptions, embed
-from pipelines.labels import import_labels
 
-LABELS = "labels.lance"
+MAKE_HEADS = ("train", "compare", "finetune")  # kinds of runs
+WEIGHTS, DIGEST = ".weights.h5", re.compile("[0-9a-f]{64}")
 
 
 def verify(store: str | Path, progress: Progress = lambda _done, _total: None) -> list[Finding]:
@@ -33,7 +31,8 @@ def verify(store: str | Path, progress: Progress = lambda _done, _total: None) -
         StoreNotFound: the folder is no store.
         FormatError: it was written by a newer penult.
     """
-    return [*verify_tables(Path(store), progress), *_damaged_artifacts(Path(store))]
+    path = _existing(store)
+    return [*verify_tables(path, progress), *(finding for finding, _ in _damaged_artifacts(path))]
 
 
 @dataclass
@@ -41,13 +40,13 @@ class DoctorResult:
     """What was repaired; ``to_json`` is the contract of ``--json``.
 
     Attributes:
-        repairs: of tables and journals.
-        artifacts: damaged files that were put aside, relative to the store.
+        repairs: of the header, tables and journals.
+        artifacts: what else was put aside, relative to the store.
         embedded: images that were embedded anew.
         todo: what only the user can do.
     """
 
-    repairs: list[Repair] = field(default_factory=list)
+    repairs: list[repair.Repair] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
     embedded: int = 0
     todo: list[str] = field(default_factory=list)
@@ -57,10 +56,11 @@ class DoctorResult:
         return asdict(self)
 
 
-def doctor(store: str | Path, progress: Progress | None = None) -> DoctorResult:
-    """Repair a store; what features are lost are embedded anew, from the sources of its runs.
+def doctor(store: str | Path, progress: Callable[[int, int], None] | None = None) -> DoctorResult:
+    """Repair a store: what is lost is embedded or labelled anew, from the sources of its runs, and nothing else is.
 
-    Damaged files are put aside under ``STORE/damaged``. Nothing is done to a store without damage.
+    Damaged files are put aside under ``STORE/damaged``. Nothing is done to a store without damage, but to commit what
+    a dead run had finished. Killed anywhere, it goes on when it is run again.
 
     Args:
         store: its folder.
@@ -69,21 +69,28 @@ def doctor(store: str | Path, progress: Progress | None = None) -> DoctorResult:
     Raises:
         StoreNotFound: the folder is no store.
         StoreLocked: another run holds it.
+        FormatError: it was written by a newer penult.
     """
-    path = Path(store)
-    if not any((path / name).exists() for name in (HEADER, "catalog.lance")):
-        raise StoreNotFound(f"There is no penult store at {path}.")
-    result = DoctorResult()
+    path = _existing(store)
     with locked(path):
-        result.repairs = repair(path)
-        aside = aside_of(path)
-        for finding in list(_damaged_artifacts(path)):
-            for file in _belonging(path / finding.path):
-                put_aside(file, aside / file.relative_to(path))
-                result.artifacts.append(file.relative_to(path).as_posix())
-            result.todo.append(f"{finding.path} is put aside ({finding.problem}): run again what made it.")
+        plan, repairs = repair.repair(path)
+        result = DoctorResult(repairs, todo=_stale(repairs))
+        _put_aside_artifacts(path, result)
         FeatureStore(path).recover()
-    _replay(path, result, progress)
+    if plan is None:
+        return result
+    if plan.lost:
+        from pipelines.restore import restore
+
+        before = _rows(path)
+        result.embedded, problems = restore(path, plan.lost, progress)
+        result.todo += problems
+        now = _rows(path)
+        for one in repairs:
+            came = min(one.lost, now.get(one.table, 0) - before.get(one.table, 0))
+            one.restored, one.lost = one.restored + came, one.lost - came
+    with locked(path):
+        repair.finish(path, plan)
     return result
 
 
@@ -96,68 +103,95 @@ def gc(store: str | Path, older_than: float) -> dict[str, int]:
     opened = FeatureStore(store)
     with opened.lock():
         opened.recover()
-        freed = upkeep.collect(opened.path, tables_of(opened.path), older_than)
+        freed = upkeep.collect(opened.path, list(tables_of(opened.path).values()), older_than)
         opened.remember()
     return freed
 
 
-def _replay(store: Path, result: DoctorResult, progress: Progress | None) -> None:
-    """Embed anew what was lost, and import lost labels, by the runs' own records in their order."""
-    lost = {repaired.table for repaired in result.repairs if repaired.lost}
-    if not lost:
-        return
-    whole = not lost.isdisjoint({LABELS, "catalog.lance"})
-    for record in FeatureStore(store).runs():
-        again = _again(store, record, progress)
-        if again is None:
-            continue
-        name = f"features/{record.result['feature_set']}.lance" if record.kind == "embed" else LABELS
-        if name not in lost and not whole:
-            continue
+def _existing(store: str | Path) -> Path:
+    if not is_store(path := Path(store)):
+        raise StoreNotFound(f"There is no penult store at {path}.")
+    return path
+
+
+def _stale(repairs: list[repair.Repair]) -> list[str]:
+    """What to say of tables that went back to a version, and had lost rows of the one after it too."""
+    again = {"catalog.lance": "`penult embed`", "labels.lance": "`penult label` or `embed`"}
+    told = [one for one in repairs if one.table in again and one.back_to is not None and one.lost]
+    return [f"{again[one.table]} what has changed lately: {one.table} is as it was before that." for one in told]
+
+
+def _rows(store: Path) -> dict[str, int]:
+    return {name: table.count() for name, table in tables_of(store).items() if table.exists()}
+
+
+def _put_aside_artifacts(store: Path, result: DoctorResult) -> None:
+    """Put aside what is damaged of what runs have made, with what is of no use without it."""
+    aside = repair.aside_of(store)
+    for finding, together in list(_damaged_artifacts(store)):
+        for path in filter(Path.exists, together):
+            repair.put_aside(path, aside / path.relative_to(store))
+            result.artifacts.append(path.relative_to(store).as_posix())
+        if (kind := _made_by(finding.path)) in MAKE_HEADS:
+            result.todo.append(
+                f"`penult {kind}` again: {finding.path} was damaged, and what it belongs to is put aside."
+            )
+
+
+def _made_by(path: str) -> str:
+    """The kind of run that has made what is damaged; none for what is made anew where it is missed."""
+    folder, name = path.split("/")[:2]
+    if folder == "runs":
+        return name.partition("-")[2].partition("-")[0]
+    return "" if folder == "results" or name.endswith(WEIGHTS) else "finetune"
+
+
+def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
+    """What is damaged of what runs have made, and what is to be put aside with it."""
+
+    def tried(path: Path, together: list[Path], check: Callable[[], object]) -> Iterator[tuple[Finding, list[Path]]]:
         try:
-            result.embedded += again()
-        except (PenultError, OSError) as error:
-            source = record.parameters.get("source", record.parameters.get("file"))
-            result.todo.append(f"`penult {record.kind} {source}` must be run again ({error}).")
+            check()
+        except (StoreCorrupt, StoreNotFound, HeadError) as error:  # no other is damage
+            yield Finding(path.relative_to(store).as_posix(), str(error)), together
 
-
-def _again(store: Path, record: RunRecord, progress: Progress | None) -> Callable[[], int] | None:
-    """What does again what an embed or a label run did; it says how many images it embedded."""
-    told = dict(record.parameters)
-    if record.kind == "label":
-        return lambda: 0 * import_labels(told["file"], store, told["label_set"]).rows
-    if record.kind != "embed":
-        return None
-    source, drawn = told.pop("source"), told.pop("augmentation", None)
-    options = EmbedOptions(
-        **{**told, "runner_arguments": tuple(told["runner_arguments"])},
-        augmentation=Augmentation(**drawn) if drawn else None,
-    )
-    return lambda: embed(source, store, options, progress).embedded
-
-
-def _damaged_artifacts(store: Path) -> Iterator[Finding]:
-    """Run records, heads, kept outcomes and fine-tuned backbones that are not what was written."""
-    for folder in sorted((store / "runs").glob("*")):
-        for name, read in (("run.json", RunRecord.read), (artifact.DESCRIPTION, artifact.load)):
-            if (folder / name).exists():
-                yield from _tried(store, folder / name, functools.partial(read, folder))
-    for path in sorted([*store.glob("results/*/*.json"), *store.glob("backbones/*.json")]):
-        yield from _tried(store, path, functools.partial(read_sealed, path))
+    descriptions = {*store.glob("backbones/*.json")}
+    for path in sorted(store.glob("runs/*/run.json")):
+        folder, kind = path.parent, _made_by(path.relative_to(store).as_posix())
+        yield from tried(path, [folder], partial(RunRecord.read, folder))
+        if kind in MAKE_HEADS:
+            yield from tried(folder / artifact.DESCRIPTION, [folder], partial(artifact.load, folder))
+        if kind == "finetune":
+            descriptions.add(store / "backbones" / f"{folder.name}.json")
+    for path in sorted(descriptions):
+        yield from tried(path, [path, store / "runs" / path.stem], partial(_check_backbone, path))
     for path in sorted(store.glob("backbones/*.weights.h5")):
-        if (actual := sha256_of(path)) != path.name.split(".")[0]:
-            yield Finding(path.relative_to(store).as_posix(), f"its sha256 is {actual[:12]}")
+        yield from tried(path, [path], partial(_check_weights, path))
+    for path in sorted(store.glob("results/*/*.json")):
+        yield from tried(path, [path], partial(_check_outcome, path))
+    for path in sorted(store.glob("finetune/*/begun.json")):
+        yield from tried(path, [path.parent], partial(read_sealed, path))
+    for path in sorted(store.glob("finetune/*/checkpoint.npz")):
+        yield from tried(path, [path.parent], partial(read_npz, path, path.stat().st_size))
 
 
-def _tried(store: Path, path: Path, read: Callable[[], object]) -> Iterator[Finding]:
-    try:
-        read()
-    except PenultError as error:
-        yield Finding(path.relative_to(store).as_posix(), str(error))
+def _check_backbone(description: Path) -> None:
+    """Raise StoreCorrupt unless a backbone's description is whole and its own, and its weights are."""
+    told = read_sealed(description)
+    digest = str(told.get("sha256"))
+    if told.get("id") != description.stem or not DIGEST.fullmatch(digest):
+        raise StoreCorrupt(f"Expected: the description of backbone {description.stem} in {description}. Got: another.")
+    _check_weights(description.with_name(digest + WEIGHTS))
 
 
-def _belonging(path: Path) -> list[Path]:
-    """The files that are of no use without this one, and itself."""
-    if path.name == artifact.DESCRIPTION:
-        return [file for file in (path, path.with_name(artifact.ARRAYS)) if file.exists()]
-    return [path]
+def _check_weights(path: Path) -> None:
+    """Raise StoreCorrupt unless weights are those of their name; those still being written are not named so."""
+    digest = path.name.removesuffix(WEIGHTS)
+    if DIGEST.fullmatch(digest) and (found := sha256_of(path)) != digest:
+        raise StoreCorrupt(f"{path}: Expected: sha256 {digest}. Got: {found}.")
+
+
+def _check_outcome(path: Path) -> None:
+    """Raise StoreCorrupt unless a kept outcome is whole and its own."""
+    if (key := read_sealed(path, required=True).get("key", path.stem)) != path.stem:  # older ones do not say
+        raise StoreCorrupt(f"Expected: the outcome {path.stem} in {path}. Got: {key}.")

@@ -80,9 +80,8 @@ def png(data: bytes) -> Container:
             texts[_EXIF] = (b"tEXt", at + 8, end - 4)
         elif kind in _PNG_TEXTS:
             key = data[at + 8 : min(at + 88, end - 4)].partition(b"\0")[0]
-            texts[key] = (kind, min(at + 9 + len(key), end - 4), end - 4)
-            if key not in (_EXIF, _RAW_EXIF, _XMP):
-                del texts[key]
+            if key in (_EXIF, _RAW_EXIF, _XMP):
+                texts[key] = (kind, min(at + 9 + len(key), end - 4), end - 4)
         at = end
     raise _too_many_parts()
 
@@ -132,7 +131,7 @@ def jpeg(data: bytes) -> Container:
     """Leave out comments and application segments before the first scan; refuse a picture of endless scans.
 
     Raises:
-        ImageError: "truncated", "corrupt", "too_large" or "unsupported".
+        ImageError: "truncated", "too_large" or "unsupported".
     """
     view, kept, begin = memoryview(data), [], 0
     exif: list[bytes] = []
@@ -166,10 +165,7 @@ def _jpeg_segment(data: bytes, at: int) -> tuple[int, int, int]:
         raise _ends_early()
     marker, begin, end = match[1][0], match.start(), match.end()
     if marker not in _ALONE:
-        (length,) = _unpack(">H", data, end)
-        if length < 2:
-            raise ImageError("corrupt", f"The JPEG segment at byte {begin:,} is {length} bytes long.")
-        end += length
+        end += max(2, *_unpack(">H", data, end))  # the length counts itself; decoders forgive 0 and 1
     if end > len(data):
         raise _ends_early()
     return marker, begin, end

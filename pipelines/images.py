@@ -1,7 +1,7 @@
 """Bytes to uint8 RGB, and every way that can fail: the rules "rgb8-v1".
 
 * JPEG, PNG, WebP, GIF (first frame), BMP and TIFF (first page); nothing else.
-* EXIF orientation is applied, after the resize. ICC profiles are ignored.
+* EXIF orientation (where there is none, that of the XMP) is applied, after the resize. ICC profiles are ignored.
 * Alpha (a channel, a transparent palette entry, tRNS) is composited over white before the resize.
 * Palette, 1-bit, grey, CMYK and YCbCr are converted by Pillow. 16-bit channels keep their high byte.
 * 32-bit integers and floats: the smallest of 0..1 (floats only), 0..255 and 0..65535 that holds all
@@ -12,6 +12,9 @@
   central square, "pad" keeps the whole rectangle in shape and adds black, as Keras's pad_to_aspect_ratio does.
 
 Any change to these rules is a new name for them, since it moves features.
+
+Whatever the bytes: nothing but ImageError is raised, nothing is printed, and no more memory is taken than some
+18 bytes for each of at most MAX_PIXELS pixels, nor much more time than a lawful picture of that size takes.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def heed() -> None:
     """From now on a signal ends this process with a sentence, whatever it is at; called once, by the main thread.
 
     A thread of its own does that: the main one may be in the midst of an import or of a long fit, where Python calls
-    no signal handler for seconds, and where an exception may be swallowed.
+    no signal handler for seconds, and where an exception may be swallowed. A signal that the shell has this process
+    ignore, as that of Ctrl-C in the background, stays ignored.
     """
     global _watched
     _watched = True
@@ -33,8 +34,9 @@ def heed() -> None:
     os.set_blocking(writes, False)
     signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
     for number in SIGNALS:
-        signal.signal(number, lambda *_: None)
-        signal.siginterrupt(number, False)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+            signal.siginterrupt(number, False)
     threading.Thread(target=_watch, args=(reads,), daemon=True).start()
 
 
@@ -76,6 +78,8 @@ def _defer(begin: bool) -> None:
 def _watch(pipe: int) -> None:
     while True:
         number = os.read(pipe, 1)[0]
+        if number not in SIGNALS:
+            continue  # a library's own
         with _lock:
             if _noted or not _deferring:
                 _end(number)

@@ -67,6 +67,8 @@ def members(descriptor: int) -> Iterator[Member]:
         what = "folder" if folder else "file" if kind in _REGULAR and not sparse else "other"
         yield Member(name.rstrip("/"), data, size, what)
         at, told = data + (0 if kind in _WITHOUT_DATA else _padded(size)), {}
+    if told:
+        raise TarDamaged(f"byte {at}")
 
 
 def _block(descriptor: int, at: int) -> bytes:
@@ -119,10 +121,10 @@ def _pax_records(body: bytes, at: int) -> dict[bytes, bytes]:
     records, begin = dict[bytes, bytes](), 0
     while begin < len(body) and body[begin]:
         digits = body[begin : begin + 8].partition(b" ")[0]
-        end = begin + (int(digits) if digits.isdigit() else 0)
-        key, equals, value = body[begin + len(digits) + 1 : end - 1].partition(b"=")
-        if not equals or end > len(body):
+        key_at, end = begin + len(digits) + 1, begin + (int(digits) if digits.isdigit() else 0)
+        if not key_at < end <= len(body):
             raise TarDamaged(f"byte {at}")
+        key, _, value = body[key_at : end - 1].partition(b"=")
         records[key] = value
         begin = end
     return records

@@ -18,6 +18,7 @@ from featurestore.store import FeatureStore
 from pipelines.backbones import Tap, resolve
 
 PREFIX = "ft:"
+LONGEST = 200  # characters of any of these
 WORDS = {"backbone": str, "layer": str, "pooling": str, "input_size": int, "crop": str}  # of a tap
 
 
@@ -96,6 +97,6 @@ def _described(path: Path) -> dict[str, Any]:
     """
     told = read_sealed(path)
     for word, kind in {**WORDS, "sha256": str}.items():
-        if type(told.get(word)) is not kind:
+        if type(told.get(word)) is not kind or len(str(told[word])) > LONGEST:
             raise StoreCorrupt(f"Expected: the description of a backbone in {path}. Got: no {word}.")
     return told

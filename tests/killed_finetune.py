@@ -5,15 +5,16 @@ python killed_finetune.py STORE HEAD
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 
-from killed_embed import die_at
 from test_finetune import GENTLE, VIEWS
 
+from faults.child import strike_at
 from pipelines import finetune
 
 if __name__ == "__main__":
     store, head = sys.argv[1:]
-    die_at("pipelines.finetune:_save", "after", 1)
+    strike_at("pipelines.finetune:_save", "after", 1, signal.SIGKILL)
     finetune.finetune(store, head, replace(GENTLE, learning_rate=1e-4, schedule="cosine", epochs=3, augmentation=VIEWS))

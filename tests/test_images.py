@@ -1,8 +1,10 @@
 import contextlib
 import struct
 import threading
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from featurestore.errors import ImageError, UsageError
-from pipelines import images
+from pipelines import containers, images
 from pipelines.images import decode, thumbnail
 
 PHOTOS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
@@ -311,6 +313,89 @@ def test_a_zeroed_or_flipped_png_is_corrupt():
     at = len(data) // 2
     assert failure(data[:at] + bytes(512) + data[at + 512 :]) == "corrupt"
     assert failure(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) == "corrupt"
+
+
+def test_pixels_that_cannot_be_inflated_are_not_served_as_black():
+    header = struct.pack(">IIBBBBB", 64, 64, 8, 0, 0, 0, 0)
+    for pixels in (b"not deflated at all", zlib.compress(b"\7" * 64 * 65)):  # the checksums are right
+        chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+        assert failure(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)) == "corrupt"
+
+
+def test_measuring_decodes_no_pixels(monkeypatch):
+    files = {format.lower(): encode(photo(), format) for format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    for format, data in files.items():
+        assert images.measure(data) == (400, 300, format)
+
+
+def test_decoders_print_nothing(capfd):
+    data = encode(photo(), "TIFF", compression="tiff_lzw")
+    at = len(data) // 2
+    with contextlib.suppress(ImageError):
+        decode(data[:at] + bytes(99) + data[at + 99 :], 32)
+    assert failure(encode(photo(), "TIFF", compression="tiff_deflate").replace(b"\x78\x9c", b"\xff\xff")) == "corrupt"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_threads_share_the_room_for_pixels(monkeypatch):
+    """Together they never hold more pixels than there is room for, and a large picture is not passed for ever."""
+    monkeypatch.setattr(images, "_room", images._Room(400 * 300 * 2))
+    files = [encode(photo(400, 300), "PNG"), encode(photo(800, 300), "PNG")]
+    held, most, lock = [0], [0], threading.Lock()
+    real = images._to_rgb
+
+    def spy(image):
+        with lock:
+            held[0] += image.width * image.height
+            most[0] = max(most[0], held[0])
+        time.sleep(0.01)
+        with lock:
+            held[0] -= image.width * image.height
+        return real(image)
+
+    monkeypatch.setattr(images, "_to_rgb", spy)
+    with ThreadPoolExecutor(4) as pool:
+        widths = [picture.width for picture in pool.map(lambda data: decode(data, 32), files * 8)]
+    assert widths == [400, 800] * 8
+    assert most[0] == 400 * 300 * 2
+
+
+def test_bands_of_rows_change_nothing(monkeypatch):
+    alpha = photo().convert("RGBA")
+    alpha.putalpha(Image.fromarray(np.tile(np.arange(400) % 256, (300, 1)).astype(np.uint8)))
+    files = [encode(alpha, "PNG"), encode(alpha.quantize(), "PNG"), encode(photo().convert("CMYK"), "TIFF")]
+    files += [
+        encode(Image.fromarray(ramp(dtype, top)), "TIFF") for dtype, top in (("u2", 65535), ("i4", 1e6), ("f4", 9))
+    ]
+    whole = [decode(data, 96).pixels for data in files]
+    monkeypatch.setattr(images, "BAND_PIXELS", 7 * 400)
+    for data, pixels in zip(files, whole, strict=True):
+        np.testing.assert_array_equal(decode(data, 96).pixels, pixels)
+
+
+@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("layout", ["<", ">"])
+def test_orientation_is_what_pillow_reads(number, layout):
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[layout]
+    for entries in (
+        [(0x112, 3, 1, number)],
+        [(0x112, 4, 1, number)],
+        [(0x112, 3, 1, 6), (0x112, 3, 1, number)],  # the last one counts
+        [(0x10F, 2, 99, 2**20), (0x112, 3, 1, number)],  # a value that is not there ends it
+        [(0x10F, 99, 9, 9), (0x112, 3, 1, number)],  # a type that does not exist is passed over
+    ):
+        body = b"".join(
+            struct.pack(layout + "HHI", tag, kind, count)
+            + struct.pack(layout + ("HH" if kind == 3 else "I"), *([value, 0] if kind == 3 else [value]))
+            for tag, kind, count, value in entries
+        )
+        exif = mark + struct.pack(layout + "IH", 8, len(entries)) + body + bytes(4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(BytesIO(encode(photo(16, 16), "JPEG", exif=b"Exif\0\0" + exif)))
+            expected = picture.getexif().get(0x112, 1)
+        assert containers.orientation(exif, None) == expected
 
 
 def test_harmless_junk_in_a_jpeg_still_decodes():

@@ -2,7 +2,10 @@ import io
 import itertools
 import json
 import os
+import random
+import re
 import socket
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import ImageError, SourceError
-from pipelines import sources
+from pipelines import sources, tars
 from pipelines.sources import Entry, expand_braces, list_source, locate, member_of, path_of, read, uri_of
 
 
@@ -186,6 +189,24 @@ def test_an_empty_folder_says_what_was_looked_for(tmp_path):
         list(list_source(tmp_path))
 
 
+def test_what_is_told_of_a_listing_stays_small_and_printable(tmp_path):
+    put(tmp_path / "a.jpg")
+    for number in range(300):
+        put(tmp_path / f"scan.{number:04}")
+        (tmp_path / f"loop{number}").symlink_to(tmp_path)
+    put(tmp_path / "b.\udcff")
+    source = list_source(tmp_path)
+    list(source)
+    assert len(source.ignored) == sources.MAX_KINDS + 1 and sum(source.ignored.values()) == 301
+    assert len(source.problems) == 300
+    json.dumps([source.ignored, source.problems], ensure_ascii=False).encode()
+    problems = sources.Problems()
+    for number in range(sources.MAX_PROBLEMS + 20):
+        problems.append(f"{number} " + "x" * 10**4)
+    assert len(problems) == sources.MAX_PROBLEMS and problems[-1] == "… and 21 more."
+    assert max(map(len, problems)) == sources.MAX_PROBLEM_LENGTH
+
+
 def test_unknown_sources(tmp_path):
     for name, words in {
         "nothing": "There is no",
@@ -350,11 +371,11 @@ def test_shards_with_labels(tmp_path, format):
 
 def test_locate_scans_a_tar_once_until_it_changes(tmp_path, monkeypatch):
     path = shard(tmp_path / "s.tar", {f"{i}.jpg": b"x" * i for i in range(20)})
-    opened = []
-    real = tarfile.open
-    monkeypatch.setattr(tarfile, "open", lambda *args, **options: opened.append(1) or real(*args, **options))
+    scans = []
+    real = tars.members
+    monkeypatch.setattr(tars, "members", lambda descriptor: scans.append(1) or real(descriptor))
     assert [locate(uri_of(path, f"{i}.jpg")).size for i in range(20)] == list(range(20))
-    assert opened == [1]
+    assert scans == [1]
     monkeypatch.undo()
     shard(path, {"0.jpg": b"new and longer" * 2000})
     assert read(uri_of(path, "0.jpg"))[0] == b"new and longer" * 2000
@@ -408,6 +429,116 @@ def test_odd_shards(tmp_path):
         list(list_source(put(tmp_path / "empty.tar", b"")))
     with pytest.raises(SourceError, match=r"no shard .*s3\.tar"):
         list(list_source(f"{tmp_path}/{{s,s3}}.tar"))
+
+
+def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
+    """A tar header whose size field is what it is."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT))
+    block[124:136], block[156:157], block[148:156] = size, kind, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def octal(size: int) -> bytes:
+    return b"%011o\0" % size
+
+
+def base_256(size: int) -> bytes:
+    return (b"\x80" if size >= 0 else b"\xff") + (size % 2**88).to_bytes(11)
+
+
+def body(data: bytes) -> bytes:
+    return data.ljust(-(-len(data) // 512) * 512, b"\0")
+
+
+FIRST = header("1.jpg", octal(3)) + body(b"one")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        header("2.jpg", base_256(-512)),
+        header("2.jpg", base_256(-1024)) * 2,
+        header("2.jpg", base_256(2**70)),
+        header("2.jpg", b"9" * 12),
+        header("2.jpg", b"-0000000512\0"),
+        header("x", base_256(2**40), b"x"),
+        header("x", base_256(2**40), b"L"),
+        header("x", octal(600_000), b"x") + body(b"1" * 600_000),
+        header("x", octal(6), b"x") + body(b"0 a=b\n"),
+        header("x", octal(2), b"x") + body(b"2 "),
+        header("x", octal(17), b"x") + body(b"17 size=-0000512\n") + FIRST,
+        header("x", octal(15), b"x") + body(b"15 size=1_000_\n") + FIRST,
+        (header("x", octal(5), b"L") + body(b"a.jpg")) * 3000,
+        header("x", octal(0), b"S")[:482] + b"\1" + header("x", octal(0), b"S")[483:] + b"\1" * 512,
+    ],
+    ids="negative loop huge nines minus pax-huge name-huge digits zero-record no-record pax-negative pax-odd chain "  # noqa: SIM905
+    "sparse".split(),
+)
+def test_hostile_headers_end_the_archive(tmp_path, rest):
+    """Python's own tarfile never ends, takes minutes, or raises MemoryError or RecursionError on some of these."""
+    source = list_source(put(tmp_path / "s.tar", FIRST + rest + bytes(1024)))
+    assert [read(entry.uri)[0] for entry in source] == [b"one"]
+    assert len(source.problems) == 1 and "byte" in source.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("format", "lengths", "alphabet"),
+    [
+        (tarfile.USTAR_FORMAT, (1, 50, 90), "ab/ü\n\udcff"),
+        (tarfile.PAX_FORMAT, (1, 50, 99, 100, 101, 155, 300, 5000), "ab/ü\n"),  # tarfile stops at its own "\n\udcff"
+        (tarfile.GNU_FORMAT, (1, 50, 99, 100, 101, 155, 300, 5000), "ab/ü\n\udcff"),
+    ],
+)
+def test_members_are_those_of_tarfile(tmp_path, format, lengths, alphabet):
+    """Names of every length and alphabet, sizes around the block's, all kinds, in all formats."""
+    draw = random.Random(0)
+    kinds = (tarfile.REGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
+    with tarfile.open(tmp_path / "s.tar", "w", format=format, encoding="utf-8", errors="surrogateescape") as tar:
+        for number in range(120):
+            name = "".join(draw.choice(alphabet) for _ in range(draw.choice(lengths))).strip("/")
+            member = tarfile.TarInfo(re.sub("/+", "/", f"{name}/{number}").strip("/")[-max(lengths) :])
+            member.type, member.linkname = draw.choice(kinds), "target" * draw.choice((1, len(lengths)))
+            member.size = draw.choice((0, 1, 511, 512, 513, 5000)) if member.isreg() else 0
+            member.mtime = draw.random() * 1e9
+            tar.addfile(member, io.BytesIO(draw.randbytes(member.size)))
+    with tarfile.open(tmp_path / "s.tar", encoding="utf-8", errors="surrogateescape") as tar:
+        expected = [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
+    with (tmp_path / "s.tar").open("rb") as file:
+        found = [(m.name, m.offset, m.size) for m in tars.members(file.fileno()) if m.kind == "file"]
+    assert found == expected and len(found) > 40
+
+
+def test_members_of_a_tar_older_than_ustar(tmp_path):
+    old = [bytearray(header(name, octal(3), b"\0")) for name in ("1.jpg", "folder.jpg/", "2.jpg")]
+    for block in old:
+        block[257:] = bytes(255)
+        block[148:156] = b" " * 8
+        block[148:156] = b"%6o\0 " % sum(block)
+    data = b"".join(bytes(block) + body(b"abc") for block in old)
+    source = list_source(put(tmp_path / "s.tar", data + bytes(1024)))
+    assert [member_of(entry.uri) for entry in source] == ["1.jpg", "2.jpg"] and not source.problems
+
+
+def test_sparse_members_of_gnu_tar_are_left_out(tmp_path):
+    (tmp_path / "hole.jpg").write_bytes(b"")
+    os.truncate(tmp_path / "hole.jpg", 2**20)
+    put(tmp_path / "z.jpg", b"after")
+    for format in ("gnu", "posix"):
+        command = ["tar", "--sparse", f"--format={format}", "-cf", "s.tar", "hole.jpg", "z.jpg"]
+        try:
+            subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("GNU tar is not installed")
+        source = list_source(tmp_path / "s.tar")
+        assert [read(entry.uri)[0] for entry in source] == [b"after"]
+        assert source.ignored == {"link or special member": 1} and not source.problems
+
+
+def test_labels_in_a_tar_are_utf_8_whatever_they_say(tmp_path):
+    path = shard(tmp_path / "s.tar", {"1.jpg": b"x", "1.json": '{"label": "\\ud800", "group": "g"}'})
+    (entry,) = list_source(path)
+    assert entry.label == "\\ud800" and entry.label.encode()
 
 
 # --- braces
@@ -469,6 +600,23 @@ def test_reading_fails_with_a_word(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MAX_FILE_BYTES", 99)
     assert read_failure(uri_of(path)) == "too_large"
     assert read_failure(uri_of(path, "m"), 0, 100) == "too_large"
+
+
+def test_a_file_larger_than_memory_is_too_large(tmp_path, monkeypatch):
+    def pread(*args):
+        raise MemoryError
+
+    path = put(tmp_path / "a.jpg")
+    monkeypatch.setattr(os, "pread", pread)
+    assert read_failure(uri_of(path)) == "too_large"
+
+
+def test_a_failure_can_always_be_written_down(tmp_path):
+    path = shard(tmp_path / "\udcff.tar", {"1.jpg": b"x"})
+    for uri in (uri_of(path, "2.jpg"), uri_of(tmp_path / "\udcff.jpg")):
+        with pytest.raises(ImageError) as caught:
+            read(uri)
+        assert str(caught.value).encode()
 
 
 def test_a_sparse_giant_is_not_read(tmp_path):

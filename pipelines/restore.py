@@ -1,0 +1,187 @@
+"""Bring back what no file of a store holds any more from the sources that its runs name: `penult doctor`, part two.
+
+Only what is lost: pictures that are new or have changed since are left to the next run, labels that are there stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import BackboneError, EngineError, ImageError, SourceError, SpecMismatch, StoreNotFound
+from featurestore.files import replacing
+from featurestore.known import NEW, Known, contains, text_digests
+from featurestore.repair import aside_of
+from featurestore.runs import RunRecord
+from featurestore.schema import OK, keys_of
+from featurestore.store import FeatureStore
+from pipelines import sources
+from pipelines.augment import Augmentation
+from pipelines.embed import RUNNER, EmbedOptions, embed
+from pipelines.labels import ROWS_A_BATCH, changed_labels
+from pipelines.predict import tap_of
+
+CATALOG, LABELS = "catalog.lance", "labels.lance"
+SOURCE = {"embed": "source", "label": "file"}  # what a run's record calls it
+
+Progress = Callable[[int, int], None]
+
+
+Lost = Mapping[str, Sequence[str]]  # see ``restore``
+
+
+def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[int, list[str]]:
+    """Bring back lost rows.
+
+    Args:
+        store: its folder.
+        lost: the tables that lack some; of feature sets the images, sha256 in hex, where all of them are known.
+        progress: of the images that are embedded anew.
+
+    Returns:
+        How many images were embedded anew, and what stood in the way, a sentence each.
+    """
+    opened, embedded, problems = FeatureStore(store), 0, list[str]()
+    if LABELS in lost:
+        problems += _labels(opened)
+    sets = dict.fromkeys(record.result["feature_set"] for record in _newest_first(opened, "embed"))
+    for name in sets:
+        if CATALOG in lost or f"features/{name}.lance" in lost:
+            embedded += _features(opened, name, lost, problems, progress)
+    return embedded, problems
+
+
+def _labels(store: FeatureStore) -> Iterator[str]:
+    """Label what has no label any more, as the newest source says that names it."""
+    for record in _newest_first(store, "embed", "label"):
+        source, label_set = record.parameters[SOURCE[record.kind]], record.parameters["label_set"]
+        try:
+            with store.lock():
+                known = store.known_labels(label_set)
+                staged = store.labels.stage(_missing_labels(source, known, label_set, record.run_id))
+                store.labels.swap([], staged)
+                store.remember()
+        except SourceError as error:
+            yield f"Labels are lost that `penult {record.kind} {source}` or a run before it has given: {error}"
+            return  # what an older source says may have been changed by this one
+
+
+def _missing_labels(source: str, known: Known, label_set: str, run_id: str) -> Iterator[pa.RecordBatch]:
+    for entries in _chunks(source):
+        rows = changed_labels(entries, known, label_set, run_id)
+        uris = text_digests(rows.column("uri").to_pylist())
+        missing = rows.filter(pa.array(known.lookup(uris, uris) == NEW))
+        if missing.num_rows:
+            yield missing
+
+
+def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], progress: Progress | None) -> int:
+    """Embed what a feature set or the catalog has lost of a set's images; how many."""
+    records = [record for record in _newest_first(store, "embed") if record.result["feature_set"] == name]
+    options = _options(records[0])
+    is_lost = _losses(store, name, options.views or None, lost)
+    uris: dict[str, None] = {}
+    for source in dict.fromkeys(record.parameters["source"] for record in records):
+        try:
+            for entries in _chunks(source):
+                uris |= dict.fromkeys(entry.uri for entry in is_lost(entries))
+        except SourceError as error:
+            problems.append(f"Features may be lost that `penult embed {source}` has made: {error}")
+    if not uris:
+        return 0
+    try:
+        if name in store.sets():
+            tap_of(store, name)  # refuses to embed what would be another set
+        return embed(_manifest(store, name, list(uris)), store.path, options, progress).embedded
+    except (BackboneError, EngineError, SourceError, SpecMismatch, StoreNotFound) as error:
+        problems.append(f"{len(uris):,} pictures of {name} must be embedded anew: {error}")
+        return 0
+
+
+def _losses(
+    store: FeatureStore, name: str, views: int | None, lost: Lost
+) -> Callable[[list[sources.Entry]], list[sources.Entry]]:
+    """The function that says which files of a source have lost their features in a set, or their row in the catalog."""
+    set_lost, catalog_lost = f"features/{name}.lance" in lost, CATALOG in lost
+    held = store.content_keys(name, views) if name in store.sets() else np.empty(0, "S32")
+    known, bare, bare_keys = [np.empty(0, "S16")], [np.empty(0, "S16")], [np.empty(0, "S32")]
+    for batch in store.catalog.scan(["uri", "sha256", "status"]):
+        digests = text_digests(batch.column("uri").to_pylist())
+        ok = np.array([status == OK for status in batch.column("status").to_pylist()], bool)
+        keys = keys_of(batch.column("sha256").filter(pa.array(ok)))
+        there = contains(held, keys)
+        known.append(digests)
+        bare.append(digests[ok][~there])
+        bare_keys.append(keys[~there])
+    in_catalog, without, keys = np.sort(np.concatenate(known)), np.concatenate(bare), np.concatenate(bare_keys)
+    named = np.array([bytes.fromhex(key) for key in lost.get(f"features/{name}.lance", ())], "S32")
+    if len(named) and contains(np.sort(keys), named).all():  # else a key itself is damaged, and may be anyone's
+        without = without[contains(np.sort(named), keys)]
+    without = np.sort(without)
+
+    def is_lost(entries: list[sources.Entry]) -> list[sources.Entry]:
+        digests = text_digests(entry.uri for entry in entries)
+        features = contains(without, digests) if set_lost else np.zeros(len(digests), bool)
+        rows = ~contains(in_catalog, digests) if catalog_lost else np.zeros(len(digests), bool)
+        return [
+            entry
+            for entry, feature, row in zip(entries, features, rows, strict=True)
+            if feature or (row and (set_lost or _was_embedded(entry, held)))
+        ]
+
+    return is_lost
+
+
+def _was_embedded(entry: sources.Entry, held: np.ndarray) -> bool:
+    """Whether a file that the catalog does not know has features; what cannot be read has none to be made."""
+    try:
+        data = sources.read(entry.uri, entry.offset, entry.size)[0]
+    except ImageError:
+        return True
+    return bool(contains(held, np.array([hashlib.sha256(data).digest()], "S32"))[0])
+
+
+def _manifest(store: FeatureStore, name: str, uris: list[str]) -> str:
+    """Write down what is embedded anew, beside what was put aside."""
+    from pyarrow import parquet
+
+    path = aside_of(store.path.resolve()) / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        parquet.write_table(pa.table({"uri": uris}), temporary)
+    return str(path)
+
+
+def _options(record: RunRecord) -> EmbedOptions:
+    """The options of an embed run, on a runner that is always there."""
+    names = {field.name for field in fields(EmbedOptions)} & record.parameters.keys()
+    told = {name: record.parameters[name] for name in names}
+    if told.get("augmentation"):
+        told["augmentation"] = Augmentation(**told["augmentation"])
+    return EmbedOptions(**{**told, "runner": RUNNER, "runner_arguments": (), "retry_failed": False})
+
+
+def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:
+    """The last run of each source and each set of labels or features, but for sources that an earlier repair made."""
+    seen = set()
+    for record in reversed(store.runs()):
+        if record.kind not in kinds:
+            continue
+        source = record.parameters[SOURCE[record.kind]]
+        which = (source, record.parameters["label_set"], record.result.get("feature_set"))
+        of_a_repair = Path(source).is_relative_to(aside_of(store.path.resolve()).parent)
+        if which not in seen and not of_a_repair:
+            seen.add(which)
+            yield record
+
+
+def _chunks(source: str) -> Iterator[list[sources.Entry]]:
+    entries = iter(sources.list_source(source))
+    while chunk := list(islice(entries, ROWS_A_BATCH)):
+        yield chunk

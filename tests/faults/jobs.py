@@ -1,0 +1,353 @@
+"""The commands that faults befall, each with what it works on and what the store is to hold when it is done."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+
+from conftest import CountingEngine
+from faults import invariant
+from pipelines import worker
+from pipelines.cli import app
+from pipelines.embed import EmbedOptions, EmbedResult, embed
+
+TESTS = Path(__file__).parents[1]
+PATIENCE = 300  # seconds that no command of these takes
+SHARD = 7
+PICTURES = 30
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command, and what the store is to hold after it; see ``invariant.check``."""
+
+    name: str
+    store: Path
+    command: list[str]
+    contents: Mapping[str, bytes | str]
+    labels: Mapping[str, str]
+    former: tuple[str, ...] = ()
+    new: int = 0  # contents that an embed run has to embed
+    before: int = 0  # and those that the store held
+    engine: str = "fake"  # "real": the CNN itself; "other": another one, of which there is no reference
+
+    @property
+    def digests(self) -> set[str]:
+        """Sha256 in hex of the contents."""
+        return {hashlib.sha256(content).hexdigest() for content in self.contents.values() if isinstance(content, bytes)}
+
+
+# --- to run one
+
+
+@contextmanager
+def child(
+    job: Job, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """The job's command in a process that is past its imports; ended if the block ends before it."""
+    fake = ["--fake"] if job.engine == "fake" else []
+    with subprocess.Popen(
+        [sys.executable, "-m", "faults.child", *fake, *options, *job.command],
+        cwd=TESTS,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # "ready"
+            yield process
+        finally:
+            process.kill()
+
+
+def run(job: Job) -> tuple[str, str]:
+    """Run a job's command to its end; the last line that it printed, and all that it said."""
+    with child(job) as process:
+        told, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, f"{job.name} ended with {process.returncode}: {said}"
+    return told.rpartition("\n")[0].rpartition("\n")[2], said
+
+
+def embed_here(job: Job) -> tuple[EmbedResult, int]:
+    """Run an embed job in this process; also, how many images the engine was given."""
+    options = EmbedOptions(shard_images=SHARD)
+    if job.engine == "real":
+        result = embed(job.command[1], job.store, options)
+        return result, result.embedded
+    counting = CountingEngine(batch_size=8)
+    worker.engine_for.cache_clear()
+    try:
+        with mock.patch.object(worker, "open_engine", lambda *_args, **_options: counting):
+            return embed(job.command[1], job.store, options), counting.images
+    finally:
+        worker.engine_for.cache_clear()
+
+
+@cache
+def vectors(engine: str) -> dict[str, np.ndarray]:
+    """The features of every picture, from a run that nothing befell, by sha256 in hex."""
+    folder = _folder()
+    for number in (*range(PICTURES), *(100 + number for number in CHANGED)):
+        (folder / "corpus" / "a").mkdir(parents=True, exist_ok=True)
+        (folder / "corpus" / "a" / f"{number}.jpg").write_bytes(picture(number))
+    embed_here(Job("", folder / "store", ["embed", str(folder / "corpus")], {}, {}, engine=engine))
+    return invariant.stored_vectors(folder / "store")
+
+
+# --- the jobs
+
+
+def _embed(folder: Path) -> Job:
+    """Thirty pictures in class folders, a copy of one and an empty file, into a new store."""
+    corpus = _corpus()
+    contents, labels = invariant.folder_contents(corpus)
+    expected = {uri: content or "empty" for uri, content in contents.items()}
+    return _embedding("embed", corpus, folder / "store", expected, labels, new=PICTURES)
+
+
+def _embed_other(folder: Path) -> Job:
+    """Other pictures, some of the same contents, into the same store."""
+    corpus = _changed() / "pictures"
+    contents = {path.as_uri(): path.read_bytes() for path in sorted(corpus.iterdir())}
+    return _embedding("embed-other", corpus, folder / "store", contents, {}, new=PICTURES)
+
+
+def _embed_real(folder: Path) -> Job:
+    return replace(_embed(folder), name="embed-real", engine="real")
+
+
+def _embed_again(folder: Path) -> Job:
+    """A manifest that has changed since it was embedded: files that are new, changed or mended, and other labels."""
+    template = _changed()
+    shutil.copytree(template / "store", folder / "store", dirs_exist_ok=True)
+    files = {path.as_uri(): path for path in sorted((template / "pictures").iterdir())}
+    contents = {uri: path.read_bytes() for uri, path in files.items()}
+    labels = {uri: "abcd"[int(path.stem) % 4] for uri, path in files.items()}
+    former = tuple(hashlib.sha256(picture(number)).hexdigest() for number in CHANGED)
+    job = _embedding("embed-again", template / "manifest.csv", folder / "store", contents, labels, new=14, before=19)
+    return replace(job, former=former)
+
+
+def _embed_tended(folder: Path) -> Job:
+    """A manifest that grew by a picture a run: this run's commit has fragments to merge and old versions to drop."""
+    template = _grown()
+    shutil.copytree(template / "store", folder / "store", dirs_exist_ok=True)
+    files = {path.as_uri(): path for path in sorted((template / "pictures").iterdir())}
+    contents = {uri: path.read_bytes() for uri, path in files.items()}
+    labels = {uri: "abc"[int(path.stem) % 3] for uri, path in files.items()}
+    return _embedding("embed-tended", template / "manifest.csv", folder / "store", contents, labels, new=15, before=15)
+
+
+def _label(folder: Path) -> Job:
+    """A file that changes every third label."""
+    job = _on_done("label", folder, str(_done() / "labels.csv"), "--json")
+    return replace(job, labels={**job.labels, **_relabelled(job.labels)})
+
+
+def _train(folder: Path) -> Job:
+    return _on_done("train", folder, "--json")
+
+
+def _compare(folder: Path) -> Job:
+    return _on_done("compare", folder, "--heads", "logreg,ridge,ncm,knn", "--json")
+
+
+def _predict(folder: Path) -> Job:
+    """A picture that the store lacks."""
+    return _on_done("predict", folder, str(_done() / "new.jpg"), "--json", engine="real")
+
+
+def _gc(folder: Path) -> Job:
+    """A store with what a killed run, a killed comparison and killed writers have left."""
+    job = _on_done("gc", folder, "--json")
+    orphan = next((_done() / "store" / "features").glob("*.lance/data/*.lance"))
+    for left in (
+        orphan.relative_to(_done() / "store").with_name("0" * 50 + ".lance"),
+        Path("runs/20260101T000000000000Z-train-000000/head.npz"),
+        Path("results/00/.00.json.1.tmp"),
+        Path(".penult.json.1.tmp"),
+    ):
+        (job.store / left).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(orphan, job.store / left)
+        os.utime(job.store / left, (0, 0))
+        os.utime((job.store / left).parent, (0, 0))
+    return job
+
+
+def _finetune(folder: Path) -> Job:
+    """Two epochs of a small network on scans of digits."""
+    template = _digits()
+    shutil.copytree(template / "store", folder / "store", dirs_exist_ok=True)
+    contents, labels = invariant.folder_contents(template / "corpus")
+    options = ["--unfreeze-from", "conv_dw_12", "--epochs", "2", "--batch-size", "16", "--json"]
+    command = ["finetune", *options, "--store", str(folder / "store")]
+    return Job("finetune", folder / "store", command, contents, labels, engine="other")
+
+
+JOBS: dict[str, Callable[[Path], Job]] = {
+    "embed": _embed,
+    "embed-other": _embed_other,
+    "embed-real": _embed_real,
+    "embed-again": _embed_again,
+    "embed-tended": _embed_tended,
+    "label": _label,
+    "train": _train,
+    "compare": _compare,
+    "predict": _predict,
+    "finetune": _finetune,
+}
+if any(command.callback.__name__ == "gc" for command in app.registered_commands if command.callback):
+    JOBS["gc"] = _gc
+
+
+def _embedding(
+    name: str,
+    source: Path,
+    store: Path,
+    contents: Mapping[str, bytes | str],
+    labels: Mapping[str, str],
+    new: int = 0,
+    before: int = 0,
+) -> Job:
+    command = ["embed", str(source), "--store", str(store), "--shard-images", str(SHARD)]
+    return Job(name, store, command, contents, labels, new=new, before=before)
+
+
+def _on_done(name: str, folder: Path, *options: str, engine: str = "fake") -> Job:
+    """A command on a store that holds the thirty pictures and a head."""
+    shutil.copytree(_done(engine) / "store", folder / "store", dirs_exist_ok=True)
+    command = [name, *options, "--store", str(folder / "store")]
+    return replace(_embed(folder), name=name, command=command, engine=engine)
+
+
+def _relabelled(labels: Mapping[str, str]) -> dict[str, str]:
+    return {
+        uri: "abc"["bca".index(label)] for number, (uri, label) in enumerate(sorted(labels.items())) if number % 3 == 0
+    }
+
+
+# --- what they work on, made once a process and not changed after that
+
+CHANGED = (3, 4, 5)
+
+
+def picture(number: int) -> bytes:
+    """A JPEG file of a part of a photograph."""
+    photographs = _photographs()
+    x, y = 37 * number % 480, 53 * number % 300
+    file = io.BytesIO()
+    Image.fromarray(photographs[number % 2][y : y + 96, x : x + 128]).save(file, "jpeg", quality=90)
+    return file.getvalue()
+
+
+@cache
+def _photographs() -> list[np.ndarray]:
+    from sklearn.datasets import load_sample_images
+
+    return list(load_sample_images().images)
+
+
+def _folder() -> Path:
+    """A folder that is there until this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="faults-")).resolve()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def _corpus() -> Path:
+    corpus = _folder() / "corpus"
+    for number in range(PICTURES):
+        (corpus / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
+        (corpus / "abc"[number % 3] / f"{number:02}.jpg").write_bytes(picture(number))
+    shutil.copy(corpus / "a" / "00.jpg", corpus / "b" / "copy.jpg")
+    (corpus / "c" / "empty.jpg").touch()
+    return corpus
+
+
+@cache
+def _changed() -> Path:
+    folder = _folder()
+    _write(folder, range(20), "abc")
+    (folder / "pictures" / "07.jpg").write_bytes(b"")
+    embed_here(_embedding("", folder / "manifest.csv", folder / "store", {}, {}))
+    _write(folder, range(PICTURES), "abcd")
+    for number in CHANGED:
+        (folder / "pictures" / f"{number:02}.jpg").write_bytes(picture(100 + number))
+    return folder
+
+
+@cache
+def _grown() -> Path:
+    folder = _folder()
+    for count in range(1, 16):  # one less than are merged
+        _write(folder, range(count), "abc")
+        embed_here(_embedding("", folder / "manifest.csv", folder / "store", {}, {}))
+    _write(folder, range(PICTURES), "abc")
+    return folder
+
+
+def _write(folder: Path, numbers: range, classes: str) -> None:
+    """Pictures that are not there yet, and a manifest of them all."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    for number in numbers:
+        path = folder / "pictures" / f"{number:02}.jpg"
+        if not path.exists() or not path.stat().st_size:
+            path.write_bytes(picture(number))
+    rows = [f"pictures/{number:02}.jpg,{classes[number % len(classes)]}" for number in numbers]
+    (folder / "manifest.csv").write_text("\n".join(["path,label", *rows]))
+
+
+@cache
+def _done(engine: str = "fake") -> Path:
+    folder = _folder()
+    job = replace(_embed(folder), engine=engine)
+    embed_here(job)
+    run(replace(job, name="train", command=["train", "--store", str(job.store)]))
+    (folder / "new.jpg").write_bytes(picture(50))
+    rows = [f"{uri},{label}" for uri, label in _relabelled(job.labels).items()]
+    (folder / "labels.csv").write_text("\n".join(["uri,label", *rows]))
+    return folder
+
+
+@cache
+def _digits() -> Path:
+    """A store with the features of a small network with seeded weights, and a head on them."""
+    from sklearn.datasets import load_digits
+
+    folder, digits = _folder(), load_digits(n_class=3)
+    for number, (pixels, label) in enumerate(zip(digits.images[:66], digits.target[:66], strict=True)):
+        path = folder / "corpus" / str(label) / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.kron(pixels * (255 / 16), np.ones((8, 8))).astype(np.uint8)).save(path)
+    made = subprocess.run(
+        [sys.executable, "-c", f"import seeded; print(seeded.weights('MobileNet', {str(folder)!r}))"],
+        cwd=TESTS,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    weights = made.stdout.splitlines()[-1]
+    job = Job("", folder / "store", [], {}, {}, engine="other")
+    of_mobilenet = ["--backbone", "MobileNet", "--weights", weights, "--input-size", "64"]
+    run(replace(job, command=["embed", str(folder / "corpus"), *of_mobilenet, "--store", str(job.store)]))
+    run(replace(job, command=["train", "--store", str(job.store)]))
+    return folder

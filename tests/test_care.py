@@ -1,0 +1,136 @@
+"""verify and doctor: what they say, and what they leave to the user."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import CountingEngine
+from featurestore.errors import StoreCorrupt, StoreNotFound
+from featurestore.files import write_sealed
+from featurestore.store import FeatureStore
+from featurestore.verify import REPAIR
+from pipelines.care import DoctorResult, doctor, verify
+from pipelines.embed import EmbedOptions, embed
+from pipelines.labels import import_labels
+
+
+@pytest.fixture
+def store(corpus: Path, tmp_path: Path, engine: CountingEngine) -> Path:
+    """A store with the features of thirty pictures, in fragments of ten."""
+    embed(str(corpus), tmp_path / "store", EmbedOptions(shard_images=10))
+    engine.images = 0
+    return tmp_path / "store"
+
+
+def features(store: Path) -> Path:
+    (table,) = (store / "features").iterdir()
+    return table
+
+
+def data_files(table: Path) -> list[Path]:
+    return sorted((table / "data").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def labels(store: Path) -> dict[str, str]:
+    table = FeatureStore(store).label_rows()
+    return dict(zip(table["uri"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def penult(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_no_store(tmp_path: Path) -> None:
+    for command in (verify, doctor):
+        with pytest.raises(StoreNotFound, match="no penult store"):
+            command(tmp_path)
+
+
+def test_on_the_command_line(store: Path) -> None:
+    whole = penult("verify", "--store", store, "--json")
+    assert whole.returncode == 0 and json.loads(whole.stdout.splitlines()[-1]) == []
+    manifest = max((features(store) / "_versions").glob("*.manifest"))  # the first version's, which nobody needs
+    manifest.write_bytes(manifest.read_bytes()[::-1])
+    damaged = penult("verify", "--store", store, "--json")
+    (finding,) = json.loads(damaged.stdout.splitlines()[-1])
+    assert damaged.returncode == 1 and "penult doctor" in damaged.stderr
+    assert finding["path"] == manifest.relative_to(store).as_posix()
+    mended = penult("doctor", "--store", store, "--json")
+    (repair,) = json.loads(mended.stdout.splitlines()[-1])["repairs"]
+    assert mended.returncode == 0 and repair["put_aside"] == [f"_versions/{manifest.name}"] and not repair["lost"]
+    assert penult("verify", "--store", store).returncode == 0
+    (aside,) = (store / "damaged").rglob("*.manifest")
+    assert aside.name == manifest.name
+
+
+def test_no_manifest_is_left(store: Path, engine: CountingEngine) -> None:
+    """The data files say what a feature set is, and hold all of its rows."""
+    before = FeatureStore(store).features()
+    shutil.rmtree(features(store) / "_versions")
+    doctor(store)
+    assert engine.images == 0
+    assert all(np.array_equal(*pair) for pair in zip(before, FeatureStore(store).features(), strict=True))
+    assert verify(store) == []
+
+
+def test_a_whole_feature_set_is_gone(store: Path, engine: CountingEngine) -> None:
+    before, name = FeatureStore(store).features(), FeatureStore(store).resolve()
+    shutil.rmtree(features(store))
+    assert [finding.path for finding in verify(store)] == [f"features/{name}.lance"]
+    result = doctor(store)
+    assert result.embedded == engine.images == 30 and FeatureStore(store).resolve() == name
+    assert all(np.array_equal(*pair) for pair in zip(before, FeatureStore(store).features(), strict=True))
+
+
+def test_pictures_that_are_gone_cannot_come_back(store: Path, corpus: Path) -> None:
+    file = data_files(features(store))[0]
+    file.unlink()
+    shutil.rmtree(corpus)
+    result = doctor(store)
+    assert result.embedded == 0 and [repair.lost for repair in result.repairs] == [10]
+    (told,) = result.todo
+    assert f"`penult embed {corpus}`" in told
+    assert verify(store) == [] and doctor(store) == DoctorResult()
+
+
+def test_labels_come_from_the_newest_source(store: Path, corpus: Path, tmp_path: Path) -> None:
+    """And from no older one where that cannot be read any more: it might say what has been changed since."""
+    file = tmp_path / "labels.csv"
+    file.write_text("path,label\n" + "".join(f"{path},new\n" for path in sorted(corpus.rglob("*.png"))[:20]))
+    import_labels(str(file), store)
+    before = labels(store)
+    (newest,) = (piece for piece in FeatureStore(store).labels.pieces() if piece.rows == 20)
+    (store / "labels.lance" / newest.data[0]).write_bytes(b"")
+    shutil.copytree(store, tmp_path / "other")
+    doctor(store)
+    assert labels(store) == before
+    file.unlink()
+    result = doctor(tmp_path / "other")
+    assert labels(tmp_path / "other") == {uri: label for uri, label in before.items() if label != "new"}
+    assert f"`penult label {file}`" in result.todo[0]
+
+
+def test_an_interrupted_repair_is_told_of(store: Path) -> None:
+    write_sealed(store / REPAIR, {"rows": {}, "lost": {}, "last_set": FeatureStore(store).resolve()})
+    assert [finding.path for finding in verify(store)] == [REPAIR]
+    doctor(store)
+    assert verify(store) == []
+
+
+def test_a_damaged_key_is_no_missing_image(store: Path) -> None:
+    """It is refused, not left out of a dataset."""
+    file = data_files(features(store))[0]
+    key = next(FeatureStore(store).table(features(store).stem).file_rows([f"data/{file.name}"])).column("sha256")[0]
+    data = bytearray(file.read_bytes())
+    data[data.index(key.as_py())] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(StoreCorrupt, match="checksum"):
+        FeatureStore(store).dataset()

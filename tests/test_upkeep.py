@@ -1,0 +1,381 @@
+"""Compaction and cleanup: no row lost or twice, few rewrites, few files, and harmless to interrupt anywhere."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest import mock
+
+import lance
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stores import Picture, commit, journal, label_rows, pictures
+
+from faults.longrun import STEPS, Crash, Model, Step, few_rows_a_tier
+from featurestore import ledger, upkeep
+from featurestore import tables as tables_module
+from featurestore.errors import StoreError
+from featurestore.files import sha256_of
+from featurestore.schema import LABELS
+from featurestore.store import FeatureStore
+from featurestore.tables import KEPT_VERSIONS, Piece, Pin, Table
+from featurestore.upkeep import LARGE, MOST_DELETED, TIER, collect, tend, worth_merging
+from pipelines.care import gc
+
+MOST_SMALL = 3 * (TIER - 1) + 1
+
+# --- which fragments are merged: on numbers alone
+
+sizes = st.one_of(st.integers(1, 3), st.integers(1, 40), st.integers(200, 300), st.integers(1000, 2 * LARGE))
+
+
+@given(st.lists(st.tuples(sizes, st.integers(0, 400)), max_size=80))
+def test_merging_leaves_few_small_fragments_and_goes_on_until_it_does(made: list[tuple[int, int]]) -> None:
+    """Whatever is there, merging ends, and what stays small is bounded."""
+    pieces = [Piece(n, rows, max(rows - gone, 0), [], []) for n, (rows, gone) in enumerate(made)]
+    total = sum(piece.rows for piece in pieces)
+    for _ in range(4):
+        chosen = worth_merging(pieces)
+        assert len(set(chosen)) == len(chosen) and set(chosen) <= {piece.id for piece in pieces}
+        merged = sum(piece.rows for piece in pieces if piece.id in chosen)
+        pieces = [piece for piece in pieces if piece.id not in chosen]
+        pieces += [Piece(1000 + len(pieces), merged, merged, [], [])] if merged else []
+        assert len([piece for piece in pieces if piece.rows < LARGE]) <= MOST_SMALL
+        assert all(piece.rows >= (1 - MOST_DELETED) * piece.physical_rows for piece in pieces)
+    assert worth_merging(pieces) == []
+    assert sum(piece.rows for piece in pieces) == total
+
+
+def test_a_large_fragment_is_left_alone() -> None:
+    pieces = [Piece(n, LARGE, LARGE, [], []) for n in range(100)]
+    assert worth_merging(pieces) == []
+    half = [Piece(n, 2 * LARGE, LARGE, [], []) for n in range(100)]
+    assert worth_merging(half) == []
+
+
+@given(st.lists(sizes, min_size=1, max_size=400))
+def test_a_row_is_written_again_three_times_at_most(appended: list[int]) -> None:
+    """Fragments of many rows stand for many rows of one life: (rows, times written again) a fragment."""
+    pieces: dict[int, tuple[int, int]] = {}
+    for number, rows in enumerate(appended):
+        pieces[number] = (rows, 0)
+        chosen = worth_merging([Piece(id, rows, rows, [], []) for id, (rows, _) in pieces.items()])
+        if chosen:
+            gone = [pieces.pop(id) for id in chosen]
+            pieces[-number - 1] = (sum(rows for rows, _ in gone), 1 + max(times for _, times in gone))
+        assert max(times for _, times in pieces.values()) <= 3
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 30), st.randoms()), max_size=150))
+def test_where_rows_are_replaced_the_work_stays_in_proportion(steps: list[tuple[int, int, object]]) -> None:
+    """Each step appends some rows and takes others away; what is written again is bounded by what came and went."""
+    pieces: list[list[int]] = []  # rows, physical rows
+    came = went = again = 0
+    with mock.patch.object(upkeep, "TIER", 3), mock.patch.object(upkeep, "LARGE", 20):
+        for rows, gone, random in steps:
+            for _ in range(gone):
+                if left := [piece for piece in pieces if piece[0]]:
+                    random.choice(left)[0] -= 1  # type: ignore[attr-defined]
+                    went += 1
+            pieces.append([rows, rows])
+            came += rows
+            chosen = worth_merging([Piece(n, physical, rows, [], []) for n, (rows, physical) in enumerate(pieces)])
+            merged = sum(pieces[n][0] for n in chosen)
+            again += merged
+            pieces = [piece for n, piece in enumerate(pieces) if n not in chosen]
+            pieces += [[merged, merged]] if merged else []
+            assert again <= 3 * (came + went)
+
+
+# --- on tables; merged and cleaned up far more often than with the real figures
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[Table]:
+    made = Table(tmp_path / "labels.lance")
+    made.create(LABELS)
+    with few_rows_a_tier():
+        yield made
+
+
+def add(table: Table, run: int, count: int = 1, replaces: list[str] | None = None) -> None:
+    uris = replaces or [f"{run}/{number}" for number in range(count)]
+    rows = label_rows(f"r{run}", [Picture(uri, None, "abc"[run % 3], None, None) for uri in uris])
+    table.commit(f"r{run}", table.stage([rows]), pa.array(replaces) if replaces else None)
+
+
+def stored(table: Table) -> Counter[tuple[object, ...]]:
+    return Counter(tuple(row.values()) for row in table.read(LABELS.names).to_pylist())
+
+
+def named_files(table: Table) -> set[str]:
+    """What the versions that are left name."""
+    pieces = [piece for version in table.versions() for piece in table.pieces(version)]
+    return {name for piece in pieces for name in piece.data + piece.deletions}
+
+
+def files(table: Table) -> set[str]:
+    return {f"{name}/{path.name}" for name in ("data", "_deletions") for path in (table.path / name).glob("*")}
+
+
+def test_tend_keeps_every_row_with_every_column(table: Table) -> None:
+    for run in range(upkeep.TIER):
+        add(table, run, 2)
+    add(table, 99, replaces=["0/0", "1/1"])
+    before = stored(table)
+    tend(table)
+    assert len(table.pieces()) == 1
+    assert stored(table) == before and len(before) == 2 * upkeep.TIER
+    assert all(map(table.has_run, ["r0", "r1", "r2", "r99"])), "a commit that is tried again would land twice"
+    version = table.version
+    tend(table)
+    assert table.version == version, "there was nothing to do"
+
+
+def test_what_is_merged_is_flushed_and_in_the_ledger(table: Table) -> None:
+    for run in range(upkeep.TIER):
+        add(table, run)
+    with mock.patch.object(tables_module, "fsync", wraps=tables_module.fsync) as flush:
+        tend(table)
+    flushed = {call.args[0] for call in flush.call_args_list}
+    [piece] = table.pieces()
+    assert {table.path / piece.data[0], table.path / "data"} <= flushed
+    known = ledger.read(table.path)
+    assert (known.version, known.rows) == (table.version, upkeep.TIER)
+    assert known.files[piece.data[0]] == sha256_of(table.path / piece.data[0])
+
+
+def test_fragments_mostly_deleted_are_written_again(table: Table) -> None:
+    add(table, 0, 40)
+    add(table, 1, replaces=[f"0/{number}" for number in range(21)])
+    before = stored(table)
+    tend(table)
+    assert stored(table) == before
+    assert [(piece.physical_rows, piece.deletions) for piece in table.pieces()] == [(21, []), (19, [])]
+
+
+def test_versions_and_files_stay_few(table: Table) -> None:
+    for run in range(25):
+        add(table, run)
+        tend(table)
+        assert len(table.versions()) <= upkeep.MOST_VERSIONS
+        assert len(table.pieces()) <= 25 // upkeep.LARGE + 3 * (upkeep.TIER - 1) + 1
+        assert files(table) == named_files(table)
+    assert table.count() == 25
+    add(table, 99)
+    table.cleanup()
+    assert len(table.versions()) == KEPT_VERSIONS
+
+
+def test_nothing_is_cleaned_up_while_somebody_reads(table: Table) -> None:
+    add(table, 0)
+    pin = Pin(table)
+    rows = table.read(["uri"], version=pin.version)
+    for run in range(1, 2 * upkeep.MOST_VERSIONS):
+        add(table, run)
+        tend(table)
+    assert table.cleanup(staged_too=True) == 0
+    assert table.read(["uri"], version=pin.version) == rows
+    last = pin.version
+    del pin
+    tend(table)
+    assert len(table.versions()) == KEPT_VERSIONS and last not in table.versions()
+
+
+def test_a_tag_of_the_users_own_holds_its_version_and_nothing_else(table: Table) -> None:
+    add(table, 0)
+    lance.dataset(table.path).tags.create("mine", tagged := table.version)
+    for run in range(1, 2 * upkeep.MOST_VERSIONS):
+        add(table, run)
+        tend(table)
+    assert len(table.versions()) <= upkeep.MOST_VERSIONS and tagged in table.versions()
+
+
+def test_rows_that_another_program_deletes_meanwhile_do_not_come_back(table: Table) -> None:
+    for run in range(upkeep.TIER):
+        add(table, run, 2)
+    merged = table.stage
+
+    def stage(rows: Iterator[pa.RecordBatch]) -> list[str]:
+        staged = merged(rows)
+        lance.dataset(table.path).delete("uri = '1/1'")
+        return staged
+
+    with mock.patch.object(table, "stage", stage), pytest.raises(StoreError, match="Another writer"):
+        tend(table)
+    assert table.count() == 2 * upkeep.TIER - 1
+    tend(table)
+    assert table.count() == 2 * upkeep.TIER - 1 and len(table.pieces()) == 1
+
+
+def test_a_store_reads_on_after_another_program_has_cleaned_it_up(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    for run in range(3):
+        commit(store, f"r{run}", pictures(range(5 * run, 5 * run + 5)))
+    before = store.dataset()
+    for table in (store.catalog, store.labels, store.table(before.feature_set)):
+        dataset = lance.dataset(table.path)
+        dataset.optimize.compact_files()
+        dataset.cleanup_old_versions(retain_versions=1, delete_unverified=True)
+    after = FeatureStore(store.path).dataset()
+    assert after.ids.tolist() == before.ids.tolist() and after.y.tolist() == before.y.tolist()
+
+
+def test_deletions_of_a_dead_commit_go_with_the_rest(table: Table) -> None:
+    """Lance itself keeps them as long as the version that they were made from."""
+    add(table, 0, 9)
+    with pytest.raises(Crash), crashing(tables_module.lance.LanceDataset, "commit", after=False):
+        add(table, 1, replaces=["0/1"])
+    assert files(table) > named_files(table)
+    table.cleanup(staged_too=True)
+    assert files(table) == named_files(table)
+    assert table.count() == 9
+
+
+# --- interrupted anywhere
+
+
+def crashing(owner: object, name: str, after: bool, nth: int = 1) -> mock._patch:
+    real, calls = getattr(owner, name), iter(range(1, 99))
+
+    def call(*arguments: object, **options: object) -> object:
+        now = next(calls) == nth
+        if now and not after:
+            raise Crash
+        done = real(*arguments, **options)
+        if now:
+            raise Crash
+        return done
+
+    return mock.patch.object(owner, name, call)
+
+
+MOMENTS = {
+    "stage": (Table, "stage", 1),
+    "commit": (tables_module.lance.LanceDataset, "commit", 1),
+    "flush": (Table, "_fsync_version", 1),
+    "note": (Table, "note", 1),
+    "clean up": (tables_module.lance.LanceDataset, "cleanup_old_versions", 1),
+    "note what is gone": (Table, "note", 2),
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", MOMENTS)
+def test_the_next_run_finishes_what_tend_has_begun(table: Table, step: str, after: bool) -> None:
+    owner, name, nth = MOMENTS[step]
+    for run in range(upkeep.MOST_VERSIONS):
+        add(table, run, 1 + run % 2)
+    before = stored(table)
+    with pytest.raises(Crash), crashing(owner, name, after, nth):
+        tend(table)
+    assert stored(Table(table.path)) == before
+    add(table, 99)
+    before = stored(table)
+    tend(table)
+    assert stored(table) == before
+    assert len(table.versions()) <= upkeep.MOST_VERSIONS and len(table.pieces()) <= upkeep.TIER
+    known = ledger.read(table.path)
+    assert known.version == table.version
+    assert all((table.path / name).exists() for name in known.files)
+    table.cleanup(staged_too=True)
+    assert files(table) == named_files(table)
+
+
+def test_a_failure_to_tidy_up_fails_no_commit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    with mock.patch.object(upkeep, "tend", side_effect=StoreError("the disk is full")):
+        commit(store, "r1", pictures(range(9)))
+    assert "the disk is full" in caplog.text
+    assert store.catalog.count() == store.labels.count() == 9
+    assert FeatureStore(store.path).catalog.count() == 9
+
+
+# --- penult gc
+
+
+def aged(path: Path, seconds: float = 1000) -> Path:
+    for one in [path, *path.rglob("*")]:
+        os.utime(one, (time.time() - seconds,) * 2)
+    return path
+
+
+def test_gc_removes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    with few_rows_a_tier():
+        for run in range(upkeep.MOST_VERSIONS):
+            commit(store, f"r{run}", pictures(range(2 * run, 2 * run + 2)))
+    before = sorted(row["uri"] for row in store.catalog.read(["uri"]).to_pylist())
+    path = store.path
+    with store.lock():  # a run whose journal was lost with its staged fragments
+        journal(store, "dead", [pictures(range(900, 910))]).remove()
+    left = ["runs/20260101T000000000000Z-train-000000/head.npz", ".penult.json.1.tmp", "results/00/.00.json.1.tmp"]
+    left += ["damaged/x/catalog.lance/data/1.lance", "finetune/key/checkpoint.npz", "backbones/.w.h5.1.tmp"]
+    left += ["catalog.lance/.ledger.json.1.tmp", "labels.lance/_transactions/.tmp1ct588"]
+    left += ["labels.lance/_versions/18446744073709551600.manifest#1"]
+    kept = ["runs/20260101T000000000000Z-train-000001/run.json", "backbones/w.h5", "results/00/00.json", "notes.txt"]
+    for name in left + kept:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"x" * 100)
+    tables = [store.catalog, store.labels, *map(store.table, store.sets())]
+    with store.lock():
+        assert collect(path, tables, older_than=1000)["unfinished"] == 0
+        assert all((path / name).exists() for name in left)
+        for name in left:
+            aged(path / name, 2000)
+            aged((path / name).parent, 2000)
+        freed = collect(path, tables, older_than=1000)
+    assert not [name for name in left if (path / name).exists()]
+    assert all((path / name).exists() for name in kept)
+    assert freed["unfinished"] == 100 * (len(left) - 1) and freed["put aside"] == 100
+    for table in tables:
+        assert files(table) == named_files(table)
+        assert len(table.versions()) <= KEPT_VERSIONS
+    again = FeatureStore(path)
+    assert sorted(row["uri"] for row in again.catalog.read(["uri"]).to_pylist()) == before
+
+
+def test_gc_keeps_the_newest_outcomes(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    for number in range(6):
+        path = store.path / "results" / f"{number % 2}0" / f"{number}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        os.utime(path, (1000 + number,) * 2)
+    with mock.patch.object(upkeep, "MOST_RESULTS", 4):
+        assert gc(store.path, 0)["kept outcomes"] == 4
+    assert sorted(path.stem for path in store.path.glob("results/*/*.json")) == ["2", "3", "4", "5"]
+
+
+def test_what_vanishes_while_gc_looks_is_left_to_its_run(tmp_path: Path) -> None:
+    """A file that another process has just renamed is listed and is not there any more."""
+    store = FeatureStore.create(tmp_path / "store")
+    run = store.path / "runs" / "20260101T000000000000Z-train-000000"
+    run.mkdir(parents=True)
+    (run / "head.npz").write_bytes(b"x")
+    aged(run)
+    real = Path.rglob
+    with mock.patch.object(Path, "rglob", lambda self, pattern: [*real(self, pattern), self / ".head.json.1.tmp"]):
+        assert gc(store.path, 0)["unfinished"] == 0
+    assert (run / "head.npz").exists()
+
+
+# --- anything in any order, against a dictionary
+
+
+steps = st.tuples(st.sampled_from(STEPS), st.integers(0, 29))
+
+
+@settings(max_examples=2, deadline=None)
+@given(st.lists(steps, min_size=10, max_size=20))
+def test_any_history_agrees_with_a_dictionary(steps: list[Step]) -> None:
+    with TemporaryDirectory() as folder, few_rows_a_tier():
+        model = Model(Path(folder) / "store")
+        model.play(steps)
+        model.finish()
