@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -23,11 +24,28 @@ SEAL = "seal"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that UTF-8 has no bytes for, unless two make a pair
 
 
+def refused(where: object, error: OSError) -> str:
+    """One sentence on what the operating system refused, and what to do; lance tells its error's number in words."""
+    told = re.search(r"os error (\d+)", str(error))
+    number = error.errno or (int(told[1]) if told else 0)
+    advice = {
+        errno.ENOSPC: "make room there",
+        errno.EDQUOT: "make room there",
+        errno.EROFS: "make it writable, or name another folder",
+        errno.EACCES: "give this user the right to write there, or name another folder",
+        errno.EPERM: "give this user the right to write there, or name another folder",
+    }.get(number, "look after that")
+    what = os.strerror(number) if number else str(error).splitlines()[0][:300]
+    return f"Cannot write to {where}: {what}: {advice}, then run the same command again; what was finished is kept."
+
+
 def fsync(path: Path) -> None:
     """Flush one file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 

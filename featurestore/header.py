@@ -32,14 +32,22 @@ def read(store: Path) -> dict[str, Any]:
     if not path.is_file():
         raise StoreNotFound(f"There is no penult store at {store}: `penult embed SOURCE --store {store}` makes one.")
     told = read_json(path)
-    if not isinstance(told, dict) or not {"format_version", "tables"} <= told.keys():
+    if not isinstance(told, dict) or "tables" not in told or type(told.get("format_version")) is not int:
         raise StoreCorrupt(f"Expected in {path}: format_version and tables. Got: {str(told)[:80]}.")
     if told["format_version"] != FORMAT_VERSION:  # before the seal, which a newer penult may make otherwise
         raise FormatError(
             f"{store} has format version {told['format_version']}, this penult reads up to {FORMAT_VERSION}: "
             "install a newer penult."
         )
-    return read_sealed(path)
+    told = read_sealed(path)
+    tables = told["tables"]
+    good = isinstance(tables, dict) and all(
+        isinstance(last, dict) and all(type(last.get(word)) is int for word in ("version", "rows"))
+        for last in tables.values()
+    )
+    if not good:
+        raise StoreCorrupt(f"Expected in {path}: version and rows of each table. Got: something else.")
+    return told
 
 
 def check(store: Path) -> None:

@@ -38,16 +38,23 @@ def read(table: Path) -> Ledger:
         found = path.stat()
     except FileNotFoundError:
         return Ledger()
+    except OSError as error:  # a link to itself, for one
+        raise StoreCorrupt(f"Expected: a ledger at {path}. Got: {error.strerror}.") from error
     return _read(path, (found.st_ino, found.st_mtime_ns, found.st_size))
 
 
 @lru_cache(maxsize=64)
 def _read(path: Path, _state: tuple[int, int, int]) -> Ledger:
     told = read_sealed(path, required=True, limit=MOST_BYTES)
-    try:
-        return Ledger(int(told["version"]), int(told["rows"]), dict(told["files"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreCorrupt(f"Expected in {path}: version, rows and files. Got: {error!r}.") from error
+    version, rows, files = (told.get(name) for name in ("version", "rows", "files"))
+    if (
+        type(version) is int
+        and type(rows) is int
+        and isinstance(files, dict)
+        and set(map(type, files.values())) <= {str}
+    ):
+        return Ledger(version, rows, files)
+    raise StoreCorrupt(f"Expected in {path}: version, rows and files. Got: something else.")
 
 
 def write(table: Path, ledger: Ledger) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from featurestore.errors import StoreError, StoreLocked
+from featurestore.files import refused
 from featurestore.runs import utc_now
 
 
@@ -23,7 +24,7 @@ def locked(store: Path) -> Iterator[None]:
     try:
         file = (store / "lock").open("a+")
     except OSError as error:
-        raise StoreError(f"{store} cannot be written to: {error.strerror}.") from error
+        raise StoreError(refused(store, error)) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

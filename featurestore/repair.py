@@ -10,10 +10,9 @@ begins anew, and ends as it would have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from itertools import compress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,20 @@ import pyarrow as pa
 from featurestore import header, ledger
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.files import fsync, read_sealed, write_sealed
-from featurestore.known import text_digests
+from featurestore.known import DIGEST, text_digests
 from featurestore.ledger import Ledger
 from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import CATALOG, KEY_BYTES, LABELS, intact, row_keys, spec_of
 from featurestore.spec import VIEWS_SUFFIX
 from featurestore.staging import pending
-from featurestore.tables import Table
+from featurestore.tables import Piece, Table
 from featurestore.upkeep import ASIDE
-from featurestore.verify import REPAIR, damaged_files, rows_hold, tables_of, verify
+from featurestore.verify import REPAIR, Finding, damaged_files, damaged_pieces, tables_of, verify
 
 SCHEMAS = {"catalog.lance": CATALOG, "labels.lance": LABELS}
 KEYS = {"catalog.lance": ["uri"], "labels.lance": ["uri", "label_set"]}
 NO_ROWS = ("_transactions/", ledger.NAME)  # beginnings of the paths of files that no row depends on
+ROW_KEY = f"S{KEY_BYTES + 2}"  # of ``row_keys``
 RESTORED = "restored"  # the run id of rows whose own may be damaged
 
 
@@ -79,39 +79,37 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
     Returns:
         What is in hand until ``finish``, None where nothing was damaged; and what was done.
     """
-    aside = aside_of(store)
+    told, aside = _header(store), aside_of(store)
     done = {one.table: one for one in (*_journals(store, aside), *_ledgers(store, aside))}
     findings = list(verify(store))
     if not findings:
         return None, list(done.values())
-    found = [finding.path for finding in findings]
-    told = _header(store)
-    plan = _plan(store, told, found)
+    plan = _plan(store, told, findings)
     write_sealed(store / REPAIR, asdict(plan))
     for name, table in tables_of(store).items():
-        if name in plan.rows or _within(name, found):
+        if name in plan.rows or _within(name, findings):
             _mend(table, name in plan.rows, aside / name, done.setdefault(name, Repair(name)))
     if told is None:
-        done["."] = Repair(".", [header.NAME])
+        done[header.NAME] = Repair(header.NAME, ["."])
         put_aside(store / header.NAME, aside / header.NAME)
         header.create(store)
     else:
         write_sealed(store / header.NAME, told | {"tables": {}})
     tables = tables_of(store)
     header.remember(store, tables.values(), plan.last_set)
+    for name, rows in plan.rows.items():
+        missing = rows - (tables[name].count() if name in tables else 0)
+        if missing > 0 or not rows:
+            done.setdefault(name, Repair(name)).lost = max(missing, 0)
+            images = {image for finding in _within(name, findings) for image in finding.rows}
+            plan.lost[name] = sorted(images) if len(images) == missing and name not in plan.lost else []
+    plan.rows = {}
+    write_sealed(store / REPAIR, asdict(plan))
     for staging in pending(store):
         if staging.feature_set is not None and f"features/{staging.feature_set}.lance" not in tables:
             name = staging.folder.relative_to(store).as_posix()
             done[name] = Repair(name, ["."])
             put_aside(staging.folder, aside / name)
-    for name, rows in plan.rows.items():
-        missing = rows - (tables[name].count() if name in tables else 0)
-        if missing > 0 or not rows:
-            done.setdefault(name, Repair(name)).lost = max(missing, 0)
-            images = {image for finding in findings if finding.path.startswith(f"{name}/") for image in finding.rows}
-            plan.lost[name] = sorted(images) if len(images) == missing and name not in plan.lost else []
-    plan.rows = {}
-    write_sealed(store / REPAIR, asdict(plan))
     return plan, list(done.values())
 
 
@@ -133,10 +131,11 @@ def put_aside(path: Path, to: Path) -> None:
         return
     while to.exists():
         to = to.with_name(f"{to.name}~")
+    new = [folder for folder in to.parents if not folder.exists()]
     to.parent.mkdir(parents=True, exist_ok=True)
     path.rename(to)
-    fsync(path.parent)
-    fsync(to.parent)
+    for folder in (path.parent, to.parent, *(folder.parent for folder in new)):
+        fsync(folder)
 
 
 def _journals(store: Path, aside: Path) -> Iterator[Repair]:
@@ -166,20 +165,20 @@ def _header(store: Path) -> dict[str, Any] | None:
         return None
 
 
-def _plan(store: Path, told: dict[str, Any] | None, found: list[str]) -> Plan:
+def _plan(store: Path, told: dict[str, Any] | None, findings: Sequence[Finding]) -> Plan:
     """What is to be done where damage was found, and what a repair that was killed had in hand."""
     last = told["tables"] if told else {}
     plan = _begun(store) or Plan({}, {}, told.get("last_set") if told else _newest_set(store))
     for name in {*last, *tables_of(store)}:
-        if not all(file.startswith(NO_ROWS) for file in _within(name, found)):
+        if not all(finding.path.startswith(NO_ROWS, len(name) + 1) for finding in _within(name, findings)):
             rows = max(ledger.read(store / name).rows, last.get(name, {}).get("rows", 0))
             plan.rows[name] = max(rows, plan.rows.get(name, 0))
     return plan
 
 
-def _within(name: str, found: Collection[str]) -> list[str]:
-    """Those of the paths that are a table's, relative to it."""
-    return [f"{path}/".removeprefix(f"{name}/") for path in found if f"{path}/".startswith(f"{name}/")]
+def _within(name: str, findings: Sequence[Finding]) -> list[Finding]:
+    """Those of a table."""
+    return [finding for finding in findings if f"{finding.path}/".startswith(f"{name}/")]
 
 
 def _begun(store: Path) -> Plan | None:
@@ -264,7 +263,9 @@ def _rebuild(table: Table, known: Ledger, bad: Collection[str]) -> int:
     Intact fragments stay, but for those with a row that gives way to a newer one.
     """
     pieces = table.pieces()
-    whole = [p for p in pieces if not {*p.data, *p.deletions} & {*bad} and rows_hold(table, p)]
+    whole = [piece for piece in pieces if not {*piece.data, *piece.deletions} & {*bad}]
+    broken = {piece.id for piece, *_ in damaged_pieces(table, whole)}
+    whole = [piece for piece in whole if piece.id not in broken]
     held = {file for piece in whole for file in piece.data}
     there = {f"data/{path.name}" for path in (table.path / "data").glob("*.lance")}
     used = {file for file in known.files if file.startswith("data/")} if known.files else there
@@ -272,21 +273,35 @@ def _rebuild(table: Table, known: Ledger, bad: Collection[str]) -> int:
     files = sorted(used & there - held)
     if table.sealed and not all(_reads(table, file) for file in used - held):
         files = []  # what they hold may be older than what is lost
-    sources = [partial(table.fragment_rows, [piece.id]) for piece in whole]
-    sources += [partial(_file_rows, table, file, file in bad) for file in files]
-    keep = _chosen(table, sources)
-    staying = [piece.id for piece, mask in zip(whole, keep, strict=False) if mask.all()]
-    moving = [not mask.all() if at < len(whole) else mask.any() for at, mask in enumerate(keep)]
+
+    def of_files() -> Iterator[pa.RecordBatch]:
+        for file in files:
+            yield from _file_rows(table, file, file in bad)
+
+    keep = _chosen(table, chain(_rows(table, whole), of_files()))
+    ends = np.cumsum([piece.rows for piece in whole], dtype=int)
+    masks = np.split(keep, ends)  # the last is of the files
+    changing = [(piece, mask) for piece, mask in zip(whole, masks, strict=False) if not mask.all()]
+    staying = {piece.id for piece in whole} - {piece.id for piece, _ in changing}
 
     def rows() -> Iterator[pa.RecordBatch]:
-        for source, mask in zip(compress(sources, moving), compress(keep, moving), strict=True):
-            start = 0
-            for batch in source():
-                yield batch.filter(pa.array(mask[start : start + batch.num_rows]))
-                start += batch.num_rows
+        mask = np.concatenate([np.zeros(0, bool), *(mask for _, mask in changing)])
+        yield from _filtered(_rows(table, [piece for piece, _ in changing]), mask)
+        yield from _filtered(of_files(), masks[-1])
 
     table.swap([piece.id for piece in pieces if piece.id not in staying], table.stage(rows()))
-    return int(sum(mask.sum() for mask in keep[len(whole) :]))
+    return int(masks[-1].sum())
+
+
+def _rows(table: Table, pieces: Sequence[Piece]) -> Iterator[pa.RecordBatch]:
+    return table.fragment_rows([piece.id for piece in pieces]) if pieces else iter(())
+
+
+def _filtered(batches: Iterable[pa.RecordBatch], mask: np.ndarray) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in batches:
+        yield batch.filter(pa.array(mask[start : start + batch.num_rows]))
+        start += batch.num_rows
 
 
 def _reads(table: Table, file: str) -> bool:
@@ -315,41 +330,30 @@ def _file_rows(table: Table, file: str, damaged: bool) -> Iterator[pa.RecordBatc
         return
 
 
-def _chosen(table: Table, sources: Sequence[Callable[[], Iterator[pa.RecordBatch]]]) -> list[np.ndarray]:
-    """Which rows of each source to keep, bool: of each key one.
+def _chosen(table: Table, batches: Iterable[pa.RecordBatch]) -> np.ndarray:
+    """Which rows to keep, bool (n,): of each key one.
 
     Of images and labels it is that of the newest run, which replaced the others. Of features they are all the same;
     but what comes after the first lost view of an image goes too, as embedding makes the missing ones from there on.
     """
-    keys: list[np.ndarray] = []
-    runs: list[np.ndarray] = []
-    numbers: dict[str, int] = {}
-    ends = []
-    for source in sources:
-        for batch in source():
-            if table.sealed:
-                columns = (batch.column(name).to_pylist() for name in KEYS[table.path.name])
-                keys.append(text_digests(zip(*columns, strict=True)))
-                names = batch.column("run_id").to_pylist()
-                runs.append(np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int32))
-            else:
-                keys.append(row_keys(batch.column("sha256"), batch.column("view")))
-        ends.append(sum(map(len, keys)))
-    if not keys:
-        return [np.zeros(0, bool) for _ in sources]
-    every = np.concatenate(keys)
-    if table.sealed:
-        ages = np.argsort(np.argsort(list(numbers)))  # run ids sort by time
-        keep = _newest(every, ages[np.concatenate(runs)])
-    else:
-        keep = _up_to_gaps(every, spec_of(table.schema).first_view)
-    return np.split(keep, ends[:-1])
+    if not table.sealed:
+        keys = [row_keys(batch.column("sha256"), batch.column("view")) for batch in batches]
+        return _up_to_gaps(np.concatenate([np.zeros(0, ROW_KEY), *keys]), spec_of(table.schema).first_view)
+    digests, runs, numbers = [np.zeros(0, DIGEST)], [np.zeros(0, np.int32)], dict[str, int]()
+    for batch in batches:
+        columns = (batch.column(name).to_pylist() for name in KEYS[table.path.name])
+        digests.append(text_digests(zip(*columns, strict=True)))
+        names = batch.column("run_id").to_pylist()
+        runs.append(np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int32))
+    ages = np.argsort(np.argsort(list(numbers)))  # run ids sort by time
+    return _newest(np.concatenate(digests), ages[np.concatenate(runs)])
 
 
 def _newest(keys: np.ndarray, ages: np.ndarray) -> np.ndarray:
     """Bool (n,): of each key's rows the one of the highest age; of equal ones the first."""
     order = np.lexsort((-np.arange(len(keys)), ages, keys))
-    last = np.append(keys[order][1:] != keys[order][:-1], True)
+    last = np.ones(len(keys), bool)
+    last[:-1] = keys[order][1:] != keys[order][:-1]
     keep = np.zeros(len(keys), bool)
     keep[order[last]] = True
     return keep
@@ -360,7 +364,8 @@ def _up_to_gaps(keys: np.ndarray, first_view: int) -> np.ndarray:
     unique, at = np.unique(keys, return_index=True)  # by content, then by view
     raw = unique.view(np.uint8).reshape(-1, KEY_BYTES + 2)
     views = raw[:, KEY_BYTES:].copy().view(">i2").reshape(-1)
-    begins = np.append(True, (raw[1:, :KEY_BYTES] != raw[:-1, :KEY_BYTES]).any(axis=1))
+    begins = np.ones(len(unique), bool)
+    begins[1:] = (raw[1:, :KEY_BYTES] != raw[:-1, :KEY_BYTES]).any(axis=1)
     numbers = np.arange(len(unique))
     since = numbers - np.maximum.accumulate(np.where(begins, numbers, 0))
     keep = np.zeros(len(keys), bool)

@@ -14,6 +14,7 @@ from typing import Any
 from featurestore.errors import FormatError, StoreCorrupt
 
 FORMAT_VERSION = 1
+LONGEST = 10_000  # characters of one value
 VIEWS_SUFFIX = "-views"
 CROPS = ("squash", "center", "pad")  # how a rectangle becomes a square
 
@@ -67,9 +68,20 @@ class FeatureSpec:
                     f"reads up to {FORMAT_VERSION}: install a newer penult."
                 )
             values["preprocessing"] = Preprocessing(**values["preprocessing"])
-            return cls(**values)
-        except (ValueError, KeyError, TypeError) as error:
+            return cls(**values)._checked()
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreCorrupt(f"Expected: a feature spec as JSON. Got: {text[:80]!r} ({error}).") from error
+
+    def _checked(self) -> FeatureSpec:
+        """The spec; ValueError for values of other types than these fields have, or far too long."""
+        values = vars(self) | vars(self.preprocessing) | {"augmentation": self.augmentation or ""}
+        del values["preprocessing"]
+        numbers = [values.pop(name) for name in ("width", "format_version", "input_size")]
+        if not all(type(number) is int for number in numbers):
+            raise ValueError("numbers that are none")
+        if not all(isinstance(text, str) and len(text) < LONGEST for text in values.values()):
+            raise ValueError("texts that are none, or too long")
+        return self
 
     def fingerprint(self) -> str:
         """Sha256, in hex, of the canonical JSON."""

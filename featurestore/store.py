@@ -130,8 +130,15 @@ class FeatureStore:
         return matches[0]
 
     def spec(self, feature_set: str) -> FeatureSpec:
-        """The spec that a set's vectors were computed with."""
-        return spec_of(self.table(feature_set).schema)
+        """The spec that a set's vectors were computed with.
+
+        Raises:
+            StoreCorrupt: it is not the one that the set is called after.
+        """
+        spec = spec_of(self.table(feature_set).schema)
+        if spec.set_name != feature_set:
+            raise StoreCorrupt(f"Expected: the features of {feature_set}. Got: those of {spec.set_name}.")
+        return spec
 
     def require(self, feature_set: str, fingerprint: str) -> None:
         """Raise SpecMismatch unless the set has this fingerprint."""

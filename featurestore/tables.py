@@ -27,13 +27,14 @@ from lance.fragment import FragmentMetadata, write_fragments
 
 from featurestore import ledger
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
-from featurestore.files import fsync, sha256_of
+from featurestore.files import fsync, refused, sha256_of, size_of
 
 DATA_STORAGE_VERSION = "2.2"  # what LanceDB 0.40 opens
 MAX_COMMIT_TRIES = 20
 WRITE_BUFFER_BYTES = 16 * 2**20
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
 KEPT_VERSIONS = 3  # the latest, and what `penult doctor` may go back to
+HINT, MOST_HINT_BYTES = "_versions/latest_version_hint.json", 4096
 MOST_VERSIONS = 2**64 - 1  # a manifest is named by its distance from it, so that the newest sorts first
 
 
@@ -204,12 +205,10 @@ class Table:
     def staged_damage(self, staged: str, whole: bool = False) -> str | None:
         """What is wrong with a staged fragment's files: missing or of another size; ``whole`` compares digests too."""
         fragment, digests = _fragment(staged), _digests(staged)
-        for file, name in zip(fragment.files, _data_names(fragment), strict=True):
-            path = self.path / name
-            size = path.stat().st_size if path.exists() else None
-            if size is None or (file.file_size_bytes and size != file.file_size_bytes):
-                return f"Expected: {path} of {file.file_size_bytes} bytes. Got: {size}"
-            if whole and name in digests and (problem := ledger.damage(path, digests[name])):
+        if problem := self._missing(fragment):
+            return problem
+        for name in _data_names(fragment):
+            if whole and name in digests and (problem := ledger.damage(self.path / name, digests[name])):
                 return problem
         return None
 
@@ -279,7 +278,7 @@ class Table:
     def fragment_rows(self, ids: list[int]) -> Iterator[pa.RecordBatch]:
         """The rows of some fragments of the latest version."""
         with self._reading(), self.lease():
-            dataset = self._checked()
+            dataset = self._checked(ids=ids)
             yield from dataset.scanner(fragments=[dataset.get_fragment(id) for id in ids]).to_batches()
 
     def cleanup(self, staged_too: bool = False) -> int:
@@ -341,7 +340,9 @@ class Table:
 
     def _land(self, operation: Any, read_version: int, staged: list[str]) -> bool:
         """Commit one operation on top of the version it was made for, or not at all; flush and note it."""
-        began = time.time_ns()
+        began, hint = time.time_ns(), self.path / HINT
+        if (size_of(hint) or 0) > MOST_HINT_BYTES:
+            hint.unlink(missing_ok=True)  # Lance reads it whole, whatever its size
         try:
             with self._writing():
                 lance.LanceDataset.commit(self.path, operation, read_version=read_version, max_retries=0)
@@ -351,15 +352,30 @@ class Table:
         self.note(staged)
         return True
 
-    def _checked(self, version: int | None = None) -> Any:
-        """The dataset, its files compared with the ledger: deletions always, the data of a sealed table."""
+    def _checked(self, version: int | None = None, ids: Sequence[int] | None = None) -> Any:
+        """The dataset, its files compared with the ledger: deletions always, the data of a sealed table.
+
+        ``ids`` limits it to some fragments.
+        """
         dataset = self._open(version)
         fragments = [fragment.metadata for fragment in dataset.get_fragments()]
+        fragments = [fragment for fragment in fragments if ids is None or fragment.id in ids]
+        for fragment in fragments:
+            if problem := self._missing(fragment):
+                raise StoreCorrupt(f"{problem}; `penult doctor` brings back what can be had.")
         ledger.check(self.path, [name for f in fragments for name in _deletion_names(f)])
         names = [name for f in fragments for name in _data_names(f)]
         if self.sealed:
             ledger.check(self.path, names)
         return dataset
+
+    def _missing(self, fragment: FragmentMetadata) -> str | None:
+        """Which data file of a fragment is not there, or has another size: Lance would wait for it, or read it all."""
+        for file, name in zip(fragment.files, _data_names(fragment), strict=True):
+            size = size_of(self.path / name)
+            if size is None or (file.file_size_bytes and size != file.file_size_bytes):
+                return f"Expected: {self.path / name} of {file.file_size_bytes} bytes. Got: {size}"
+        return None
 
     def _open(self, version: int | None = None) -> Any:
         """One version, the latest by default: never what Lance takes for it when a manifest is damaged."""
@@ -386,7 +402,7 @@ class Table:
         except OSError as error:
             if causes:
                 raise causes[0] from None
-            raise StoreError(f"Cannot write to {self.path}: {_first_words(error)}") from error
+            raise StoreError(refused(self.path, error)) from error
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -73,7 +73,8 @@ def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str
         freed["unfinished"] += _removed(path, before)
     for path in _children(store / ASIDE):
         freed["put aside"] += _removed(path, before)
-    outcomes = sorted(store.glob("results/*/*.json"), key=_last_touched, reverse=True)
+    kept = [path for folder in _children(store / "results") for path in _children(folder) if path.suffix == ".json"]
+    outcomes = sorted(kept, key=_last_touched, reverse=True)
     for path in outcomes[MOST_RESULTS:]:
         freed["kept outcomes"] += _removed(path, time.time())
     return freed
@@ -94,13 +95,14 @@ def _unfinished(store: Path) -> Iterator[Path]:
 
 def _folders(store: Path) -> Iterator[Path]:
     """The folders that penult itself writes files to."""
-    for name in ("runs", "features", "results"):
-        yield from (path for path in _children(store / name) if path.is_dir())
-    yield from (store / name for name in ("backbones", "catalog.lance", "labels.lance"))
+    folders = [path for name in ("runs", "features", "results") for path in _children(store / name)]
+    folders += [store / name for name in ("backbones", "catalog.lance", "labels.lance")]
+    yield from (path for path in folders if path.is_dir() and not path.is_symlink())
 
 
 def _children(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    """What is in a folder of the store; nothing of one that a link leads to, which is somebody else's."""
+    return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
 def _removed(path: Path, before: float) -> int:

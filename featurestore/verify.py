@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,11 +111,14 @@ def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: 
         return
     if newest == before[0] and (rows := sum(piece.rows for piece in pieces)) != before[1]:
         yield Finding(name, f"it has {rows} rows and had {before[1]}")
+    whole = []
     for piece in pieces:
         gone = [file for file in piece.data + piece.deletions if not (table.path / file).exists()]
         yield from (Finding(f"{name}/{file}", "it is gone") for file in gone)
-        if not table.sealed and not gone:
-            yield from _damaged_rows(name, table, piece, read)
+        whole += [] if gone else [piece]
+    if not table.sealed:
+        for piece, problem, images in damaged_pieces(table, whole, read):
+            yield Finding(f"{name}/{piece.data[0]}", problem, images)
 
 
 def verify_journals(store: Path) -> Iterator[Finding]:
@@ -149,27 +152,38 @@ def damaged_files(table: Table, known: Ledger, read: Read = lambda _: None) -> d
     return damaged
 
 
-def rows_hold(table: Table, piece: Piece) -> bool:
-    """Whether all rows of a fragment can be read and, where they have checksums, match them."""
-    return not any(_damaged_rows("", table, piece))
+def damaged_pieces(
+    table: Table, pieces: Sequence[Piece], read: Read = lambda _: None
+) -> Iterator[tuple[Piece, str, tuple[str, ...]]]:
+    """Fragments that cannot be read whole, or with rows unlike their checksums: what is wrong, and the images.
+
+    They are read all at once, and by halves where something is wrong: a table may have tens of thousands.
+    """
+    if not pieces or (wrong := _problem(table, pieces, read)) is None:
+        return
+    if len(pieces) == 1:
+        yield pieces[0], *wrong
+    else:
+        middle = len(pieces) // 2
+        yield from damaged_pieces(table, pieces[:middle], read)
+        yield from damaged_pieces(table, pieces[middle:], read)
 
 
-def _damaged_rows(name: str, table: Table, piece: Piece, read: Read = lambda _: None) -> Iterator[Finding]:
-    """What is wrong with the rows of a fragment, in one finding."""
-    wrong: list[str] = []
-    damaged, rows, place = 0, 0, f"{name}/{piece.data[0]}"
+def _problem(table: Table, pieces: Sequence[Piece], read: Read) -> tuple[str, tuple[str, ...]] | None:
+    images: list[str] = []
+    damaged, rows, expected = 0, 0, sum(piece.rows for piece in pieces)
     try:
-        for batch in table.fragment_rows([piece.id]):
+        for batch in table.fragment_rows([piece.id for piece in pieces]):
             rows += batch.num_rows
             read(batch.nbytes)
             if not table.sealed and len(at := (~intact(batch)).nonzero()[0]):
                 damaged += len(at)
-                wrong += hex_ids(keys_of(batch.column("sha256"))[at[: MOST_ROWS - len(wrong)]]).tolist()
+                images += hex_ids(keys_of(batch.column("sha256"))[at[: MOST_ROWS - len(images)]]).tolist()
     except (StoreCorrupt, ValueError) as error:  # what is no valid Arrow array is a ValueError
-        yield Finding(place, str(error), tuple(wrong))
-        return
-    if damaged or rows != piece.rows:
-        yield Finding(place, f"{damaged} of {piece.rows} rows have a wrong checksum, {rows} were read", tuple(wrong))
+        return str(error), tuple(images)
+    if not damaged and rows == expected:
+        return None
+    return f"{damaged} of {expected} rows have a wrong checksum, {rows} could be read", tuple(images)
 
 
 def _size(table: Table) -> int:

@@ -38,6 +38,8 @@ class Results:
             return self._memory.get(key)
         try:
             told = read_sealed(self._path(key), required=True)
+            if told.get("key") != key:
+                return None
             right = np.unpackbits(np.frombuffer(bytes.fromhex(told["right"]), np.uint8))
             return Outcome(right[: told["rows"]].astype(bool), float(told["seconds"]), str(told["note"]))
         except (StoreError, KeyError, TypeError, ValueError):
@@ -52,7 +54,7 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         right = np.packbits(outcome.right).tobytes().hex()
         told = {"rows": len(outcome.right), "right": right, "seconds": outcome.seconds, "note": outcome.note}
-        write_sealed(path, told)
+        write_sealed(path, {"key": key, **told})
 
     def _path(self, key: str) -> Path:
         assert self._folder is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.errors import UsageError
+from featurestore.errors import StoreError, UsageError
+from featurestore.files import read_bytes
 from heads import registry
 
 # Beyond these a default search leaves a family out; naming it fits it all the same.
 RBF_MAX_ROWS, RBF_MAX_CLASSES = 10_000, 100  # time grows with the square of either
 KNN_MAX_WORK = 1e13  # rows to score x rows kept x width: about a minute
+MOST_BYTES, MOST_POINTS = 2**16, 100_000  # of a recipe, and of a family in it
 UNBALANCED = 3.0  # the largest class over the smallest, from which a default search weights classes too
 
 Grid = tuple[Mapping[str, Any], ...]
@@ -123,8 +126,8 @@ def from_file(path: Path) -> Search:
         UsageError: the file cannot be read, or has what no search has.
     """
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        told = tomllib.loads(read_bytes(path, MOST_BYTES).decode())
+    except (StoreError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: Expected: a TOML file with a table [heads.NAME] a family. Got: {error}.") from error
     unknown = told.keys() - {"heads", "class_weight"}
     heads, weights = told.get("heads", {}), told.get("class_weight", [])
@@ -136,6 +139,8 @@ def from_file(path: Path) -> Search:
     for name, values in heads.items():
         if not isinstance(values, dict) or not all(isinstance(value, list) for value in values.values()):
             raise UsageError(f"{path}: Expected in [heads.{name}]: lists of values. Got: {values!r}.")
+        if math.prod(map(len, values.values())) > MOST_POINTS:
+            raise UsageError(f"{path}: Expected in [heads.{name}]: at most {MOST_POINTS:,} combinations. Got: more.")
         points = [dict(zip(values, point, strict=True)) for point in product(*values.values())]
         for point in points:
             registry.complete(name, point)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from featurestore.errors import ImageError, PenultError, StoreCorrupt, UsageError
+from featurestore.files import refused
 from featurestore.splits import TEST_SHARE, VAL_SHARE
 
 app = typer.Typer(
@@ -72,7 +72,19 @@ def _bytes(text: str) -> int:
     return int(amount)
 
 
-Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
+_store = Path("the store")
+
+
+def _noted(path: Path) -> Path:
+    """Keep the store's name, for what the disk says without naming a file."""
+    global _store
+    _store = path
+    return path
+
+
+Store = Annotated[
+    Path, typer.Option("--store", envvar="PENULT_STORE", callback=_noted, help="The feature store's folder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Set = Annotated[str | None, typer.Option("--set", help="Feature set, by name or its beginning; else the newest.")]
 LabelSet = Annotated[str, typer.Option(help="Which set of labels.")]
@@ -631,18 +643,6 @@ def _print_json(wanted: bool, value: Any) -> None:
         print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
 
 
-def _disk_trouble(error: OSError) -> str:
-    """One sentence on what the operating system refused."""
-    where = error.filename or "The store's disk"
-    what = {
-        errno.ENOSPC: "make room there",
-        errno.EDQUOT: "make room there",
-        errno.EROFS: "make it writable, or name another folder",
-        errno.EACCES: "give this user the right to, or name another folder",
-    }.get(error.errno or 0, "look after that")
-    return f"{where}: {error.strerror or error}: {what}, then run the same command again; what was finished is kept."
-
-
 def main() -> None:
     """Entry point: run a command, turn errors into one sentence and an exit code."""
     try:
@@ -651,7 +651,7 @@ def main() -> None:
         print(f"penult: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"penult: {_disk_trouble(error)}", file=sys.stderr)
+        print(f"penult: {refused(error.filename or _store, error)}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -54,13 +54,21 @@ def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[
     for name in sets:
         if CATALOG in lost or f"features/{name}.lance" in lost:
             embedded += _features(opened, name, lost, problems, progress)
+    unknown = lost.keys() - {CATALOG, LABELS} - {f"features/{name}.lance" for name in sets}
+    problems += [
+        f"`penult embed` again what {name} was made of: no run says what that was." for name in sorted(unknown)
+    ]
     return embedded, problems
 
 
 def _labels(store: FeatureStore) -> Iterator[str]:
     """Label what has no label any more, as the newest source says that names it."""
+    done = set()
     for record in _newest_first(store, "embed", "label"):
         source, label_set = record.parameters[SOURCE[record.kind]], record.parameters["label_set"]
+        if (source, label_set) in done:
+            continue
+        done.add((source, label_set))
         try:
             with store.lock():
                 known = store.known_labels(label_set)
@@ -68,7 +76,7 @@ def _labels(store: FeatureStore) -> Iterator[str]:
                 store.labels.swap([], staged)
                 store.remember()
         except SourceError as error:
-            yield f"Labels are lost that `penult {record.kind} {source}` or a run before it has given: {error}"
+            yield f"`penult {record.kind} {source}` again, for labels that were lost: {error}"
             return  # what an older source says may have been changed by this one
 
 
@@ -92,7 +100,7 @@ def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], p
             for entries in _chunks(source):
                 uris |= dict.fromkeys(entry.uri for entry in is_lost(entries))
         except SourceError as error:
-            problems.append(f"Features may be lost that `penult embed {source}` has made: {error}")
+            problems.append(f"`penult embed {source}` again, for images that were lost: {error}")
     if not uris:
         return 0
     try:
@@ -100,7 +108,7 @@ def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], p
             tap_of(store, name)  # refuses to embed what would be another set
         return embed(_manifest(store, name, list(uris)), store.path, options, progress).embedded
     except (BackboneError, EngineError, SourceError, SpecMismatch, StoreNotFound) as error:
-        problems.append(f"{len(uris):,} pictures of {name} must be embedded anew: {error}")
+        problems.append(f"`penult embed` again {len(uris):,} pictures of {name} that were lost: {error}")
         return 0
 
 
@@ -168,16 +176,10 @@ def _options(record: RunRecord) -> EmbedOptions:
 
 
 def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:
-    """The last run of each source and each set of labels or features, but for sources that an earlier repair made."""
-    seen = set()
+    """The runs of some kinds, but for those of what an earlier repair has lost and found."""
+    aside = aside_of(store.path.resolve()).parent
     for record in reversed(store.runs()):
-        if record.kind not in kinds:
-            continue
-        source = record.parameters[SOURCE[record.kind]]
-        which = (source, record.parameters["label_set"], record.result.get("feature_set"))
-        of_a_repair = Path(source).is_relative_to(aside_of(store.path.resolve()).parent)
-        if which not in seen and not of_a_repair:
-            seen.add(which)
+        if record.kind in kinds and not Path(record.parameters[SOURCE[record.kind]]).is_relative_to(aside):
             yield record
 
 

@@ -31,7 +31,7 @@ def run(part: str, seed: int, count: int, jobs: int, folder: Path) -> Counter[st
     said: set[str] = set()
     began = told = time.monotonic()
     # spawn: lance does not survive a fork
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=100) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         trials = {pool.submit(play, trial, folder): name for name, trial in module.faults(seed, count)}
         for future in as_completed(trials):
             try:

@@ -41,8 +41,15 @@ ADVICE = r"make room|make it writable|give this user|name another|look after|run
 
 def penult(command: Sequence[str], before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run a command with the counting engine, by way of other programs where ``before`` names some."""
+    where = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
-        [*before, *PENULT, *command], cwd=TESTS, capture_output=True, text=True, timeout=PATIENCE, errors="replace"
+        [*before, *PENULT, *command],
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": where},  # nsenter goes to the root folder
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        errors="replace",
     )
 
 

@@ -157,6 +157,17 @@ def use(store: Path) -> dict[str, str]:
     return refused
 
 
+def tidy_up(store: Path) -> None:
+    """What looks at everything, and changes it."""
+    from pipelines import care
+
+    for work in (care.verify, care.doctor, partial(care.gc, older_than=0.0)):
+        try:
+            work(store)
+        except PenultError as error:
+            assert len(str(error)) <= SENTENCE, f"not a sentence: {len(str(error))} characters"
+
+
 @contextmanager
 def harmless(folder: Path) -> Iterator[None]:
     """Within, little memory and time is taken; then nothing but the store has changed."""
@@ -294,6 +305,7 @@ def odd_file(place: str, what: str, folder: Path) -> None:
     damaged = [path for staging in pending(store) for path in staging.damaged()] if place in (NOTE, ENTRY) else []
     with harmless(folder):
         refused = use(store)
+        tidy_up(store)
     if place in REFUSED and what not in ABSENT:
         assert REFUSED[place] in refused, f"nobody refused it: {refused}"
     if place == RESULT:
@@ -601,18 +613,12 @@ LINKS = {
 
 def link(what: str, folder: Path) -> None:
     """A part of the store that lies elsewhere is read, or refused; it is never removed."""
-    from pipelines import care
-
     store = store_in(folder)
     path = _data(store) if what == "data" else store / LINKS[what]
     _moved(path, folder)
     with harmless(folder):
         use(store)
-        for tidy in (care.verify, partial(care.gc, older_than=0.0)):
-            try:
-                tidy(store)
-            except PenultError as error:
-                assert len(str(error)) <= SENTENCE, str(error)
+        tidy_up(store)
 
 
 # --- tables
