@@ -89,15 +89,15 @@ class LabelledContents:
     """Unique contents with their labels, sorted by key: a dataset before its vectors are read.
 
     Attributes:
-        keys: S32 (n,). labels, uris: str (n,). groups, given: object (n,), str or None.
+        keys: S32 (n,).
+        rows: n rows of labels: label, uri and group.
+        given: object (n,), str or None.
         ambiguous: S32 (k,), contents left out because copies labelled by one run carry different labels.
         differing: S32 (m,), contents whose copies carry different labels, the ambiguous ones among them.
     """
 
     keys: np.ndarray
-    labels: np.ndarray
-    uris: np.ndarray
-    groups: np.ndarray
+    rows: pa.Table
     given: np.ndarray
     ambiguous: np.ndarray
     differing: np.ndarray
@@ -114,29 +114,25 @@ def labelled_contents(catalog: pa.Table, labels: pa.Table) -> LabelledContents:
         catalog: uri and sha256 of the images that could be read.
         labels: uri, label, split, group and run_id of one label set.
     """
-    labels = labels.filter(labels.column("label").is_valid())
     at = pc.index_in(labels.column("uri"), value_set=catalog.column("uri"))
-    rows = labels.filter(at.is_valid())
-    rows = rows.append_column("sha256", catalog.column("sha256").take(at.drop_null()))
-    rows = rows.take(pc.sort_indices(rows, [("sha256", "ascending"), ("run_id", "descending"), ("uri", "ascending")]))
-    keys = keys_of(rows.column("sha256"))
+    known = pc.and_(at.is_valid(), labels.column("label").is_valid())
+    rows = labels.filter(known).append_column("sha256", catalog.column("sha256").take(at.filter(known)))
+    order = pc.sort_indices(rows, [("sha256", "ascending"), ("run_id", "descending"), ("uri", "ascending")]).to_numpy()
+    keys = keys_of(rows.column("sha256"))[order]
     first = np.ones(len(keys), bool)
     first[1:] = keys[1:] != keys[:-1]
     starts = np.flatnonzero(first)
     content = np.cumsum(first) - 1
-    codes, runs = (np.asarray(_codes(rows.column(name))) for name in ("label", "run_id"))
+    codes, runs = (np.asarray(_codes(rows.column(name)))[order] for name in ("label", "run_id"))
     differing = _varies(codes, starts)
     newest = runs == runs[starts][content]
     ambiguous = _varies(np.where(newest, codes, codes[starts][content]), starts)
-    rank = np.asarray(pc.fill_null(pc.index_in(rows.column("split"), value_set=pa.array(SPLITS)), -1))
+    rank = np.asarray(pc.fill_null(pc.index_in(rows.column("split"), value_set=pa.array(SPLITS)), -1))[order]
     strongest = np.maximum.reduceat(rank, starts) if len(starts) else rank
     keep = ~ambiguous
-    chosen = rows.take(pa.array(starts[keep]))
     return LabelledContents(
         keys=keys[starts[keep]],
-        labels=_strings(chosen.column("label")),
-        uris=_strings(chosen.column("uri")),
-        groups=np.array(chosen.column("group").to_pylist(), object),
+        rows=rows.select(["label", "uri", "group"]).take(order[starts[keep]]),
         given=np.array([None, *SPLITS], object)[strongest[keep] + 1],
         ambiguous=keys[starts[ambiguous]],
         differing=keys[starts[differing]],
@@ -165,9 +161,10 @@ def assemble(
         val, test, seed: see ``splits.assign``.
         stored: the vectors, where X is only (n, 0).
     """
+    groups = contents.rows.column("group").to_pylist()
     keys = [
         key if group is None else b"group:" + group.encode()
-        for key, group in zip(_raw(contents.keys), contents.groups, strict=True)
+        for key, group in zip(_raw(contents.keys), groups, strict=True)
     ]
     ids = hex_ids(contents.keys)
     excluded = {"ambiguous label": len(contents.ambiguous), "no features in this set": int((~found).sum())}
@@ -175,18 +172,18 @@ def assemble(
         feature_set=feature_set,
         fingerprint=fingerprint,
         X=X,
-        y=contents.labels,
+        y=_strings(contents.rows.column("label")),
         ids=ids,
-        uris=contents.uris,
+        uris=_strings(contents.rows.column("uri")),
         splits=np.array(assign(keys, list(contents.given), val=val, test=test, seed=seed)),
         excluded={reason: count for reason, count in excluded.items() if count},
-        groups=_together(contents.groups, ids),
+        groups=_together(groups, ids),
         stored=stored,
     )
     return data if found.all() else data.take(found)
 
 
-def _together(groups: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
+def _together(groups: list[str | None], ids: np.ndarray) -> np.ndarray | None:
     if all(group is None for group in groups):
         return None
     return np.array([id if group is None else f"group:{group}" for group, id in zip(groups, ids, strict=True)])

@@ -76,7 +76,13 @@ class StoreLocked(StoreError):
 
 
 class StoreCorrupt(StoreError):
-    """A checksum, version or file that is not what was committed."""
+    """A checksum, version or file that is not what was committed; its sentence ends with what to do."""
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        if "`penult " in said or "remove" in said:
+            return said
+        return f"{said.rstrip('.')}; `penult doctor` brings back what can be had."
 
 
 class FormatError(StoreError):

@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,48 @@ SEAL = "seal"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that UTF-8 has no bytes for, unless two make a pair
 
 
-def refused(where: object, error: OSError) -> str:
-    """One sentence on what the operating system refused, and what to do; lance tells its error's number in words."""
-    told = re.search(r"os error (\d+)", str(error))
-    number = error.errno or (int(told[1]) if told else 0)
-    advice = {
+def trouble(error: OSError, path: Path | str) -> str:
+    """What the system refused and what to do, in a sentence; ``path`` is where, if the error does not say it.
+
+    Lance and Arrow tell the error's number in their text only.
+    """
+    told = re.search(r"(?:os error|errno) (\d+)", str(error))
+    number = error.errno or (int(told[1]) if told else errno.EIO)
+    what = {
         errno.ENOSPC: "make room there",
         errno.EDQUOT: "make room there",
+        errno.EFBIG: "let files be larger there",
         errno.EROFS: "make it writable, or name another folder",
-        errno.EACCES: "give this user the right to write there, or name another folder",
-        errno.EPERM: "give this user the right to write there, or name another folder",
-    }.get(number, "look after that")
-    what = os.strerror(number) if number else str(error).splitlines()[0][:300]
-    return f"Cannot write to {where}: {what}: {advice}, then run the same command again; what was finished is kept."
+        errno.EACCES: "give this user the right to, or name another folder",
+        errno.EPERM: "give this user the right to, or name another folder",
+    }.get(number, "look after that disk")
+    return (
+        f"{error.filename or path}: {os.strerror(number)}: {what}, then run the same command again; "
+        "what was finished is kept."
+    )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says when ``path`` cannot be written into an error for people.
+
+    Raises:
+        StoreError: see ``trouble``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(trouble(error, path)) from error
 
 
 def fsync(path: Path) -> None:
     """Flush one file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(descriptor)
+    with writing(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -55,12 +73,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes ``path``'s place, durably."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        fsync(temporary)
-        temporary.replace(path)
+        with writing(path):
+            yield temporary
+            fsync(temporary)
+            temporary.replace(path)
         fsync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that refuses, the first refusal counts
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,7 +114,9 @@ def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
         if _SURROGATE.search(data):
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise StoreCorrupt(f"Expected: JSON in {path}. Got: a damaged file ({error}).") from error
+        raise StoreCorrupt(
+            f"Expected: JSON in {path}. Got: a damaged file ({error}); `penult doctor` brings back what can be had."
+        ) from error
     return value
 
 
@@ -138,7 +160,10 @@ def read_sealed(path: Path, required: bool = False, limit: int = JSON_BYTES) -> 
             raise StoreCorrupt(f"Expected: a seal in {path}. Got: none.")
         return value
     if value.pop(SEAL) != _seal(value):
-        raise StoreCorrupt(f"Expected: {path} as it was written. Got: a damaged file (its seal does not match).")
+        raise StoreCorrupt(
+            f"Expected: {path} as it was written. Got: a damaged file (its seal does not match); "
+            "`penult doctor` brings back what can be had."
+        )
     return value
 
 
@@ -188,7 +213,10 @@ def reading(path: Path) -> Iterator[io.BufferedReader]:
     except PermissionError as error:
         raise StoreError(f"{path} may not be read: give this user the right to.") from error
     except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
-        raise StoreCorrupt(f"Expected: a file at {path}. Got: {getattr(error, 'strerror', error)}.") from error
+        raise StoreCorrupt(
+            f"Expected: a file at {path}. Got: {getattr(error, 'strerror', error)}; "
+            "`penult doctor` brings back what can be had."
+        ) from error
 
 
 def is_plain_name(name: object) -> bool:

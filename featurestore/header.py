@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FormatError, StoreCorrupt, StoreNotFound
-from featurestore.files import read_json, read_sealed, write_sealed
+from featurestore.files import SEAL, read_json, read_sealed, sealed, write_sealed
 from featurestore.runs import utc_now
 from featurestore.spec import FORMAT_VERSION
 from featurestore.tables import Table
@@ -35,6 +35,9 @@ def read(store: Path) -> dict[str, Any]:
     if not isinstance(told, dict) or "tables" not in told or type(told.get("format_version")) is not int:
         raise StoreCorrupt(f"Expected in {path}: format_version and tables. Got: {str(told)[:80]}.")
     if told["format_version"] != FORMAT_VERSION:  # before the seal, which a newer penult may make otherwise
+        ours = {name: value for name, value in told.items() if name != SEAL} | {"format_version": FORMAT_VERSION}
+        if told.get(SEAL) == sealed(ours)[SEAL]:
+            raise StoreCorrupt(f"Expected in {path}: format version {FORMAT_VERSION}. Got: {told['format_version']}.")
         raise FormatError(
             f"{store} has format version {told['format_version']}, this penult reads up to {FORMAT_VERSION}: "
             "install a newer penult."

@@ -46,6 +46,8 @@ def read(table: Path) -> Ledger:
 @lru_cache(maxsize=64)
 def _read(path: Path, _state: tuple[int, int, int]) -> Ledger:
     told = read_sealed(path, required=True, limit=MOST_BYTES)
+    if told.get("table") != path.parent.name:
+        raise StoreCorrupt(f"Expected: the ledger of {path.parent.name} in {path}. Got: another table's.")
     version, rows, files = (told.get(name) for name in ("version", "rows", "files"))
     if (
         type(version) is int
@@ -59,7 +61,7 @@ def _read(path: Path, _state: tuple[int, int, int]) -> Ledger:
 
 def write(table: Path, ledger: Ledger) -> None:
     """Replace the ledger of a table, durably."""
-    write_sealed(table / NAME, asdict(ledger), MOST_BYTES)
+    write_sealed(table / NAME, {"table": table.name, **asdict(ledger)}, MOST_BYTES)
 
 
 def check(table: Path, names: list[str]) -> None:

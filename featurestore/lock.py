@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from featurestore.errors import StoreError, StoreLocked
-from featurestore.files import refused
+from featurestore.files import trouble
 from featurestore.runs import utc_now
 
 
@@ -22,18 +22,17 @@ def locked(store: Path) -> Iterator[None]:
         StoreError: the folder cannot be written to.
     """
     try:
-        file = (store / "lock").open("a+")
+        file = (store / "lock").open("ab+", buffering=0)  # closing flushes nothing that a full disk refused
     except OSError as error:
-        raise StoreError(refused(store, error)) from error
+        raise StoreError(trouble(error, store)) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read(200).strip() or "another run"
+            holder = file.read(200).decode(errors="replace").strip() or "another run"
             raise StoreLocked(f"{store} is locked by {holder}: wait for it to end, then run this again.") from None
         with suppress(OSError):  # on a full disk the lock holds too, without a name
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename} since {utc_now()}")
-            file.flush()
+            file.write(f"process {os.getpid()} on {os.uname().nodename} since {utc_now()}".encode())
         yield

@@ -186,8 +186,11 @@ def _begun(store: Path) -> Plan | None:
     if not (store / REPAIR).exists():
         return None
     try:
-        return Plan(**read_sealed(store / REPAIR, required=True))
-    except (StoreCorrupt, TypeError):
+        told = read_sealed(store / REPAIR, required=True)
+        rows = {name: int(count) for name, count in told["rows"].items()}
+        lost = {name: [bytes.fromhex(image).hex() for image in images] for name, images in told["lost"].items()}
+        return Plan(rows, lost, told["last_set"])
+    except (StoreCorrupt, AttributeError, KeyError, TypeError, ValueError):
         return Plan(dict.fromkeys(tables_of(store), 0), {}, _newest_set(store))
 
 

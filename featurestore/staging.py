@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import StoreCorrupt, StoreError
-from featurestore.files import fsync, is_plain_name, read_bytes, read_sealed, sealed, sha256_of, write_sealed
+from featurestore.files import fsync, is_plain_name, read_bytes, read_sealed, sealed, sha256_of, write_sealed, writing
 from featurestore.runs import is_run_id
 from featurestore.schema import CATALOG, LABELS
 
@@ -70,10 +70,8 @@ class Staging:
             StoreError: it cannot be made.
         """
         _check_root(self.folder.parent)
-        try:
+        with writing(self._shards):
             self._shards.mkdir(parents=True)
-        except OSError as error:
-            raise StoreError(f"{self._shards} cannot be made: {error.strerror}.") from error
         write_sealed(self.folder / NOTE, {"run_id": self.run_id, "feature_set": feature_set, "files": {}})
         fsync(self.folder.parent)
         fsync(self.folder.parent.parent)
@@ -89,10 +87,11 @@ class Staging:
         """Write ``<name>.arrow`` batch by batch; it appears whole, when the block ends, and then counts."""
         path = self.folder / f"{name}.arrow"
         temporary = path.with_suffix(".tmp")
-        with pa.ipc.new_file(temporary, schema) as writer:
-            yield writer
-        fsync(temporary)
-        temporary.replace(path)
+        with writing(temporary):
+            with pa.ipc.new_file(temporary, schema) as writer:
+                yield writer
+            fsync(temporary)
+            temporary.replace(path)
         fsync(self.folder)
         told = read_sealed(self.folder / NOTE, required=True)
         told["files"][path.name] = sha256_of(path)
@@ -112,19 +111,20 @@ class Staging:
         """Write the catalog rows, then the entry. The first to finish a shard wins; return its entry."""
         rows_path, path = self._shards / entry.rows_file, self._entry_path(entry.shard)
         temporary = self._shards / f".{entry.shard}.{secrets.token_hex(4)}.tmp"
-        with pa.ipc.new_file(rows_path, CATALOG) as writer:
+        with writing(rows_path), pa.ipc.new_file(rows_path, CATALOG) as writer:
             for batch in rows:
                 writer.write_batch(batch)
         fsync(rows_path)
         told = asdict(replace(entry, rows_sha256=sha256_of(rows_path)))
-        temporary.write_text(json.dumps(sealed(told)), encoding="utf-8")
-        fsync(temporary)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            rows_path.unlink()
-        finally:
-            temporary.unlink()
+        with writing(path):
+            temporary.write_text(json.dumps(sealed(told)), encoding="utf-8")
+            fsync(temporary)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                rows_path.unlink()
+            finally:
+                temporary.unlink()
         fsync(self._shards)
         return self._whole(self._entry(path))
 
@@ -185,8 +185,9 @@ class Staging:
     def note_progress(self, shard: int, images: int) -> None:
         """Say how many images of a running shard are done; lost without harm."""
         path = self._shards / f"{shard}.progress"
-        path.with_suffix(".tmp").write_text(str(images), encoding="utf-8")
-        path.with_suffix(".tmp").replace(path)
+        with suppress(OSError):
+            path.with_suffix(".tmp").write_text(str(images), encoding="utf-8")
+            path.with_suffix(".tmp").replace(path)
 
     def progress(self) -> int:
         """Images done so far over all shards, as far as the workers have said."""
@@ -199,8 +200,10 @@ class Staging:
     def remove(self) -> None:
         """Forget the journal, after the commit; never what a link in its place leads to."""
         if not (self.folder.is_symlink() or self.folder.parent.is_symlink()):
-            with suppress(OSError):
-                (self.folder / NOTE).unlink()  # first: without it, what is left counts for nothing
+            with writing(self.folder):  # first: without it, what is left counts for nothing
+                (self.folder / NOTE).unlink(missing_ok=True)
+            if self.folder.is_dir():
+                fsync(self.folder)  # or a power cut brings it back, to be committed over what came later
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _told(self) -> dict[str, Any] | None:

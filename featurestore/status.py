@@ -20,20 +20,24 @@ LAST_RUNS = 5
 
 def status(store: FeatureStore) -> dict[str, Any]:
     """Count a store's sets, images, failures, labels, runs and bytes; the object that ``status --json`` prints."""
-    catalog = store.catalog.read(["sha256", "status", "error_type"])
+    with store.whole() as at:
+        catalog = store.catalog.read(["sha256", "status", "error_type"], version=at.get("catalog.lance"))
+        label_sets = store.labels.read(["label_set"], version=at.get("labels.lance")).column("label_set")
+        labels = _counts(label_sets)
+        differing = {name: _differing(store, name) for name in labels}
     ok = catalog.filter(pc.equal(catalog.column("status"), OK))
     contents = pc.count_distinct(ok.column("sha256")).as_py()
     failed = catalog.filter(pc.equal(catalog.column("status"), FAILED))
-    labels = _counts(store.labels.read(["label_set"]).column("label_set"))
+    runs = store.runs()
     return {
         "store": str(store.path),
         "sets": [_set(store, name, contents) for name in store.sets()],
         "catalog": {"ok": ok.num_rows, "failed": failed.num_rows, "contents": contents},
         "failures": _counts(failed.column("error_type")),
         "labels": labels,
-        "differing_labels": {name: _differing(store, name) for name in labels},
+        "differing_labels": differing,
         "runs": {
-            "count": len(runs := store.runs()),
+            "count": len(runs),
             "last": [{"run_id": r.run_id, "kind": r.kind, "started": r.started} for r in runs[-LAST_RUNS:]],
         },
         "versions": {t.path.name: t.version for t in (store.catalog, store.labels)},

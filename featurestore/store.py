@@ -10,7 +10,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,21 +86,29 @@ class FeatureStore:
         """
         path = Path(path)
         if not (path / header.NAME).exists():
-            if path.is_file() or (path.is_dir() and any(p.name not in _BEFORE_FIRST_COMMIT for p in path.iterdir())):
+            other = path.is_file() or (path.is_dir() and any(map(_is_foreign, path.iterdir())))
+            if other and not (path / header.NAME).exists():
                 raise UsageError(f"{path} is not a penult store and not an empty folder: name another with --store.")
             path.mkdir(parents=True, exist_ok=True)
+            with locked(path):
+                cls._make(path)
+        return cls(path)
+
+    @staticmethod
+    def _make(path: Path) -> None:
+        if not (path / header.NAME).exists():  # another run may have made it meanwhile
             (path / "features").mkdir(exist_ok=True)
             Table(path / "catalog.lance").create(CATALOG)
             Table(path / "labels.lance").create(LABELS)
             header.create(path)
             fsync(path.parent)
-        return cls(path)
 
     # -- what is there -------------------------------------------------------------------------------------------
 
     def sets(self) -> list[str]:
         """Names of the feature sets, sorted."""
-        return sorted(p.name.removesuffix(".lance") for p in (self.path / "features").glob("*.lance"))
+        paths = sorted((self.path / "features").glob("*.lance"))
+        return [p.stem for p in paths if Table(p).exists()]  # a run may have died while it made one
 
     def table(self, feature_set: str) -> Table:
         """The table of one feature set."""
@@ -234,6 +242,8 @@ class FeatureStore:
                 staging.remove()
             else:
                 self.commit(staging, whole=True)
+        for table in (self.catalog, self.labels, *map(self.table, self.sets())):
+            table.note()  # a run may have died between a commit, or a cleanup, and its note
         return [staging.run_id for staging in dead]
 
     def commit(self, staging: Staging, whole: bool = False) -> None:
@@ -383,6 +393,9 @@ class FeatureStore:
             X, found = self.vectors(name, contents.keys)
         else:
             X = np.empty((len(found), 0), np.float32)
+        if not found.all():  # a damaged key looks like an image that was never embedded
+            for _ in self.batches(name):
+                pass
         if not found.any():
             raise HeadError(
                 f"No labelled image has features in {name} (label set {label_set!r}): embed a folder with one "
@@ -421,7 +434,9 @@ class FeatureStore:
 
     def labelled(self, label_set: str = "default") -> LabelledContents:
         """The unique contents that have a label, without their vectors."""
-        return labelled_contents(self.catalog.read(["uri", "sha256"], "status = 'ok'"), self.label_rows(label_set))
+        with self.whole() as at:
+            catalog = self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get("catalog.lance"))
+            return labelled_contents(catalog, self.label_rows(label_set, at.get("labels.lance")))
 
     def vectors(self, feature_set: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of some contents, checked against their checksums.
@@ -512,9 +527,22 @@ class FeatureStore:
                 )
             yield batch
 
-    def label_rows(self, label_set: str = "default") -> pa.Table:
+    def label_rows(self, label_set: str = "default", version: int | None = None) -> pa.Table:
         """All rows of one label set: uri, label, split, group, run_id."""
-        return self.labels.read(["uri", "label", "split", "group", "run_id"], _in_label_set(label_set))
+        return self.labels.read(["uri", "label", "split", "group", "run_id"], _in_label_set(label_set), version)
+
+    @contextmanager
+    def whole(self) -> Iterator[dict[str, int]]:
+        """The versions of the tables that the last whole commit left: another may be under way, or have died.
+
+        Within, those of the catalog and of the labels are not cleaned up; one that other tools have cleaned up is not
+        given, the latest stands in its place. Features may be read at their latest version: rows are added to them
+        first, and none is taken away.
+        """
+        with self.catalog.lease(), self.labels.lease():
+            told = header.read(self.path)["tables"]
+            last = {table: told.get(table.path.name, {}).get("version") for table in (self.catalog, self.labels)}
+            yield {table.path.name: version for table, version in last.items() if version in table.versions()}
 
     def to_arrow(self, feature_set: str | None = None) -> pa.Table:
         """A whole feature set as an Arrow table, checked."""
@@ -536,12 +564,12 @@ class FeatureStore:
 _BEFORE_FIRST_COMMIT = {"features", "catalog.lance", "labels.lance", "lock"}
 
 
+def _is_foreign(path: Path) -> bool:
+    """Whether a store that is being made would not hold this."""
+    return path.name not in _BEFORE_FIRST_COMMIT and not re.fullmatch(r"\.penult\.json\.\w+\.tmp", path.name)
+
+
 def _in_label_set(name: str) -> str:
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         raise UsageError(f"Expected: a label set named with letters, digits, '.', '_' or '-'. Got: {name!r}.")
     return f"label_set = '{name}'"
-
-
-def bytes_on_disk(path: Path) -> int:
-    """Size in bytes of all files under ``path``."""
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -30,9 +30,10 @@ def tend(table: Table) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    small = worth_merging(table.pieces())
+    version = table.version  # another program that deletes rows meanwhile must not find them there again
+    small = worth_merging(table.pieces(version))
     if small:
-        table.swap(small, table.stage(table.fragment_rows(small)))
+        table.swap(small, table.stage(table.fragment_rows(small, version)), version)
     if len(table.versions()) > MOST_VERSIONS:
         table.cleanup()
 

@@ -103,6 +103,7 @@ def gc(store: str | Path, older_than: float) -> dict[str, int]:
     opened = FeatureStore(store)
     with opened.lock():
         opened.recover()
+        opened.remember()  # readers go by what it says: it must not be older than what is kept
         freed = upkeep.collect(opened.path, list(tables_of(opened.path).values()), older_than)
         opened.remember()
     return freed

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from featurestore.errors import ImageError, PenultError, StoreCorrupt, UsageError
-from featurestore.files import refused
+from featurestore.files import trouble
 from featurestore.splits import TEST_SHARE, VAL_SHARE
 
 app = typer.Typer(
@@ -72,19 +72,7 @@ def _bytes(text: str) -> int:
     return int(amount)
 
 
-_store = Path("the store")
-
-
-def _noted(path: Path) -> Path:
-    """Keep the store's name, for what the disk says without naming a file."""
-    global _store
-    _store = path
-    return path
-
-
-Store = Annotated[
-    Path, typer.Option("--store", envvar="PENULT_STORE", callback=_noted, help="The feature store's folder.")
-]
+Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Set = Annotated[str | None, typer.Option("--set", help="Feature set, by name or its beginning; else the newest.")]
 LabelSet = Annotated[str, typer.Option(help="Which set of labels.")]
@@ -651,7 +639,7 @@ def main() -> None:
         print(f"penult: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"penult: {refused(error.filename or _store, error)}", file=sys.stderr)
+        print(f"penult: {trouble(error, 'The disk')}", file=sys.stderr)
         sys.exit(1)
 
 

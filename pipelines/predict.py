@@ -107,7 +107,7 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
         weights = next((run.parameters["weights"] for run in embeds), "imagenet")
     seen = spec.preprocessing
     tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, seen.input_size, seen.crop)
-    actual = feature_spec(tap, spec.width, spec.precision, spec.dtype)
+    actual = feature_spec(tap, spec.width, spec.precision, spec.dtype, spec.augmentation)
     if actual != spec:
         raise SpecMismatch(f"{feature_set} cannot be computed here ({spec.difference(actual)}): give --weights FILE.")
     return tap

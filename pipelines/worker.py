@@ -302,7 +302,10 @@ def _loader(job: EmbedJob, shard: int, contents: _Contents, clock: _Clock) -> Ca
         since = time.perf_counter()
         found: list[_Picture] = []
         try:
-            data, file.size, file.mtime_ns = sources.read(file.uri, file.offset, file.size)
+            data, size, mtime_ns = sources.read(file.uri, file.offset, file.size)
+            if file.offset >= 0 and mtime_ns != file.mtime_ns:  # another member may be at this offset now
+                raise ImageError("unreadable", "The tar has changed since it was listed: run again.")
+            file.size, file.mtime_ns = size, mtime_ns
             file.key = hashlib.sha256(data).digest()
             since = clock.add("read", since)
             file.duplicate = not contents.take(file.key, shard)
@@ -315,6 +318,8 @@ def _loader(job: EmbedJob, shard: int, contents: _Contents, clock: _Clock) -> Ca
             clock.add("decode", since)
         except ImageError as error:
             file.error = error
+            if error.error_type == "vanished":
+                file.size, file.mtime_ns = -1, 0  # as it is listed: if it comes back, it is tried again
             if file.key is not None:
                 contents.fail(file.key, error)
         return found

@@ -31,7 +31,7 @@ from featurestore.errors import (
 from featurestore.files import read_sealed, write_sealed
 from featurestore.known import CHANGED, NEW, pair_digests, text_digests
 from featurestore.runs import RunRecord, library_versions, new_run_id
-from featurestore.schema import keys_of, vectors_of
+from featurestore.schema import features_schema, keys_of, vectors_of
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL
 from featurestore.staging import ShardEntry, Staging, pending
@@ -99,7 +99,7 @@ def test_no_store(tmp_path: Path) -> None:
 
 def test_newer_format_is_refused(store: FeatureStore) -> None:
     header = store.path / "penult.json"
-    header.write_text(json.dumps(json.loads(header.read_text()) | {"format_version": 2}))
+    write_sealed(header, read_sealed(header) | {"format_version": 2})
     with pytest.raises(FormatError, match="newer penult"):
         FeatureStore(store.path)
 
@@ -185,7 +185,7 @@ def test_resolve(store: FeatureStore) -> None:
 
 def test_a_whole_name_wins_over_a_beginning(store: FeatureStore) -> None:
     store.add_set(SPEC)
-    (store.path / "features" / "fake.lance").mkdir()
+    Table(store.path / "features" / "fake.lance").create(features_schema(SPEC))
     assert store.resolve("fake") == "fake"
 
 

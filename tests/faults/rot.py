@@ -392,6 +392,21 @@ def one_row(folder: Path, path: str, number: int, trial: Path) -> None:
         check_repaired(told, store, [fault], False)
 
 
+def version_bit(folder: Path, trial: Path) -> None:
+    """Flip a bit of the header's format version: it is damage, and not the work of a newer penult."""
+    told, store = template(folder), trial / "store"
+    shutil.copytree(folder / "store", store)
+    text = (store / "penult.json").read_text()
+    assert text.count('"format_version": 1,') == 1
+    (store / "penult.json").write_text(text.replace('"format_version": 1,', '"format_version": 9,'))
+    fault = Fault("penult.json", "flip", "header")
+    with counting():
+        check_named(folder / "store", store, [fault])
+        check_read(told, store, [fault])
+        care.doctor(store)
+        check_repaired(told, store, [fault], False)
+
+
 def check_named(whole: Path, store: Path, faults: Sequence[Fault]) -> None:
     """Raise AssertionError where verify misses a damaged file, or tells of one that is not damaged."""
     findings = care.verify(store)
@@ -552,6 +567,7 @@ def faults(seed: int, count: int) -> Faults:
     """Each way for a file of each kind, and ``count`` more: any file, two at once, and doctor killed at its work."""
     folder = made()
     yield "intact", partial(intact, folder)
+    yield "one bit of the format version", partial(version_bit, folder)
     for name in ("store", "pending"):
         files = files_of(folder, name)
         for kind in files:
