@@ -85,6 +85,8 @@ class FeatureStore:
             UsageError: the folder holds something else.
         """
         path = Path(path)
+        if not str(path.absolute()).isprintable() or re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # s3://, say
+            raise UsageError(f"Expected: --store, a folder here, of a name in printable UTF-8. Got: {str(path)!r}.")
         if not (path / header.NAME).exists():
             other = path.is_file() or (path.is_dir() and any(map(_is_foreign, path.iterdir())))
             if other and not (path / header.NAME).exists():

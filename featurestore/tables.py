@@ -68,6 +68,11 @@ class Table:
     def __init__(self, path: Path, sealed: bool = True) -> None:
         self.path, self.sealed = path, sealed
 
+    @property
+    def _uri(self) -> str:
+        """Where it is, for Lance, which takes a relative ``a:b`` for a place on the net."""
+        return str(self.path.absolute())
+
     def exists(self) -> bool:
         """Whether a dataset was created here."""
         return bool(self.versions())
@@ -91,7 +96,7 @@ class Table:
         began = time.time_ns()
         try:
             with self._writing():
-                lance.write_dataset(schema.empty_table(), self.path, data_storage_version=DATA_STORAGE_VERSION)
+                lance.write_dataset(schema.empty_table(), self._uri, data_storage_version=DATA_STORAGE_VERSION)
         except StoreError:
             if not self.exists():
                 raise
@@ -170,7 +175,7 @@ class Table:
         with self._writing(failure):
             fragments = write_fragments(
                 reader,
-                self.path,
+                self._uri,
                 schema=schema,
                 mode="append",
                 data_storage_version=DATA_STORAGE_VERSION,
@@ -222,6 +227,9 @@ class Table:
         where: str | None = None,
     ) -> bool:
         """Add staged fragments as one new version, once for a run id.
+
+        Two committers of one run may race. Only if a third run replaces every row of it between them does the second
+        not see that it was there: the store's lock keeps them apart.
 
         Args:
             run_id: value of the ``run_id`` column of the staged rows; if it is there already, nothing happens.
@@ -275,7 +283,7 @@ class Table:
 
         with self._reading():
             for name in names:
-                yield from LanceFileReader(str(self.path / name), columns=columns).read_all().to_batches()
+                yield from LanceFileReader(f"{self._uri}/{name}", columns=columns).read_all().to_batches()
 
     def fragment_rows(self, ids: list[int], version: int | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of some fragments of a version, by default the latest."""
@@ -356,7 +364,7 @@ class Table:
             hint.unlink(missing_ok=True)  # Lance reads it whole, whatever its size
         try:
             with self._writing():
-                lance.LanceDataset.commit(self.path, operation, read_version=read_version, max_retries=0)
+                lance.LanceDataset.commit(self._uri, operation, read_version=read_version, max_retries=0)
         except CommitConflictError:
             return False
         self._fsync_version(began)
@@ -401,7 +409,7 @@ class Table:
                     "`penult doctor` brings back what can be had."
                 )
             ledger.check(self.path, [versions[number]] if number in versions else [])
-            return lance.dataset(self.path, version=number)
+            return lance.dataset(self._uri, version=number)
 
     @contextmanager
     def _writing(self, causes: Sequence[BaseException] = ()) -> Iterator[None]:

@@ -404,7 +404,8 @@ def finetune(
         str, typer.Option(help="Train from this layer of the backbone on; `penult backbones NAME` lists them.")
     ],
     head: Annotated[
-        str | None, typer.Option(help="Id of the logreg, svm, ncm or dense head to start from; else the newest head.")
+        str | None,
+        typer.Option(help="Id of the logreg, svm, ncm or dense head to start from; else the newest not fine-tuned."),
     ] = None,
     optimizer: Annotated[str, typer.Option(help="sgd, rmsprop, adam or adamw.")] = "sgd",
     learning_rate: Annotated[float, typer.Option(help="Of the optimizer.")] = 1e-4,

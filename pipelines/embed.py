@@ -191,7 +191,7 @@ def embed(
         result.seconds = {stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES}
         result.failed = sum(result.failures.values())
         result.images_per_second = round(result.embedded / seconds["total"], 1)
-        parameters = {"source": source, **asdict(options)}
+        parameters = {"source": sources.printable(source), **asdict(options)}
         RunRecord(run_id, "embed", started, parameters, result.to_json()).write(opened.run_folder(run_id))
     return result
 

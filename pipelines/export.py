@@ -26,10 +26,9 @@ from featurestore.files import fsync, write_json, write_text
 from featurestore.schema import keys_of
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
-from heads import artifact
 from heads.quiet import import_keras, import_tensorflow
 from pipelines import backbones, engines, headnet, images, sources
-from pipelines.predict import newest_head, tap_of
+from pipelines.predict import head_of, newest_head, tap_of
 
 if TYPE_CHECKING:
     import keras
@@ -81,9 +80,8 @@ def export(
     _check_target(to)
     opened = FeatureStore(store)
     head_id = head_id or newest_head(opened)
-    head, meta = artifact.load(opened.run_folder(head_id))
+    head, meta = head_of(opened, head_id)
     feature_set = meta["feature_set"]
-    opened.require(feature_set, meta["fingerprint"])
     spec = opened.spec(feature_set)
     _check_exportable(head.classes, spec, feature_set)
     last = headnet.with_probabilities(head)

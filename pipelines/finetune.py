@@ -29,7 +29,7 @@ from featurestore.files import read_sealed, replacing, write_sealed
 from featurestore.runs import RunRecord, is_run_id, new_run_id, utc_now
 from featurestore.splits import TEST, TRAIN, VAL
 from featurestore.store import FeatureStore
-from heads import artifact, evaluate, registry
+from heads import evaluate, registry
 from heads.dense import OPTIMIZERS
 from heads.head import Head, class_weights
 from heads.significance import mcnemar
@@ -39,7 +39,7 @@ from pipelines.augment import Augmentation, random_view
 from pipelines.backbones import Tap
 from pipelines.embed import EmbedOptions, embed
 from pipelines.fit import FitData, keep
-from pipelines.predict import newest_head, tap_of
+from pipelines.predict import head_of, newest_head, tap_of
 from pipelines.trainer import Trainer
 from pipelines.worker import ahead_of, bound_memory, cores, engine_for
 
@@ -212,7 +212,7 @@ def finetune(
 
     Args:
         store: the store's folder.
-        head_id: of a linear or dense head in the store; else the newest head.
+        head_id: of a linear or dense head in the store; else the newest that was not itself fine-tuned.
         options: how.
         weights: the backbone's weights file, where it has moved.
         progress: called with the number of pictures read.
@@ -227,9 +227,8 @@ def finetune(
     options.check()
     bound_memory()
     opened = FeatureStore(store)
-    head_id = head_id or newest_head(opened)
-    old, meta = artifact.load(opened.run_folder(head_id))
-    opened.require(meta["feature_set"], meta["fingerprint"])
+    head_id = head_id or newest_head(opened, ("train", "compare"))  # one of its own would make a rerun go on from it
+    old, meta = head_of(opened, head_id)
     asked = RunRecord.read(opened.run_folder(head_id)).parameters
     tap = tap_of(opened, meta["feature_set"], weights)
     data = FitData(meta["feature_set"], *(asked[name] for name in ("label_set", "val", "test", "split_seed")))
@@ -240,6 +239,7 @@ def finetune(
     digest = _digest(parameters, dataset)
     if done := [run for run in opened.runs() if run.kind == "finetune" and run.parameters["digest"] == digest]:
         say(f"This was done before, by run {done[-1].run_id}.")
+        shutil.rmtree(opened.path / "finetune" / digest, ignore_errors=True)  # it may have died before it could
         return done[-1].result
     precision = opened.spec(meta["feature_set"]).precision
     if precision == "bf16":

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featurestore.errors import ImageError, SpecMismatch, StoreNotFound, UsageError
+from featurestore.errors import ImageError, SpecMismatch, StoreCorrupt, StoreNotFound, UsageError
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads import artifact
+from heads.head import Head
 from pipelines import images, sources, tuned
 from pipelines.backbones import Tap, feature_spec, resolve
 from pipelines.engines import Engine, open_engine
@@ -61,9 +63,8 @@ def predict(
     if top < 1:
         raise UsageError(f"Expected: --top of at least 1. Got: {top}.")
     opened = FeatureStore(store)
-    head, meta = artifact.load(opened.run_folder(head_id or newest_head(opened)))
+    head, meta = head_of(opened, head_id or newest_head(opened))
     feature_set = meta["feature_set"]
-    opened.require(feature_set, meta["fingerprint"])
     spec = opened.spec(feature_set)
     predictions = [Prediction(p if p.startswith("file://") else sources.uri_of(p)) for p in pictures]
     keys = [_key(prediction) for prediction in predictions]
@@ -81,16 +82,31 @@ def predict(
     return predictions
 
 
-def newest_head(store: FeatureStore) -> str:
-    """Id of the head that was trained last.
+def newest_head(store: FeatureStore, kinds: Collection[str] = ("train", "compare", "finetune")) -> str:
+    """Id of the head that was made last, by a run of one of these kinds.
 
     Raises:
         StoreNotFound: the store has none.
     """
-    heads = [run.run_id for run in store.runs() if run.kind in ("train", "compare", "finetune")]
+    heads = [run.run_id for run in store.runs() if run.kind in kinds]
     if not heads:
         raise StoreNotFound(f"{store.path} has no head yet: run `penult compare --store {store.path}` first.")
     return heads[-1]
+
+
+def head_of(store: FeatureStore, head_id: str) -> tuple[Head, dict[str, Any]]:
+    """A head of the store and its meta, which names the ``feature_set`` it was trained on and its ``fingerprint``.
+
+    Raises:
+        StoreNotFound, StoreCorrupt, FormatError, HeadError: the head.
+        SpecMismatch: the store has other features under that name.
+    """
+    folder = store.run_folder(head_id)
+    head, meta = artifact.load(folder)
+    if missing := {"feature_set", "fingerprint"} - meta.keys():
+        raise StoreCorrupt(f"Expected: the head in {folder} to tell its {' and '.join(sorted(missing))}. Got: nothing.")
+    store.require(meta["feature_set"], meta["fingerprint"])
+    return head, meta
 
 
 def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) -> Tap:

@@ -285,7 +285,7 @@ def _is_image(name: str, ignored: Counter[str]) -> bool:
     elif suffix in IMAGE_EXTENSIONS:
         return True
     else:
-        kind = _printable(suffix) or "no extension"
+        kind = printable(suffix) or "no extension"
         # Names such as "scan.000001" have an extension each.
         ignored[kind if kind in ignored or len(ignored) < MAX_KINDS else "other"] += 1
     return False
@@ -324,7 +324,7 @@ def _list_folder(source: Source) -> Iterator[Entry]:
             elif name.startswith("."):
                 source.ignored["hidden folder"] += 1
             else:
-                below.append((path, label if above else _printable(name), above | {here}))
+                below.append((path, label if above else printable(name), above | {here}))
         pending.extend(reversed(below))
 
 
@@ -338,11 +338,11 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 def _nohash_group(label: str | None, name: str) -> str | None:
     """The class and the name before ``_nohash_``; None for other names."""
     before, mark, _ = name.partition("_nohash_")
-    return f"{label or ''}/{_printable(before)}" if mark else None
+    return f"{label or ''}/{printable(before)}" if mark else None
 
 
-def _printable(name: str) -> str:
-    """A name as a label, which must be valid UTF-8."""
+def printable(name: str) -> str:
+    """A name as text that is valid UTF-8, as a label and a run's record must be."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -223,6 +223,14 @@ def test_manifest_gives_labels_splits_and_groups(corpus: Path, tmp_path: Path, e
     assert set(data.y) == {"class 0", "class 1"}
 
 
+def test_a_corpus_may_be_called_anything(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    odd = corpus.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    result = embed(str(odd), tmp_path / "store", SMALL_SHARDS)
+    assert result.embedded == 30
+    (run,) = FeatureStore(tmp_path / "store").runs()
+    assert run.parameters["source"].endswith(r"\xff")
+
+
 def test_tar_shards(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
     for shard in range(2):
         with tarfile.open(tmp_path / f"shard-{shard:03}.tar", "w") as tar:

@@ -16,7 +16,7 @@ import stores
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from featurestore.errors import EngineError, HeadError, SourceError, SpecMismatch, UsageError
+from featurestore.errors import EngineError, HeadError, SourceError, SpecMismatch, StoreCorrupt, UsageError
 from featurestore.store import FeatureStore
 from heads import artifact, registry
 from pipelines import cli
@@ -183,3 +183,16 @@ def test_features_and_labels_that_a_model_cannot_serve(precision, classes, error
     artifact.save(head, store.run_folder("h"), {"feature_set": feature_set, "fingerprint": spec.fingerprint()})
     with pytest.raises(error, match=said):
         export(store.path, tmp_path / "out", "keras", "h")
+
+
+def test_a_head_that_does_not_tell_its_features(tmp_path):
+    store = FeatureStore.create(tmp_path / "store")
+    stores.commit(store, "run", stores.pictures(range(12)))
+    X = np.stack([stores.vector(hashlib.sha256(b"%d" % i).digest()) for i in range(12)])
+    artifact.save(registry.fit("ncm", X, np.array([*"abc"] * 4)), store.run_folder("h"), {"feature_set": "x"})
+    for use in (
+        lambda: export(store.path, tmp_path / "out", "keras", "h"),
+        lambda: predict(["x.png"], store.path, "h"),
+    ):
+        with pytest.raises(StoreCorrupt, match="to tell its fingerprint"):
+            use()

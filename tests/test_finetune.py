@@ -27,6 +27,7 @@ from featurestore.errors import (
     StoreNotFound,
     UsageError,
 )
+from featurestore.runs import RunRecord
 from featurestore.schema import keys_of
 from featurestore.store import FeatureStore
 from heads import artifact
@@ -172,6 +173,16 @@ def test_again_from_the_fine_tuned_head_on_the_command_line(
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == told  # done before
     app(["runs", "--store", str(world["store"])], standalone_mode=False)
     assert "→" in capsys.readouterr().err
+
+
+def test_again_without_naming_a_head_is_not_done_again(world: dict[str, Any], store: Path) -> None:
+    once = FinetuneOptions("conv_pw_13", learning_rate=1e-5, epochs=1)
+    told = finetune.finetune(store, None, once)
+    asked = RunRecord.read(store / "runs" / told["run_id"]).parameters
+    assert asked["head_id"] == world["dense"]  # the newest before
+    (store / "finetune" / asked["digest"]).mkdir()  # as a run leaves it that dies after its record
+    assert finetune.finetune(store, None, once) == told
+    assert not list((store / "finetune").iterdir())
 
 
 def test_a_worse_network_is_not_kept(world: dict[str, Any], store: Path) -> None:

@@ -91,6 +91,21 @@ def test_create_refuses_a_foreign_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a#b?c", "it's", "a:b", "memory:x", "ü日本", "-x", "x//y/../z"])
+def test_a_store_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    commit(FeatureStore.create(name), "r1", pictures(range(3)))
+    assert len(FeatureStore(name).dataset().X) == 3
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"a\xff"), "a\nb", "s3://bucket/store"])
+def test_or_nearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="a folder here"):
+        FeatureStore.create(name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_store(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(StoreNotFound, match="penult embed"):

@@ -138,7 +138,8 @@ def test_replacing_rows_is_a_dictionary_update(runs: list[set[int]]) -> None:
 
 def test_replacing_runs_from_six_threads_leave_each_row_once(table: Table) -> None:
     table.commit("r", table.stage([rows("r", range(4))]))
-    staged = {run_id: table.stage([rows(run_id, range(5))]) for run_id in ("r0", "r1", "r2")}
+    own = {f"r{number}": 10 + number for number in range(3)}  # what says that the run was here, whoever came after it
+    staged = {run_id: table.stage([rows(run_id, [*range(5), uri])]) for run_id, uri in own.items()}
 
     def work(number: int) -> bool:
         run_id = f"r{number // 2}"  # each run is committed by two threads
@@ -146,8 +147,8 @@ def test_replacing_runs_from_six_threads_leave_each_row_once(table: Table) -> No
 
     assert sum(together(6, work)) == 3
     left = stored(table)
-    assert sorted(uri for uri, _ in left.elements()) == list("01234")
-    assert len({run_id for _, run_id in left}) == 1
+    assert sorted(uri for uri, _ in left.elements()) == [*"01", "10", "11", "12", *"234"]
+    assert len({run_id for uri, run_id in left if int(uri) < 10}) == 1
 
 
 class Interrupted(BaseException):
