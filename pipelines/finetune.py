@@ -6,7 +6,6 @@ run makes the name of its folder under ``STORE/finetune``, and what an epoch doe
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -22,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.arrays import OVERHEAD, read_npz, write_npz
 from featurestore.dataset import SPLITS, Dataset
-from featurestore.errors import HeadError, ImageError, SourceError, StoreCorrupt, StoreLocked, UsageError
-from featurestore.files import read_sealed, replacing, write_sealed
-from featurestore.runs import RunRecord, is_run_id, new_run_id, utc_now
+from featurestore.errors import HeadError, ImageError, SourceError, UsageError
+from featurestore.files import replacing
+from featurestore.runs import RunRecord
 from featurestore.splits import TEST, TRAIN, VAL
 from featurestore.store import FeatureStore
 from heads import evaluate, registry
@@ -34,17 +32,16 @@ from heads.dense import OPTIMIZERS
 from heads.head import Head, class_weights
 from heads.significance import mcnemar
 from heads.train import accuracy, check_dataset, score
-from pipelines import images, interrupt, sources, tuned
+from pipelines import checkpoint, images, interrupt, sources, tuned
 from pipelines.augment import Augmentation, random_view
 from pipelines.backbones import Tap
+from pipelines.checkpoint import Course
 from pipelines.embed import EmbedOptions, embed
 from pipelines.fit import FitData, keep
 from pipelines.predict import head_of, newest_head, tap_of
 from pipelines.trainer import Trainer
 from pipelines.worker import ahead_of, bound_memory, cores, engine_for
 
-CHECKPOINT = "checkpoint.npz"
-TOLD, TOLD_BYTES = "told", 64 * 2**20  # of a checkpoint: the course so far
 STAGES = ("train", "validate", "checkpoint", "embed", "score")
 SCHEDULES = ("constant", "cosine")
 BATCHES_AHEAD = 2  # a core, decoded and not yet trained on
@@ -108,19 +105,6 @@ class FinetuneOptions:
         if self.optimizer != "sgd":
             return rate
         return rate | {"momentum": MOMENTUM if self.momentum is None else self.momentum}
-
-
-@dataclass
-class _Course:
-    """Where the training is: what a checkpoint holds beside the network as it is now.
-
-    ``history`` has a dict an epoch, ``start`` the validation scores before the first; ``best_epoch`` 0 is the start.
-    """
-
-    history: list[dict[str, float]]
-    start: dict[str, float]
-    best_epoch: int
-    best: list[np.ndarray]
 
 
 @dataclass
@@ -245,7 +229,7 @@ def finetune(
     if precision == "bf16":
         engine_for(tap, "openvino", precision, None)  # refused now, not after the training, where the CPU has none
     trainer = Trainer(tap, old, options.unfreeze_from, options.optimizer, options.settings())
-    with _folder(opened.path / "finetune" / digest) as (folder, begun):
+    with checkpoint.own_folder(opened.path / "finetune" / digest) as (folder, begun):
         run_id = begun["run_id"]
         watch = _Watch(_work(dataset, options.epochs), progress)
         pictures = _Pictures(dataset, tap, options.batch_size, watch)
@@ -294,7 +278,7 @@ def finetune(
 
 def _train(
     trainer: Trainer, pictures: _Pictures, weights: np.ndarray, options: FinetuneOptions, folder: Path, say: Say
-) -> _Course:
+) -> Course:
     """All epochs, or those that the checkpoint lacks."""
     dataset, watch, augmentation = pictures.dataset, pictures.watch, options.augmentation
     train, val = (np.flatnonzero(dataset.splits == split) for split in (TRAIN, VAL))
@@ -328,9 +312,9 @@ def _train(
         watch.trained += count
         return {"epoch": epoch, "loss": loss, "accuracy": share}
 
-    course = _resume(folder, trainer)
+    course = checkpoint.resume(folder, trainer)
     if course is None:
-        course = _Course([], validate(), 0, trainer.weights())
+        course = Course([], validate(), 0, trainer.weights())
         say(f"Before: validation {course.start['val_accuracy']:.1%}, loss {course.start['val_loss']:.4f}.")
     else:
         watch.count(len(val) + len(course.history) * (len(train) + len(val)))
@@ -345,7 +329,7 @@ def _train(
         if _better(row, course):
             course.best_epoch, course.best = epoch, trainer.weights()
         with watch.stage("checkpoint"):
-            _save(folder, trainer, course)
+            checkpoint.save(folder, trainer, course)
         say(
             f"Epoch {epoch} of {options.epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}; "
             f"validation {row['val_accuracy']:.1%}, loss {row['val_loss']:.4f} ({row['seconds']:.1f} s)."
@@ -353,7 +337,7 @@ def _train(
     return course
 
 
-def _better(row: dict[str, float], course: _Course) -> bool:
+def _better(row: dict[str, float], course: Course) -> bool:
     """Whether an epoch is better on validation than the best before it; ties go to the lower loss."""
     best = course.history[course.best_epoch - 1] if course.best_epoch else course.start
     return (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
@@ -366,55 +350,6 @@ def _weights(dataset: Dataset, class_weight: str | None) -> np.ndarray:
     names, codes = np.unique(dataset.y[train], return_inverse=True)
     weights[train] = class_weights(codes, len(names), class_weight)[codes]
     return weights
-
-
-def _save(folder: Path, trainer: Trainer, course: _Course) -> None:
-    told = json.dumps({"history": course.history, "start": course.start, "best_epoch": course.best_epoch})
-    write_npz(folder / CHECKPOINT, {TOLD: np.array(told), **_named(_state(trainer, course.best))})
-
-
-def _state(trainer: Trainer, best: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
-    return {"best": best, "weights": trainer.weights(), "momenta": trainer.momenta()}
-
-
-def _named(state: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """A state as the arrays of a checkpoint."""
-    return {f"{name}{i}": array for name, group in state.items() for i, array in enumerate(group)}
-
-
-def _resume(folder: Path, trainer: Trainer) -> _Course | None:
-    """The course from the last checkpoint, the network put back with it."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return None
-    state = _state(trainer, trainer.weights())
-    expected = _named(state)
-    try:
-        arrays = read_npz(path, TOLD_BYTES + sum(array.nbytes + OVERHEAD for array in expected.values()))
-        told = json.loads(str(arrays.pop(TOLD)))
-        if {name: array.shape for name, array in arrays.items()} != {n: array.shape for n, array in expected.items()}:
-            raise ValueError("it is of another network")
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise ValueError("numbers that are not finite")
-        state = {name: [arrays[f"{name}{i}"] for i in range(len(group))] for name, group in state.items()}
-        course = _Course(told["history"], told["start"], told["best_epoch"], state["best"])
-        _check_course(course)
-    except (StoreCorrupt, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise StoreCorrupt(f"The checkpoint {path} is damaged ({error}): remove it and start again.") from error
-    trainer.set_weights(state["weights"])
-    trainer.set_momenta(state["momenta"])
-    return course
-
-
-def _check_course(course: _Course) -> None:
-    """Raise ValueError, TypeError or KeyError for what no training has told."""
-    for row in (course.start, *course.history):
-        if not (math.isfinite(row["val_accuracy"]) and math.isfinite(row["val_loss"])):
-            raise ValueError("scores that are not finite")
-    for row in course.history:
-        math.isfinite(row["seconds"])
-    if course.best_epoch not in range(len(course.history) + 1):
-        raise ValueError("a best epoch that was not trained")
 
 
 def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: str) -> str:
@@ -491,25 +426,3 @@ def _digest(parameters: dict[str, Any], dataset: Dataset) -> str:
     rows = [dataset.ids.tolist(), dataset.y.tolist(), dataset.splits.tolist()]
     text = json.dumps([parameters, dataset.fingerprint, rows], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A run's checkpoint folder, for this process alone, and what the run is called since it began."""
-    if path.is_symlink() or path.parent.is_symlink():
-        raise StoreCorrupt(f"Expected: a folder of the store at {path}. Got: a link to another one: remove the link.")
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreLocked(f"The same fine-tuning runs already, in {path}: wait for it to end.") from None
-        begun = path / "begun.json"
-        if not begun.exists():
-            write_sealed(begun, {"run_id": new_run_id("finetune"), "started": utc_now()})
-        told = read_sealed(begun)
-        if not is_run_id(told.get("run_id")) or not isinstance(told.get("started"), str):
-            raise StoreCorrupt(
-                f"Expected: what a fine-tuning is called in {begun}. Got: something else: remove {path}."
-            )
-        yield path, told

@@ -16,5 +16,5 @@ from pipelines import finetune
 
 if __name__ == "__main__":
     store, head = sys.argv[1:]
-    strike_at("pipelines.finetune:_save", "after", 1, signal.SIGKILL)
+    strike_at("pipelines.checkpoint:save", "after", 1, signal.SIGKILL)
     finetune.finetune(store, head, replace(GENTLE, learning_rate=1e-4, schedule="cosine", epochs=3, augmentation=VIEWS))

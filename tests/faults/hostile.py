@@ -49,7 +49,7 @@ from featurestore.status import status
 from featurestore.store import FeatureStore
 from heads import artifact, registry, search
 from heads.results import Outcome, Results, key_of
-from pipelines import finetune, tuned, worker
+from pipelines import checkpoint, tuned, worker
 from pipelines.embed import EmbedOptions, embed
 
 MEMORY = 3 * 2**29  # bytes that a trial may take beside what its process has: 16 MiB of JSON may become 0.6 GiB
@@ -112,7 +112,7 @@ def _template() -> Path:
     (store.path / "backbones" / f"{weights}.weights.h5").write_bytes(b"weights")
     tap = {"backbone": "MobileNet", "layer": "x", "pooling": "avg", "input_size": 32, "crop": "squash"}
     write_sealed(store.path / BACKBONE, {"id": TUNED, "sha256": weights, **tap})
-    with finetune._folder(store.path / "finetune" / DIGEST):
+    with checkpoint.own_folder(store.path / "finetune" / DIGEST):
         pass
     store.run_folder(UNFINISHED).mkdir()
     (store.run_folder(UNFINISHED) / "report.html").write_text("nothing yet")
@@ -140,7 +140,7 @@ def use(store: Path) -> dict[str, str]:
             opened().recover()
 
     def begun() -> None:
-        with finetune._folder(store / "finetune" / DIGEST):
+        with checkpoint.own_folder(store / "finetune" / DIGEST):
             pass
 
     reader("open", opened)
@@ -843,17 +843,17 @@ ODD_CHECKPOINTS: dict[str, Callable[[Members, Path], bytes]] = {
 def odd_checkpoint(what: str, folder: Path) -> None:
     """The state of an interrupted fine-tuning."""
     store = store_in(folder)
-    checkpoint = store / "finetune" / DIGEST
+    began = store / "finetune" / DIGEST
     trainer: Any = FewWeights()
-    finetune._save(checkpoint, trainer, finetune._Course(*COURSE.values(), best=trainer.weights()))
-    assert finetune._resume(checkpoint, trainer) is not None and len(trainer.put) == 2
-    path = checkpoint / finetune.CHECKPOINT
+    checkpoint.save(began, trainer, checkpoint.Course(*COURSE.values(), best=trainer.weights()))
+    assert checkpoint.resume(began, trainer) is not None and len(trainer.put) == 2
+    path = began / checkpoint.NAME
     with zipfile.ZipFile(path) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
     path.write_bytes(ODD_CHECKPOINTS[what](members, folder))
     with harmless(folder):
         try:
-            finetune._resume(checkpoint, trainer)
+            checkpoint.resume(began, trainer)
         except StoreCorrupt as error:
             assert len(str(error)) <= SENTENCE, str(error)
         else:

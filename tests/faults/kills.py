@@ -52,8 +52,8 @@ POINTS = [
     ("featurestore.runs:RunRecord.write", 1),
 ]
 FINETUNE_POINTS = [
-    ("pipelines.finetune:_save", 1),
-    ("pipelines.finetune:_save", 2),
+    ("pipelines.checkpoint:save", 1),
+    ("pipelines.checkpoint:save", 2),
     ("pipelines.finetune:_embed", 1),
     ("pipelines.finetune:keep", 1),
     ("featurestore.runs:RunRecord.write", 2),
