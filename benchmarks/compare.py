@@ -42,9 +42,8 @@ def real_features(store: Path, rows: int, classes: int) -> tuple[np.ndarray, np.
     plain = opened.resolve(None)
     data = opened.dataset(plain)
     for name in opened.views_sets(plain):
-        keys = np.array([bytes.fromhex(id) for id in data.ids], "S32")
         most = int(opened.view_counts(name)[1].max())
-        data = data.with_views(*opened.views(name, keys, most))
+        data = data.with_views(*opened.views(name, data.keys, most))
     names, counts = np.unique(data.y, return_counts=True)
     kept = np.flatnonzero(np.isin(data.y, names[np.argsort(-counts)[:classes]]))
     kept = np.sort(np.random.default_rng(0).permutation(kept)[:rows])

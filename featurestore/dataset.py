@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import binascii
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +17,7 @@ from featurestore.splits import FOLDS, TEST, TRAIN, VAL, assign, place
 from featurestore.stored import StoredVectors
 
 SPLITS = (TRAIN, VAL, TEST)
+AT_A_TIME = 65_536  # rows that are Python objects
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Dataset:
         fingerprint: of the set's FeatureSpec; a head keeps it and refuses any other.
         X: float32 (n, d), the stored vectors.
         y: str (n,), class labels.
-        ids: str (n,), sha256 of the image's bytes in hex.
-        uris: str (n,), one place where the image was seen.
+        keys: S32 (n,), sha256 of the image's bytes.
+        uris: str of variable width (n,), one place where the image was seen.
         splits: str (n,), each "train", "val" or "test".
         excluded: why labelled contents are not here, with counts.
         groups: str (n,), images of one group stay together in every split and fold; None, each is its own.
@@ -37,12 +41,17 @@ class Dataset:
     fingerprint: str
     X: np.ndarray
     y: np.ndarray
-    ids: np.ndarray
+    keys: np.ndarray
     uris: np.ndarray
     splits: np.ndarray
     excluded: dict[str, int] = field(default_factory=dict)
     groups: np.ndarray | None = None
     stored: StoredVectors | None = None
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Str (n,), sha256 of the image's bytes in hex."""
+        return hex_ids(self.keys)
 
     @property
     def width(self) -> int:
@@ -63,7 +72,7 @@ class Dataset:
             self,
             X=self.X[rows],
             y=self.y[rows],
-            ids=self.ids[rows],
+            keys=self.keys[rows],
             uris=self.uris[rows],
             splits=self.splits[rows],
             groups=None if self.groups is None else self.groups[rows],
@@ -72,8 +81,8 @@ class Dataset:
 
     def folds(self, k: int) -> np.ndarray:
         """The fold of each row, int (n,) in 0..k-1: a hash of the image's content or of its group, and nothing else."""
-        names = self.ids if self.groups is None else self.groups
-        return np.array([int(place(name.encode(), FOLDS) * k) for name in names])
+        names = (key.hex() for key in _raw(self.keys)) if self.groups is None else iter(self.groups)
+        return np.fromiter((int(place(name.encode(), FOLDS) * k) for name in names), int, len(self))
 
     def with_views(self, X: np.ndarray, rows: np.ndarray) -> Dataset:
         """Return these rows and after them other vectors ``X`` (m, d) of the images ``rows`` int (m,)."""
@@ -116,7 +125,9 @@ def labelled_contents(catalog: pa.Table, labels: pa.Table) -> LabelledContents:
     """
     at = pc.index_in(labels.column("uri"), value_set=catalog.column("uri"))
     known = pc.and_(at.is_valid(), labels.column("label").is_valid())
-    rows = labels.filter(known).append_column("sha256", catalog.column("sha256").take(at.filter(known)))
+    rows = labels.append_column("sha256", catalog.column("sha256").take(at))
+    del catalog, labels  # two copies of every uri
+    rows = rows if pc.all(known).as_py() else rows.filter(known)
     order = pc.sort_indices(rows, [("sha256", "ascending"), ("run_id", "descending"), ("uri", "ascending")]).to_numpy()
     keys = keys_of(rows.column("sha256"))[order]
     first = np.ones(len(keys), bool)
@@ -161,32 +172,33 @@ def assemble(
         val, test, seed: see ``splits.assign``.
         stored: the vectors, where X is only (n, 0).
     """
-    groups = contents.rows.column("group").to_pylist()
-    keys = [
+    groups = contents.rows.column("group")
+    places = (
         key if group is None else b"group:" + group.encode()
-        for key, group in zip(_raw(contents.keys), groups, strict=True)
-    ]
-    ids = hex_ids(contents.keys)
+        for key, group in zip(_raw(contents.keys), _values(groups), strict=True)
+    )
     excluded = {"ambiguous label": len(contents.ambiguous), "no features in this set": int((~found).sum())}
     data = Dataset(
         feature_set=feature_set,
         fingerprint=fingerprint,
         X=X,
-        y=_strings(contents.rows.column("label")),
-        ids=ids,
-        uris=_strings(contents.rows.column("uri")),
-        splits=np.array(assign(keys, list(contents.given), val=val, test=test, seed=seed)),
+        y=_names(contents.rows.column("label")),
+        keys=contents.keys,
+        uris=_texts(_values(contents.rows.column("uri")), len(contents.keys)),
+        splits=np.array(assign(places, contents.given, val=val, test=test, seed=seed)),
         excluded={reason: count for reason, count in excluded.items() if count},
-        groups=_together(groups, ids),
+        groups=_together(groups, contents.keys),
         stored=stored,
     )
     return data if found.all() else data.take(found)
 
 
-def _together(groups: list[str | None], ids: np.ndarray) -> np.ndarray | None:
-    if all(group is None for group in groups):
+def _together(groups: pa.ChunkedArray, keys: np.ndarray) -> np.ndarray | None:
+    """What keeps a row's place in splits and folds with others': its group, or else its content."""
+    if groups.null_count == len(groups):
         return None
-    return np.array([id if group is None else f"group:{group}" for group, id in zip(groups, ids, strict=True)])
+    named = zip(_values(groups), _raw(keys), strict=True)
+    return _texts((key.hex() if group is None else f"group:{group}" for group, key in named), len(keys))
 
 
 def hex_ids(keys: np.ndarray) -> np.ndarray:
@@ -194,10 +206,10 @@ def hex_ids(keys: np.ndarray) -> np.ndarray:
     return np.frombuffer(binascii.hexlify(keys.tobytes()), f"S{2 * KEY_BYTES}").astype(f"U{2 * KEY_BYTES}")
 
 
-def _raw(keys: np.ndarray) -> list[bytes]:
+def _raw(keys: np.ndarray) -> Iterator[bytes]:
     """S32 (n,) → whole digests; numpy would drop a digest's trailing zero bytes."""
     data = keys.tobytes()
-    return [data[i : i + KEY_BYTES] for i in range(0, len(data), KEY_BYTES)]
+    return (data[i : i + KEY_BYTES] for i in range(0, len(data), KEY_BYTES))
 
 
 def _codes(column: pa.ChunkedArray) -> pa.Array:
@@ -211,5 +223,21 @@ def _varies(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.minimum.reduceat(codes, starts) != np.maximum.reduceat(codes, starts)
 
 
-def _strings(column: pa.ChunkedArray) -> np.ndarray:
-    return np.array(column.to_pylist(), dtype=str)
+def _values(column: pa.ChunkedArray) -> Iterator[Any]:
+    """A column's values, some at a time: a Python object costs several times what it says."""
+    for start in range(0, len(column), AT_A_TIME):
+        yield from column.slice(start, AT_A_TIME).to_pylist()
+
+
+def _texts(values: Iterator[str], n: int) -> np.ndarray:
+    """Str of variable width (n,): one long text does not make the others as long."""
+    texts = np.empty(n, np.dtypes.StringDType())
+    for start in range(0, n, AT_A_TIME):
+        texts[start : start + AT_A_TIME] = list(islice(values, AT_A_TIME))
+    return texts
+
+
+def _names(column: pa.ChunkedArray) -> np.ndarray:
+    """Str (n,) of a column of few different ones."""
+    coded = column.combine_chunks().dictionary_encode()
+    return np.array(coded.dictionary.to_pylist(), str)[coded.indices.to_numpy()]

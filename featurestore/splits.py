@@ -8,7 +8,7 @@ expectation (binomially), not exactly; exact shares cannot be had without moving
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 
 from featurestore.errors import UsageError
 
@@ -24,8 +24,8 @@ def place(key: bytes, seed: int = 0) -> float:
 
 
 def assign(
-    keys: Sequence[bytes],
-    given: Sequence[str | None],
+    keys: Iterable[bytes],
+    given: Collection[str | None],
     *,
     val: float = VAL_SHARE,
     test: float = TEST_SHARE,

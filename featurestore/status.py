@@ -21,10 +21,10 @@ LAST_RUNS = 5
 def status(store: FeatureStore) -> dict[str, Any]:
     """Count a store's sets, images, failures, labels, runs and bytes; the object that ``status --json`` prints."""
     with store.whole() as at:
-        catalog = store.catalog.read(["sha256", "status", "error_type"], version=at.get("catalog.lance"))
         label_sets = store.labels.read(["label_set"], version=at.get("labels.lance")).column("label_set")
         labels = _counts(label_sets)
         differing = {name: _differing(store, name) for name in labels}
+        catalog = store.catalog.read(["sha256", "status", "error_type"], version=at.get("catalog.lance"))
     ok = catalog.filter(pc.equal(catalog.column("status"), OK))
     contents = pc.count_distinct(ok.column("sha256")).as_py()
     failed = catalog.filter(pc.equal(catalog.column("status"), FAILED))

@@ -425,8 +425,7 @@ class FeatureStore:
         name = sets[0] if views_set is None else views_set
         if name not in sets:
             raise UsageError(f"Expected: --views-set, one of {sets}. Got: {name!r}.")
-        keys = np.array([bytes.fromhex(id) for id in train.ids], "S32")
-        X, rows = self.views(name, keys, views)
+        X, rows = self.views(name, train.keys, views)
         if len(X) < views * len(train):
             raise UsageError(
                 f"{name} holds {len(X):,} of the {views * len(train):,} views that training needs: run "
@@ -437,8 +436,10 @@ class FeatureStore:
     def labelled(self, label_set: str = "default") -> LabelledContents:
         """The unique contents that have a label, without their vectors."""
         with self.whole() as at:
-            catalog = self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get("catalog.lance"))
-            return labelled_contents(catalog, self.label_rows(label_set, at.get("labels.lance")))
+            return labelled_contents(
+                self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get("catalog.lance")),
+                self.label_rows(label_set, at.get("labels.lance")),
+            )
 
     def vectors(self, feature_set: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of some contents, checked against their checksums.

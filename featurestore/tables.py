@@ -244,11 +244,15 @@ class Table:
             StoreError: other writers won the race too many times.
         """
         for _ in range(MAX_COMMIT_TRIES):
-            dataset = self._checked()
-            if not staged or dataset.count_rows(filter=_of_run(run_id)):
+            with self._reading():
+                dataset = self._checked()
+                done = not staged or dataset.count_rows(filter=_of_run(run_id)) > 0
+                gone = {} if done or not replaces else _rows_of(dataset, replaces, where)
+            if done:
                 self.note(staged)  # the commit may have landed without it
                 return False
-            operation = _addition(dataset, [_fragment(text) for text in staged], replaces, where)
+            with self._writing():
+                operation = _addition(dataset, [_fragment(text) for text in staged], gone)
             if self._land(operation, dataset.version, staged):
                 return True
         raise StoreError(f"Other writers keep changing {self.path}: stop them, then run this again.")
@@ -491,14 +495,13 @@ def _first_words(error: BaseException) -> str:
     return str(error).split(", /")[0].splitlines()[0][:300] if str(error) else type(error).__name__
 
 
-def _addition(dataset: Any, new: list[FragmentMetadata], replaces: pa.Array | None, where: str | None) -> Any:
-    """The operation that adds fragments and takes away the rows of ``replaces``, made for one version only.
+def _addition(dataset: Any, new: list[FragmentMetadata], gone: dict[int, list[str]]) -> Any:
+    """The operation that adds fragments and takes rows away, their addresses by fragment, made for one version only.
 
     A Merge conflicts with whatever else was committed since. It may not take fragments away, so where rows go it is
     an Update, which conflicts with whoever has touched the same fragments since: another committer of this run has.
     """
     present = [fragment.metadata for fragment in dataset.get_fragments()]
-    gone = _rows_of(dataset, replaces, where) if replaces is not None and len(replaces) else {}
     if not gone:
         return lance.LanceOperation.Merge(present + new, dataset.lance_schema)
     kept = {id: dataset.get_fragment(id).delete(f"_rowaddr IN ({','.join(rows)})") for id, rows in gone.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import json
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from featurestore.errors import StoreError
 from featurestore.files import read_sealed, write_sealed
 
 VERSION = 1  # of what fits mean: another one makes older results unknown
+AT_A_TIME = 65_536  # rows that are Python objects
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,18 @@ def key_of(data: str, **fit: Any) -> str:
 
 
 def digest(*columns: np.ndarray | str) -> str:
-    """SHA-256 over columns of text, in hex."""
+    """SHA-256 over columns of text or of keys, in hex."""
     total = hashlib.sha256()
     for column in columns:
-        data = column.encode() if isinstance(column, str) else "\0".join(column.tolist()).encode()
-        total.update(len(data).to_bytes(8, "little") + data)
+        data = column.encode() if isinstance(column, str) else _joined(column)
+        total.update(len(data).to_bytes(8, "little"))
+        total.update(data)
     return total.hexdigest()
+
+
+def _joined(column: np.ndarray) -> bytes:
+    """Its texts, or its keys in hex, with zeros between."""
+    if column.dtype.kind == "S":
+        return binascii.hexlify(column.tobytes(), "\0", column.itemsize)
+    pieces = (column[start : start + AT_A_TIME].tolist() for start in range(0, len(column), AT_A_TIME))
+    return b"\0".join("\0".join(piece).encode() for piece in pieces)

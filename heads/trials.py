@@ -46,7 +46,7 @@ class Table:
         train, val = parts["train"], parts["val"]
         self.parts, self.name = parts, train.feature_set
         self.folds = train.folds(folds) if folds else None
-        columns = [(part.ids, part.y) for part in ((train,) if folds else (train, val))]
+        columns = [(part.keys, part.y) for part in ((train,) if folds else (train, val))]
         grouped = [] if self.folds is None else [self.folds.astype(str)]
         self._rows: tuple[Rows, np.ndarray] | None = None
         self.digest = digest(train.fingerprint, *(column for pair in columns for column in pair), *grouped)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.dataset import SPLITS, Dataset
+from featurestore.dataset import SPLITS, Dataset, hex_ids
 from featurestore.errors import HeadError, ImageError, SourceError, UsageError
 from featurestore.files import replacing
 from featurestore.runs import RunRecord
@@ -166,7 +166,7 @@ class _Pictures:
                     yield np.stack(pixels), chunk[[p is not None for p in loaded]]
 
     def _load(self, row: int, views: tuple[Augmentation, int] | None) -> np.ndarray | None:
-        key, uri = str(self.dataset.ids[row]), str(self.dataset.uris[row])
+        key, uri = str(hex_ids(self.dataset.keys[row : row + 1])[0]), str(self.dataset.uris[row])
         try:
             data = sources.read(uri)[0]
             if hashlib.sha256(data).hexdigest() != key:
@@ -364,7 +364,7 @@ def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: s
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / "manifest.parquet"
     with replacing(manifest) as temporary:
-        parquet.write_table(pa.table({"uri": dataset.uris[here]}), temporary)
+        parquet.write_table(pa.table({"uri": dataset.uris[here].tolist()}), temporary)
     options = EmbedOptions(backbone=tuned.PREFIX + run_id, precision=spec.precision, dtype=spec.dtype)
     result = embed(str(manifest), store.path, options, pictures.watch.ahead)
     pictures.watch.count(len(dataset))
@@ -373,8 +373,8 @@ def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: s
 
 def _pair(old: Head, old_data: Dataset, new: Head, new_data: Dataset) -> dict[str, Any]:
     """Both heads on the pictures that both have features of, and the p-value of their difference on test."""
-    old_data = old_data.take(np.isin(old_data.ids, new_data.ids))
-    new_data = new_data.take(np.isin(new_data.ids, old_data.ids))  # both are ordered by content
+    old_data = old_data.take(np.isin(old_data.keys, new_data.keys))
+    new_data = new_data.take(np.isin(new_data.keys, old_data.keys))  # both are ordered by content
     told: dict[str, Any] = {}
     right = []
     for name, head, data in (("before", old, old_data), ("after", new, new_data)):

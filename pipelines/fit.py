@@ -53,8 +53,8 @@ class FitData:
     def load_each(self, store: FeatureStore, sets: Sequence[str], memory_limit: int | None = None) -> list[Dataset]:
         """Read several feature sets, the images that all of them hold, in the same order."""
         datasets = [replace(self, feature_set=name).load(store, memory_limit) for name in sets]
-        ids = functools.reduce(np.intersect1d, [dataset.ids for dataset in datasets])
-        return [dataset.take(np.searchsorted(dataset.ids, ids)) for dataset in datasets]
+        keys = functools.reduce(np.intersect1d, [dataset.keys for dataset in datasets])
+        return [dataset.take(np.searchsorted(dataset.keys, keys)) for dataset in datasets]
 
     def augmented(self, store: FeatureStore, dataset: Dataset) -> Dataset | None:
         """The training rows with their views, where views are asked for."""

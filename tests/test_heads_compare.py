@@ -34,7 +34,7 @@ def make_dataset(n=400, d=10, n_classes=4, noise=1.0, seed=0):
         fingerprint="f" * 64,
         X=X.astype(np.float32),
         y=np.array([f"class {i}" for i in y]),
-        ids=np.array([f"{i:064x}" for i in range(n)]),
+        keys=np.array([i.to_bytes(32, "big") for i in range(n)], "S32"),
         uris=np.array([f"/images/{i}.png" for i in range(n)]),
         splits=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
     )
@@ -306,9 +306,13 @@ def test_damaged_results_are_made_anew(tmp_path):
     assert results.get(key_of("data", head="knn")) is None
 
 
-def test_columns_cannot_run_into_one_another():
+def test_columns_cannot_run_into_one_another(monkeypatch):
     assert digest(np.array(["ab", "c"]), np.array(["d"])) != digest(np.array(["ab"]), np.array(["c", "d"]))
     assert digest("ab", "c") != digest("a", "bc")
+    keys = np.array([bytes([i]) * 31 + b"\0" for i in range(3)], "S32")
+    assert digest(keys) == digest(np.array([f"{i:02x}" * 31 + "00" for i in range(3)]))
+    monkeypatch.setattr("heads.results.AT_A_TIME", 2)
+    assert digest(np.array(["ab", "", "é"])) == digest("ab\0\0é")
 
 
 # -- more than one question --------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def make_dataset(n=400, d=10, n_classes=4, noise=1.0, seed=0):
         fingerprint="f" * 64,
         X=X.astype(np.float32),
         y=np.array([f"class {i}" for i in y]),
-        ids=np.array([f"{i:064x}" for i in range(n)]),
+        keys=np.array([i.to_bytes(32, "big") for i in range(n)], "S32"),
         uris=np.array([f"/images/{i}.png" for i in range(n)]),
         splits=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
     )
@@ -111,7 +111,7 @@ def test_misclassified_rows_are_the_mistakes():
 
 @pytest.mark.parametrize("job", [lambda d: train(d, "ncm"), lambda d: compare(d, Search({"ncm": ()}))])
 def test_datasets_that_cannot_be_used(job):
-    unlabelled = Dataset("set-1", "f" * 64, *(getattr(DATASET, f)[:0] for f in ("X", "y", "ids", "uris", "splits")))
+    unlabelled = Dataset("set-1", "f" * 64, *(getattr(DATASET, f)[:0] for f in ("X", "y", "keys", "uris", "splits")))
     with pytest.raises(HeadError, match="no labelled rows: import labels"):
         job(unlabelled)
     for split in ("train", "val", "test"):

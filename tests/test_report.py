@@ -60,7 +60,7 @@ def dataset(labels):
         fingerprint="f" * 64,
         X=(DIGITS.data / 16).astype(np.float32),
         y=y,
-        ids=np.array([f"{i:064x}" for i in range(n)]),
+        keys=np.array([i.to_bytes(32, "big") for i in range(n)], "S32"),
         uris=np.array([f"file:///digits/{i}.png" for i in range(n)]),
         splits=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
     )

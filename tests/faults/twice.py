@@ -37,7 +37,7 @@ POINTS = [
     ("featurestore.staging:Staging.remove", "before", 1),
     ("featurestore.runs:RunRecord.write", "before", 1),
 ]
-MAKING = [
+MAKING = [  # the store
     ("featurestore.store:Table.create", "before", 1),
     ("featurestore.store:Table.create", "after", 1),
     ("featurestore.tables:lance.write_dataset", "before", 2),
@@ -102,19 +102,6 @@ def asleep(folder: Path, point: str, when: str, nth: int, lock: bool) -> None:
     check(job)
 
 
-def asleep_while_making(folder: Path, point: str, when: str, nth: int) -> None:
-    """A run is stopped while it makes the store, before there is a lock; another does it all; the first is woken."""
-    job = JOBS["embed"](folder)
-    with child(job, ["--at", point, when, str(nth), "SIGSTOP"]) as first:
-        wait_until_stopped(first.pid)
-        run(job)
-        check(job)
-        first.send_signal(signal.SIGCONT)
-        _, said = first.communicate(timeout=PATIENCE)
-    assert first.returncode == 0, said
-    check(job)
-
-
 def replayed_at_once(folder: Path, point: str, when: str, nth: int) -> None:
     """Two processes replay the journal of a dead run at the same time, without the lock."""
     job = JOBS["embed"](folder)
@@ -167,13 +154,10 @@ def faults(seed: int, count: int) -> Faults:
     """Each pair, each point, with and without the lock; ``count`` delays between runs, a tenth of them."""
     for name in ("embed", "embed-again", "embed-tended"):
         yield f"bundles of {name} repeated", partial(bundles_repeated, name=name)
-    for point, when, nth in POINTS:
+    for point, when, nth in MAKING + POINTS:
         for lock in (True, False):
             name = f"asleep {when} {point} {nth}, {'with' if lock else 'without'} the lock"
             yield name, partial(asleep, point=point, when=when, nth=nth, lock=lock)
-    for point, when, nth in MAKING:
-        name = f"asleep {when} {point} {nth}, making the store"
-        yield name, partial(asleep_while_making, point=point, when=when, nth=nth)
     for point, when, nth in POINTS[2:-1]:
         name = f"replayed at once, dead {when} {point} {nth}"
         yield name, partial(replayed_at_once, point=point, when=when, nth=nth)
