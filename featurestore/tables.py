@@ -2,8 +2,8 @@
 
 A commit is a compare-and-append: it lands once for one run id, however often it is tried, and never on
 top of a version other than the one it looked at. Lance itself promises neither (a plain Append rebases, and
-repeats if it is sent twice), never calls fsync, has no checksums and opens a manifest of zeros as an empty table; all
-of it is closed here and in the ledger. Seen on pylance 14.0.2.
+repeats if it is sent twice), never calls fsync, overlooks a data file's last write that fails, has no checksums and
+opens a manifest of zeros as an empty table; all of it is closed here and in the ledger. Seen on pylance 14.0.2.
 """
 
 from __future__ import annotations
@@ -183,6 +183,8 @@ class Table:
             )
         staged = []
         for fragment in fragments:
+            if problem := self._missing(fragment):  # Lance overlooks it when the last write fails
+                raise StoreError(f"{problem}: make room there, then run the same command again.")
             digests = {}
             for name in _data_names(fragment):
                 fsync(self.path / name)
