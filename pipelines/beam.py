@@ -36,7 +36,7 @@ def run_shards(job: EmbedJob, shards: int, runner: str, arguments: Sequence[str]
         arguments: that runner's own options, as on a command line.
 
     Raises:
-        PenultError: the one that a worker raised.
+        PenultError, OSError: the one that a worker raised.
     """
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # errors are raised here instead
     options = PipelineOptions([*arguments, f"--runner={runner}"])
@@ -49,10 +49,10 @@ def run_shards(job: EmbedJob, shards: int, runner: str, arguments: Sequence[str]
 
 
 def _own_error(error: BaseException) -> BaseException:
-    """The penult error that a worker raised, from under what Beam wrapped around it."""
+    """The error that a worker raised, penult's own or the disk's, from under what Beam wrapped around it."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, PenultError):
+        if isinstance(cause, (PenultError, OSError)):
             return cause
         cause = cause.__cause__ or cause.__context__
     return error
