@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.longrun import peak
 from benchmarks.report import show
 from featurestore.schema import CATALOG, LABELS, features_batch, key_array
 from featurestore.spec import FeatureSpec, Preprocessing
@@ -130,7 +130,7 @@ def run(store: str, limit: int, values: int) -> None:
                 "passes": len(passes),
                 "pass": sum(passes) / len(passes),
                 "sampled": sum(sum(seconds) for seconds in taken.values()),
-                "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+                "peak": peak() / 2**30,
             }
         )
     )
@@ -162,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", nargs=3, metavar=("STORE", "LIMIT", "VALUES"), help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, default=2_050_000)
-    parser.add_argument("--small", type=int, default=60_000, help="rows of the store that is compared in memory too")
+    parser.add_argument("--small", type=int, default=60_000, help="rows to compare in memory too, or 0")
     parser.add_argument("--values", type=int, default=20, help="of C")
     arguments = parser.parse_args()
     if arguments.run:
@@ -171,7 +171,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         X, y = digits(Path(folder))
         rows = []
-        for count, limits in ((arguments.small, (0, SMALL_LIMIT)), (arguments.rows, (LIMIT,))):
+        sizes = [(arguments.small, (0, SMALL_LIMIT)), (arguments.rows, (LIMIT,))]
+        for count, limits in sizes if arguments.small else sizes[1:]:
             store = Path(folder) / f"{count}.store"
             write_store(store, X, y, count)
             told = [measure(store, limit, arguments.values) for limit in limits]
