@@ -201,7 +201,8 @@ class Staging:
         """Forget the journal, after the commit; never what a link in its place leads to."""
         if not (self.folder.is_symlink() or self.folder.parent.is_symlink()):
             with writing(self.folder):  # first: without it, what is left counts for nothing
-                (self.folder / NOTE).unlink(missing_ok=True)
+                if not (self.folder / NOTE).is_dir():  # which nobody reads
+                    (self.folder / NOTE).unlink(missing_ok=True)
             if self.folder.is_dir():
                 fsync(self.folder)  # or a power cut brings it back, to be committed over what came later
             shutil.rmtree(self.folder, ignore_errors=True)
