@@ -1,7 +1,7 @@
 """Claims: a store of a million images, or of many small runs, is opened, counted, listed again and trained on quickly.
 
 What is promised of a million images on two cores, beside what the vectors themselves take (rows here have eight
-numbers): opening in a second; `penult status` in 15 s and 1.5 GiB; reading for training in 20 s and 2 GiB; a rerun
+numbers): opening in a second; `penult status` in 10 s and 1 GiB; reading for training in 15 s and 1 GiB; a rerun
 that finds nothing new in 60 s and 0.5 GiB, a third of which is listing; one more image committed in 3 s. And of a
 table of 25,000 fragments, which is what 100 million images come to: opening in a second, a commit in 20 s. And after
 200 runs of one new image each: at most 16 versions, 46 fragments and 200 files a table.
