@@ -77,6 +77,11 @@ class Table:
         """Whether a dataset was created here."""
         return bool(self.versions())
 
+    @property
+    def unborn(self) -> bool:
+        """Whether nothing is here but what a run leaves that dies while it makes the table."""
+        return not (self.exists() or (self.path / ledger.NAME).exists() or any((self.path / "data").glob("*")))
+
     def versions(self) -> dict[int, str]:
         """The manifests that are there: their files, relative to the table, by version; the latest last."""
         names = [path.name for path in (self.path / "_versions").glob("*.manifest")]

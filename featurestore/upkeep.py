@@ -85,11 +85,12 @@ ASIDE = "damaged"  # where `penult doctor` puts what it takes out
 
 
 def _unfinished(store: Path) -> Iterator[Path]:
-    """Temporary files, penult's and Lance's own, runs that left no record, checkpoints of fine-tunings."""
+    """Temporary files, penult's and Lance's own, half-made sets, runs without a record, checkpoints of fine-tunings."""
     folders = [store, *_folders(store)]
     tables = [folder for folder in folders if folder.suffix == ".lance"]
     yield from (path for folder in folders for path in folder.glob(".*.tmp"))
     yield from (path for table in tables for name in (".tmp*", "*#*") for path in table.glob(f"*/{name}"))
+    yield from (path for path in tables if path.parent == store / "features" and Table(path).unborn)
     yield from (run for run in _children(store / "runs") if not (run / "run.json").exists())
     yield from _children(store / "finetune")
 

@@ -39,7 +39,8 @@ class Finding:
 
 def tables_of(store: Path) -> dict[str, Table]:
     """The tables of a store by their paths in it, those that cannot be opened among them."""
-    names = ["catalog.lance", "labels.lance", *(f"features/{p.name}" for p in (store / "features").glob("*.lance"))]
+    sets = [path for path in (store / "features").glob("*.lance") if not Table(path).unborn]
+    names = ["catalog.lance", "labels.lance", *(f"features/{path.name}" for path in sets)]
     return {name: Table(store / name, sealed=not name.startswith("features/")) for name in sorted(names)}
 
 

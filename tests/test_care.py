@@ -16,7 +16,7 @@ from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.files import write_sealed
 from featurestore.store import FeatureStore
 from featurestore.verify import REPAIR
-from pipelines.care import DoctorResult, doctor, verify
+from pipelines.care import DoctorResult, doctor, gc, verify
 from pipelines.embed import EmbedOptions, embed
 from pipelines.labels import import_labels
 
@@ -52,6 +52,18 @@ def test_no_store(tmp_path: Path) -> None:
     for command in (verify, doctor):
         with pytest.raises(StoreNotFound, match="no penult store"):
             command(tmp_path)
+
+
+def test_a_set_that_a_killed_run_had_begun_to_make(store: Path) -> None:
+    """Lance writes its transaction first; there is no table yet."""
+    half = store / "features" / "other-00000000.lance"
+    (half / "_transactions").mkdir(parents=True)
+    (half / "_transactions" / "0-x.txn").write_bytes(b"begun")
+    assert verify(store) == [] and doctor(store) == DoctorResult()
+    gc(store, older_than=3600)
+    assert half.exists()  # a run may be at it
+    gc(store, older_than=0)
+    assert not half.exists() and verify(store) == []
 
 
 def test_on_the_command_line(store: Path) -> None:
