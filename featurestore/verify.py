@@ -96,12 +96,12 @@ def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: 
     except StoreCorrupt as error:  # nothing else can be said
         yield Finding(f"{name}/{ledger.NAME}", str(error))
         return
-    if not known.files:
+    newest = max(table.versions(), default=0)
+    if not known.files and (last or newest > 1):  # the first version is empty, and its run may have died then
         yield Finding(f"{name}/{ledger.NAME}", "it is gone: nothing says what the files of this table were")
     damaged = damaged_files(table, known, read)
     yield from (Finding(f"{name}/{file}", problem) for file, problem in damaged.items())
     before = max((known.version, known.rows), (last["version"], last["rows"]) if last else (0, 0))
-    newest = max(table.versions(), default=0)
     if newest < max(before[0], 1):
         yield Finding(name, f"it is at version {newest} and was at {before[0]}: a manifest is gone")
         return

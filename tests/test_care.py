@@ -15,6 +15,7 @@ from conftest import CountingEngine
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.files import write_sealed
 from featurestore.store import FeatureStore
+from featurestore.tables import Table
 from featurestore.verify import REPAIR
 from pipelines.care import DoctorResult, doctor, gc, verify
 from pipelines.embed import EmbedOptions, embed
@@ -55,7 +56,7 @@ def test_no_store(tmp_path: Path) -> None:
 
 
 def test_a_set_that_a_killed_run_had_begun_to_make(store: Path) -> None:
-    """Lance writes its transaction first; there is no table yet."""
+    """Lance writes its transaction first, when there is no table yet; its ledger comes last."""
     half = store / "features" / "other-00000000.lance"
     (half / "_transactions").mkdir(parents=True)
     (half / "_transactions" / "0-x.txn").write_bytes(b"begun")
@@ -64,6 +65,9 @@ def test_a_set_that_a_killed_run_had_begun_to_make(store: Path) -> None:
     assert half.exists()  # a run may be at it
     gc(store, older_than=0)
     assert not half.exists() and verify(store) == []
+    Table(half).create(FeatureStore(store).labels.schema)
+    (half / "ledger.json").unlink()
+    assert verify(store) == [] and doctor(store) == DoctorResult()
 
 
 def test_on_the_command_line(store: Path) -> None:

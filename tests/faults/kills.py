@@ -204,7 +204,7 @@ def stopped(folder: Path, name: str, number: int, share: float, seconds: float, 
         if heeding:
             break
         assert returncode == 0 or moment < 2, f"exit code {returncode}: {said}"
-        shutil.rmtree(job.store)
+        shutil.rmtree(job.store, ignore_errors=True)
         moment = 0.8 * moment if returncode == 0 else moment + 0.02  # it had ended, or Python itself was starting
     expect_sentence(returncode, said, number)
     sound(job.store)
