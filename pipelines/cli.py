@@ -311,15 +311,16 @@ def train(
     _print_json(as_json, result)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})  # more nets of --hidden
 def compare(
+    context: typer.Context,
     store: Store,
     heads: Annotated[str | None, typer.Option(help="Families, comma-separated; else all that suit the data.")] = None,
     C: Annotated[
         str | None, typer.Option("--C", help="Values of C, as 0.01,0.1 or 1e-4:1e2:13 (13 from 1e-4 to 1e2).")
     ] = None,
     hidden: Annotated[
-        list[str] | None, typer.Option(help="Widths of a dense net's hidden layers, as '256 512,256' for two nets.")
+        list[str] | None, typer.Option(help="Widths of a dense net's hidden layers, as 256 512,256 for two nets.")
     ] = None,
     class_weight: Annotated[
         str | None, typer.Option(help="none, balanced, or none,balanced to try both; else what suits the data.")
@@ -364,6 +365,8 @@ def compare(
     from pipelines import show
     from pipelines.fit import FitData, compare_heads
 
+    if context.args and not hidden:
+        raise UsageError(f"Expected: an option. Got: {context.args[0]!r}; `penult compare --help` lists them.")
     if search and (heads or C or hidden or class_weight):
         raise UsageError("--search is in place of --heads, --C, --hidden and --class-weight: leave those out.")
     asked = (
@@ -372,7 +375,7 @@ def compare(
         else searches.from_options(
             heads.split(",") if heads else None,
             searches.numbers(C) if C else None,
-            [_widths(net) for nets in hidden or () for net in nets.split()],
+            [_widths(net) for nets in (*(hidden or ()), *context.args) for net in nets.split()],
             [searches.class_weight(weight) for weight in class_weight.split(",")] if class_weight else (),
         )
     )

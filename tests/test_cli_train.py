@@ -122,6 +122,14 @@ def test_options_that_are_wrong(store: Path, options: tuple[str, ...], message: 
     assert message in str(done.exception)
 
 
+def test_nets_are_listed_as_words(store: Path) -> None:
+    told = json_of(penult("compare", "--store", store, "--hidden", "8", "16,8", "--heads", "dense", "--json"))
+    assert sorted(row["params"]["hidden"] for row in told["leaderboard"]) == [[8], [16, 8]]
+    for words, message in ((["8"], "Expected: an option. Got: '8'"), (["--hidden", "8", "x"], "widths such as")):
+        done = penult("compare", "--store", store, *words)
+        assert isinstance(done.exception, UsageError) and message in str(done.exception)
+
+
 def test_the_gallery_seed_changes_the_pictures_and_nothing_else(store: Path) -> None:
     def told(seed: int) -> dict[str, Any]:
         return compare_heads(store, from_options(["ncm"]), gallery_seed=seed)
