@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -498,8 +499,9 @@ def _deletion_names(fragment: FragmentMetadata) -> list[str]:
 
 
 def _first_words(error: BaseException) -> str:
-    """What lance says, without the places in its source."""
-    return str(error).split(", /")[0].splitlines()[0][:300] if str(error) else type(error).__name__
+    """What lance says, without the places in its source and how they were come to."""
+    said = str(error).split(", /")[0].splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r'(External error: |Wrapped error: |task \d+ panicked with message )+"?([^"]*)"?', r"\2", said)[:300]
 
 
 def _addition(dataset: Any, new: list[FragmentMetadata], gone: dict[int, list[str]]) -> Any:
