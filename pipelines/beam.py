@@ -52,7 +52,7 @@ def _own_error(error: BaseException) -> BaseException:
     """The error that a worker raised, penult's own or the disk's, from under what Beam wrapped around it."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, (PenultError, OSError)):
+        if isinstance(cause, (PenultError, OSError)) and "[while running " not in str(cause):  # not Beam's copy of it
             return cause
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return error

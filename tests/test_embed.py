@@ -182,19 +182,21 @@ def test_bundles_repeated_add_nothing_twice(corpus: Path, tmp_path: Path, engine
     assert FeatureStore(tmp_path / "store").table(result.feature_set).count() == 30
 
 
+@pytest.mark.parametrize("error", [UsageError("it broke"), OSError(28, "it broke", "a file"), ValueError("it broke")])
 def test_an_error_in_the_engine_keeps_finished_shards(
-    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     calm = CountingEngine.__call__
 
     def fails_late(self: CountingEngine, pixels: np.ndarray) -> np.ndarray:
         if self.images >= 14:
-            raise UsageError("the engine broke")
+            raise error
         return calm(self, pixels)
 
     monkeypatch.setattr(CountingEngine, "__call__", fails_late)
-    with pytest.raises(UsageError, match="the engine broke"):
+    with pytest.raises(Exception, match="it broke") as caught:
         embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert caught.value is error or isinstance(error, ValueError)  # Beam wraps what it does not know
     store = FeatureStore(tmp_path / "store")
     assert store.catalog.count() == store.table(store.resolve()).count() == 14
     monkeypatch.setattr(CountingEngine, "__call__", calm)
