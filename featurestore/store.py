@@ -28,7 +28,7 @@ from featurestore.errors import (
     StoreNotFound,
     UsageError,
 )
-from featurestore.files import fsync
+from featurestore.files import fsync, trouble
 from featurestore.known import Known, contains, pair_digests, text_digests
 from featurestore.lock import locked
 from featurestore.runs import RunRecord
@@ -109,8 +109,12 @@ class FeatureStore:
 
     def sets(self) -> list[str]:
         """Names of the feature sets, sorted."""
-        paths = sorted((self.path / "features").glob("*.lance"))
-        return [p.stem for p in paths if Table(p).exists()]  # a run may have died while it made one
+        folder = self.path / "features"
+        try:
+            paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        except PermissionError as error:  # a glob would take it for an empty folder
+            raise StoreError(trouble(error, folder)) from error
+        return [p.stem for p in paths if p.suffix == ".lance" and Table(p).exists()]  # a run may have died making one
 
     def table(self, feature_set: str) -> Table:
         """The table of one feature set."""

@@ -24,6 +24,7 @@ from featurestore.errors import (
     HeadError,
     SpecMismatch,
     StoreCorrupt,
+    StoreError,
     StoreLocked,
     StoreNotFound,
     UsageError,
@@ -202,6 +203,15 @@ def test_a_whole_name_wins_over_a_beginning(store: FeatureStore) -> None:
     store.add_set(SPEC)
     Table(store.path / "features" / "fake.lance").create(features_schema(SPEC))
     assert store.resolve("fake") == "fake"
+
+
+def test_a_folder_that_may_not_be_listed_is_not_empty(filled: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> list[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(StoreError, match="features: Permission denied: give this user"):
+        filled.sets()
 
 
 def test_add_set_twice(filled: FeatureStore) -> None:
