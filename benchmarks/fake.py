@@ -8,17 +8,20 @@ WIDTH = 1280
 
 
 class FreeEngine:
-    """1,280 numbers a picture, from its first pixels."""
+    """``width`` numbers a picture, from its first pixels."""
 
-    width, batch_size = WIDTH, 32
+    batch_size = 32
+
+    def __init__(self, width: int) -> None:
+        self.width = width
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        first = pixels.reshape(len(pixels), -1)[:, :WIDTH]
+        first = pixels.reshape(len(pixels), -1)[:, : self.width]
         return first.astype(np.float32) / 255
 
 
-def install() -> None:
+def install(width: int = WIDTH) -> None:
     """Let this process embed with it."""
     from pipelines import worker
 
-    worker.open_engine = lambda *_args, **_options: FreeEngine()  # type: ignore[assignment]
+    worker.open_engine = lambda *_args, **_options: FreeEngine(width)  # type: ignore[assignment]

@@ -31,7 +31,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks.report import show
+from benchmarks import fake
+from benchmarks.report import peak, show
 from featurestore.schema import CATALOG, LABELS, features_batch, key_array
 from featurestore.store import FeatureStore
 
@@ -40,22 +41,6 @@ SHARD = 4096
 CHUNK = 50_000  # catalog rows written at a time
 WIDTH = 8
 RUN = "benchmark"
-
-
-class TinyEngine:
-    """Eight numbers a picture, at no cost."""
-
-    width, batch_size = WIDTH, 32
-
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels.reshape(len(pixels), -1)[:, :WIDTH].astype(np.float32)
-
-
-def install() -> None:
-    """Let this process embed with it."""
-    from pipelines import worker
-
-    worker.open_engine = lambda *_args, **_options: TinyEngine()  # type: ignore[assignment]
 
 
 # --- what is measured
@@ -123,7 +108,7 @@ def run(what: str, source: str, store: str) -> None:
     """Measure in this process, and print what it took."""
     for module in ("pipelines.embed", "pipelines.sources", "featurestore.status"):
         importlib.import_module(module)
-    install()
+    fake.install(WIDTH)
     began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     MEASURED[what](source, store)
     now = resource.getrusage(resource.RUSAGE_SELF)
@@ -136,12 +121,6 @@ def run(what: str, source: str, store: str) -> None:
             }
         )
     )
-
-
-def peak() -> int:
-    """Bytes that this process has had in memory at most; ru_maxrss would count the process that started it."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) * 1024
 
 
 def measure(what: str, source: Path, store: Path) -> dict[str, Any]:
@@ -324,7 +303,7 @@ def main() -> None:
     if arguments.run:
         run(*arguments.run)
         return
-    install()
+    fake.install(WIDTH)
     with tempfile.TemporaryDirectory() as folder:
         show("A store of many images", a_million(Path(folder), arguments.images))
         show("A table of many fragments", many_fragments(Path(folder), arguments.fragments))

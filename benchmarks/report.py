@@ -34,3 +34,9 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
     module = Path(sys.argv[0]).stem
     print(f"\n`python -m benchmarks.{module} {shlex.join(sys.argv[1:])}`".replace(" `", "`") + f" on {machine()}\n")
     sys.stdout.flush()
+
+
+def peak() -> int:
+    """Bytes that this process has had in memory at most; ru_maxrss would count the process that started it."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024

@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.longrun import peak
-from benchmarks.report import show
+from benchmarks.report import peak, show
 from featurestore.schema import CATALOG, LABELS, features_batch, key_array
 from featurestore.spec import FeatureSpec, Preprocessing
 from featurestore.store import FeatureStore

@@ -191,6 +191,20 @@ def size_of(path: Path) -> int | None:
     return about.st_size if stat.S_ISREG(about.st_mode) else None
 
 
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing where there is none. A glob would take one that may not be listed for empty.
+
+    Raises:
+        StoreError: it cannot be listed.
+    """
+    try:
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+    except FileNotFoundError:  # by now
+        return []
+    except OSError as error:
+        raise StoreError(trouble(error, folder)) from error
+
+
 def sha256_of(path: Path) -> str:
     """Of a whole file, in hex; raises what ``reading`` does."""
     with reading(path) as file:

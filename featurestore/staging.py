@@ -23,7 +23,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import StoreCorrupt, StoreError
-from featurestore.files import fsync, is_plain_name, read_bytes, read_sealed, sealed, sha256_of, write_sealed, writing
+from featurestore.files import (
+    fsync,
+    is_plain_name,
+    listed,
+    read_bytes,
+    read_sealed,
+    sealed,
+    sha256_of,
+    write_sealed,
+    writing,
+)
 from featurestore.runs import is_run_id
 from featurestore.schema import CATALOG, LABELS
 
@@ -234,12 +244,7 @@ class Staging:
 
     def _entry_paths(self) -> list[Path]:
         """What may be entries."""
-        try:
-            return sorted(path for path in self._shards.iterdir() if path.suffix == ".json")
-        except PermissionError as error:
-            raise StoreError(f"{self._shards} may not be read: give this user the right to.") from error
-        except OSError:
-            return []
+        return [path for path in listed(self._shards) if path.suffix == ".json"]
 
     def _entry_path(self, shard: int) -> Path:
         return self._shards / f"{shard}.json"
@@ -296,9 +301,7 @@ def pending(store: Path) -> list[Staging]:
     """
     root = store / "staging"
     _check_root(root)
-    if not root.is_dir():
-        return []
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    names = [path.name for path in listed(root) if path.is_dir() and not path.is_symlink()]
     return [Staging(store, name) for name in names if is_run_id(name)]
 
 

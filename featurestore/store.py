@@ -28,7 +28,7 @@ from featurestore.errors import (
     StoreNotFound,
     UsageError,
 )
-from featurestore.files import fsync, trouble
+from featurestore.files import fsync, listed
 from featurestore.known import Known, contains, pair_digests, text_digests
 from featurestore.lock import locked
 from featurestore.runs import RunRecord
@@ -109,12 +109,8 @@ class FeatureStore:
 
     def sets(self) -> list[str]:
         """Names of the feature sets, sorted."""
-        folder = self.path / "features"
-        try:
-            paths = sorted(folder.iterdir()) if folder.is_dir() else []
-        except PermissionError as error:  # a glob would take it for an empty folder
-            raise StoreError(trouble(error, folder)) from error
-        return [p.stem for p in paths if p.suffix == ".lance" and Table(p).exists()]  # a run may have died making one
+        paths = (path for path in listed(self.path / "features") if path.suffix == ".lance")
+        return [path.stem for path in paths if Table(path).exists()]  # a run may have died while it made one
 
     def table(self, feature_set: str) -> Table:
         """The table of one feature set."""
@@ -259,8 +255,11 @@ class FeatureStore:
         compares digests too.
         """
         feature_set = staging.feature_set
-        if feature_set is None:  # whoever took the lock away may have committed it
-            raise StoreError(f"The journal {staging.folder} is gone: run the same command again.")
+        if feature_set is None:
+            raise StoreError(
+                f"The journal {staging.folder} is gone: another run has kept what was finished, as this run's lock "
+                f"was not honoured; run this again, and leave {self.path / 'lock'} alone."
+            )
         features = self.table(feature_set)
         if not features.has_run(staging.run_id):
             features.commit(staging.run_id, self._new_fragments(feature_set, list(staging.entries()), whole))
@@ -399,8 +398,9 @@ class FeatureStore:
             X, found = self.vectors(name, contents.keys)
         else:
             X = np.empty((len(found), 0), np.float32)
-        if not found.all():  # a damaged key looks like an image that was never embedded
-            for _ in self.batches(name):
+        if not found.all():  # a damaged row looks like an image that was never embedded: check those not read for it
+            unread = f"view != {self.spec(name).first_view}" if len(contents.keys) > FEW_KEYS else None
+            for _ in self.batches(name, unread):
                 pass
         if not found.any():
             raise HeadError(
@@ -565,7 +565,7 @@ class FeatureStore:
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
-        return [RunRecord.read(p.parent) for p in sorted((self.path / "runs").glob("*/run.json"))]
+        return [RunRecord.read(path) for path in listed(self.path / "runs") if (path / "run.json").exists()]
 
 
 _BEFORE_FIRST_COMMIT = {"features", "catalog.lance", "labels.lance", "lock"}

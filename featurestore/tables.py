@@ -28,7 +28,7 @@ from lance.fragment import FragmentMetadata, write_fragments
 
 from featurestore import ledger
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
-from featurestore.files import fsync, sha256_of, size_of, trouble
+from featurestore.files import fsync, listed, sha256_of, size_of, trouble
 
 DATA_STORAGE_VERSION = "2.2"  # what LanceDB 0.40 opens
 MAX_COMMIT_TRIES = 20
@@ -81,11 +81,11 @@ class Table:
     @property
     def unborn(self) -> bool:
         """Whether nothing is here but what a run leaves that dies while it makes the table."""
-        return not (self.exists() or (self.path / ledger.NAME).exists() or any((self.path / "data").glob("*")))
+        return not (self.exists() or (self.path / ledger.NAME).exists() or listed(self.path / "data"))
 
     def versions(self) -> dict[int, str]:
         """The manifests that are there: their files, relative to the table, by version; the latest last."""
-        names = [path.name for path in (self.path / "_versions").glob("*.manifest")]
+        names = [path.name for path in listed(self.path / "_versions") if path.suffix == ".manifest"]
         numbers = {int(stem): name for name in names if (stem := name.removesuffix(".manifest")).isdecimal()}
         found = {MOST_VERSIONS - n if n > MOST_VERSIONS // 2 else n: f"_versions/{name}" for n, name in numbers.items()}
         return dict(sorted(found.items()))
@@ -317,7 +317,7 @@ class Table:
         freed = int(stats.bytes_removed)
         if staged_too:  # Lance keeps those of a dead commit while the version stays that it was made from
             named = {name for version in self.versions() for piece in self.pieces(version) for name in piece.deletions}
-            for path in (self.path / "_deletions").glob("*"):
+            for path in listed(self.path / "_deletions"):
                 if f"_deletions/{path.name}" not in named:
                     freed += path.stat().st_size
                     path.unlink()

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from featurestore.files import listed
 from featurestore.tables import Piece, Table
 
 TIER = 16  # fragments of one size are merged when there are so many; the next size has so many times the rows
@@ -104,7 +105,7 @@ def _folders(store: Path) -> Iterator[Path]:
 
 def _children(folder: Path) -> list[Path]:
     """What is in a folder of the store; nothing of one that a link leads to, which is somebody else's."""
-    return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    return [] if folder.is_symlink() else listed(folder)
 
 
 def _removed(path: Path, before: float) -> int:

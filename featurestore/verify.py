@@ -9,7 +9,7 @@ from pathlib import Path
 from featurestore import header, ledger
 from featurestore.dataset import hex_ids
 from featurestore.errors import StoreCorrupt, StoreNotFound
-from featurestore.files import sha256_of
+from featurestore.files import listed, sha256_of
 from featurestore.ledger import Ledger
 from featurestore.schema import intact, keys_of
 from featurestore.staging import pending
@@ -39,7 +39,7 @@ class Finding:
 
 def tables_of(store: Path) -> dict[str, Table]:
     """The tables of a store by their paths in it, those that cannot be opened among them."""
-    sets = [path for path in (store / "features").glob("*.lance") if not Table(path).unborn]
+    sets = [path for path in listed(store / "features") if path.suffix == ".lance" and not Table(path).unborn]
     names = ["catalog.lance", "labels.lance", *(f"features/{path.name}" for path in sets)]
     return {name: Table(store / name, sealed=not name.startswith("features/")) for name in sorted(names)}
 

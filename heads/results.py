@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from featurestore.dataset import AT_A_TIME
 from featurestore.errors import StoreError
 from featurestore.files import read_sealed, write_sealed
 
 VERSION = 1  # of what fits mean: another one makes older results unknown
-AT_A_TIME = 65_536  # rows that are Python objects
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,12 @@ def own_folder(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
                 f"Expected: what a fine-tuning is called in {begun}. Got: something else: remove {path}."
             )
         yield path, told
+
+
+def discard(folder: Path) -> None:
+    """Remove a run's checkpoint folder; never what a link in its place leads to."""
+    if not (folder.is_symlink() or folder.parent.is_symlink()):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save(folder: Path, trainer: Trainer, course: Course) -> None:

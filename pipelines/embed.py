@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.errors import StoreError, TooManyFailures, UsageError
+from featurestore.errors import TooManyFailures, UsageError
 from featurestore.known import CHANGED, NEW, Known, pair_digests, text_digests
 from featurestore.runs import RunRecord, new_run_id, utc_now
 from featurestore.schema import LABELS
@@ -180,11 +180,6 @@ def embed(
                 result.failures = dict(Counter(result.failures) + Counter(entry.failures))
                 seconds = {stage: seconds.get(stage, 0.0) + entry.seconds.get(stage, 0.0) for stage in STAGES}
             committing = time.perf_counter()
-            if staging.feature_set is None:
-                raise StoreError(
-                    f"The journal {staging.folder} is gone: another run has kept what was finished, as this run's lock "
-                    f"was not honoured; run this again, and leave {opened.path / 'lock'} alone."
-                )
             opened.commit(staging)
         now = time.perf_counter()
         seconds |= {"commit": now - committing, "total": now - began}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -223,7 +222,7 @@ def finetune(
     digest = _digest(parameters, dataset)
     if done := [run for run in opened.runs() if run.kind == "finetune" and run.parameters["digest"] == digest]:
         say(f"This was done before, by run {done[-1].run_id}.")
-        shutil.rmtree(opened.path / "finetune" / digest, ignore_errors=True)  # it may have died before it could
+        checkpoint.discard(opened.path / "finetune" / digest)  # it may have died before it could
         return done[-1].result
     precision = opened.spec(meta["feature_set"]).precision
     if precision == "bf16":
@@ -272,7 +271,7 @@ def finetune(
         }
         parameters |= asdict(data) | {"digest": digest}
         RunRecord(run_id, "finetune", begun["started"], parameters, outcome).write(opened.run_folder(run_id))
-        shutil.rmtree(folder)
+        checkpoint.discard(folder)
     return outcome
 
 

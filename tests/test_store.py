@@ -206,12 +206,15 @@ def test_a_whole_name_wins_over_a_beginning(store: FeatureStore) -> None:
 
 
 def test_a_folder_that_may_not_be_listed_is_not_empty(filled: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    (filled.path / "runs").mkdir()
+
     def denied(path: Path) -> list[Path]:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "iterdir", denied)
-    with pytest.raises(StoreError, match="features: Permission denied: give this user"):
-        filled.sets()
+    for ask, folder in ((filled.sets, "features"), (filled.runs, "runs"), (filled.catalog.versions, "_versions")):
+        with pytest.raises(StoreError, match=f"{folder}: Permission denied: give this user"):
+            ask()
 
 
 def test_add_set_twice(filled: FeatureStore) -> None:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import traceback
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 Trial = Callable[[Path], None]
@@ -24,6 +24,17 @@ def needs(program: str) -> None:
     """Skip a trial, under pytest too, where a program is not installed."""
     if shutil.which(program) is None:
         raise unittest.SkipTest(f"{program} is not installed")
+
+
+def play_each(trials: Iterable[tuple[str, Trial]], folder: Path) -> None:
+    """Play some faults, each in a sub-folder of its own; the first that is not survived names itself."""
+    for number, (name, trial) in enumerate(trials):
+        own = folder / str(number)
+        own.mkdir()
+        try:
+            trial(own)
+        except AssertionError as error:
+            raise AssertionError(name) from error
 
 
 def play(trial: Trial, folder: Path) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import power
+from faults import play_each, power
 from faults.replay import Disk, Image, damage, read
 from faults.trace import AT_END, Change, traced
 
@@ -100,10 +100,4 @@ def test_power_is_cut(tmp_path: Path) -> None:
     safe = [(name, trial) for name, trial in every if name.startswith("all is safe")]
     assert len(safe) == 12
     cuts = [next((name, trial) for name, trial in every if words in name) for words in TRIALS]
-    for number, (name, trial) in enumerate(safe + cuts):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        try:
-            trial(folder)
-        except AssertionError as error:
-            raise AssertionError(name) from error
+    play_each(safe + cuts, tmp_path)

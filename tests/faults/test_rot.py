@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from faults import rot
+from faults import play_each, rot
 
 TRIALS = (
     "intact",
@@ -22,10 +22,4 @@ def test_rot(tmp_path: Path) -> None:
     every = list(rot.faults(seed=0, count=1))
     chosen = [next((name, trial) for name, trial in every if name.startswith(words)) for words in TRIALS]
     chosen.append(next((name, trial) for name, trial in reversed(every) if name.startswith("one bit")))  # of a view
-    for number, (name, trial) in enumerate(chosen):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        try:
-            trial(folder)
-        except AssertionError as error:
-            raise AssertionError(name) from error
+    play_each(chosen, tmp_path)
