@@ -2,8 +2,8 @@
 
 python -m faults.child [--fake] [--at MODULE:FUNCTION before|after NTH SIGNAL] [--wait] COMMAND...
 
-``--fake`` puts a counting engine in the CNN's place and has Beam imported before it says "ready"; ``--wait`` has it
-read a line after that.
+Beam is imported before it says "ready". ``--fake`` puts a counting engine in the CNN's place; ``--wait`` has it read a
+line after that.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ if __name__ == "__main__":
         strike_at(point, when, int(nth), signal.Signals[name])
     if asked.fake:
         worker.open_engine = lambda *_args, **_options: CountingEngine(batch_size=8)  # type: ignore[assignment]
-        _import_beam()
+    _import_beam()
     sys.argv[1:] = asked.command
     print("ready", flush=True)
     if asked.wait:

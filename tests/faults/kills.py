@@ -342,7 +342,7 @@ def unfinished_runs(store: Path) -> list[Path]:
 
 
 def faults(seed: int, count: int) -> Faults:
-    """At every point and every call, and at ``count`` random moments of an embed run; others in proportion."""
+    """At every point and every call, and at ``count`` random moments of an embed run with its CNN; others by shares."""
     for point, nth in POINTS:
         for when in ("before", "after"):
             how = AtPoint(point, when, nth)
@@ -372,15 +372,13 @@ SAFE_POINTS = [
 
 
 def random_kills(rng: random.Random, count: int) -> Faults:
-    """At random moments: of every embed job in turn, now and then twice in a row, and of the other commands."""
-    for number in range(count):
-        name = "embed-real" if number % 10 == 9 else EMBEDS[number % len(EMBEDS)]
-        kills = [AtMoment(rng.random()) for _ in range(1 + number % 2)]
-        yield f"{name} {number} at {kills}", partial(embed_killed, name=name, kills=kills)
-    for name, share in (("label", 10), ("train", 10), ("compare", 10), ("gc", 10), ("finetune", 40)):
+    """At random moments, every second time twice in a row: ``count`` of an embed run with its CNN, others by shares."""
+    shares = {"embed-real": 1, "embed-again": 4, "embed-tended": 4, **dict.fromkeys(OTHERS, 10), "finetune": 40}
+    for name, share in shares.items():
+        trial = embed_killed if name.startswith("embed") else command_killed
         for number in range(count // share if name in JOBS else 0):
             kills = [AtMoment(rng.random()) for _ in range(1 + number % 2)]
-            yield f"{name} {number} at {kills}", partial(command_killed, name=name, kills=kills)
+            yield f"{name} {number} at {kills}", partial(trial, name=name, kills=kills)
 
 
 def random_signals(rng: random.Random, count: int) -> Faults:
