@@ -1,6 +1,6 @@
 """Run the whole battery: ``cd tests && python -m faults --seed 0 --count 200 --only kills disk``.
 
-Exit code 1 where a fault was not survived; the folder of such a trial is kept and named.
+Exit code 1 where a fault was not survived, whose folder is kept and named, or where no trial was asked for.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from faults import play
 SECONDS_A_LINE = 30
 
 
-def run(part: str, seed: int, count: int, jobs: int, folder: Path) -> Counter[str]:
-    """Play all faults of a part; return how many came to what."""
-    module = importlib.import_module(f"faults.{part}")
+def run(part: str, asked: argparse.Namespace, folder: Path) -> Counter[str]:
+    """Play the faults of a part that were asked for; return how many came to what."""
+    faults_of = importlib.import_module(f"faults.{part}").faults(asked.seed, asked.count)
     outcomes: Counter[str] = Counter()
     said: set[str] = set()
     began = told = time.monotonic()
     # spawn: lance does not survive a fork
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        trials = {pool.submit(play, trial, folder): name for name, trial in module.faults(seed, count)}
+    with ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn")) as pool:
+        trials = {pool.submit(play, trial, folder): name for name, trial in faults_of if asked.match in name}
         for future in as_completed(trials):
             try:
                 outcome, message = future.result()
@@ -40,7 +40,7 @@ def run(part: str, seed: int, count: int, jobs: int, folder: Path) -> Counter[st
                 outcome, message = "lost", repr(error)
             outcomes[outcome] += 1
             if outcome == "lost":
-                print(f"\n--- LOST {part}: {trials[future]} (seed {seed})\n{message}", flush=True)
+                print(f"\n--- LOST {part}: {trials[future]} (seed {asked.seed})\n{message}", flush=True)
             elif message and message not in said:
                 said.add(message)
                 print(f"{part}: {trials[future]} skipped: {message}", flush=True)
@@ -63,12 +63,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--count", type=int, default=200, help="random trials a part, beside its fixed list")
     parser.add_argument("--only", nargs="+", metavar="PART", help="by default every part")
+    parser.add_argument("--match", metavar="TEXT", default="", help="only trials with this in their names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time")
     asked = parser.parse_args()
     folder, table = Path(tempfile.mkdtemp(prefix="faults-")), []
     for part in asked.only or parts():
         began = time.monotonic()
-        outcomes = run(part, asked.seed, asked.count, asked.jobs, folder)
+        outcomes = run(part, asked, folder)
         table.append((part, outcomes, time.monotonic() - began))
     total = sum((outcomes for _, outcomes, _ in table), Counter[str]())
     columns = ("tried", "survived", "skipped", "seconds")
@@ -78,7 +79,7 @@ def main() -> int:
         print(f"{part:<12}{tried:>10}{outcomes['survived']:>10}{outcomes['skipped']:>10}{seconds:>10.0f}")
     if not total["lost"]:
         shutil.rmtree(folder, ignore_errors=True)
-    return 1 if total["lost"] else 0
+    return 1 if total["lost"] or not total else 0
 
 
 if __name__ == "__main__":
