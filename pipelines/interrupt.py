@@ -5,6 +5,7 @@ Ending at once is safe: whatever is on the disk is whole, and a process that is 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -38,6 +39,7 @@ def heed() -> None:
             signal.signal(number, lambda *_: None)
             signal.siginterrupt(number, False)
     threading.Thread(target=_watch, args=(reads,), daemon=True).start()
+    atexit.register(_ignore)
 
 
 @contextmanager
@@ -84,6 +86,12 @@ def _watch(pipe: int) -> None:
             if _noted or not _deferring:
                 _end(number)
             _noted.append(number)
+
+
+def _ignore() -> None:
+    """All is done and said: while Python takes itself apart, without the watcher, no signal changes the exit code."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int) -> None:

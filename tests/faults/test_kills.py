@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +54,15 @@ def test_killed_while_it_labels(tmp_path: Path) -> None:
 def test_told_to_stop(tmp_path: Path, number: signal.Signals, points: list[tuple[str, str, str]]) -> None:
     """Once, and again while it commits."""
     kills.stopped_at_a_safe_point(tmp_path, number, points)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_when_all_is_done(number: signal.Signals) -> None:
+    """While Python ends, after what ``atexit`` has registered later: the exit code is that of the command."""
+    late = f"import atexit, os; atexit.register(os.kill, os.getpid(), {int(number)})"
+    start = "from pipelines.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", f"{late}; {start}", "heads"], capture_output=True, text=True)
+    assert done.returncode == 0 and "penult:" not in done.stderr, done
 
 
 def test_told_to_stop_while_it_imports(tmp_path: Path) -> None:
