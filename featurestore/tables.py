@@ -303,14 +303,14 @@ class Table:
             dataset = self._checked(version, ids)
             yield from dataset.scanner(fragments=[dataset.get_fragment(id) for id in ids]).to_batches()
 
-    def cleanup(self, staged_too: bool = False) -> int:
-        """Remove old versions and what only they hold, unless somebody reads; bytes freed.
+    def cleanup(self, staged_too: bool = False) -> int | None:
+        """Remove old versions and what only they hold; bytes freed, or None: somebody reads, and nothing was removed.
 
         ``staged_too``: and files that no version has named yet; there must be no journal left that names them.
         """
         with self._alone() as alone, self._reading():
             if not alone:
-                return 0
+                return None
             stats = self._open().cleanup_old_versions(
                 retain_versions=KEPT_VERSIONS, delete_unverified=staged_too, error_if_tagged_old_versions=False
             )

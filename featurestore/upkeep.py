@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -20,6 +21,7 @@ LARGE = TIER**3 // 2  # rows; larger fragments stay as they are, and a run's sha
 MOST_DELETED = 0.5  # of a fragment's rows
 MOST_VERSIONS = 16
 MOST_RESULTS = 20_000  # kept outcomes of comparisons
+LOG = logging.getLogger("penult")
 
 
 def tend(table: Table) -> None:
@@ -69,7 +71,9 @@ def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str
     freed = {"old versions": 0, "unfinished": 0, "put aside": 0, "kept outcomes": 0}
     for table in tables:
         tend(table)
-        freed["old versions"] += table.cleanup(staged_too=True)
+        if (size := table.cleanup(staged_too=True)) is None:
+            LOG.warning("%s is being read: its old versions stay, until the next `penult gc`.", table.path)
+        freed["old versions"] += size or 0
     before = time.time() - older_than
     for path in _unfinished(store):
         freed["unfinished"] += _removed(path, before)

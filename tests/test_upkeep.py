@@ -180,7 +180,7 @@ def test_nothing_is_cleaned_up_while_somebody_reads(table: Table) -> None:
     for run in range(1, 2 * upkeep.MOST_VERSIONS):
         add(table, run)
         tend(table)
-    assert table.cleanup(staged_too=True) == 0
+    assert table.cleanup(staged_too=True) is None
     assert table.read(["uri"], version=pin.version) == rows
     last = pin.version
     del pin
@@ -351,6 +351,17 @@ def test_gc_keeps_the_newest_outcomes(tmp_path: Path) -> None:
     with mock.patch.object(upkeep, "MOST_RESULTS", 4):
         assert gc(store.path, 0)["kept outcomes"] == 4
     assert sorted(path.stem for path in store.path.glob("results/*/*.json")) == ["2", "3", "4", "5"]
+
+
+def test_gc_says_which_table_somebody_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    pin = Pin(store.labels)
+    gc(store.path, 0)
+    assert [f"{store.labels.path} is being read" in message for message in caplog.messages] == [True]
+    caplog.clear()
+    del pin
+    gc(store.path, 0)
+    assert not caplog.messages
 
 
 def test_what_vanishes_while_gc_looks_is_left_to_its_run(tmp_path: Path) -> None:
