@@ -212,13 +212,14 @@ def finetune(
     opened = FeatureStore(store)
     head_id = head_id or newest_head(opened, ("train", "compare"))  # one of its own would make a rerun go on from it
     old, meta = head_of(opened, head_id)
-    asked = RunRecord.read(opened.run_folder(head_id)).parameters
+    record = RunRecord.read(opened.run_folder(head_id))
+    asked, class_weight = record.parameters, _class_weight(record)
     tap = tap_of(opened, meta["feature_set"], weights)
     data = FitData(meta["feature_set"], *(asked[name] for name in ("label_set", "val", "test", "split_seed")))
     dataset = data.load(opened)
     notes = check_dataset(dataset)
     _check_classes(old, dataset)
-    parameters = {"head_id": head_id, "class_weight": asked["class_weight"], **asdict(options)}
+    parameters = {"head_id": head_id, "class_weight": class_weight, **asdict(options)}
     digest = _digest(parameters, dataset)
     if done := [run for run in opened.runs() if run.kind == "finetune" and run.parameters["digest"] == digest]:
         say(f"This was done before, by run {done[-1].run_id}.")
@@ -232,7 +233,7 @@ def finetune(
         run_id = begun["run_id"]
         watch = _Watch(_work(dataset, options.epochs), progress)
         pictures = _Pictures(dataset, tap, options.batch_size, watch)
-        loss_weights = _weights(dataset, asked["class_weight"])
+        loss_weights = _weights(dataset, class_weight)
         with trainer.running(precision), interrupt.deferred():
             course = _train(trainer, pictures, loss_weights, options, folder, say)
         if course.best_epoch == 0:
@@ -340,6 +341,12 @@ def _better(row: dict[str, float], course: Course) -> bool:
     """Whether an epoch is better on validation than the best before it; ties go to the lower loss."""
     best = course.history[course.best_epoch - 1] if course.best_epoch else course.start
     return (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
+
+
+def _class_weight(record: RunRecord) -> str | None:
+    """What the run's head was fitted with; a comparison's winner is the first of its leaderboard."""
+    fitted = record.result["leaderboard"][0] if record.kind == "compare" else record.parameters
+    return fitted.get("class_weight")
 
 
 def _weights(dataset: Dataset, class_weight: str | None) -> np.ndarray:

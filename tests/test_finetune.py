@@ -185,6 +185,13 @@ def test_again_without_naming_a_head_is_not_done_again(world: dict[str, Any], st
     assert not list((store / "finetune").iterdir())
 
 
+def test_a_comparisons_winner_with_its_class_weight(store: Path) -> None:
+    app(["compare", "--heads", "ridge", "--class-weight", "balanced", "--store", str(store)], standalone_mode=False)
+    told = finetune.finetune(store, None, FinetuneOptions("conv_pw_13", learning_rate=1e-5, epochs=1))
+    asked = RunRecord.read(store / "runs" / told["run_id"]).parameters
+    assert "compare" in asked["head_id"] and asked["class_weight"] == "balanced"
+
+
 def test_a_worse_network_is_not_kept(world: dict[str, Any], store: Path) -> None:
     wild = FinetuneOptions(LAYER, learning_rate=0.03, momentum=0.0, epochs=1, batch_size=8)
     told = finetune.finetune(store, world["svm"], wild)
