@@ -27,8 +27,8 @@ demo: setup  ## embed a small real corpus, compare heads, write a report
 test: setup  ## the test suite
 	$(BIN)/python -m pytest -n 2
 
-faults: setup  ## the fault battery, whole: SEED=0 COUNT=200 PARTS="kills disk"; takes hours
-	cd tests && $(abspath $(BIN))/python -m faults --seed $(SEED) --count $(COUNT) $(if $(PARTS),--only $(PARTS))
+faults: setup  ## the fault battery, whole: SEED=0 COUNT=200 PARTS="kills disk" MATCH="at call"; takes hours
+	cd tests && $(abspath $(BIN))/python -m faults --seed $(SEED) --count $(COUNT) $(if $(PARTS),--only $(PARTS)) $(if $(MATCH),--match "$(MATCH)")
 
 check: setup  ## lint, format, types, import rules, generated docs
 	$(BIN)/ruff check .

@@ -56,6 +56,17 @@ def test_commit_is_idempotent(table: Table) -> None:
     assert table.has_run("r1") and stored(table) == expected(r1=range(9))
 
 
+def test_what_lance_panics_at_is_a_sentence(tmp_path: Path) -> None:
+    table = Table(tmp_path / "labels.lance", sealed=False)  # no digest is compared first
+    table.create(LABELS)
+    table.commit("r1", table.stage([rows("r1", range(60))]))
+    (path,) = (table.path / "data").iterdir()
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 0x40]) + data[1:])
+    with pytest.raises(StoreCorrupt, match=r"Got: the offset [^\n\"]* existing length; `penult doctor`"):
+        table.read(NAMES)
+
+
 def test_rows_come_back_as_written(table: Table) -> None:
     batch = label_rows("r1", [Picture("é/'\"", None, None, "val", ""), Picture("", None, "x", None, "g")])
     table.commit("r1", table.stage([batch]))
