@@ -3,6 +3,7 @@
 PenultError                 exit 1   one sentence: what is wrong and what to do next
 ├── UsageError              exit 2   options that contradict one another or name nothing
 ├── SourceError                      a corpus that cannot be listed or a manifest that cannot be read
+│   └── NoPictures                   a corpus without a single picture
 ├── ImageError                       one picture that cannot be decoded; becomes a catalog row, never an exit
 ├── BackboneError                    an unknown backbone or layer, weights missing or not the pinned ones
 ├── EngineError                      an engine or a precision this machine cannot run
@@ -36,6 +37,10 @@ class UsageError(PenultError):
 
 class SourceError(PenultError):
     """A corpus that cannot be listed or a manifest that cannot be read."""
+
+
+class NoPictures(SourceError):
+    """A corpus without a single picture."""
 
 
 class ImageError(PenultError):

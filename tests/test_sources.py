@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import ImageError, SourceError
-from pipelines import sources, tars
+from pipelines import files, sources, tars
 from pipelines.sources import Entry, expand_braces, list_source, locate, member_of, path_of, read, uri_of
 
 
@@ -281,14 +281,14 @@ def test_a_late_value_does_not_change_a_columns_type(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("file,label\na.jpg,x\n", "Expected: a column path or uri. Got: 'file', 'label'"),
+        ("name,label\na.jpg,x\n", "Expected: a column path or uri .*Got: 'name', 'label'"),
         ("path,split\na.jpg,train\nb.jpg,traning\n", "row 2: Expected: split.*Got: 'traning'"),
         ("path\ns3://bucket/a.jpg\n", "row 1: only files.*s3://bucket/a.jpg"),
         ("path\nfile://host/a.jpg\n", "row 1: Expected"),
         ("path,label\n,x\n", "row 1: the path is empty"),
         ("path,label\na.jpg,x\na.jpg,y\n", "row 2: .*a.jpg has label 'y' here and 'x'"),
         ("path,group\na.jpg,x\na.jpg,\n", "row 2: .*a.jpg has group None here and 'x'"),
-        ("path,label\na.jpg,x\nb.jpg\n", "cannot be read"),
+        ("path,label\na.jpg,x\nb.jpg\n", "line 3, row 2: Expected: 2 fields.*Got: 1"),
         ("", "cannot be read"),
         ("path,label,label\na.jpg,x,y\n", "column label twice"),
         ("path,label\n", "no pictures"),
@@ -597,7 +597,7 @@ def test_reading_fails_with_a_word(tmp_path, monkeypatch):
     assert read_failure(uri_of(path / "below.jpg")) == "vanished"
     assert read_failure(uri_of(tmp_path)) == "unreadable"
     assert read_failure("file:///dev/zero") == "unreadable"
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 99)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 99)
     assert read_failure(uri_of(path)) == "too_large"
     assert read_failure(uri_of(path, "m"), 0, 100) == "too_large"
 

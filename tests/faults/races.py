@@ -43,7 +43,7 @@ from featurestore.errors import StoreLocked
 from featurestore.status import status
 from featurestore.store import FeatureStore
 from featurestore.tables import KEPT_VERSIONS
-from pipelines import sources, worker
+from pipelines import files, sources, worker
 from pipelines.care import gc
 from pipelines.embed import EmbedOptions, EmbedResult, embed
 from pipelines.fit import train_head
@@ -692,7 +692,7 @@ def changing_folder(folder: Path, how: str, nth: int) -> None:
     """A folder changes when its nth file is listed: what stays is embedded once, and a rerun has it all."""
     corpus, store = _corpus(folder), folder / "store"
     before = {sources.uri_of(path): path.read_bytes() for path in corpus.rglob("*.png")}
-    real, calls = sources._size_and_mtime, iter(range(1, 10**6))
+    real, calls = files.size_and_mtime, iter(range(1, 10**6))
 
     def listed(path: str) -> tuple[int, int]:
         found = real(path)
@@ -700,7 +700,7 @@ def changing_folder(folder: Path, how: str, nth: int) -> None:
             FOLDERS[how](corpus)
         return found
 
-    with mock.patch.object(sources, "_size_and_mtime", listed):
+    with mock.patch.object(files, "size_and_mtime", listed):
         embed_here(corpus, store)
     if how == AWAY:
         corpus.with_name("away").rename(corpus / "b")

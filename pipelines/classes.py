@@ -1,0 +1,42 @@
+"""What is odd about the names of a corpus's classes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+NOTHING = frozenset(("nan", "none", "null", "n/a", "<na>", "nat"))
+MAX_EXAMPLES = 3
+
+
+def notes_on_classes(classes: Counter[str]) -> Iterator[str]:
+    """Yield sentences on classes that differ by what one does not see, or whose names mean nothing.
+
+    Args:
+        classes: the number of images of each class.
+    """
+    alike = defaultdict(list)
+    for name in classes:
+        alike[_look(name)].append(name)
+    if pairs := [sorted(names) for names in alike.values() if len(names) > 1]:
+        shown = "; ".join(" and ".join(f"{_shown(n, names)} ({classes[n]:,})" for n in names) for names in pairs[:3])
+        more = f", and {len(pairs) - MAX_EXAMPLES:,} more" if len(pairs) > MAX_EXAMPLES else ""
+        yield f"Classes that differ only by case, blanks or Unicode form, each a class of its own: {shown}{more}."
+    if blanks := [name for name in classes if name != name.strip() and len(alike[_look(name)]) == 1]:
+        yield f"{len(blanks):,} of {len(classes):,} classes begin or end with a blank, such as {blanks[0]!r}."
+    if empty := [name for name in classes if name.strip().lower() in NOTHING]:
+        yield f"{empty[0]!r} is taken for a class ({classes[empty[0]]:,} images); an empty cell means no label."
+    if classes and all(name.endswith(".0") and name[:-2].isdigit() for name in classes):
+        yield f"The classes are numbers such as {next(iter(classes))!r}, as pandas writes whole numbers with gaps."
+
+
+def _look(name: str) -> str:
+    """A name as one sees it."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _shown(name: str, alike: list[str]) -> str:
+    """A name in quotes, so that one sees how it differs."""
+    forms = {unicodedata.normalize("NFC", other) for other in alike}
+    return ascii(name) if len(forms) < len(alike) else repr(name)
