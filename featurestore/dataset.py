@@ -18,6 +18,8 @@ from featurestore.stored import StoredVectors
 
 SPLITS = (TRAIN, VAL, TEST)
 AT_A_TIME = 65_536  # rows that are Python objects
+AMBIGUOUS = "ambiguous label"  # why images are left out
+EXAMPLES = 2  # of images that are left out
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Dataset:
         uris: str of variable width (n,), one place where the image was seen.
         splits: str (n,), each "train", "val" or "test".
         excluded: why labelled contents are not here, with counts.
+        ambiguous_uris: two examples of those with an ambiguous label.
         groups: str (n,), images of one group stay together in every split and fold; None, each is its own.
         stored: the vectors, where they are not in memory; X is then (n, 0).
     """
@@ -45,6 +48,7 @@ class Dataset:
     uris: np.ndarray
     splits: np.ndarray
     excluded: dict[str, int] = field(default_factory=dict)
+    ambiguous_uris: tuple[str, ...] = ()
     groups: np.ndarray | None = None
     stored: StoredVectors | None = None
 
@@ -103,6 +107,7 @@ class LabelledContents:
         given: object (n,), str or None.
         ambiguous: S32 (k,), contents left out because copies labelled by one run carry different labels.
         differing: S32 (m,), contents whose copies carry different labels, the ambiguous ones among them.
+        ambiguous_uris: two examples of copies of the ambiguous ones.
     """
 
     keys: np.ndarray
@@ -110,25 +115,27 @@ class LabelledContents:
     given: np.ndarray
     ambiguous: np.ndarray
     differing: np.ndarray
+    ambiguous_uris: tuple[str, ...] = ()
 
 
 def labelled_contents(catalog: pa.Table, labels: pa.Table) -> LabelledContents:
     """Join labels to the catalog and keep one row a content.
 
-    Where copies of a content carry different labels, the newest run's label counts (a file moved to another class
-    folder is relabelled); copies labelled differently by one run are ambiguous and left out. Of given splits, test
-    wins over val over train, so that nothing that is tested on is trained on.
+    Where copies of a content carry different labels, what people said of one counts, else the newest run's label;
+    copies labelled differently by one run are ambiguous and left out. Of given splits, test wins over val over train,
+    so that nothing that is tested on is trained on.
 
     Args:
         catalog: uri and sha256 of the images that could be read.
-        labels: uri, label, split, group and run_id of one label set.
+        labels: of one label set, see ``labels.effective``.
     """
     at = pc.index_in(labels.column("uri"), value_set=catalog.column("uri"))
     known = pc.and_(at.is_valid(), labels.column("label").is_valid())
     rows = labels.append_column("sha256", catalog.column("sha256").take(at))
     del catalog, labels  # two copies of every uri
     rows = rows if pc.all(known).as_py() else rows.filter(known)
-    order = pc.sort_indices(rows, [("sha256", "ascending"), ("run_id", "descending"), ("uri", "ascending")]).to_numpy()
+    by = [("sha256", "ascending"), ("layer", "descending"), ("run_id", "descending"), ("uri", "ascending")]
+    order = pc.sort_indices(rows, by).to_numpy()
     keys = keys_of(rows.column("sha256"))[order]
     first = np.ones(len(keys), bool)
     first[1:] = keys[1:] != keys[:-1]
@@ -136,7 +143,8 @@ def labelled_contents(catalog: pa.Table, labels: pa.Table) -> LabelledContents:
     content = np.cumsum(first) - 1
     codes, runs = (np.asarray(_codes(rows.column(name)))[order] for name in ("label", "run_id"))
     differing = _varies(codes, starts)
-    newest = runs == runs[starts][content]
+    layers = np.asarray(rows.column("layer"))[order]
+    newest = (runs == runs[starts][content]) & (layers == layers[starts][content])
     ambiguous = _varies(np.where(newest, codes, codes[starts][content]), starts)
     rank = np.asarray(pc.fill_null(pc.index_in(rows.column("split"), value_set=pa.array(SPLITS)), -1))[order]
     strongest = np.maximum.reduceat(rank, starts) if len(starts) else rank
@@ -147,6 +155,7 @@ def labelled_contents(catalog: pa.Table, labels: pa.Table) -> LabelledContents:
         given=np.array([None, *SPLITS], object)[strongest[keep] + 1],
         ambiguous=keys[starts[ambiguous]],
         differing=keys[starts[differing]],
+        ambiguous_uris=tuple(rows.column("uri").take(order[starts[ambiguous]][:EXAMPLES]).to_pylist()),
     )
 
 
@@ -177,7 +186,7 @@ def assemble(
         key if group is None else b"group:" + group.encode()
         for key, group in zip(_raw(contents.keys), _values(groups), strict=True)
     )
-    excluded = {"ambiguous label": len(contents.ambiguous), "no features in this set": int((~found).sum())}
+    excluded = {AMBIGUOUS: len(contents.ambiguous), "no features in this set": int((~found).sum())}
     data = Dataset(
         feature_set=feature_set,
         fingerprint=fingerprint,
@@ -187,6 +196,7 @@ def assemble(
         uris=_texts(_values(contents.rows.column("uri")), len(contents.keys)),
         splits=np.array(assign(places, contents.given, val=val, test=test, seed=seed)),
         excluded={reason: count for reason, count in excluded.items() if count},
+        ambiguous_uris=contents.ambiguous_uris,
         groups=_together(groups, contents.keys),
         stored=stored,
     )

@@ -15,6 +15,7 @@ PenultError                 exit 1   one sentence: what is wrong and what to do 
 │   └── SpecMismatch                 features or a head of another fingerprint
 ├── HeadError                        labels or parameters no head can be fitted to, or a damaged artifact
 ├── TooManyFailures         exit 3   more failures than --max-failure-rate; what was embedded is kept
+├── TooManyRemoved          exit 3   a listing lacks more than --max-removed; nothing was removed, the new is kept
 └── Interrupted             exit 128 + signal   Ctrl-C or SIGTERM, after what was finished was kept
 
 The command line maps a class to its exit code through ``exit_code`` alone.
@@ -104,6 +105,12 @@ class HeadError(PenultError):
 
 class TooManyFailures(PenultError):
     """More failures than ``--max-failure-rate``; what was embedded is kept."""
+
+    exit_code = 3
+
+
+class TooManyRemoved(PenultError):
+    """A listing lacks more than ``--max-removed`` of what its source listed last; nothing was removed."""
 
     exit_code = 3
 

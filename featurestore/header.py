@@ -9,15 +9,24 @@ from typing import Any
 from featurestore.errors import FormatError, StoreCorrupt, StoreNotFound
 from featurestore.files import SEAL, read_json, read_sealed, sealed, write_sealed
 from featurestore.runs import utc_now
-from featurestore.spec import FORMAT_VERSION
 from featurestore.tables import Table
 
 NAME = "penult.json"
+FORMAT_VERSION = 2  # 2: labels have sources; 1 is read, and brought up by the first run that has something to say
+READABLE = (1, 2)
 
 
-def create(store: Path) -> None:
-    """Write the header of a new store."""
-    write_sealed(store / NAME, {"format_version": FORMAT_VERSION, "created": utc_now(), "tables": {}})
+def create(store: Path, unknown_origin: bool = False) -> None:
+    """Write the header of a store; ``unknown_origin``: it may hold images of which no row says who listed them."""
+    told = {"format_version": FORMAT_VERSION, "created": utc_now(), "tables": {}}
+    write_sealed(store / NAME, told | ({"unknown_origin": True} if unknown_origin else {}))
+
+
+def bring_up(store: Path) -> None:
+    """Make the store one of this format version, which older penults refuse to open."""
+    told = read(store)
+    if told["format_version"] != FORMAT_VERSION:
+        write_sealed(store / NAME, told | {"format_version": FORMAT_VERSION, "unknown_origin": True})
 
 
 def read(store: Path) -> dict[str, Any]:
@@ -34,10 +43,11 @@ def read(store: Path) -> dict[str, Any]:
     told = read_json(path)
     if not isinstance(told, dict) or "tables" not in told or type(told.get("format_version")) is not int:
         raise StoreCorrupt(f"Expected in {path}: format_version and tables. Got: {str(told)[:80]}.")
-    if told["format_version"] != FORMAT_VERSION:  # before the seal, which a newer penult may make otherwise
-        ours = {name: value for name, value in told.items() if name != SEAL} | {"format_version": FORMAT_VERSION}
-        if told.get(SEAL) == sealed(ours)[SEAL]:
-            raise StoreCorrupt(f"Expected in {path}: format version {FORMAT_VERSION}. Got: {told['format_version']}.")
+    if told["format_version"] not in READABLE:  # before the seal, which a newer penult may make otherwise
+        for version in READABLE:
+            ours = {name: value for name, value in told.items() if name != SEAL} | {"format_version": version}
+            if told.get(SEAL) == sealed(ours)[SEAL]:
+                raise StoreCorrupt(f"Expected in {path}: format version {version}. Got: {told['format_version']}.")
         raise FormatError(
             f"{store} has format version {told['format_version']}, this penult reads up to {FORMAT_VERSION}: "
             "install a newer penult."
@@ -71,10 +81,12 @@ def check(store: Path) -> None:
             )
 
 
-def remember(store: Path, tables: Iterable[Table], last_set: str | None = None) -> None:
-    """Note the versions of tables, so that one that is lost later is noticed, and the set that was written last."""
+def remember(store: Path, tables: Iterable[Table], last_set: str | None = None, last_run: str | None = None) -> None:
+    """Note the versions of tables, so that one that is lost later is noticed; the set and the run written last."""
     told = read(store)
     if last_set:
         told["last_set"] = last_set
+    if last_run:
+        told["last_run"] = max(last_run, told.get("last_run", ""))
     told["tables"] |= {table.path.relative_to(store).as_posix(): table.state() for table in tables}
     write_sealed(store / NAME, told)

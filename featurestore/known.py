@@ -19,8 +19,9 @@ class Known:
     """A map from 16-byte keys to (16-byte value, state), built once and only read."""
 
     def __init__(self, keys: np.ndarray, values: np.ndarray, states: np.ndarray) -> None:
-        order = np.argsort(keys, kind="stable")
+        order = np.argsort(keys, kind="stable")  # of equal keys the first one answers
         self._keys, self._values, self._states = keys[order], values[order], states[order]
+        self._seen = np.zeros(len(keys), bool)
 
     @classmethod
     def from_parts(cls, parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Known:
@@ -35,14 +36,36 @@ class Known:
     def lookup(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Return uint8 (n,): NEW, CHANGED (another value), or the state of the row that is the same."""
         answer = np.full(len(keys), NEW, np.uint8)
-        if len(self._keys) == 0:
-            return answer
-        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        found = self._keys[at] == keys
-        same = found & (self._values[at] == values)
+        at, found = self._find(keys)
+        self._seen[at[found]] = True
+        same = found.copy()
+        same[found] = self._values[at[found]] == values[found]
         answer[found] = CHANGED
-        answer[same] = self._states[at][same]
+        answer[same] = self._states[at[same]]
         return answer
+
+    def values(self, keys: np.ndarray) -> np.ndarray:
+        """The values of keys, S16 (n,); of those that are not there, empty."""
+        at, found = self._find(keys)
+        values = np.zeros(len(keys), DIGEST)
+        values[found] = self._values[at[found]]
+        return values
+
+    def unseen(self, *states: int) -> np.ndarray:
+        """Keys in one of these states that were never looked up: S16 (m,), sorted and unique."""
+        keys = self._keys[~self._seen & np.isin(self._states, states)]
+        return np.unique(keys[~contains(self._keys[self._seen], keys)])
+
+    def count(self, *states: int) -> int:
+        """How many keys are in one of these states."""
+        return len(np.unique(self._keys[np.isin(self._states, states)]))
+
+    def _find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each key is, int (n,), and whether it is there, bool (n,)."""
+        if len(self._keys) == 0:
+            return np.zeros(len(keys), int), np.zeros(len(keys), bool)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return at, self._keys[at] == keys
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -23,6 +23,7 @@ from featurestore import header, ledger
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.files import fsync, read_sealed, write_sealed
 from featurestore.known import DIGEST, text_digests
+from featurestore.labels import with_origin
 from featurestore.ledger import Ledger
 from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import CATALOG, KEY_BYTES, LABELS, intact, row_keys, spec_of
@@ -33,7 +34,7 @@ from featurestore.upkeep import ASIDE
 from featurestore.verify import REPAIR, Finding, damaged_files, damaged_pieces, tables_of, verify
 
 SCHEMAS = {"catalog.lance": CATALOG, "labels.lance": LABELS}
-KEYS = {"catalog.lance": ["uri"], "labels.lance": ["uri", "label_set"]}
+KEYS = {"catalog.lance": ["uri"], "labels.lance": ["uri", "label_set", "source"]}
 NO_ROWS = ("_transactions/", ledger.NAME)  # beginnings of the paths of files that no row depends on
 ROW_KEY = f"S{KEY_BYTES + 2}"  # of ``row_keys``
 RESTORED = "restored"  # the run id of rows whose own may be damaged
@@ -92,7 +93,7 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
     if told is None:
         done[header.NAME] = Repair(header.NAME, ["."])
         put_aside(store / header.NAME, aside / header.NAME)
-        header.create(store)
+        header.create(store, unknown_origin=True)
     else:
         write_sealed(store / header.NAME, told | {"tables": {}})
     tables = tables_of(store)
@@ -328,7 +329,7 @@ def _file_rows(table: Table, file: str, damaged: bool) -> Iterator[pa.RecordBatc
             if damaged:  # the run id has no checksum
                 ids = pa.array([RESTORED] * batch.num_rows, pa.string())
                 batch = batch.set_column(batch.schema.get_field_index("run_id"), schema.field("run_id"), ids)
-            yield batch.cast(schema)
+            yield (with_origin(batch) if schema.names == LABELS.names else batch).cast(schema)
     except (StoreCorrupt, KeyError, TypeError, ValueError):  # Arrow's are among them
         return
 

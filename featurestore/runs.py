@@ -6,7 +6,7 @@ import platform
 import re
 import secrets
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.files import fsync, read_sealed, write_sealed
 
+STAMP = "%Y%m%dT%H%M%S%fZ"
 LIBRARIES = (
     "apache-beam",
     "keras",
@@ -66,9 +67,20 @@ class RunRecord:
         return cls(**values)
 
 
-def new_run_id(kind: str) -> str:
-    """An id that sorts by time: ``<utc>-<kind>-<random>``."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{kind}-{secrets.token_hex(3)}"
+def new_run_id(kind: str, after: str | None = None) -> str:
+    """An id that sorts by time: ``<utc>-<kind>-<random>``; behind the id ``after``, whatever the clock says now."""
+    now, last = datetime.now(UTC), None if after is None else time_of(after)
+    if last is not None and last >= now:
+        now = last + timedelta(microseconds=1)
+    return f"{now:{STAMP}}-{kind}-{secrets.token_hex(3)}"
+
+
+def time_of(run_id: str) -> datetime | None:
+    """When a run began, as its id says; None for an id that penult has not made."""
+    try:
+        return datetime.strptime(run_id.partition("-")[0], STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def is_run_id(name: object) -> bool:

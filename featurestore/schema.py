@@ -31,7 +31,7 @@ CATALOG = pa.schema(
     ]
 )
 
-LABELS = pa.schema(
+LABELS_V1 = pa.schema(  # of stores of format version 1
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("label", pa.string()),
@@ -41,6 +41,7 @@ LABELS = pa.schema(
         pa.field("run_id", pa.string(), nullable=False),
     ]
 )
+LABELS = pa.schema([*LABELS_V1, pa.field("source", pa.string()), pa.field("listed", pa.bool_())])  # see ``labels``
 
 
 def features_schema(spec: FeatureSpec) -> pa.Schema:

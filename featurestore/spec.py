@@ -42,7 +42,7 @@ class FeatureSpec:
     width: int  # d of the vectors
     precision: str = "f32"  # of the forward pass: "f32" or "bf16"
     dtype: str = "float16"  # of the stored vectors: "float16" or "float32"
-    format_version: int = FORMAT_VERSION
+    format_version: int = FORMAT_VERSION  # of specs, not of stores
     augmentation: str | None = None  # how the views in this set were drawn, as JSON; None: the images themselves
 
     def to_json(self) -> str:

@@ -34,8 +34,9 @@ from featurestore.files import (
     write_sealed,
     writing,
 )
+from featurestore.labels import with_origin
 from featurestore.runs import is_run_id
-from featurestore.schema import CATALOG, LABELS
+from featurestore.schema import CATALOG, LABELS, LABELS_V1
 
 NOTE, PLANNED, LABELLED = "run.json", "plan.arrow", "labels.arrow"
 PROGRESS_BYTES = 20  # of a number
@@ -169,6 +170,10 @@ class Staging:
                 wrong.append(path)
         return wrong
 
+    def holds_rows(self) -> bool:
+        """Whether a commit of it would add anything."""
+        return next(self.entries(), None) is not None or next(self.label_rows(), None) is not None
+
     def catalog_rows(self) -> Iterator[pa.RecordBatch]:
         """The catalog rows of all finished shards."""
         for entry in self.entries():
@@ -180,7 +185,7 @@ class Staging:
             path = self._noted(LABELLED, LABELS)
         except StoreCorrupt:
             path = None
-        yield from _batches(path) if path else ()
+        yield from map(with_origin, _batches(path)) if path else ()
 
     def replaced_uris(self) -> pa.ChunkedArray:
         """Uris of finished shards that had a catalog row before; if the plan is damaged, all uris of those shards."""
@@ -289,7 +294,8 @@ class Staging:
             for batch in _batches(path):
                 batch.validate(full=True)
                 own = "run_id" not in schema.names or pc.all(pc.equal(batch.column("run_id"), self.run_id)).as_py()
-                if batch.schema != schema or not own:
+                known = (schema, LABELS_V1) if schema == LABELS else (schema,)  # the run may be an older penult's
+                if batch.schema not in known or not own:
                     raise StoreCorrupt(f"Expected in {path}: rows of run {self.run_id}. Got: others.")
 
 

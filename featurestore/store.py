@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import header, upkeep
+from featurestore import header, labels, upkeep
 from featurestore.dataset import Dataset, LabelledContents, assemble, hex_ids, labelled_contents
 from featurestore.errors import (
     HeadError,
@@ -31,10 +31,11 @@ from featurestore.errors import (
 from featurestore.files import fsync, listed
 from featurestore.known import Known, contains, pair_digests, text_digests
 from featurestore.lock import locked
-from featurestore.runs import RunRecord
+from featurestore.runs import RunRecord, new_run_id, time_of
 from featurestore.schema import (
     CATALOG,
     LABELS,
+    LABELS_V1,
     OK,
     features_schema,
     intact,
@@ -47,10 +48,9 @@ from featurestore.spec import VIEWS_SUFFIX, FeatureSpec
 from featurestore.splits import TEST_SHARE, VAL_SHARE
 from featurestore.staging import ShardEntry, Staging, pending
 from featurestore.stored import StoredVectors
-from featurestore.tables import Pin, Table
+from featurestore.tables import Pin, Replaced, Table
 
 EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known file, for Known.lookup
-LABELLED = 2  # state of a label row that is the same
 FEW_KEYS = 500  # up to so many are looked up by a filter
 LOG = logging.getLogger("penult")
 BATCH_ROWS = 2048  # of vectors stay in the CPU cache while they are checked and copied
@@ -75,7 +75,7 @@ class FeatureStore:
         self.labels = Table(self.path / "labels.lance")
         header.check(self.path)
         self.catalog.check_schema(CATALOG)
-        self.labels.check_schema(LABELS)
+        self.labels.check_schema(LABELS if self._knows_sources() else LABELS_V1)
 
     @classmethod
     def create(cls, path: str | Path) -> FeatureStore:
@@ -212,16 +212,50 @@ class FeatureStore:
 
         return Known.from_parts(parts())
 
-    def known_labels(self, label_set: str) -> Known:
-        """What a label set says of each uri, as a digest; the one state is LABELLED."""
+    def membership(self, source: str, label_set: str) -> tuple[Known, dict[bytes, str | None]]:
+        """What a source listed last, and said of it in a label set: see ``labels.membership``."""
+        labels.in_label_set(label_set)  # refuses a name before any work
+        columns = ["uri", *labels.COLUMNS, "label_set", "listed"]
+        return labels.membership(self.labels.scan(columns, labels.said_by(source)), label_set)
 
-        def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-            for batch in self.labels.scan(["uri", "label", "split", "group"], _in_label_set(label_set)):
-                uris, *values = (column.to_pylist() for column in batch.columns)
-                states = np.full(len(uris), LABELLED, np.uint8)
-                yield text_digests(uris), text_digests(zip(*values, strict=True)), states
+    def removed_uris(self, version: int | None = None) -> pa.Array:
+        """Images that were listed once and that no source lists any more."""
+        if not self._knows_sources(version):
+            return pa.array([], pa.string())
+        gone = pc.unique(self.labels.read(["uri"], "listed = false", version).column("uri"))
+        if not len(gone):
+            return gone
+        listed = [
+            batch.column("uri").filter(pc.is_in(batch.column("uri"), value_set=gone))
+            for batch in self.labels.scan(["uri"], labels.LISTING, version)
+        ]
+        return gone.filter(pc.invert(pc.is_in(gone, value_set=pa.chunked_array(listed, pa.string()))))
 
-        return Known.from_parts(parts())
+    def source_rows(self, version: int | None = None) -> pa.Table:
+        """What sources list: uri, source (None where the origin is unknown) and listed, each pair once."""
+        if self._knows_sources(version):
+            rows = self.labels.read(["uri", "source", "listed"], labels.OF_SOURCES, version)
+        else:
+            rows = labels.with_origin(self.labels.read(["uri"], labels.OF_UNKNOWN_ORIGIN_V1, version))
+        rows = rows.set_column(2, "listed", pc.fill_null(rows.column("listed"), True))
+        rows = rows.group_by(["uri", "source"]).aggregate([("listed", "any")])
+        return rows.rename_columns(["uri", "source", "listed"])
+
+    def adopt(self, source: str, runs: Collection[str]) -> None:
+        """Give a source what runs of an older penult, which noted no origin, listed; the lock must be held."""
+        if not header.read(self.path).get("unknown_origin") or not runs:
+            return
+        of_runs = f"run_id IN ({', '.join(map(repr, sorted(runs)))})"
+        old = self.labels.read(LABELS.names, f"{labels.OF_UNKNOWN_ORIGIN} AND {of_runs}")
+        unlabelled = labels.unlabelled(self.catalog.read(["uri", "run_id"], of_runs), self.labels.read(["uri"]))
+        rows = labels.listed_by(source, pa.concat_tables([old, unlabelled]))
+        if rows.num_rows:
+            gone = Replaced(old.column("uri"), f"{labels.OF_UNKNOWN_ORIGIN} AND {of_runs}")
+            self.labels.exchange(self.labels.stage(rows.to_batches()), gone)
+
+    def _knows_sources(self, version: int | None = None) -> bool:
+        """Whether the labels are of this format version."""
+        return "source" in self.labels.columns(version)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -235,18 +269,23 @@ class FeatureStore:
         return locked(self.path)
 
     def recover(self) -> list[str]:
-        """Commit what dead runs had finished (call it with the lock held); return their ids."""
-        dead = pending(self.path)
+        """Commit what dead runs had finished (call it with the lock held); return the ids of those that had rows.
+
+        A store of an older format version is brought up to this one.
+        """
+        self.bring_up()
+        dead, recovered = pending(self.path), []
         for staging in dead:
             for path in staging.damaged():
                 LOG.warning("%s is damaged: what it stands for is embedded anew.", path)
             if staging.feature_set is None:
                 staging.remove()
-            else:
-                self.commit(staging, whole=True)
+                continue
+            recovered += [staging.run_id] if staging.holds_rows() else []
+            self.commit(staging, whole=True)
         for table in (self.catalog, self.labels, *map(self.table, self.sets())):
             table.note()  # a run may have died between a commit, or a cleanup, and its note
-        return [staging.run_id for staging in dead]
+        return recovered
 
     def commit(self, staging: Staging, whole: bool = False) -> None:
         """Make a run's finished shards part of the store; harmless to repeat. The lock must be held.
@@ -272,16 +311,30 @@ class FeatureStore:
             )
             replaced = staging.replaced_uris()
             stays = pc.is_in(replaced, value_set=pa.concat_arrays(dropped))  # what no new row takes the place of
-            self.catalog.commit(staging.run_id, staged, replaces=replaced.filter(pc.invert(stays)))
+            self.catalog.commit(staging.run_id, staged, [Replaced(replaced.filter(pc.invert(stays)))])
         tables = [features, self.labels, self.catalog]
-        header.remember(self.path, tables, None if feature_set.endswith(VIEWS_SUFFIX) else feature_set)
+        last_set = None if feature_set.endswith(VIEWS_SUFFIX) else feature_set
+        header.remember(self.path, tables, last_set, staging.run_id)
         staging.remove()
         self._tend(tables)
 
+    def new_run_id(self, kind: str) -> str:
+        """An id behind those of all runs so far, whatever the clock says: what is newest is decided by it."""
+        told = header.read(self.path).get("last_run")
+        if told is None:  # a store of an older penult
+            told = max((max(batch.column(0).to_pylist()) for batch in self.labels.scan(["run_id"])), default="")
+        named = (path.name for folder in ("runs", "staging") for path in listed(self.path / folder))
+        return new_run_id(kind, after=max((name for name in (told, *named) if time_of(name)), default=None))
+
+    def bring_up(self) -> None:
+        """Make a store of an older format version one of this; the lock must be held. No data file is written."""
+        header.bring_up(self.path)  # first: an older penult must not write between the two
+        self.labels.widen(LABELS)
+
     def commit_labels(self, run_id: str, rows: list[pa.RecordBatch]) -> None:
-        """Add or replace label rows (schema LABELS, no empty batches), one label set a call. The lock must be held."""
+        """Add or replace label rows (schema LABELS, no empty batches). The lock must be held."""
         self._commit_labels(run_id, lambda: iter(rows))
-        header.remember(self.path, [self.labels])
+        header.remember(self.path, [self.labels], last_run=run_id)
         self._tend([self.labels])
 
     def _tend(self, tables: list[Table]) -> None:
@@ -299,12 +352,10 @@ class FeatureStore:
 
     def _commit_labels(self, run_id: str, rows: Callable[[], Iterator[pa.RecordBatch]]) -> None:
         """Add label rows and drop those they replace; ``rows`` gives them anew each time, so they can stream."""
-        first = next(rows(), None)
-        if first is None:
-            return
-        label_set = _in_label_set(first.column("label_set")[0].as_py())
-        replaced = [batch.column("uri") for batch in rows()] if self.labels.count(label_set) else []
-        self.labels.commit(run_id, self.labels.stage(rows()), pa.chunked_array(replaced, pa.string()), where=label_set)
+        if next(rows(), None) is not None:
+            self.bring_up()
+            replaced = labels.replaced_by(rows()) if self.labels.count() else []
+            self.labels.commit(run_id, self.labels.stage(rows()), replaced)
 
     def _new_fragments(self, feature_set: str, entries: list[ShardEntry], whole: bool) -> list[str]:
         """The shards' fragments, each view of a content once: two workers may have met the same bytes."""
@@ -440,9 +491,9 @@ class FeatureStore:
     def labelled(self, label_set: str = "default") -> LabelledContents:
         """The unique contents that have a label, without their vectors."""
         with self.whole() as at:
+            said = self.label_rows(label_set, at.get("labels.lance"))
             return labelled_contents(
-                self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get("catalog.lance")),
-                self.label_rows(label_set, at.get("labels.lance")),
+                self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get("catalog.lance")), said
             )
 
     def vectors(self, feature_set: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -535,8 +586,16 @@ class FeatureStore:
             yield batch
 
     def label_rows(self, label_set: str = "default", version: int | None = None) -> pa.Table:
-        """All rows of one label set: uri, label, split, group, run_id."""
-        return self.labels.read(["uri", "label", "split", "group", "run_id"], _in_label_set(label_set), version)
+        """What counts in a label set, one row per image that is listed: see ``labels.effective``."""
+        there = self.labels.columns(version)
+        columns = [name for name in ("uri", *labels.COLUMNS, "run_id", "source", "listed") if name in there]
+        said = labels.effective(labels.with_origin(self.labels.read(columns, labels.in_label_set(label_set), version)))
+        removed = self.removed_uris(version)
+        return said.filter(pc.invert(pc.is_in(said.column("uri"), value_set=removed))) if len(removed) else said
+
+    def people_rows(self, label_set: str = "default") -> pa.Table:
+        """What people said in a label set, one row per image: uri, label, split, group. The lock must be held."""
+        return self.labels.read(["uri", *labels.COLUMNS], f"{labels.in_label_set(label_set)} AND {labels.BY_PEOPLE}")
 
     @contextmanager
     def whole(self) -> Iterator[dict[str, int]]:
@@ -574,9 +633,3 @@ _BEFORE_FIRST_COMMIT = {"features", "catalog.lance", "labels.lance", "lock"}
 def _is_foreign(path: Path) -> bool:
     """Whether a store that is being made would not hold this."""
     return path.name not in _BEFORE_FIRST_COMMIT and not re.fullmatch(r"\.penult\.json\.\w+\.tmp", path.name)
-
-
-def _in_label_set(name: str) -> str:
-    if not re.fullmatch(r"[\w.-]{1,64}", name):
-        raise UsageError(f"Expected: a label set named with letters, digits, '.', '_' or '-'. Got: {name!r}.")
-    return f"label_set = '{name}'"

@@ -18,13 +18,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
+from lance.schema import LanceSchema
 
 from featurestore import ledger
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
@@ -48,6 +49,14 @@ class Piece:
     rows: int
     data: list[str]
     deletions: list[str]
+
+
+class Replaced(NamedTuple):
+    """Rows that others take the place of: those with one of some values in a column, where a condition (SQL) holds."""
+
+    values: pa.Array
+    where: str | None = None
+    column: str = "uri"
 
 
 class Pin:
@@ -123,6 +132,11 @@ class Table:
         """The Arrow schema with its metadata."""
         with self._reading(), self.lease():
             return self._open().schema
+
+    def columns(self, version: int | None = None) -> list[str]:
+        """Names of the columns that a version has, by default the latest."""
+        with self._reading(), self.lease():
+            return list(self._open(version).schema.names)
 
     @property
     def version(self) -> int:
@@ -231,8 +245,7 @@ class Table:
         self,
         run_id: str,
         staged: list[str],
-        replaces: pa.Array | None = None,
-        where: str | None = None,
+        replaces: Sequence[Replaced] = (),
     ) -> bool:
         """Add staged fragments as one new version, once for a run id.
 
@@ -242,8 +255,7 @@ class Table:
         Args:
             run_id: value of the ``run_id`` column of the staged rows; if it is there already, nothing happens.
             staged: fragments from ``stage``.
-            replaces: values of the column ``uri`` whose present rows go in the same version.
-            where: SQL condition that limits which present rows may go.
+            replaces: present rows that go in the same version.
 
         Returns:
             Whether this call made the version.
@@ -255,7 +267,7 @@ class Table:
             with self._reading():
                 dataset = self._checked()
                 done = not staged or dataset.count_rows(filter=_of_run(run_id)) > 0
-                gone = {} if done or not replaces else _rows_of(dataset, replaces, where)
+                gone = {} if done else _rows_of(dataset, replaces)
             if done:
                 self.note(staged)  # the commit may have landed without it
                 return False
@@ -264,6 +276,34 @@ class Table:
             if self._land(operation, dataset.version, staged):
                 return True
         raise StoreError(f"Other writers keep changing {self.path}: stop them, then run this again.")
+
+    def widen(self, schema: pa.Schema) -> None:
+        """Give the table the columns that ``schema`` has more at its end, empty in all rows; no data file is written.
+
+        Raises:
+            StoreError: another writer was faster.
+        """
+        with self._reading():
+            dataset = self._checked()
+        present = [fragment.metadata for fragment in dataset.get_fragments()]
+        operation = lance.LanceOperation.Merge(present, LanceSchema.from_pyarrow(schema))
+        if dataset.schema.names != schema.names and not self._land(operation, dataset.version, []):
+            raise StoreError(f"Another writer changes {self.path}: stop it, then run this again.")
+
+    def exchange(self, staged: list[str], gone: Replaced) -> int:
+        """Put staged fragments in the place of rows, in a version of its own; how many rows went.
+
+        Raises:
+            StoreError: another writer was faster.
+        """
+        with self._reading():
+            dataset = self._checked()
+            rows = _rows_of(dataset, [gone])
+        with self._writing():
+            operation = _addition(dataset, [_fragment(text) for text in staged], rows)
+        if (rows or staged) and not self._land(operation, dataset.version, staged):
+            raise StoreError(f"Another writer changes {self.path}: stop it, then run this again.")
+        return sum(map(len, rows.values()))
 
     # -- upkeep: the caller holds the store's lock -----------------------------------------------------------------
 
@@ -521,13 +561,16 @@ def _addition(dataset: Any, new: list[FragmentMetadata], gone: dict[int, list[st
     )
 
 
-def _rows_of(dataset: Any, uris: pa.Array, where: str | None) -> dict[int, list[str]]:
-    """Addresses of the present rows of ``uris``, by fragment."""
+def _rows_of(dataset: Any, replaces: Sequence[Replaced]) -> dict[int, list[str]]:
+    """Addresses of the present rows that are to go, by fragment."""
     found: dict[int, list[str]] = {}
-    for fragment in dataset.get_fragments():
-        for batch in fragment.scanner(columns=["uri"], filter=where, with_row_address=True).to_batches():
-            mask = pc.is_in(batch.column("uri"), value_set=uris)
-            addresses = batch.column("_rowaddr").filter(mask).to_pylist()
-            if addresses:
-                found.setdefault(fragment.fragment_id, []).extend(map(str, addresses))
+    for fragment in dataset.get_fragments() if any(len(one.values) for one in replaces) else ():
+        addresses = set[int]()
+        for one in replaces:
+            scanner = fragment.scanner(columns=[one.column], filter=one.where, with_row_address=True)
+            for batch in scanner.to_batches():
+                mask = pc.is_in(batch.column(one.column), value_set=one.values)
+                addresses.update(batch.column("_rowaddr").filter(mask).to_pylist())
+        if addresses:
+            found[fragment.fragment_id] = [str(address) for address in sorted(addresses)]
     return found

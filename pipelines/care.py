@@ -14,6 +14,7 @@ from featurestore.arrays import read_npz
 from featurestore.errors import HeadError, StoreCorrupt, StoreNotFound
 from featurestore.files import read_sealed, sha256_of
 from featurestore.lock import locked
+from featurestore.removal import forget_removed
 from featurestore.runs import RunRecord
 from featurestore.store import FeatureStore
 from featurestore.verify import Finding, Progress, is_store, tables_of
@@ -97,6 +98,8 @@ def doctor(store: str | Path, progress: Callable[[int, int], None] | None = None
 def gc(store: str | Path, older_than: float) -> dict[str, int]:
     """Remove what no run needs any more, and merge small files; see ``featurestore.upkeep.collect``.
 
+    Images that no source has listed for so long are forgotten, with their features: "removed images" is their number.
+
     Raises:
         StoreLocked: another run holds the store.
     """
@@ -104,9 +107,10 @@ def gc(store: str | Path, older_than: float) -> dict[str, int]:
     with opened.lock():
         opened.recover()
         opened.remember()  # readers go by what it says: it must not be older than what is kept
+        forgotten = forget_removed(opened, older_than)
         freed = upkeep.collect(opened.path, list(tables_of(opened.path).values()), older_than)
         opened.remember()
-    return freed
+    return freed | {"removed images": forgotten}
 
 
 def _existing(store: str | Path) -> Path:

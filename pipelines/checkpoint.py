@@ -6,7 +6,7 @@ import fcntl
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from featurestore.arrays import OVERHEAD, read_npz, write_npz
 from featurestore.errors import StoreCorrupt, StoreLocked
 from featurestore.files import read_sealed, write_sealed
-from featurestore.runs import is_run_id, new_run_id, utc_now
+from featurestore.runs import is_run_id, utc_now
 from pipelines.trainer import Trainer
 
 NAME = "checkpoint.npz"
@@ -37,8 +37,10 @@ class Course:
 
 
 @contextmanager
-def own_folder(path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def own_folder(path: Path, new_run_id: Callable[[str], str]) -> Iterator[tuple[Path, dict[str, str]]]:
     """A run's checkpoint folder, for this process alone, and its ``run_id`` and when it ``started``.
+
+    ``new_run_id`` names a run of a kind, where none has begun here.
 
     Raises:
         StoreLocked: another process has it.

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from featurestore.errors import ImageError, PenultError, StoreCorrupt, UsageError
 from featurestore.files import trouble
 from featurestore.splits import TEST_SHARE, VAL_SHARE
+
+RUNNER_ARGUMENTS = "penult.runner_arguments"  # in click's context
 
 app = typer.Typer(
     name="penult",
@@ -36,6 +39,11 @@ def _share(text: str) -> float:
         percent = f" For {text} percent say {text}% or {share / 100:g}." if 1 <= share < 100 else ""
         raise UsageError(f"Expected: a share below 1, such as 0.1 or 10%. Got: {text}.{percent}")
     return share
+
+
+def _whole_share(text: str) -> float:
+    """Like ``_share``, and 1 or 100% too."""
+    return 1.0 if str(text).strip() in ("1", "1.0", "100%") else _share(text)
 
 
 def _seconds(text: str) -> float:
@@ -133,15 +141,29 @@ def demo(
     _print_json(as_json, {"embed": embedded.to_json(), "compare": compared})
 
 
-@app.command()
+class _RunnerCommand(TyperCommand):
+    """A command whose words after ``--`` are the Beam runner's, and no sources."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep what is after ``--`` apart."""
+        if "--" in args:
+            at = args.index("--")
+            args, ctx.meta[RUNNER_ARGUMENTS] = args[:at], tuple(args[at + 1 :])
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=_RunnerCommand)
 def embed(
+    context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="Folder (a sub-folder a class), manifest (.csv, .tsv, .parquet) or .tar shards.")
+        list[str],
+        typer.Argument(
+            metavar="SOURCE... [-- RUNNER OPTIONS]",
+            help="Folders (a sub-folder per class), manifests (.csv, .tsv, .parquet) or .tar shards; "
+            "after --, options of the Beam runner.",
+        ),
     ],
     store: Store,
-    runner_arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- RUNNER OPTIONS]", help="Options of the Beam runner, after --.")
-    ] = None,
     backbone: Annotated[str, typer.Option(help="One of `penult backbones`, or ft:ID.")] = "efficientnet-lite0",
     weights: Weights = "imagenet",
     layer: Annotated[str | None, typer.Option(help="Layer to tap; else the last one before the classifier.")] = None,
@@ -166,6 +188,20 @@ def embed(
     label_set: LabelSet = "default",
     max_failure_rate: Annotated[float, typer.Option(help="Share of failed files that ends in exit code 3.")] = 0.05,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try only files that failed before.")] = False,
+    max_removed: Annotated[
+        float,
+        typer.Option(
+            parser=_whole_share,
+            metavar="SHARE",
+            help="Where a source lists so many fewer images than last time, remove none and end with exit code 3.",
+        ),
+    ] = 0.5,
+    accept_removed: Annotated[
+        bool, typer.Option("--accept-removed", help="Remove what the source no longer lists, however much it is.")
+    ] = False,
+    no_split_folders: Annotated[
+        bool, typer.Option("--no-split-folders", help="Take folders named train, val and test for classes.")
+    ] = False,
     runner: Annotated[str, typer.Option(help="Beam runner: FnApiRunner or FlinkRunner.")] = "FnApiRunner",
     as_json: Json = False,
 ) -> None:
@@ -179,6 +215,7 @@ def embed(
     from pipelines.augment import Augmentation
     from pipelines.embed import EmbedOptions
     from pipelines.embed import embed as run
+    from pipelines.sources import list_source
 
     options = EmbedOptions(
         backbone=backbone,
@@ -194,37 +231,88 @@ def embed(
         shard_images=shard_images,
         label_set=label_set,
         retry_failed=retry_failed,
+        max_removed=max_removed,
+        accept_removed=accept_removed,
+        split_folders=not no_split_folders,
         runner=runner,
-        runner_arguments=tuple(runner_arguments or ()),
+        runner_arguments=context.meta.get(RUNNER_ARGUMENTS, ()),
     )
     drawn = Augmentation(rotation, shift, shear, zoom, flip, fill, view_seed)
     drawn.check()
-    with show.bar("embed") as progress:
-        result = run(source, store, options, progress)
-    show.embedded(result)
-    told = result.to_json()
-    if views:
-        with show.bar("views") as progress:
-            of_views = run(source, store, replace(options, views=views, augmentation=drawn), progress)
-        show.embedded(of_views)
-        told["views"] = of_views.to_json()
-    _print_json(as_json, told)
-    result.check(max_failure_rate)
+    for one in source:
+        list_source(one)  # a mistake in the last is said before the work for the first
+    results = []
+    for one in source:
+        with show.bar("embed") as progress:
+            results.append([run(one, store, options, progress)])
+        show.embedded(results[-1][0])
+        if views:
+            with show.bar("views") as progress:
+                results[-1].append(run(one, store, replace(options, views=views, augmentation=drawn), progress))
+            show.embedded(results[-1][1])
+    told = [one.to_json() | ({"views": more[0].to_json()} if more else {}) for one, *more in results]
+    _print_json(as_json, told[0] if len(told) == 1 else {"sources": told})
+    for result, *_ in results:
+        result.check(max_failure_rate, max_removed)
 
 
 @app.command()
-def status(store: Store, as_json: Json = False) -> None:
+def status(
+    store: Store,
+    failed: Annotated[bool, typer.Option("--failed", help="List the files that failed, with the reasons.")] = False,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the list of --failed to a CSV file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Say what the store holds.
 
-    Feature sets with their coverage, images, failures by reason, labels, runs, bytes on disk.
+    Sources and what they list, feature sets with their coverage, failures by reason, labels, runs, bytes on disk.
     """
+    from featurestore.status import failed_files
     from featurestore.status import status as count
     from featurestore.store import FeatureStore
     from pipelines import show
 
-    counted = count(FeatureStore(store))
-    show.status(counted)
-    _print_json(as_json, counted)
+    if csv is not None and not failed:
+        raise UsageError("--csv goes with --failed: give both.")
+    opened = FeatureStore(store)
+    if not failed:
+        counted = count(opened)
+        show.status(counted)
+        _print_json(as_json, counted)
+        return
+    files = failed_files(opened)
+    if csv is None:
+        show.failed(files)
+    else:
+        show.write_csv(csv, files)
+    _print_json(as_json, {"failed": files})
+
+
+@app.command()
+def forget(
+    store: Store,
+    source: Annotated[
+        str | None, typer.Argument(help="A source of `penult status`, as it was given to `penult embed`.")
+    ] = None,
+    unknown_origin: Annotated[
+        bool,
+        typer.Option("--unknown-origin", help="Forget the images of which an older penult did not note the source."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Forget a source.
+
+    Images that no other source lists are removed: they are in no training, report or count. Their features stay until
+    `penult gc`, so that embedding the source again costs nothing.
+    """
+    from pipelines import show
+    from pipelines.forget import forget as run
+
+    result = run(store, source, unknown_origin=unknown_origin)
+    show.forgotten(result)
+    _print_json(as_json, result)
 
 
 @app.command()
@@ -232,16 +320,23 @@ def label(
     file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet: path or uri, and any of label, split, group.")],
     store: Store,
     label_set: LabelSet = "default",
+    withdraw: Annotated[
+        bool,
+        typer.Option(
+            "--withdraw", help="Take back what was said of these images: what their sources say counts again."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Import labels, splits and groups.
 
-    Nothing is embedded. Images that the file does not name keep what they have.
+    Nothing is embedded. They lie over what the sources say, until they are withdrawn. Each column speaks for itself: a
+    column that the file lacks, or an empty cell, changes nothing.
     """
     from pipelines import show
     from pipelines.labels import import_labels
 
-    result = import_labels(file, store, label_set)
+    result = import_labels(file, store, label_set, withdraw=withdraw)
     show.labelled(result)
     _print_json(as_json, result.to_json())
 

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.errors import TooManyFailures, UsageError
+from featurestore.errors import TooManyFailures, TooManyRemoved, UsageError
 from featurestore.known import CHANGED, NEW, Known, pair_digests, text_digests
-from featurestore.runs import RunRecord, new_run_id, utc_now
+from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
 from featurestore.staging import PLAN, Staging
 from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
 from pipelines import backbones, interrupt, sources, tuned
 from pipelines.augment import Augmentation
 from pipelines.backbones import Tap, feature_spec, resolve
-from pipelines.labels import changed_labels
+from pipelines.membership import MAX_REMOVED, Membership, adopt
 from pipelines.worker import EmbedJob, bound_memory, engine_for
 
 SHARD_IMAGES = 4096
@@ -58,6 +58,9 @@ class EmbedOptions:
     shard_images: int = SHARD_IMAGES
     label_set: str = "default"
     retry_failed: bool = False
+    split_folders: bool = True
+    max_removed: float = MAX_REMOVED
+    accept_removed: bool = False
     views: int = 0  # of each image, drawn by ``augmentation``; 0 embeds the images themselves
     augmentation: Augmentation | None = None
     runner: str = RUNNER
@@ -65,6 +68,8 @@ class EmbedOptions:
 
     def check(self) -> None:
         """Raise UsageError for what no run could do."""
+        if not 0 <= self.max_removed <= 1:  # also NaN
+            raise UsageError(f"Expected: --max-removed, a share from 0 to 1. Got: {self.max_removed}.")
         if self.shard_images < 1:
             raise UsageError(f"Expected: --shard-images of at least 1. Got: {self.shard_images}.")
         if not 0 <= self.views <= MAX_VIEWS:
@@ -95,6 +100,13 @@ class EmbedResult:
     failures: dict[str, int] = field(default_factory=dict)
     failed_before: int = 0  # of the unchanged files
     labels_changed: int = 0
+    source: str = ""  # its identity, a URI
+    listed_before: int = 0  # how many images the source listed last
+    removed: int = 0  # images that no source lists any more
+    not_removed: int = 0  # images that the source no longer lists and that stay, as they are too many
+    labels: dict[str, Any] = field(default_factory=dict)  # what the source says: classes, unlabelled, splits, changed
+    columns: dict[str, str] = field(default_factory=dict)  # of a manifest: what was taken from which column
+    notes: list[str] = field(default_factory=list)  # how the source was understood
     recovered: list[str] = field(default_factory=list)  # dead runs whose finished shards were committed first
     ignored: dict[str, int] = field(default_factory=dict)  # files that are no pictures, by extension
     problems: list[str] = field(default_factory=list)  # folders that could not be listed and the like
@@ -106,8 +118,14 @@ class EmbedResult:
         """Share of the corpus's files that have failed, now or in an earlier run."""
         return (self.failed + self.failed_before) / max(self.seen, 1)
 
-    def check(self, max_failure_rate: float) -> None:
-        """Raise TooManyFailures where the failure rate is above the limit."""
+    def check(self, max_failure_rate: float, max_removed: float = MAX_REMOVED) -> None:
+        """Raise TooManyFailures or TooManyRemoved where a share is above its limit."""
+        if self.not_removed:
+            raise TooManyRemoved(
+                f"{self.not_removed:,} of the {self.listed_before:,} images of {self.source} are no longer listed "
+                f"({self.not_removed / self.listed_before:.1%}), more than --max-removed {max_removed}: none was "
+                "removed and everything new is kept; check that the source is whole, or give --accept-removed."
+            )
         if self.failure_rate > max_failure_rate:
             raise TooManyFailures(
                 f"{self.failed + self.failed_before} of {self.seen} files failed ({self.failure_rate:.1%}), more than "
@@ -121,7 +139,12 @@ class EmbedResult:
 
 
 def embed(
-    source: str, store: str | Path, options: EmbedOptions = EmbedOptions(), progress: Progress | None = None
+    source: str,
+    store: str | Path,
+    options: EmbedOptions = EmbedOptions(),
+    progress: Progress | None = None,
+    *,
+    as_source: bool = True,
 ) -> EmbedResult:
     """Embed what the store lacks of a corpus.
 
@@ -130,6 +153,8 @@ def embed(
         store: the store's folder; made where there is none.
         options: how to embed.
         progress: called about twice a second while images are embedded.
+        as_source: whether the store is to know from now on that these images are listed here, and what is said of
+            them; else they are only embedded.
 
     Raises:
         SourceError, BackboneError, EngineError, StoreError, UsageError: before any work.
@@ -137,7 +162,7 @@ def embed(
     began = time.perf_counter()
     options.check()
     bound_memory()
-    listing = sources.list_source(source)
+    listing = sources.list_source(source, split_folders=options.split_folders)
     tap = _tap(options, store)
     engine = engine_for(tap, options.engine, options.precision, options.batch_size)
     augmentation = None if options.augmentation is None else options.augmentation.to_json()
@@ -145,7 +170,7 @@ def embed(
     opened = FeatureStore.create(store)
     with opened.lock(), interrupt.deferred():
         recovered = opened.recover()
-        run_id = new_run_id("embed")
+        run_id = opened.new_run_id("embed")
         result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered)
         started, planning = utc_now(), time.perf_counter()
         job = EmbedJob(
@@ -162,7 +187,8 @@ def embed(
         staging = job.staging()
         staging.begin(result.feature_set)
         try:
-            to_embed = _plan(opened, staging, listing, options, result)
+            membership = _membership(opened, listing, options, run_id) if as_source else None
+            to_embed = _plan(opened, staging, listing, options, result, membership)
         except BaseException:
             staging.remove()
             raise
@@ -202,19 +228,29 @@ def _tap(options: EmbedOptions, store: str | Path) -> Tap:
     return tuned.find(FeatureStore(store), options.backbone)
 
 
+def _membership(store: FeatureStore, listing: sources.Source, options: EmbedOptions, run_id: str) -> Membership:
+    adopt(store, listing)
+    return Membership(store, listing.uri, options.label_set, run_id)
+
+
 def _plan(
-    store: FeatureStore, staging: Staging, listing: sources.Source, options: EmbedOptions, result: EmbedResult
+    store: FeatureStore,
+    staging: Staging,
+    listing: sources.Source,
+    options: EmbedOptions,
+    result: EmbedResult,
+    membership: Membership | None,
 ) -> int:
-    """Stream the listing once: count it, write what to embed and which labels are new; return how many images."""
+    """Stream the listing once: count it, write what to embed and what is said of it; return how many to embed."""
     known = store.known_files(result.feature_set, options.views or None)
     todo = [NEW, CHANGED, NOT_IN_SET, FAILED_BEFORE] if options.retry_failed else [NEW, CHANGED, NOT_IN_SET]
-    known_labels = store.known_labels(options.label_set)
     planned = 0
-    with staging.writer("plan", PLAN) as plan, staging.writer("labels", LABELS) as labels:
+    with staging.writer("plan", PLAN) as plan, staging.writer("labels", LABELS) as said:
         shards = _ShardWriter(plan, options.shard_images)
-        for entries in _chunks(iter(listing), options.shard_images):
+        for entries in _chunks(_listed(listing, membership), options.shard_images):
             interrupt.check()
-            states = _states(entries, known)
+            keys = text_digests(entry.uri for entry in entries)
+            states = _states(entries, keys, known)
             wanted = np.isin(states, todo)
             result.seen += len(entries)
             result.new += int((wanted & (states != CHANGED)).sum())
@@ -223,13 +259,27 @@ def _plan(
             result.failed_before += int((~wanted & (states == FAILED_BEFORE)).sum())
             planned += int(wanted.sum())
             shards.add([entry for entry, take in zip(entries, wanted, strict=True) if take], states[wanted])
-            label_batch = changed_labels(entries, known_labels, options.label_set, result.run_id)
-            result.labels_changed += label_batch.num_rows
-            if label_batch.num_rows:
-                labels.write_batch(label_batch)
+            if membership is not None and (rows := membership.take(entries, keys)).num_rows:
+                said.write_batch(rows)
         shards.close()
+        if membership is not None:
+            for rows in membership.removals(listing.incomplete, 1.0 if options.accept_removed else options.max_removed):
+                said.write_batch(rows)
+            result.source, result.labels = membership.source, membership.to_json()
+            result.listed_before, result.labels_changed = membership.before, membership.written
+            result.removed, result.not_removed = membership.removed, membership.refused
     result.ignored, result.problems = dict(listing.ignored), list(listing.problems)
+    result.columns, result.notes = dict(listing.columns), list(listing.notes)
     return planned
+
+
+def _listed(listing: sources.Source, membership: Membership | None) -> Iterator[sources.Entry]:
+    """The listing; nothing at all is an error, but for a source that had images and may have lost them."""
+    try:
+        yield from listing
+    except sources.NoPictures:
+        if membership is None or not membership.before:
+            raise
 
 
 class _ShardWriter:
@@ -255,10 +305,10 @@ class _ShardWriter:
         self._plan.write_batch(pa.record_batch(arrays, schema=PLAN))
 
 
-def _states(entries: list[sources.Entry], known: Known) -> np.ndarray:
+def _states(entries: list[sources.Entry], keys: np.ndarray, known: Known) -> np.ndarray:
     sizes = np.array([entry.size for entry in entries], np.int64)
     mtimes = np.array([entry.mtime_ns for entry in entries], np.int64)
-    return known.lookup(text_digests(entry.uri for entry in entries), pair_digests(sizes, mtimes))
+    return known.lookup(keys, pair_digests(sizes, mtimes))
 
 
 def _chunks(entries: Iterator[sources.Entry], size: int) -> Iterator[list[sources.Entry]]:

@@ -229,7 +229,7 @@ def finetune(
     if precision == "bf16":
         engine_for(tap, "openvino", precision, None)  # refused now, not after the training, where the CPU has none
     trainer = Trainer(tap, old, options.unfreeze_from, options.optimizer, options.settings())
-    with checkpoint.own_folder(opened.path / "finetune" / digest) as (folder, begun):
+    with checkpoint.own_folder(opened.path / "finetune" / digest, opened.new_run_id) as (folder, begun):
         run_id = begun["run_id"]
         watch = _Watch(_work(dataset, options.epochs), progress)
         pictures = _Pictures(dataset, tap, options.batch_size, watch)
@@ -372,7 +372,7 @@ def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: s
     with replacing(manifest) as temporary:
         parquet.write_table(pa.table({"uri": dataset.uris[here].tolist()}), temporary)
     options = EmbedOptions(backbone=tuned.PREFIX + run_id, precision=spec.precision, dtype=spec.dtype)
-    result = embed(str(manifest), store.path, options, pictures.watch.ahead)
+    result = embed(str(manifest), store.path, options, pictures.watch.ahead, as_source=False)
     pictures.watch.count(len(dataset))
     return result.feature_set
 

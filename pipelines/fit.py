@@ -13,7 +13,7 @@ import numpy as np
 from featurestore.dataset import Dataset
 from featurestore.errors import ImageError, UsageError
 from featurestore.files import write_text
-from featurestore.runs import RunRecord, new_run_id, utc_now
+from featurestore.runs import RunRecord, utc_now
 from featurestore.splits import TEST, TEST_SHARE, TRAIN, VAL_SHARE
 from featurestore.store import FeatureStore
 from heads import artifact, registry, tensorboard
@@ -89,9 +89,9 @@ def train_head(
     opened, started = FeatureStore(store), utc_now()
     dataset = data.load(opened)
     result = train(dataset, head, params, class_weight, seed, data.augmented(opened, dataset))
-    run_id = new_run_id("train")
+    run_id = opened.new_run_id("train")
     report = keep(opened, run_id, result, result, dataset, started, gallery_seed, tensorboard_folder)
-    outcome = {**result.to_json(run_id, run_id), "report": str(report), "excluded": dataset.excluded}
+    outcome = {**result.to_json(run_id, run_id), "report": str(report), **_left_out(dataset)}
     asked = {"head": head, "params": dict(params or {}), "class_weight": class_weight, "seed": seed}
     RunRecord(run_id, "train", started, asked | asdict(data), outcome).write(opened.run_folder(run_id))
     if list_misclassified:
@@ -147,9 +147,9 @@ def compare_heads(
     dataset = next(dataset for dataset in datasets if dataset.feature_set == result.winner.feature_set)
     if dataset.stored is not None:
         dataset = dataset.part(TEST).read()  # what the report shows
-    run_id = new_run_id("compare")
+    run_id = opened.new_run_id("compare")
     report = keep(opened, run_id, result, result.winner, dataset, started, gallery_seed, tensorboard_folder)
-    outcome = {**result.to_json(run_id, run_id, str(report)), "excluded": dataset.excluded}
+    outcome = {**result.to_json(run_id, run_id, str(report)), **_left_out(dataset)}
     asked = {"search": asdict(search), "seeds": list(seeds), "folds": folds, "fewshot": list(fewshot), "budget": budget}
     asked |= {"sets": list(sets), "memory_limit": memory_limit}
     RunRecord(run_id, "compare", started, asked | asdict(data), outcome).write(opened.run_folder(run_id))
@@ -180,6 +180,11 @@ def keep(
     if tensorboard_folder is not None:
         tensorboard.write(winner, Path(tensorboard_folder) / run_id)
     return folder / "report.html"
+
+
+def _left_out(dataset: Dataset) -> dict[str, Any]:
+    """Why labelled images are not in a dataset, as JSON."""
+    return {"excluded": dataset.excluded, "ambiguous_uris": list(dataset.ambiguous_uris)}
 
 
 def _thumbnail(uri: str) -> bytes | None:

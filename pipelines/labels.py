@@ -1,30 +1,46 @@
-"""Labels, splits and groups: side data of the images, imported without embedding anything."""
+"""Labels, splits and groups that people give: imported without embedding anything, and withdrawn."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import SourceError
-from featurestore.known import Known, text_digests
-from featurestore.runs import RunRecord, new_run_id, utc_now
+from featurestore.labels import COLUMNS, PEOPLE
+from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
-from featurestore.store import LABELLED, FeatureStore
+from featurestore.store import FeatureStore
 from pipelines import sources
+from pipelines.membership import changes
 
-ROWS_A_BATCH = 10_000
+ROWS_PER_BATCH = 10_000
 EXAMPLES = 10
 
 
 @dataclass
 class LabelResult:
-    """What an import changed; ``examples`` are (uri, old label, new label)."""
+    """What an import changed; ``examples`` are (uri, old label, new label).
+
+    Attributes:
+        rows: of the file; each is one of the next three.
+        added: images of which nothing was said before.
+        changed: images whose label, split or group is another now.
+        unchanged: images that have what they had.
+        unknown: images that the catalog does not have.
+        labels: how often the file gives each label.
+        unlabelled: rows of the file that give none.
+        splits: how often the file gives each split.
+        changes: how many images went from which label to which.
+        columns: of the file: what was taken from which column.
+    """
 
     run_id: str
     label_set: str
@@ -32,22 +48,31 @@ class LabelResult:
     added: int = 0
     changed: int = 0
     unchanged: int = 0
-    unknown: int = 0  # rows whose image is not in the catalog
+    unknown: int = 0
     labels: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    unlabelled: int = 0
+    splits: dict[str, int] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``penult label --json`` prints."""
         return asdict(self)
 
 
-def import_labels(file: str, store: str | Path, label_set: str = "default") -> LabelResult:
-    """Import labels, splits and groups from a manifest; rows of uris that it does not name stay as they are.
+def import_labels(file: str, store: str | Path, label_set: str = "default", *, withdraw: bool = False) -> LabelResult:
+    """Say what images are, over what their sources say; or take back what was said so.
+
+    Each column speaks for itself: one that the file lacks, or an empty cell, leaves what was said before. Withdrawn are
+    the columns that the file has, whatever its cells hold, or everything where it has a column of paths alone.
 
     Args:
         file: CSV, TSV or Parquet with a column ``path`` or ``uri`` and any of ``label``, ``split``, ``group``.
         store: an existing store.
         label_set: which set of labels to change.
+        withdraw: take back what people said of the images that the file names; what sources say counts again.
 
     Raises:
         SourceError: the manifest cannot be read.
@@ -60,44 +85,95 @@ def import_labels(file: str, store: str | Path, label_set: str = "default") -> L
     started = utc_now()
     with opened.lock():
         opened.recover()
-        result = LabelResult(new_run_id("label"), label_set)
-        known = opened.known_labels(label_set)
+        result = LabelResult(opened.new_run_id("label"), label_set)
+        given = _read(listing, result)
         catalog = opened.catalog.read(["uri"]).column("uri")
-        batches, names = [], Counter[str]()
-        entries = iter(listing)
-        while chunk := list(islice(entries, ROWS_A_BATCH)):
-            result.rows += len(chunk)
-            names.update(entry.label for entry in chunk if entry.label is not None)
-            uris = pa.array([entry.uri for entry in chunk], pa.string())
-            result.unknown += int(pc.sum(pc.invert(pc.is_in(uris, value_set=catalog))).as_py() or 0)
-            batches.append(changed_labels(chunk, known, label_set, result.run_id))
-        result.labels = dict(names.most_common())
-        touched = pa.Table.from_batches(batches, LABELS)
-        old = _labels_of(opened, label_set, touched.column("uri"))
-        result.changed, result.added = len(old), touched.num_rows - len(old)
-        result.unchanged = result.rows - touched.num_rows
-        new = dict(zip(touched.column("uri").to_pylist(), touched.column("label").to_pylist(), strict=True))
-        result.examples = [(uri, label, new[uri]) for uri, label in list(old.items())[:EXAMPLES]]
-        opened.commit_labels(result.run_id, [batch for batch in batches if batch.num_rows])
-        record = RunRecord(result.run_id, "label", started, {"file": file, "label_set": label_set}, result.to_json())
+        result.unknown = int(pc.sum(pc.invert(pc.is_in(given.column("uri"), value_set=catalog))).as_py() or 0)
+        before = opened.label_rows(label_set)
+        taken_back = [name for name in COLUMNS if name in listing.columns] or list(COLUMNS)
+        rows = _statements(given, opened.people_rows(label_set), taken_back if withdraw else [])
+        if rows.num_rows:
+            opened.commit_labels(result.run_id, _as_statements(rows, label_set, result.run_id))
+        _compare(given.column("uri"), before, opened.label_rows(label_set), result)
+        asked = {"file": file, "label_set": label_set, "withdraw": withdraw}
+        record = RunRecord(result.run_id, "label", started, asked, result.to_json())
         record.write(opened.run_folder(result.run_id))
     return result
 
 
-def changed_labels(entries: list[sources.Entry], known: Known, label_set: str, run_id: str) -> pa.RecordBatch:
-    """Label rows (schema LABELS) for the entries whose label, split or group is new or another than before."""
-    said = [e for e in entries if (e.label, e.split, e.group) != (None, None, None)]
-    states = known.lookup(text_digests(e.uri for e in said), text_digests((e.label, e.split, e.group) for e in said))
-    fresh = [entry for entry, state in zip(said, states, strict=True) if state != LABELLED]
-    rows = [(e.uri, e.label, e.split, e.group, label_set, run_id) for e in fresh]
-    columns = zip(*rows, strict=True) if rows else [[] for _ in LABELS]
-    return pa.record_batch(
-        [pa.array(column, field.type) for column, field in zip(columns, LABELS, strict=True)], schema=LABELS
-    )
+def _read(listing: sources.Source, result: LabelResult) -> pa.Table:
+    """The file's rows: uri, label, split, group."""
+    batches, labels, splits = [], Counter[str](), Counter[str]()
+    for entries in chunks(listing):
+        labels.update(entry.label for entry in entries if entry.label is not None)
+        splits.update(entry.split for entry in entries if entry.split is not None)
+        rows = [(e.uri, e.label, e.split, e.group) for e in entries]
+        arrays = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+        batches.append(pa.record_batch(arrays, names=["uri", *COLUMNS]))
+    given = pa.Table.from_batches(batches)
+    result.rows, result.labels, result.splits = given.num_rows, dict(labels.most_common()), dict(splits)
+    result.unlabelled = result.rows - labels.total()
+    result.columns, result.notes = dict(listing.columns), list(listing.notes)
+    return given
 
 
-def _labels_of(store: FeatureStore, label_set: str, uris: pa.ChunkedArray) -> dict[str, str | None]:
-    """The present label of each of ``uris`` that has a row."""
-    rows = store.label_rows(label_set)
-    rows = rows.filter(pc.is_in(rows.column("uri"), value_set=uris))
-    return dict(zip(rows.column("uri").to_pylist(), rows.column("label").to_pylist(), strict=True))
+def _statements(given: pa.Table, people: pa.Table, taken_back: list[str]) -> pa.Table:
+    """What people say from now on of the file's images, where that is not what they said before.
+
+    Args:
+        given: the file's rows.
+        people: what people said before: uri, label, split, group.
+        taken_back: columns that are withdrawn; none to add what the file gives.
+    """
+    old = people.take(pc.index_in(given.column("uri"), value_set=people.column("uri")))
+    columns, changed = {"uri": given.column("uri")}, np.zeros(given.num_rows, bool)
+    for name in COLUMNS:
+        before = old.column(name)
+        now = pc.coalesce(given.column(name), before)
+        if taken_back:
+            now = pa.chunked_array([pa.nulls(len(before), pa.string())]) if name in taken_back else before
+        columns[name] = now
+        changed |= _differ(before, now)
+    return pa.table(columns).filter(pa.array(changed))
+
+
+def _as_statements(rows: pa.Table, label_set: str, run_id: str) -> list[pa.RecordBatch]:
+    n = rows.num_rows
+    for name, value in (("label_set", label_set), ("run_id", run_id), ("source", PEOPLE)):
+        rows = rows.append_column(name, pa.array([value] * n, pa.string()))
+    return rows.append_column("listed", pa.nulls(n, pa.bool_())).select(LABELS.names).cast(LABELS).to_batches()
+
+
+def _compare(uris: pa.ChunkedArray, before: pa.Table, after: pa.Table, result: LabelResult) -> None:
+    """Count what counted before and counts now of some images."""
+    old, new = (_of(uris, rows) for rows in (before, after))
+    said_before = np.zeros(len(uris), bool)
+    differs = np.zeros(len(uris), bool)
+    for name in COLUMNS:
+        said_before |= np.asarray(pc.is_valid(old.column(name)))
+        differs |= _differ(old.column(name), new.column(name))
+    result.changed = int((differs & said_before).sum())
+    result.added = int((differs & ~said_before).sum())
+    result.unchanged = result.rows - result.changed - result.added
+    relabelled = pa.array(_differ(old.column("label"), new.column("label")) & said_before)
+    columns = (uris, old.column("label"), new.column("label"))
+    moved = [column.filter(relabelled) for column in columns]
+    result.examples = list(zip(*(column.slice(0, EXAMPLES).to_pylist() for column in moved), strict=True))
+    result.changes = changes(Counter(zip(*(column.to_pylist() for column in moved[1:]), strict=True)))
+
+
+def _of(uris: pa.ChunkedArray, rows: pa.Table) -> pa.Table:
+    return rows.select(COLUMNS).take(pc.index_in(uris, value_set=rows.column("uri")))
+
+
+def _differ(a: pa.ChunkedArray, b: pa.ChunkedArray) -> np.ndarray:
+    """Bool (n,): where two columns differ; nothing equals nothing."""
+    same = pc.or_(pc.fill_null(pc.equal(a, b), False), pc.and_(pc.is_null(a), pc.is_null(b)))
+    return ~np.asarray(same, bool)
+
+
+def chunks(listing: sources.Source) -> Iterator[list[sources.Entry]]:
+    """A listing, some entries at a time."""
+    entries = iter(listing)
+    while chunk := list(islice(entries, ROWS_PER_BATCH)):
+        yield chunk

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow as pa
 from featurestore.errors import BackboneError, EngineError, ImageError, SourceError, SpecMismatch, StoreNotFound
 from featurestore.files import replacing
 from featurestore.known import NEW, Known, contains, text_digests
+from featurestore.labels import PEOPLE, said_digests, statements
 from featurestore.repair import aside_of
 from featurestore.runs import RunRecord
 from featurestore.schema import OK, keys_of
@@ -24,7 +24,7 @@ from featurestore.store import FeatureStore
 from pipelines import sources
 from pipelines.augment import Augmentation
 from pipelines.embed import RUNNER, EmbedOptions, embed
-from pipelines.labels import ROWS_A_BATCH, changed_labels
+from pipelines.labels import chunks
 from pipelines.predict import tap_of
 
 CATALOG, LABELS = "catalog.lance", "labels.lance"
@@ -62,31 +62,43 @@ def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[
 
 
 def _labels(store: FeatureStore) -> Iterator[str]:
-    """Label what has no label any more, as the newest source says that names it."""
+    """Bring back what is no longer said of images: what each source lists, and what people said last."""
     done = set()
     for record in _newest_first(store, "embed", "label"):
         source, label_set = record.parameters[SOURCE[record.kind]], record.parameters["label_set"]
-        if (source, label_set) in done:
+        if (record.kind, source, label_set) in done or record.parameters.get("withdraw"):
             continue
-        done.add((source, label_set))
+        done.add((record.kind, source, label_set))
         try:
             with store.lock():
-                known = store.known_labels(label_set)
-                staged = store.labels.stage(_missing_labels(source, known, label_set, record.run_id))
-                store.labels.swap([], staged)
+                listing = sources.list_source(source, split_folders=record.parameters.get("split_folders", True))
+                by = PEOPLE if record.kind == "label" else listing.uri
+                known, names = store.membership(by, label_set)
+                rows = _missing(listing, known, names, label_set, by, record.run_id)
+                store.labels.swap([], store.labels.stage(rows))
                 store.remember()
         except SourceError as error:
             yield f"`penult {record.kind} {source}` again, for labels that were lost: {error}"
-            return  # what an older source says may have been changed by this one
+            if record.kind == "label":
+                return  # what an older file says may have been changed by this one
 
 
-def _missing_labels(source: str, known: Known, label_set: str, run_id: str) -> Iterator[pa.RecordBatch]:
-    for entries in _chunks(source):
-        rows = changed_labels(entries, known, label_set, run_id)
-        uris = text_digests(rows.column("uri").to_pylist())
-        missing = rows.filter(pa.array(known.lookup(uris, uris) == NEW))
-        if missing.num_rows:
-            yield missing
+def _missing(
+    listing: sources.Source, known: Known, names: dict[bytes, str | None], label_set: str, by: str, run_id: str
+) -> Iterator[pa.RecordBatch]:
+    """Statements about images of which this source, or people, say nothing any more."""
+    for entries in chunks(listing):
+        keys = text_digests(entry.uri for entry in entries)
+        said = [(entry.label, entry.split, entry.group) for entry in entries]
+        lost = known.lookup(keys, said_digests(said, names)) == NEW
+        rows = [
+            (entry.uri, values)
+            for entry, values, is_lost in zip(entries, said, lost, strict=True)
+            if is_lost and (by != PEOPLE or any(values))
+        ]
+        if rows:
+            uris, values = zip(*rows, strict=True)
+            yield statements(uris, values, label_set, by, run_id)
 
 
 def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], progress: Progress | None) -> int:
@@ -97,7 +109,7 @@ def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], p
     uris: dict[str, None] = {}
     for source in dict.fromkeys(record.parameters["source"] for record in records):
         try:
-            for entries in _chunks(source):
+            for entries in chunks(sources.list_source(source)):
                 uris |= dict.fromkeys(entry.uri for entry in is_lost(entries))
         except SourceError as error:
             problems.append(f"`penult embed {source}` again, for images that were lost: {error}")
@@ -106,7 +118,7 @@ def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], p
     try:
         if name in store.sets():
             tap_of(store, name)  # refuses to embed what would be another set
-        return embed(_manifest(store, name, list(uris)), store.path, options, progress).embedded
+        return embed(_manifest(store, name, list(uris)), store.path, options, progress, as_source=False).embedded
     except (BackboneError, EngineError, SourceError, SpecMismatch, StoreNotFound) as error:
         problems.append(f"`penult embed` again {len(uris):,} pictures of {name} that were lost: {error}")
         return 0
@@ -181,9 +193,3 @@ def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:
     for record in reversed(store.runs()):
         if record.kind in kinds and not Path(record.parameters[SOURCE[record.kind]]).is_relative_to(aside):
             yield record
-
-
-def _chunks(source: str) -> Iterator[list[sources.Entry]]:
-    entries = iter(sources.list_source(source))
-    while chunk := list(islice(entries, ROWS_A_BATCH)):
-        yield chunk

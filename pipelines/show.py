@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from featurestore.files import replacing
 
 if TYPE_CHECKING:
     from featurestore.runs import RunRecord
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10  # between log lines where there is no terminal
 ROWS_SHOWN = 12
 LEADERS_SHOWN = 20
+AMBIGUOUS = "ambiguous label"  # as in featurestore.dataset
+FORGOTTEN = "removed images"  # as in pipelines.care
+CLASSES_SHOWN = 3  # the largest and the smallest
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 if not _console.is_terminal:
@@ -77,6 +84,8 @@ def embedded(result: EmbedResult) -> None:
         say(f"Recovered what run {run_id} had finished before it died.")
     for problem in result.problems[:ROWS_SHOWN]:
         say(f"Problem: {problem}")
+    if len(result.problems) > ROWS_SHOWN:
+        say(f"Problem: and {len(result.problems) - ROWS_SHOWN:,} more; --json lists them.")
     if result.ignored:
         counts = ", ".join(f"{n} {kind}" for kind, n in sorted(result.ignored.items(), key=lambda item: -item[1])[:6])
         say(f"Ignored files that are no pictures: {counts}.")
@@ -93,17 +102,60 @@ def embedded(result: EmbedResult) -> None:
         say(f"  failed: {count:,} {reason}")
     if result.failed_before:
         say(f"{result.failed_before:,} files that failed before were left alone; --retry-failed tries them again.")
+    _understood(result.labels, result.columns, result.notes)
+    if result.removed:
+        say(f"{result.removed:,} images removed, which no source lists any more.")
     say(f"Feature set: {result.feature_set}")
+
+
+def _understood(labels: Mapping[str, Any], columns: Mapping[str, str], notes: Sequence[str]) -> None:
+    """How a source or a label file was read, for a mistake to be seen at a glance."""
+    for note in notes:
+        say(f"Note: {note}")
+    taken = ", ".join(role if role == name else f"{role} from {name!r}" for role, name in columns.items())
+    if taken:
+        say(f"Columns: {taken}.")
+    if not labels:
+        return
+    classes, silent = labels["classes"], labels["unlabelled"]
+    if classes:
+        counts = list(classes.items())
+        ends = ", ".join(f"{name} {n:,}" for name, n in counts[:CLASSES_SHOWN])
+        if len(counts) > CLASSES_SHOWN:
+            rest = counts[max(CLASSES_SHOWN, len(counts) - CLASSES_SHOWN) :]
+            ends = f"the largest {ends}; the smallest {', '.join(f'{name} {n:,}' for name, n in reversed(rest))}"
+        say(f"{len(counts):,} classes: {ends}." + (f" {silent:,} images without a label." if silent else ""))
+    elif silent:
+        say(f"None of the {silent:,} images has a label.")
+    if labels["splits"]:
+        say("Given splits: " + ", ".join(f"{name} {n:,}" for name, n in labels["splits"].items()) + ".")
+    if changed := labels["changed"]:
+        pairs = ", ".join(
+            f"{_label(row['from'])} → {_label(row['to'])} {row['images']:,}" for row in changed[:ROWS_SHOWN]
+        )
+        more = f", and {len(changed) - ROWS_SHOWN:,} more kinds" if len(changed) > ROWS_SHOWN else ""
+        say(f"{sum(row['images'] for row in changed):,} labels changed: {pairs}{more}.")
+
+
+def _label(name: str | None) -> str:
+    return "no label" if name is None else name
 
 
 def labelled(result: LabelResult) -> None:
     """What a label import changed."""
+    told = {
+        "classes": result.labels,
+        "unlabelled": result.unlabelled,
+        "splits": result.splits,
+        "changed": result.changes,
+    }
+    _understood(told, result.columns, result.notes)
     say(
         f"{result.rows:,} rows: {result.added:,} added, {result.changed:,} changed, {result.unchanged:,} unchanged, "
         f"{len(result.labels):,} labels."
     )
     for uri, old, new in result.examples:
-        say(f"  {uri}: {old} → {new}")
+        say(f"  {uri}: {_label(old)} → {_label(new)}")
     if result.unknown:
         say(f"{result.unknown:,} rows name images that the catalog does not have: embed them, or check the paths.")
 
@@ -139,7 +191,36 @@ def repaired(result: DoctorResult) -> None:
 def freed(sizes: Mapping[str, int]) -> None:
     """What was removed."""
     for kind, size in sizes.items():
-        say(f"{kind}: {size / 1e6:,.1f} MB freed")
+        say(f"{kind}: {size:,}" if kind == FORGOTTEN else f"{kind}: {size / 1e6:,.1f} MB freed")
+
+
+def forgotten(result: Mapping[str, Any]) -> None:
+    """What is listed no more."""
+    name = "what is of unknown origin" if result["source"] is None else result["source"]
+    say(
+        f"Forgot {name}: it listed {result['images']:,} images; {result['removed']:,} of them are removed, as no other "
+        "source lists them."
+    )
+
+
+def failed(files: Sequence[Mapping[str, str]]) -> None:
+    """The files that could not be read, with the reasons."""
+    for file in files:
+        say(f"{file['uri']}: {file['error_type']}: {file['error']}")
+    say(f"{len(files):,} files failed; `penult embed SOURCE --retry-failed` tries them again.")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Rows with the same keys as a CSV file.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["uri", "error_type", "error"])
+        writer.writeheader()
+        writer.writerows(rows)
+    say(f"{len(rows):,} failed files are listed in {path}.")
 
 
 def trained(result: Mapping[str, Any]) -> None:
@@ -270,6 +351,11 @@ def status(counted: Mapping[str, Any]) -> None:
     say(f"  {catalog['ok']:,} read ({catalog['contents']:,} different contents), {catalog['failed']:,} failed")
     for reason, count in counted["failures"].items():
         say(f"    {count:,} {reason}")
+    if catalog["failed"]:
+        say("    `penult status --failed` names them.")
+    if catalog["removed"]:
+        say(f"  {catalog['removed']:,} removed, which no source lists any more")
+    table([row | {"source": row["source"] or "unknown origin"} for row in counted["sources"]])
     table(
         [
             {
@@ -303,6 +389,8 @@ def run_row(record: RunRecord) -> dict[str, Any]:
     result = record.result
     if record.kind == "embed":
         outcome = f"{result['embedded']:,} embedded, {result['failed']:,} failed"
+    elif record.kind == "forget":
+        outcome = f"{result['removed']:,} images removed"
     elif record.kind == "label":
         outcome = f"{result['added']:,} added, {result['changed']:,} changed"
     elif record.kind == "finetune":
@@ -314,6 +402,10 @@ def run_row(record: RunRecord) -> dict[str, Any]:
 
 
 def _notes(result: Mapping[str, Any]) -> None:
+    for reason, count in result.get("excluded", {}).items():
+        examples = result["ambiguous_uris"] if reason == AMBIGUOUS else ()
+        such = f", such as {' and '.join(examples)}" if examples else ""
+        say(f"Left out: {count:,} images, {reason}{such}.")
     for note in result.get("notes", ()):
         say(f"Note: {note}")
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import CountingEngine
 from featurestore.runs import RunRecord
 from featurestore.spec import FeatureSpec, Preprocessing
 from featurestore.staging import pending
 from featurestore.status import status
 from featurestore.store import FeatureStore
 from heads import artifact, registry
+from pipelines.embed import embed
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 JOURNAL, HEADS = GOLDEN.with_name("journal-v1"), GOLDEN.with_name("heads-v1")
@@ -146,7 +148,8 @@ def test_run_record(golden: FeatureStore) -> None:
 
 def test_status(golden: FeatureStore) -> None:
     found = status(golden)
-    assert found["catalog"] == {"ok": 17, "failed": 1, "contents": 15}
+    assert found["catalog"] == {"ok": 17, "failed": 1, "contents": 15, "removed": 0}
+    assert found["sources"] == [{"source": None, "listed": 18, "removed": 0, "failed": 1}]
     assert found["failures"] == {"truncated": 1} and found["labels"] == {"default": 18}
     assert {one["name"]: one["rows"] for one in found["sets"]} == {HALF: 15, SINGLE: 2}
     assert found["differing_labels"]["default"] == {"contents": 1, "ambiguous": 0, "examples": [key(0).hex()]}
@@ -167,6 +170,28 @@ def test_a_new_run_goes_on_from_it(tmp_path: Path) -> None:
     assert after[uri("a2")][0] == "z" and len(data) == 14
     assert store.table(HALF).count() == 16 and store.catalog.count() == 19
     assert store.to_arrow(HALF).num_rows == 16  # every checksum holds
+
+
+def test_its_corpus_is_what_the_next_listing_says(tmp_path: Path, engine: CountingEngine) -> None:
+    """No run of then noted which source lists an image: a source takes over what runs of its own have embedded."""
+    shutil.copytree(GOLDEN, tmp_path / "golden")
+    store = FeatureStore(tmp_path / "golden")
+    listed = [name for name in (*LABELLED, "a0", "broken", "b-copy-of-a0") if name not in ("b5", "broken", "d0")]
+    rows = "".join(f"{uri(name)},{name[0]}\n" for name in listed)
+    manifest = tmp_path / "corpus.csv"
+    manifest.write_text("uri,label\n" + rows)
+    with store.lock():
+        store.recover()
+        assert store.labels.columns()[-2:] == ["source", "listed"] and len(store.label_rows()) == 18
+        assert json.loads((store.path / "penult.json").read_text())["format_version"] == 2
+        store.adopt(manifest.as_uri(), [FIRST])
+        store.remember()
+    assert [(one["source"], one["listed"]) for one in status(store)["sources"]] == [(manifest.as_uri(), 14), (None, 4)]
+    assert store.label_rows().sort_by("uri").column("run_id").to_pylist().count(FIRST) == 14
+    result = embed(str(manifest), store.path)
+    assert result.removed == 2 and result.failed == len(listed)  # no picture of then is there any more
+    assert sorted(store.removed_uris().to_pylist()) == [uri("b5"), uri("broken")]
+    assert status(store)["sources"][1] == {"source": None, "listed": 4, "removed": 0, "failed": 2}
 
 
 def test_a_journal_is_committed(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ import pyarrow as pa
 import pytest
 from stores import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
 
-from featurestore import header
-from featurestore import store as store_module
+from featurestore import header, labels
 from featurestore.errors import (
     FormatError,
     HeadError,
@@ -31,6 +30,7 @@ from featurestore.errors import (
 )
 from featurestore.files import read_sealed, write_sealed
 from featurestore.known import CHANGED, NEW, pair_digests, text_digests
+from featurestore.labels import ELSEWHERE, LISTED
 from featurestore.runs import RunRecord, library_versions, new_run_id
 from featurestore.schema import features_schema, keys_of, vectors_of
 from featurestore.spec import Preprocessing
@@ -115,7 +115,7 @@ def test_no_store(tmp_path: Path) -> None:
 
 def test_newer_format_is_refused(store: FeatureStore) -> None:
     header = store.path / "penult.json"
-    write_sealed(header, read_sealed(header) | {"format_version": 2})
+    write_sealed(header, read_sealed(header) | {"format_version": 3})
     with pytest.raises(FormatError, match="newer penult"):
         FeatureStore(store.path)
 
@@ -316,7 +316,7 @@ def test_only_finished_shards_are_recovered(store: FeatureStore) -> None:
 def test_a_run_that_died_before_its_first_word_is_forgotten(filled: FeatureStore) -> None:
     (filled.path / "staging" / "r9" / "shards").mkdir(parents=True)
     with filled.lock():
-        assert filled.recover() == ["r9"]
+        assert filled.recover() == []  # it had finished nothing
     assert pending(filled.path) == []
 
 
@@ -420,17 +420,26 @@ def test_known_files(filled: FeatureStore) -> None:
     assert ask(other.set_name, *files) == [NOT_IN_SET, EMBEDDED, FAILED_BEFORE, CHANGED, CHANGED, NEW]
 
 
-def test_known_labels(filled: FeatureStore) -> None:
-    def ask(*rows: tuple[str, str | None, str | None, str | None]) -> list[int]:
-        return (
-            filled.known_labels("default")
-            .lookup(text_digests([r[0] for r in rows]), text_digests([r[1:] for r in rows]))
-            .tolist()
-        )
+def test_what_a_source_listed(filled: FeatureStore) -> None:
+    def listed(run_id: str, label_set: str, **said: tuple[str | None, str | None, str | None]) -> None:
+        with filled.lock():
+            filled.commit_labels(run_id, [labels.statements(said, said.values(), label_set, "file:///s", run_id)])
 
-    assert ask(("0", "a", None, None), ("0", "a", "", None), ("0", "b", None, None), ("x", "a", None, None)) == [
-        store_module.LABELLED, CHANGED, CHANGED, NEW,
-    ]  # fmt: skip
+    listed("r2", "default", u0=("a", None, None), u1=("a", "test", "g"), u2=("b", None, None))
+    listed("r3", "other", u0=("c", None, None), u9=("c", None, None))
+    with filled.lock():
+        gone = pa.RecordBatch.from_pydict({"uri": ["u2"], "label_set": ["default"], "source": ["file:///s"]})
+        filled.commit_labels("r4", [labels.removals(gone, "r4")])
+    known, names = filled.membership("file:///s", "default")
+    asked = [("u0", "a", None, None), ("u1", "a", "test", None), ("u2", None, None, None), ("u5", None, None, None)]
+    keys = text_digests([row[0] for row in asked])
+    assert known.count(LISTED, ELSEWHERE) == 3  # u0, u1 and u9
+    states = known.lookup(keys, labels.said_digests([row[1:] for row in asked], names))
+    assert states.tolist() == [LISTED, CHANGED, CHANGED, NEW]
+    old = [names.get(labels.label_digest(value)) for value in known.values(keys)]
+    assert old == ["a", "a", None, None] and labels.label_digest(known.values(keys)[2]) not in names
+    assert known.unseen(LISTED, ELSEWHERE).tolist() == text_digests(["u9"]).tolist()
+    assert filled.removed_uris().to_pylist() == ["u2"]
 
 
 # -- datasets ------------------------------------------------------------------------------------------------------
@@ -693,7 +702,7 @@ def test_status_counts(filled: FeatureStore) -> None:
     record = RunRecord("r2", "embed", "2026-01-01T00:00:00+00:00", {"a": 1}, {"b": [None]}, {"python": "3"})
     record.write(filled.run_folder("r2"))
     found = status(filled)
-    assert found["catalog"] == {"ok": 91, "failed": 2, "contents": 90}
+    assert found["catalog"] == {"ok": 91, "failed": 2, "contents": 90, "removed": 0}
     assert found["failures"] == {"empty": 2}
     assert found["labels"] == {"default": 91, "second": 1}
     sets = {one["name"]: one for one in found["sets"]}
@@ -715,7 +724,7 @@ def test_status_counts(filled: FeatureStore) -> None:
 def test_status_of_an_empty_store(store: FeatureStore) -> None:
     found = status(store)
     assert (found["sets"], found["failures"], found["labels"]) == ([], {}, {})
-    assert found["catalog"] == {"ok": 0, "failed": 0, "contents": 0}
+    assert found["catalog"] == {"ok": 0, "failed": 0, "contents": 0, "removed": 0}
 
 
 def test_run_records(store: FeatureStore) -> None:

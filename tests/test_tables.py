@@ -18,7 +18,7 @@ from stores import Picture, label_rows
 
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.schema import LABELS
-from featurestore.tables import Table
+from featurestore.tables import Replaced, Table
 
 NAMES = LABELS.names
 
@@ -77,7 +77,7 @@ def test_rows_come_back_as_written(table: Table) -> None:
 def test_pinned_version_does_not_move(table: Table) -> None:
     table.commit("r1", table.stage([rows("r1", range(3))]))
     pinned = table.version
-    table.commit("r2", table.stage([rows("r2", range(2))]), replaces=pa.array(["0", "1"]))
+    table.commit("r2", table.stage([rows("r2", range(2))]), [Replaced(pa.array(["0", "1"]))])
     assert table.read(["uri"], version=pinned).num_rows == 3
     assert sum(batch.num_rows for batch in table.scan(["uri"], "run_id = 'r1'", version=pinned)) == 3
     assert stored(table) == expected(r2=range(2), r1=range(2, 3))
@@ -117,18 +117,18 @@ def test_replaces_deletes_exactly_the_old_rows_in_one_version(table: Table) -> N
     before = table.version
     gone = pa.chunked_array([[str(i) for i in range(3, 6)], ["77"]])
     staged = table.stage([rows("r2", range(3, 8))])
-    assert table.commit("r2", staged, replaces=gone, where="label_set = 'default'")
+    assert table.commit("r2", staged, [Replaced(gone, "label_set = 'default'")])
     kept = expected(r1=range(3), r2=range(3, 8), other=range(10)) + expected(r1=range(6, 10))
     assert stored(table) == kept
     assert table.version == before + 1
-    assert not table.commit("r2", staged, replaces=gone, where="label_set = 'default'")
+    assert not table.commit("r2", staged, [Replaced(gone, "label_set = 'default'")])
     assert stored(table) == kept
 
 
 def test_replaces_every_row_of_a_fragment(table: Table) -> None:
     table.commit("r1", table.stage([rows("r1", range(4))]))
-    table.commit("r2", table.stage([rows("r2", range(4))]), replaces=pa.array(list("0123")))
-    table.commit("r3", table.stage([rows("r3", range(1, 3))]), replaces=pa.array(list("12")))
+    table.commit("r2", table.stage([rows("r2", range(4))]), [Replaced(pa.array(list("0123")))])
+    table.commit("r3", table.stage([rows("r3", range(1, 3))]), [Replaced(pa.array(list("12")))])
     assert stored(table) == expected(r3=range(1, 3)) + Counter({("0", "r2"): 1, ("3", "r2"): 1})
 
 
@@ -142,7 +142,7 @@ def test_replacing_rows_is_a_dictionary_update(runs: list[set[int]]) -> None:
         model: dict[str, str] = {}
         for number, uris in enumerate(runs):
             run_id, names = f"r{number}", [str(uri) for uri in sorted(uris)]
-            assert table.commit(run_id, table.stage([rows(run_id, sorted(uris))]), replaces=pa.array(names))
+            assert table.commit(run_id, table.stage([rows(run_id, sorted(uris))]), [Replaced(pa.array(names))])
             model |= dict.fromkeys(names, run_id)
             assert stored(table) == Counter(model.items())
 
@@ -154,7 +154,7 @@ def test_replacing_runs_from_six_threads_leave_each_row_once(table: Table) -> No
 
     def work(number: int) -> bool:
         run_id = f"r{number // 2}"  # each run is committed by two threads
-        return table.commit(run_id, staged[run_id], replaces=pa.array(list("01234")))
+        return table.commit(run_id, staged[run_id], [Replaced(pa.array(list("01234")))])
 
     assert sum(together(6, work)) == 3
     left = stored(table)
@@ -185,7 +185,7 @@ def test_failing_iterator_raises_its_own_error(table: Table, error: BaseExceptio
 
 def test_staging_nothing_commits_nothing(table: Table) -> None:
     before = table.state()
-    assert not table.commit("r1", table.stage([]), replaces=pa.array(["0"]))
+    assert not table.commit("r1", table.stage([]), [Replaced(pa.array(["0"]))])
     assert not table.commit("r1", table.stage([rows("r1", range(0))]))
     assert table.state() == before
 

@@ -24,7 +24,7 @@ from featurestore.errors import StoreError
 from featurestore.files import sha256_of
 from featurestore.schema import LABELS
 from featurestore.store import FeatureStore
-from featurestore.tables import KEPT_VERSIONS, Piece, Pin, Table
+from featurestore.tables import KEPT_VERSIONS, Piece, Pin, Replaced, Table
 from featurestore.upkeep import LARGE, MOST_DELETED, TIER, collect, tend, worth_merging
 from pipelines.care import gc
 
@@ -107,7 +107,7 @@ def table(tmp_path: Path) -> Iterator[Table]:
 def add(table: Table, run: int, count: int = 1, replaces: list[str] | None = None) -> None:
     uris = replaces or [f"{run}/{number}" for number in range(count)]
     rows = label_rows(f"r{run}", [Picture(uri, None, "abc"[run % 3], None, None) for uri in uris])
-    table.commit(f"r{run}", table.stage([rows]), pa.array(replaces) if replaces else None)
+    table.commit(f"r{run}", table.stage([rows]), [Replaced(pa.array(replaces))] if replaces else [])
 
 
 def stored(table: Table) -> Counter[tuple[object, ...]]:

@@ -1,0 +1,452 @@
+"""A corpus is what its last complete listing says; what people say lies over it. Real files, Beam and Lance."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import CountingEngine, write_picture
+from featurestore import runs
+from featurestore.dataset import Dataset
+from featurestore.errors import SourceError, TooManyRemoved, UsageError
+from featurestore.status import failed_files, status
+from featurestore.store import FeatureStore
+from pipelines import cli
+from pipelines.care import gc
+from pipelines.embed import EmbedOptions, EmbedResult, embed
+from pipelines.forget import forget
+from pipelines.labels import import_labels
+
+ALL = EmbedOptions(accept_removed=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path, engine: CountingEngine) -> Path:
+    return tmp_path / "store"
+
+
+def labels(store: Path, label_set: str = "default") -> dict[str, str]:
+    """The label of each file name that a head would be trained on."""
+    data = dataset(store, label_set)
+    return {Path(str(uri)).name: str(label) for uri, label in zip(data.uris, data.y, strict=True)}
+
+
+def splits(store: Path) -> dict[str, str]:
+    data = dataset(store)
+    return {Path(str(uri)).name: str(split) for uri, split in zip(data.uris, data.splits, strict=True)}
+
+
+def dataset(store: Path, label_set: str = "default") -> Dataset:
+    return FeatureStore(store).dataset(label_set=label_set)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def counts(result: EmbedResult) -> dict[str, int]:
+    names = ("new", "unchanged", "embedded", "removed", "not_removed", "labels_changed")
+    return {name: getattr(result, name) for name in names if getattr(result, name)}
+
+
+# --- what is listed
+
+
+def test_a_class_folder_renamed_there_and_back(corpus: Path, store: Path, engine: CountingEngine) -> None:
+    before = labels_by_uri(store, embed(str(corpus), store))
+    (corpus / "a").rename(corpus / "felines")
+    there = embed(str(corpus), store)
+    assert counts(there) == {"new": 10, "unchanged": 20, "removed": 10, "labels_changed": 10}
+    assert sorted(set(labels(store).values())) == ["b", "c", "felines"]
+    (corpus / "felines").rename(corpus / "a")
+    back = embed(str(corpus), store)
+    assert counts(back) == {"unchanged": 30, "removed": 10, "labels_changed": 10}
+    assert labels_by_uri(store, back) == before and engine.images == 30
+
+
+def labels_by_uri(store: Path, _: EmbedResult) -> dict[str, str]:
+    data = dataset(store)
+    return dict(zip(map(str, data.uris), map(str, data.y), strict=True))
+
+
+def test_deleted_pictures_leave_training_status_and_coverage_and_come_back_at_no_cost(
+    corpus: Path, store: Path, engine: CountingEngine, tmp_path: Path
+) -> None:
+    write(corpus / "a" / "broken.png", "no picture")
+    embed(str(corpus), store)
+    (corpus / "a" / "00.png").rename(tmp_path / "00.png")
+    (corpus / "a" / "broken.png").unlink()
+    assert counts(embed(str(corpus), store)) == {"unchanged": 29, "removed": 2}
+    assert "00.png" not in labels(store) and len(labels(store)) == 29
+    told = status(FeatureStore(store))
+    assert told["catalog"] == {"ok": 29, "failed": 0, "contents": 29, "removed": 2}
+    assert told["failures"] == {} and told["labels"] == {"default": 29}
+    assert told["sources"] == [{"source": corpus.as_uri(), "listed": 29, "removed": 2, "failed": 0}]
+    assert told["sets"][0]["coverage"] == 1.0 and told["sets"][0]["rows"] == 30
+    (tmp_path / "00.png").rename(corpus / "a" / "00.png")
+    assert counts(embed(str(corpus), store)) == {"unchanged": 30, "labels_changed": 1}
+    assert len(labels(store)) == 30 and engine.images == 30
+
+
+def test_the_wrong_one_of_two_copies_is_deleted(corpus: Path, store: Path) -> None:
+    shutil.copy(corpus / "a" / "00.png", corpus / "b" / "copy.png")
+    embed(str(corpus), store)
+    data = dataset(store)
+    assert data.excluded == {"ambiguous label": 1} and len(data) == 29
+    assert data.ambiguous_uris == ((corpus / "a" / "00.png").as_uri(),)
+    (corpus / "b" / "copy.png").unlink()
+    embed(str(corpus), store)
+    data = dataset(store)
+    assert data.excluded == {} and data.ambiguous_uris == () and labels(store)["00.png"] == "a"
+
+
+def test_a_manifest_is_corrected(corpus: Path, store: Path, tmp_path: Path) -> None:
+    rows = [f"corpus/{'abc'[i % 3]}/{i:02}.png,{'xyz'[i % 3]}" for i in range(30)]
+    manifest = tmp_path / "m.csv"
+    write(manifest, "\n".join(["path,label", *rows[:-1], "corpus/c/30.png,z"]))
+    embed(str(manifest), store)
+    assert [row["uri"].rsplit("/", 1)[-1] for row in failed_files(FeatureStore(store))] == ["30.png"]
+    write(manifest, "\n".join(["path,label", *rows]))
+    assert embed(str(manifest), store).removed == 1
+    assert failed_files(FeatureStore(store)) == [] and len(labels(store)) == 30
+    rows[0] = "corpus/a/00.png,"  # no label any more
+    write(manifest, "\n".join(["path,label", *rows[:-1]]))
+    result = embed(str(manifest), store)
+    assert result.removed == 1 and result.labels["unlabelled"] == 1
+    assert result.labels["changed"] == [{"from": "x", "to": None, "images": 1}]
+    assert not {"00.png", "29.png"} & labels(store).keys() and len(labels(store)) == 28
+
+
+def test_what_another_source_lists_stays(corpus: Path, store: Path, tmp_path: Path) -> None:
+    embed(str(corpus), store)
+    listed = ["corpus/a/00.png", "corpus/b/01.png"]
+    embed(write(tmp_path / "m.csv", "\n".join(["path", *listed])), store)
+    assert len(labels(store)) == 30
+    (result,) = [forget(store, str(corpus))]
+    assert (result["images"], result["removed"]) == (30, 28)
+    assert status(FeatureStore(store))["sources"] == [
+        {"source": corpus.as_uri(), "listed": 0, "removed": 30, "failed": 0},
+        {"source": (tmp_path / "m.csv").as_uri(), "listed": 2, "removed": 0, "failed": 0},
+    ]
+    assert len(FeatureStore(store).label_rows()) == 2
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_too_much_is_missing(corpus: Path, store: Path, engine: CountingEngine, share: float) -> None:
+    embed(str(corpus), store)
+    for name in "ab":
+        shutil.rmtree(corpus / name)
+    write_picture(corpus / "c" / "new.png", 99)
+    result = embed(str(corpus), store, EmbedOptions(max_removed=share))
+    assert result.new == 1 and engine.images == 31
+    if share == 1:
+        assert counts(result)["removed"] == 20 and len(labels(store)) == 11
+        return
+    assert counts(result) == {"new": 1, "unchanged": 10, "embedded": 1, "not_removed": 20, "labels_changed": 1}
+    assert len(labels(store)) == 31
+    with pytest.raises(TooManyRemoved, match=r"20 of the 30 images .* \(66\.7%\).* --accept-removed") as raised:
+        result.check(0.05, share)
+    assert raised.value.exit_code == 3
+    embed(str(corpus), store, ALL).check(0.05)
+    assert len(labels(store)) == 11
+
+
+def test_just_half_may_go(corpus: Path, store: Path) -> None:
+    embed(str(corpus), store)
+    for number in range(15):
+        (corpus / "abc"[number % 3] / f"{number:02}.png").unlink()
+    assert counts(embed(str(corpus), store)) == {"unchanged": 15, "removed": 15}
+
+
+def test_an_emptied_source_is_not_believed_and_may_be_accepted(corpus: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="has no pictures"):
+        embed(str(tmp_path), store) if not any(tmp_path.iterdir()) else embed(str(make(tmp_path / "none")), store)
+    embed(str(corpus), store)
+    for name in "abc":
+        shutil.rmtree(corpus / name)
+    result = embed(str(corpus), store)
+    assert counts(result) == {"not_removed": 30} and len(labels(store)) == 30
+    assert counts(embed(str(corpus), store, ALL)) == {"removed": 30}
+    assert status(FeatureStore(store))["catalog"] == {"ok": 0, "failed": 0, "contents": 0, "removed": 30}
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_what_cannot_be_listed_stays(corpus: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    embed(str(corpus), store)
+    (corpus / "b" / "01.png").unlink()
+    (corpus / "c" / "02.png").unlink()
+    scan = os.scandir
+
+    def refuse(path: Any = ".") -> Any:
+        if str(path).endswith("/b"):
+            raise OSError(5, "Input/output error", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    result = embed(str(corpus), store)
+    assert counts(result) == {"unchanged": 19, "removed": 1} and "Input/output error" in result.problems[0]
+    assert "01.png" in labels(store) and "02.png" not in labels(store)
+    monkeypatch.undo()
+
+
+def test_views_and_other_label_sets_follow_the_listing(corpus: Path, store: Path) -> None:
+    embed(str(corpus), store)
+    embed(str(corpus), store, EmbedOptions(label_set="other"))
+    (corpus / "a" / "00.png").unlink()
+    result = embed(str(corpus), store)
+    assert result.removed == 1
+    assert len(labels(store)) == len(labels(store, "other")) == 29
+
+
+def test_a_source_however_it_is_typed(corpus: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(corpus.parent)
+    for typed in ("corpus", "./corpus/", str(corpus)):
+        embed(typed, store)
+    assert len(status(FeatureStore(store))["sources"]) == 1
+    with pytest.raises(UsageError, match="a source of this store"):
+        forget(store, "corps")
+    shutil.rmtree(corpus)
+    assert forget(store, "corpus")["removed"] == 30
+
+
+# --- newest is decided by commits
+
+
+def test_a_run_in_2030_does_not_decide_for_ever(corpus: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2030, 1, 1, tzinfo=UTC)
+
+    monkeypatch.setattr(runs, "datetime", Clock)
+    first = embed(str(corpus), store)
+    monkeypatch.undo()
+    worker_names = sorted(path.name for path in (store / "runs").iterdir())
+    assert worker_names == [first.run_id] and first.run_id.startswith("2030")
+    corpus_of = Path(str(corpus))
+    shutil.copy(corpus_of / "a" / "00.png", corpus_of / "b" / "later.png")  # a later run says otherwise of this content
+    from pipelines import worker
+
+    counting = CountingEngine(8)
+    monkeypatch.setattr(worker, "open_engine", lambda *_a, **_o: counting)
+    second = embed(str(corpus), store)
+    assert second.run_id > first.run_id
+    assert dict(zip(dataset(store).ids, dataset(store).y, strict=True))[content_of(store, "later.png")] == "b"
+
+
+def content_of(store: Path, name: str) -> str:
+    rows = FeatureStore(store).catalog.read(["uri", "sha256"]).to_pylist()
+    return next(row["sha256"].hex() for row in rows if row["uri"].endswith(name))
+
+
+# --- two layers, and each column for itself
+
+
+def test_labels_lie_over_the_source_until_withdrawn(corpus: Path, store: Path, tmp_path: Path) -> None:
+    embed(str(corpus), store)
+    file = write(tmp_path / "labels.csv", f"path,label\n{corpus}/a/00.png,wolf\n{corpus}/a/03.png,wolf\n")
+    result = import_labels(file, store)
+    assert (result.rows, result.added, result.changed, result.unchanged) == (2, 0, 2, 0)
+    assert result.changes == [{"from": "a", "to": "wolf", "images": 2}]
+    assert result.columns == {"path": "path", "label": "label"}
+    embed(str(corpus), store)
+    embed(str(corpus), store, EmbedOptions(label_set="other"))
+    (corpus / "a" / "00.png").rename(corpus / "b" / "00.png")
+    (corpus / "b" / "00.png").rename(corpus / "a" / "00.png")
+    embed(str(corpus), store)
+    assert labels(store)["00.png"] == labels(store)["03.png"] == "wolf"
+    taken_back = import_labels(file, store, withdraw=True)
+    assert (taken_back.changed, labels(store)["00.png"]) == (2, "a")
+    assert import_labels(file, store, withdraw=True).unchanged == 2
+
+
+def test_a_label_of_people_holds_for_the_copies_too(corpus: Path, store: Path, tmp_path: Path) -> None:
+    embed(str(corpus), store)
+    import_labels(write(tmp_path / "labels.csv", f"path,label\n{corpus}/a/00.png,wolf\n"), store)
+    shutil.copy(corpus / "a" / "00.png", corpus / "b" / "later.png")
+    embed(str(corpus), store)
+    found = dict(zip(dataset(store).ids, dataset(store).y, strict=True))
+    assert found[content_of(store, "later.png")] == "wolf"
+
+
+def test_columns_that_a_label_file_lacks_say_nothing(corpus: Path, store: Path, tmp_path: Path) -> None:
+    rows = [f"corpus/{'abc'[i % 3]}/{i:02}.png,{'xyz'[i % 3]},{'test' if i < 6 else 'train'}" for i in range(30)]
+    embed(write(tmp_path / "m.csv", "\n".join(["path,label,split", *rows])), store)
+    before_labels, before_splits = labels(store), splits(store)
+    assert sum(split == "test" for split in before_splits.values()) == 6
+    import_labels(
+        write(tmp_path / "g.csv", "path,group\n" + "".join(f"{r.split(',')[0]},g\n" for r in rows[:4])), store
+    )
+    assert (labels(store), splits(store)) == (before_labels, before_splits)
+    data = dataset(store)
+    assert data.groups is not None and sum(group == "group:g" for group in data.groups) == 4
+    import_labels(write(tmp_path / "l.csv", "path,label\ncorpus/a/00.png,wolf\ncorpus/b/01.png,\n"), store)
+    assert splits(store) == before_splits
+    assert labels(store) == before_labels | {"00.png": "wolf"}
+    import_labels(write(tmp_path / "s.csv", "path,split\ncorpus/a/00.png,train\n"), store)
+    assert splits(store) == before_splits | {"00.png": "train"} and labels(store)["00.png"] == "wolf"
+    import_labels(str(tmp_path / "s.csv"), store, withdraw=True)
+    assert splits(store) == before_splits and labels(store)["00.png"] == "wolf"
+    assert dataset(store).groups is not None
+
+
+def test_sources_that_differ(corpus: Path, store: Path, tmp_path: Path) -> None:
+    """Of each column the newest source that names one counts; a folder does not take back a manifest's split."""
+    embed(str(corpus), store)
+    embed(write(tmp_path / "m.csv", "path,label,split\ncorpus/a/00.png,wolf,test\n"), store)
+    embed(str(corpus), store)
+    assert labels(store)["00.png"] == "wolf" and splits(store)["00.png"] == "test"
+    embed(write(tmp_path / "m.csv", "path,label,split\ncorpus/a/00.png,,test\n"), store)
+    assert labels(store)["00.png"] == "a" and splits(store)["00.png"] == "test"
+    forget(store, str(tmp_path / "m.csv"))
+    assert labels(store)["00.png"] == "a"
+
+
+# --- what gc drops
+
+
+def test_gc_forgets_what_was_removed_long_ago(
+    corpus: Path, store: Path, engine: CountingEngine, tmp_path: Path
+) -> None:
+    embed(str(corpus), store)
+    shutil.copy(corpus / "b" / "01.png", corpus / "a" / "copy.png")
+    embed(str(corpus), store)
+    for name in ("00", "copy"):
+        (corpus / "a" / f"{name}.png").rename(tmp_path / f"{name}.png")
+    embed(str(corpus), store)
+    (table,) = map(FeatureStore(store).table, FeatureStore(store).sets())
+    assert gc(store, 3600)["removed images"] == 0 and table.count() == 30
+    assert gc(store, 0)["removed images"] == 2
+    opened = FeatureStore(store)
+    assert (table.count(), opened.catalog.count(), opened.labels.count()) == (29, 29, 29)  # the copy's content stays
+    assert status(opened)["sources"] == [{"source": corpus.as_uri(), "listed": 29, "removed": 0, "failed": 0}]
+    (tmp_path / "00.png").rename(corpus / "a" / "00.png")
+    assert embed(str(corpus), store).embedded == 1 and engine.images == 31
+    assert len(labels(store)) == 30
+
+
+# --- a model of it all
+
+
+PATHS = [f"{folder}/{number}.png" for folder in "ab" for number in range(3)]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    listings=st.lists(st.dictionaries(st.sampled_from(PATHS), st.sampled_from(["x", "y", ""])), min_size=1, max_size=4)
+)
+def test_what_is_trained_on_is_what_was_listed_last(
+    listings: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory, engine: CountingEngine
+) -> None:
+    folder = tmp_path_factory.mktemp("model")
+    for number, path in enumerate(PATHS):
+        write_picture(folder / path, number)
+    seen = False
+    for listing in listings:
+        write(folder / "m.csv", "\n".join(["path,label", *(f"{path},{label}" for path, label in listing.items())]))
+        if not (listing or seen):
+            continue
+        seen = True
+        embed(str(folder / "m.csv"), folder / "store", ALL)
+        rows = FeatureStore(folder / "store").label_rows().to_pylist()
+        found = {row["uri"].removeprefix(f"{folder.as_uri()}/"): row["label"] for row in rows}
+        assert found == {path: label or None for path, label in listing.items()}
+        assert status(FeatureStore(folder / "store"))["catalog"]["ok"] == len(listing)
+
+
+# --- the command line
+
+
+@pytest.fixture
+def penult(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run a command in this process; its exit code, its JSON and what it said."""
+
+    def run(*arguments: str | Path) -> tuple[int, Any, str]:
+        monkeypatch.setattr("sys.argv", ["penult", *map(str, arguments), "--store", str(store), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), json.loads(out.splitlines()[-1]) if out else None, err
+
+    return run
+
+
+def test_what_was_understood_is_said(corpus: Path, penult: Callable[..., Any], tmp_path: Path) -> None:
+    code, told, said = penult("embed", corpus)
+    assert code == 0 and told["removed"] == 0 and told["source"] == corpus.as_uri() and told["columns"] == {}
+    assert told["labels"] == {"classes": {"a": 10, "b": 10, "c": 10}, "unlabelled": 0, "splits": {}, "changed": []}
+    assert "3 classes: a 10, b 10, c 10." in said
+    (corpus / "a").rename(corpus / "felines")
+    code, told, said = penult("embed", corpus)
+    assert code == 0 and told["removed"] == 10 and "10 images removed" in said
+    manifest = write(
+        tmp_path / "m.csv", "path,label,split\n" + "".join(f"corpus/b/{i:02}.png,dogs,test\n" for i in (1, 4))
+    )
+    penult("embed", manifest)
+    write(tmp_path / "m.csv", "path,label\n" + "".join(f"corpus/b/{i:02}.png,wolves\n" for i in (1, 4)))
+    code, told, said = penult("embed", manifest)
+    assert told["labels"]["changed"] == [{"from": "dogs", "to": "wolves", "images": 2}]
+    assert told["columns"] == {"path": "path", "label": "label"}
+    assert "2 labels changed: dogs → wolves 2." in said and "Columns: path, label." in said
+
+
+def test_several_sources_in_one_command(corpus: Path, penult: Callable[..., Any]) -> None:
+    code, told, _ = penult("embed", corpus / "a", corpus / "b")
+    assert code == 0 and [one["new"] for one in told["sources"]] == [10, 10]
+    _, told, said = penult("status")
+    assert [one["listed"] for one in told["sources"]] == [10, 10] and (corpus / "b").as_uri() in said
+    code, told, said = penult("embed", corpus / "c", corpus / "nothing")
+    assert code == 1 and "There is no" in said and "nothing" in said
+    assert penult("status")[1]["catalog"]["ok"] == 20  # the mistake in the second is said before the first is begun
+
+
+def test_failed_files_are_named(corpus: Path, penult: Callable[..., Any], tmp_path: Path) -> None:
+    write(corpus / "a" / "broken.png", "no picture")
+    penult("embed", corpus)
+    code, told, said = penult("status", "--failed")
+    assert code == 0 and "broken.png: not_an_image: " in said
+    assert [(Path(row["uri"]).name, row["error_type"]) for row in told["failed"]] == [("broken.png", "not_an_image")]
+    assert penult("status", "--failed", "--csv", tmp_path / "failed.csv")[0] == 0
+    assert (tmp_path / "failed.csv").read_text().splitlines()[1].split(",")[1] == "not_an_image"
+    assert penult("status", "--csv", tmp_path / "x.csv")[0] == 2
+    assert "penult status --failed" in penult("status")[2]
+
+
+def test_too_much_is_missing_on_the_command_line(corpus: Path, penult: Callable[..., Any]) -> None:
+    penult("embed", corpus)
+    for name in "ab":
+        shutil.rmtree(corpus / name)
+    code, told, said = penult("embed", corpus)
+    assert code == 3 and told["not_removed"] == 20 and "--accept-removed" in said
+    assert penult("embed", corpus, "--max-removed", "70%")[1]["removed"] == 20
+    assert penult("embed", corpus, "--max-removed", "2")[0] == 2
+    code, told, said = penult("forget", corpus)
+    assert code == 0 and told["removed"] == 10 and "10 of them are removed" in said
+    assert [run["outcome"] for run in penult("runs")[1]][-1] == "10 images removed"
+    assert penult("forget")[0] == penult("forget", corpus, "--unknown-origin")[0] == 2
+
+
+def test_ambiguous_images_are_named(corpus: Path, penult: Callable[..., Any]) -> None:
+    shutil.copy(corpus / "a" / "00.png", corpus / "b" / "copy.png")
+    penult("embed", corpus)
+    code, told, said = penult("train", "--head", "ncm")
+    assert code == 0 and told["excluded"] == {"ambiguous label": 1}
+    assert told["ambiguous_uris"] == [(corpus / "a" / "00.png").as_uri()]
+    assert f"Left out: 1 images, ambiguous label, such as {(corpus / 'a' / '00.png').as_uri()}." in said
+    assert np.isfinite(told["test"])
