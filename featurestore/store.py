@@ -241,9 +241,14 @@ class FeatureStore:
         rows = rows.group_by(["uri", "source"]).aggregate([("listed", "any")])
         return rows.rename_columns(["uri", "source", "listed"])
 
+    @property
+    def unknown_origin(self) -> bool:
+        """Whether there may be images of which no row says who listed them."""
+        return bool(header.read(self.path).get("unknown_origin"))
+
     def adopt(self, source: str, runs: Collection[str]) -> None:
         """Give a source what runs of an older penult, which noted no origin, listed; the lock must be held."""
-        if not header.read(self.path).get("unknown_origin") or not runs:
+        if not runs:
             return
         of_runs = f"run_id IN ({', '.join(map(repr, sorted(runs)))})"
         old = self.labels.read(LABELS.names, f"{labels.OF_UNKNOWN_ORIGIN} AND {of_runs}")

@@ -118,6 +118,8 @@ def changes(counted: Counter[tuple[Any, Any]]) -> list[dict[str, Any]]:
 
 def adopt(store: FeatureStore, source: Source) -> None:
     """Give a source what older penults, which noted no origin, have embedded of it; the lock must be held."""
+    if not store.unknown_origin:
+        return
     embeds = (run for run in store.runs() if run.kind == "embed")
     store.adopt(source.uri, [run.run_id for run in embeds if _names(run.parameters.get("source"), source.location)])
 

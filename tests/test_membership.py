@@ -377,8 +377,9 @@ def test_what_is_trained_on_is_what_was_listed_last(
 def penult(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Run a command in this process; its exit code, its JSON and what it said."""
 
-    def run(*arguments: str | Path) -> tuple[int, Any, str]:
-        monkeypatch.setattr("sys.argv", ["penult", *map(str, arguments), "--store", str(store), "--json"])
+    def run(command: str, *arguments: str | Path) -> tuple[int, Any, str]:
+        words = [command, "--store", store, "--json", *arguments]
+        monkeypatch.setattr("sys.argv", ["penult", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         out, err = capsys.readouterr()
@@ -414,6 +415,13 @@ def test_several_sources_in_one_command(corpus: Path, penult: Callable[..., Any]
     code, told, said = penult("embed", corpus / "c", corpus / "nothing")
     assert code == 1 and "There is no" in said and "nothing" in said
     assert penult("status")[1]["catalog"]["ok"] == 20  # the mistake in the second is said before the first is begun
+
+
+def test_words_after_two_dashes_are_the_runners(corpus: Path, penult: Callable[..., Any], store: Path) -> None:
+    _, told, _ = penult("embed", corpus / "a", corpus / "b", "--", "--direct_num_workers=1")
+    assert [one["new"] for one in told["sources"]] == [10, 10]
+    for run in FeatureStore(store).runs():
+        assert run.parameters["runner_arguments"] == ["--direct_num_workers=1"]
 
 
 def test_failed_files_are_named(corpus: Path, penult: Callable[..., Any], tmp_path: Path) -> None:

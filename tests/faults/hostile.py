@@ -42,7 +42,7 @@ from conftest import CountingEngine, write_picture
 from faults import Faults
 from featurestore.errors import PenultError, StoreCorrupt
 from featurestore.files import SEAL, sealed, sha256_of, write_sealed
-from featurestore.runs import RunRecord
+from featurestore.runs import RunRecord, new_run_id
 from featurestore.schema import SPEC_KEY
 from featurestore.staging import Staging, pending
 from featurestore.status import status
@@ -112,7 +112,7 @@ def _template() -> Path:
     (store.path / "backbones" / f"{weights}.weights.h5").write_bytes(b"weights")
     tap = {"backbone": "MobileNet", "layer": "x", "pooling": "avg", "input_size": 32, "crop": "squash"}
     write_sealed(store.path / BACKBONE, {"id": TUNED, "sha256": weights, **tap})
-    with checkpoint.own_folder(store.path / "finetune" / DIGEST):
+    with checkpoint.own_folder(store.path / "finetune" / DIGEST, new_run_id):
         pass
     store.run_folder(UNFINISHED).mkdir()
     (store.run_folder(UNFINISHED) / "report.html").write_text("nothing yet")
@@ -140,7 +140,7 @@ def use(store: Path) -> dict[str, str]:
             opened().recover()
 
     def begun() -> None:
-        with checkpoint.own_folder(store / "finetune" / DIGEST):
+        with checkpoint.own_folder(store / "finetune" / DIGEST, new_run_id):
             pass
 
     reader("open", opened)

@@ -58,8 +58,7 @@ def check(
     for name in there if sets is None else sets:
         _features(store / "features" / f"{name}.lance", {*digests.values(), *former}, vectors, tolerance)
     if labels is not None:
-        said = rows_of(store / "labels.lance")
-        _same("labels", {row["uri"]: row["label"] for row in said if row["label_set"] == "default"}, dict(labels))
+        _same("labels", said(store, "default"), dict(labels))
     known = json.loads((store / "penult.json").read_bytes())["tables"]
     for table in [*tables(store), *tables(store / "features")]:
         name = table.relative_to(store).as_posix()
@@ -82,7 +81,7 @@ def sound(store: Path) -> None:
     _once("catalog row", (row["uri"] for row in catalog))
     silent = [row["uri"] for row in catalog if row["status"] != "ok" and not row["error"]]
     assert not silent, f"catalog: these failed and do not say why: {silent}"
-    _once("label", ((row["label_set"], row["uri"]) for row in rows_of(store / "labels.lance")))
+    _once("label", ((row["label_set"], row["source"], row["uri"]) for row in rows_of(store / "labels.lance")))
     embedded = set()
     for table in tables(store / "features"):
         rows = rows_of(table)
@@ -91,8 +90,30 @@ def sound(store: Path) -> None:
         wrong = [row["sha256"].hex() for row, total in zip(rows, sums, strict=True) if total != row["checksum"]]
         assert not wrong, f"{table.stem}: wrong checksums for {wrong}"
         embedded |= {row["sha256"] for row in rows}
-    bare = [row["uri"] for row in catalog if row["status"] == "ok" and row["sha256"] not in embedded]
+    gone = removed(store)  # of these gc takes the features first
+    ok = [row for row in catalog if row["status"] == "ok" and row["uri"] not in gone]
+    bare = [row["uri"] for row in ok if row["sha256"] not in embedded]
     assert not bare, f"the catalog says that these are embedded, and no set has them: {bare}"
+
+
+def said(store: Path, label_set: str) -> dict[str, str]:
+    """The label of each image that counts: what people said, else the newest that a source says which lists it."""
+    rows = [
+        row for row in rows_of(store / "labels.lance") if row["label_set"] == label_set and row["listed"] is not False
+    ]
+    labels = {}
+    for row in sorted(rows, key=lambda row: (row["source"] == "", row["run_id"])):
+        if row["label"] is not None:
+            labels[row["uri"]] = row["label"]
+    gone = removed(store)
+    return {uri: label for uri, label in labels.items() if uri not in gone}
+
+
+def removed(store: Path) -> set[str]:
+    """Images that sources have listed, and that none lists any more."""
+    rows = [row for row in rows_of(store / "labels.lance") if row["source"] != ""]
+    listed = {row["uri"] for row in rows if row["listed"] is not False}
+    return {row["uri"] for row in rows} - listed
 
 
 def folder_contents(corpus: Path) -> tuple[dict[str, bytes], dict[str, str]]:
