@@ -79,7 +79,7 @@ def _picture_uri(text: str | None, folder: str, place: str) -> str:
             return uri_of(path_of(text), member_of(text))
         except SourceError as error:
             raise SourceError(f"{place}: {error}") from error
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+    if "://" in text and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise SourceError(f"{place}: only files can be read. Expected: a path or file:// URI. Got: {text}.")
     if text.startswith("~") and "/" in text:
         text = local_path(text)

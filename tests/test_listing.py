@@ -142,6 +142,8 @@ def test_a_sub_folder_that_cannot_be_told_from_a_file_is_not_empty(tmp_path, mon
     real = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: Scan(real(path), False, error))
     source = list_source(tmp_path)
+    assert ("lost/1.jpg", "lost", None) in said(source)  # it can be reached after all
+    fail(monkeypatch, "stat", error, "lost")
     assert said(source) == [("lost.jpg", None, None), ("cat/1.jpg", "cat", None)]
     assert sorted(source.incomplete) == sorted(uri_of(tmp_path / name) + "/" for name in ("lost", "lost.jpg"))
     assert len(source.problems) == 2
@@ -168,6 +170,19 @@ def test_links_to_what_is_not_there_may_have_been_folders(tmp_path):
     assert said(source) == [("cat/1.jpg", "cat", None), ("cat/2.jpg", "cat", None)]
     assert sorted(source.incomplete) == [uri_of(tmp_path / name) + "/" for name in ("cat/loop", "cat/up", "dog")]
     assert len(source.problems) == 3 and source.missing == 1
+
+
+def test_a_split_folder_that_is_away_is_still_one(tmp_path):
+    for name in ("train/cat/1.jpg", "mount/val/cat/2.jpg"):
+        put(tmp_path / name)
+    put(tmp_path / "corpus/x.txt")
+    (tmp_path / "train").rename(tmp_path / "corpus/train")
+    (tmp_path / "corpus/val").symlink_to(tmp_path / "mount/val")
+    source = list_source(tmp_path / "corpus")
+    assert said(source) == [("train/cat/1.jpg", "cat", "train"), ("val/cat/2.jpg", "cat", "val")]
+    (tmp_path / "mount").rename(tmp_path / "away")
+    assert said(source) == [("train/cat/1.jpg", "cat", "train")]
+    assert source.incomplete == [uri_of(tmp_path / "corpus/val") + "/"]
 
 
 def test_what_could_not_be_listed_is_remembered_in_bounded_memory(tmp_path, monkeypatch):
@@ -582,6 +597,15 @@ def test_labels_with_a_byte_order_mark(tmp_path, encoding):
     source = list_source(path)
     assert labels(source) == {"1.jpg": "café", "2.jpg": "dog"} and not source.problems
     assert {entry.group for entry in source} == {None}
+
+
+def test_numbers_in_json_are_labels_as_in_parquet(tmp_path):
+    values = {"1": 3, "2": 3.0, "3": float("nan"), "4": None, "5": " ", "6": 0}
+    members = {}
+    for name, value in values.items():
+        members |= {f"{name}.jpg": "x", f"{name}.json": json.dumps({"label": value})}
+    source = list_source(shard(tmp_path / "s.tar", members))
+    assert list(labels(source).values()) == ["3", "3", None, None, None, "0"] and not source.problems
 
 
 def test_a_key_ends_at_the_first_dot_of_the_base_name(tmp_path):
