@@ -18,7 +18,9 @@ from pipelines.listing import SPLITS, Listing, has_image_name, is_aside
 MAX_WRAPPERS = 4
 WRAPPER, SPLIT, CLASS = "wrapper", "split", "class"  # what the sub-folders of a level are
 
-_Names = list[tuple[bool, str]]  # (is a folder, name)
+FILE, FOLDER, LOST = range(3)  # LOST: it cannot be reached, and may have been a folder
+
+_Names = list[tuple[int, str]]  # (FILE, FOLDER or LOST; name)
 
 
 class _Folder(NamedTuple):
@@ -46,7 +48,7 @@ def list_folder(listing: Listing) -> Iterator[Entry]:
     """
     root = os.path.abspath(listing.location)
     try:
-        names = _scan(root, listing)
+        names = _scan(root)
     except OSError as error:
         raise SourceError(f"The folder {root!r} cannot be read: {error.strerror}.") from error
     levels = _levels(root, names, listing)
@@ -62,15 +64,15 @@ def list_folder(listing: Listing) -> Iterator[Entry]:
                 listing.could_not_list(prefix, problem)
                 continue
             if folder.above:
-                names = _scan(folder.path, listing)
+                names = _scan(folder.path)
         except OSError as error:
-            listing.could_not_list(prefix, f"The folder {folder.path!r} cannot be read: {error.strerror}.")
+            listing.could_not_list(prefix, f"{folder.path!r} cannot be read: {error.strerror}.")
             continue
         above = (*folder.above, here)
         role = levels[len(folder.above)] if len(folder.above) < len(levels) else None
         below = []
-        for is_folder, name in names:
-            if is_folder:
+        for kind, name in names:
+            if kind != FILE:
                 if not _is_left_out(name, listing):
                     below.append(_below(folder, name, role, above))
             elif listing.is_image(name):
@@ -87,24 +89,28 @@ def _below(folder: _Folder, name: str, role: str | None, above: tuple[tuple[int,
     return _Folder(os.path.join(folder.path, name), label, split, above)
 
 
-def _scan(folder: str, listing: Listing) -> _Names:
-    """The names in a folder, sorted; names alone are kept, since a DirEntry is ten times as large."""
-    names = []
+def _scan(folder: str) -> _Names:
+    """The names in a folder, files first, sorted; names alone are kept, since a DirEntry is ten times as large."""
+    names: _Names = []
     with os.scandir(folder) as items:
         for item in items:
-            try:
-                is_folder = item.is_dir()
-                lost = not is_folder and item.is_symlink() and not has_image_name(item.name)
-                why = "it is a link to nothing" if lost and not os.path.exists(item.path) else ""
-            except OSError as error:  # a link to itself, or a place that cannot be reached
-                is_folder = False
-                loop = error.errno == errno.ELOOP and has_image_name(item.name)
-                why = "" if loop else error.strerror or "unknown"
-            if why and not is_aside(item.name):  # what may be a folder is not an empty one
-                listing.could_not_list(uri_of(item.path) + "/", f"{item.path!r} cannot be read: {why}.")
-            names.append((is_folder, item.name))
+            names += [(kind, item.name) for kind in _kinds(item)]
     names.sort()
     return names
+
+
+def _kinds(item: os.DirEntry[str]) -> list[int]:
+    """What an item is. One that cannot be reached is no empty folder: it may be a file or one that cannot be listed."""
+    is_picture = has_image_name(item.name)
+    try:
+        if item.is_dir():
+            return [FOLDER]
+        gone = item.is_symlink() and not is_picture and not os.path.exists(item.path)  # a link to nothing
+    except OSError as error:
+        gone = not (is_picture and error.errno == errno.ELOOP)  # a link to itself is no folder
+    if not gone or is_aside(item.name):
+        return [FILE]
+    return [FILE, LOST] if is_picture else [LOST]
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:
@@ -137,7 +143,7 @@ def _levels(root: str, names: _Names, listing: Listing) -> list[str]:
     while not has_pictures and len(folders) == 1 and len(levels) < MAX_WRAPPERS:
         child = os.path.join(folder, folders[0])
         inside = _peek(child)
-        if inside is None or not inside:
+        if not inside:
             break
         listing.notes.append(
             f"{printable(folders[0])!r} is the only folder in {folder!r} and was looked through: "
@@ -151,8 +157,13 @@ def _levels(root: str, names: _Names, listing: Listing) -> list[str]:
 
 
 def _sort_out(names: _Names) -> tuple[bool, list[str]]:
-    folders = [name for is_folder, name in names if is_folder and not is_aside(name)]
-    return any(not is_folder and has_image_name(name) for is_folder, name in names), folders
+    """Whether there are pictures, and the folders that count; a lost train, val or test is still one."""
+    folders = [
+        name
+        for kind, name in names
+        if (kind == FOLDER and not is_aside(name)) or (kind == LOST and name.lower() in SPLITS)
+    ]
+    return any(kind == FILE and has_image_name(name) for kind, name in names), folders
 
 
 def _peek(folder: str) -> list[str] | None:

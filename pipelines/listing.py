@@ -101,13 +101,12 @@ class Listing:
 
     def is_image(self, name: str) -> bool:
         """Whether a file counts as a picture by its name; if not, count why."""
-        suffix = os.path.splitext(name)[1].lower()
+        if has_image_name(name):
+            return True
         if name.startswith("."):
             self.ignored["hidden"] += 1
-        elif suffix in IMAGE_EXTENSIONS:
-            return True
         else:
-            kind = printable(suffix) or "no extension"
+            kind = printable(os.path.splitext(name)[1].lower()) or "no extension"
             # Names such as "scan.000001" have an extension each.
             self.ignored[kind if kind in self.ignored or len(self.ignored) < MAX_KINDS else "other"] += 1
         return False

@@ -79,7 +79,7 @@ def _picture_uri(text: str | None, folder: str, place: str) -> str:
             return uri_of(path_of(text), member_of(text))
         except SourceError as error:
             raise SourceError(f"{place}: {error}") from error
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+    if "://" in text and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise SourceError(f"{place}: only files can be read. Expected: a path or file:// URI. Got: {text}.")
     if text.startswith("~") and "/" in text:
         text = local_path(text)
@@ -129,15 +129,15 @@ def _text_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
     with open(location, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(_lines(file, location), delimiter=delimiter, strict=True)
         records = _records(reader, location)
-        place, header = next(records, ("", []))
+        line, header = next(records, (0, []))
         if not header:
             raise SourceError(f"The manifest {location} cannot be read: it is empty.")
-        _check_header(header, place, delimiter, location)
+        _check_header(header, f"{location}, {_lines_from(line, reader)}", delimiter)
         columns = find_columns(header, listing)
         at = [header.index(name) for name in columns.values()]
-        for number, (lines, record) in enumerate(records, start=1):
-            place = f"{lines}, row {number}"
-            if " to " in lines[len(location) :]:
+        for number, (line, record) in enumerate(records, start=1):
+            place = f"{location}, {_lines_from(line, reader)}, row {number}"
+            if reader.line_num > line:
                 _check_line_breaks(record, dict(zip(at, columns, strict=True)), place, delimiter)
             if len(record) != len(header):
                 kind = "tab" if delimiter == "\t" else "comma"
@@ -159,32 +159,36 @@ def _lines(file: TextIO, location: str) -> Iterator[str]:
         yield line
 
 
-def _records(reader: Any, location: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each record that says anything, with its place: the line, or the lines, that it takes."""
+def _records(reader: Any, location: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each record that says anything, with the line on which it begins; ``reader`` knows where it ends."""
     while True:
         line = reader.line_num + 1
         try:
             record = next(reader, None)
         except csv.Error as error:
+            detail = str(error).replace("\t", "tab")
             raise SourceError(
-                f'{location}, line {line}: a quote (") opens a field that is not closed as it should be ({error}): '
-                "close it, double it, or take it out."
+                f'{location}, {_lines_from(line, reader)}: a quote (") opens a field that is not closed right '
+                f"({detail}): close it, double it, or take it out."
             ) from error
         if record is None:
             return
         if any(map(str.strip, record)):
-            lines = f"line {line}" if reader.line_num == line else f"lines {line} to {reader.line_num}"
-            yield f"{location}, {lines}", record
+            yield line, record
 
 
-def _check_header(header: list[str], place: str, delimiter: str, location: str) -> None:
+def _lines_from(line: int, reader: Any) -> str:
+    return f"line {line}" if reader.line_num <= line else f"lines {line} to {reader.line_num}"
+
+
+def _check_header(header: list[str], place: str, delimiter: str) -> None:
     if any("\n" in name or "\r" in name for name in header):
         raise SourceError(f"{place}: a column's name holds a line break: a quote (\") in the header is not closed.")
     line = delimiter.join(header)
     for other, name in SEPARATORS.items():
         if not names_pictures(header) and names_pictures(line.split(other)):
             raise SourceError(
-                f"{location} separates its columns by {name}. Expected: commas in a .csv file, tabs in a .tsv file."
+                f"{place}: the columns are separated by {name}. Expected: commas in a .csv file, tabs in a .tsv file."
             )
 
 

@@ -165,7 +165,10 @@ def _sort_out(members: Iterator[tars.Member], listing: Listing) -> tuple[list[ta
 
 
 def _side_files_apart(descriptor: int, path: str) -> dict[str, _Side]:
-    """The side files of a tar that have no picture beside them, by their sample's key."""
+    """The side files of a tar that have no picture beside them, by their sample's key.
+
+    In a tar whose samples lie together there are none; else they take memory, less than the tar's size.
+    """
     apart: dict[str, _Side] = {}
     unsaid = Listing(path, "tar")  # the first look says it
     members = _members(descriptor, path, unsaid)
@@ -199,9 +202,11 @@ def _side_data(
 
 
 def _text(value: Any) -> str | None:
-    """A JSON value as a string; 3 and "3" are one label, and blanks are none."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    """A JSON value as a string; 3, 3.0 and "3" are one label; blanks and NaN are none."""
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"Expected: a string or an integer. Got: {value!r}")
     return str(value).encode("utf-8", "backslashreplace").decode()

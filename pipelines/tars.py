@@ -8,11 +8,13 @@ After IEEE 1003.1 (ustar and pax) and GNU tar's long names, base-256 numbers and
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 BLOCK = 512
+MAX_ZEROS_AT_ONCE = 2**18
 MAX_HEADER_BYTES = 2**20  # of an extended header: names and attributes
 MAX_SIZE = 2**62
 
@@ -36,14 +38,21 @@ class Member(NamedTuple):
 
 
 def members(descriptor: int) -> Iterator[Member]:
-    """Yield the members of an open tar.
+    """Yield the members of an open tar, and of others joined to it by ``cat``: what follows an end mark is read.
 
     Raises:
         TarDamaged: after the members before the damage.
         OSError: it cannot be read.
     """
     at, told = 0, dict[bytes, bytes]()  # what extended headers say of the next member
-    while (block := _block(descriptor, at)) != bytes(BLOCK):
+    while True:
+        block = _block(descriptor, at)
+        if block == bytes(BLOCK):
+            if told:
+                raise TarDamaged(f"byte {at}")
+            if (at := _end_of_zeros(descriptor, at)) < 0:
+                return
+            continue
         if not _checksum_holds(block):
             raise TarDamaged(f"byte {at}")
         kind, data = block[156:157], at + BLOCK
@@ -67,8 +76,24 @@ def members(descriptor: int) -> Iterator[Member]:
         what = "folder" if folder else "file" if kind in _REGULAR and not sparse else "other"
         yield Member(name.rstrip("/"), data, size, what)
         at, told = data + (0 if kind in _WITHOUT_DATA else _padded(size)), {}
-    if told:
-        raise TarDamaged(f"byte {at}")
+
+
+def _end_of_zeros(descriptor: int, at: int) -> int:
+    """Where the blocks of zeros from ``at`` on end, -1 if nothing else follows; holes are not read."""
+    step = 20 * BLOCK  # the usual padding
+    while True:
+        try:
+            at = max(at, os.lseek(descriptor, at, os.SEEK_DATA) // BLOCK * BLOCK)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                return -1
+        data = os.pread(descriptor, step, at)
+        if not data:
+            return -1
+        zeros = len(data) - len(data.lstrip(b"\0"))
+        if zeros < len(data):
+            return at + zeros // BLOCK * BLOCK
+        at, step = at + len(data), min(2 * step, MAX_ZEROS_AT_ONCE)
 
 
 def _block(descriptor: int, at: int) -> bytes:
@@ -85,8 +110,7 @@ def _checksum_holds(block: bytes) -> bool:
     except TarDamaged:
         return False
     total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-    signed = total - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
-    return told in (total, signed)
+    return told == total or told == total - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
 
 
 def _number(field: bytes, at: int) -> int:

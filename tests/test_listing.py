@@ -1,0 +1,670 @@
+"""What a source knows after a listing: its place, what could not be listed, and what was understood."""
+
+import csv
+import errno
+import io
+import json
+import os
+import re
+import tarfile
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_sources import put, shard
+
+from featurestore.errors import NoPictures, SourceError
+from pipelines import files, folders, listing, tars
+from pipelines.sources import Source, list_source, member_of, path_of, source_uri, uri_of
+
+
+def said(source: Source) -> list[tuple[str, str | None, str | None]]:
+    """(path below the source, label, split) of each entry."""
+    root = os.path.abspath(source.location) + "/"  # noqa: PTH100
+    return [(path_of(entry.uri).removeprefix(root), entry.label, entry.split) for entry in source]
+
+
+# --- where a source is
+
+
+def test_a_source_is_one_however_its_place_is_typed(tmp_path, monkeypatch):
+    put(tmp_path / "my photos" / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    uri = f"file://{tmp_path}/my%20photos"
+    for typed in ("my photos", "./my photos/", "~/my photos", "x/../my photos", f"/{tmp_path}/my photos//", uri):
+        assert source_uri(typed) == uri
+        if not typed.startswith("x"):
+            assert list_source(typed).uri == uri and len(list(list_source(typed))) == 1
+    assert source_uri("gone/for ever") == f"file://{tmp_path}/gone/for%20ever"
+    assert uri_of(f"/{tmp_path}/my photos/a.jpg") == f"{uri}/a.jpg"
+
+
+def test_a_pattern_of_tars_is_one_readable_source(tmp_path):
+    for number in range(2):
+        shard(tmp_path / f"s {number}.tar", {"1.jpg": "x"})
+    pattern = f"{tmp_path}/s {{0,1}}.tar"
+    source = list_source(pattern)
+    assert source.uri == source_uri(pattern) == source_uri(source.uri) == f"file://{tmp_path}/s%20{{0,1}}.tar"
+    assert len(list(source)) == 2
+    assert source_uri("/a{b}") == "file:///a%7Bb%7D"
+
+
+def test_one_picture_is_no_corpus(tmp_path):
+    put(tmp_path / "a.jpg")
+    with pytest.raises(SourceError, match=rf"a single picture: name the folder that holds it, {tmp_path}\."):
+        list_source(tmp_path / "a.jpg")
+
+
+def test_nothing_found_is_an_error_of_its_own(tmp_path):
+    for path in (tmp_path, put(tmp_path / "m.csv", b"path\n"), put(tmp_path / "s.tar", bytes(1024))):
+        with pytest.raises(NoPictures, match="has no pictures"):
+            list(list_source(path))
+
+
+# --- what could not be listed
+
+
+def fail(monkeypatch, function: str, error: int, ending: str) -> None:
+    """Let an os function fail for paths with an ending."""
+    real = getattr(os, function)
+
+    def failing(path, *args, **options):
+        if os.fspath(path).endswith(ending) if not isinstance(path, int) else False:
+            raise OSError(error, os.strerror(error))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, function, failing)
+
+
+@pytest.mark.parametrize("function", ["scandir", "stat"])
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch, function):
+    for name in ("cat", "dog"):
+        put(tmp_path / name / "1.jpg")
+    fail(monkeypatch, function, errno.EIO, "dog")
+    source = list_source(tmp_path)
+    assert said(source) == [("cat/1.jpg", "cat", None)]
+    assert source.incomplete == [uri_of(tmp_path / "dog") + "/"] and len(source.problems) == 1
+    monkeypatch.undo()
+    assert len(list(source)) == 2 and not source.incomplete and not source.problems
+
+
+def test_a_root_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    put(tmp_path / "photos/1.jpg")
+    source = list_source(tmp_path / "photos")
+    fail(monkeypatch, "scandir", errno.EACCES, "photos")
+    with pytest.raises(SourceError, match="cannot be read: Permission denied"):
+        list(source)
+    fail(monkeypatch, "stat", errno.EACCES, "photos")
+    with pytest.raises(SourceError, match="cannot be read: Permission denied"):
+        list_source(tmp_path / "photos")
+
+
+class Scan:
+    """os.scandir with faults: it dies half-way, or an item cannot tell what it is."""
+
+    def __init__(self, real, dies: bool, error: int) -> None:
+        self.real, self.dies, self.error = real, dies, error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.real.close()
+
+    def __iter__(self):
+        for item in self.real:
+            yield Item(item, self.error)
+            if self.dies:
+                raise OSError(errno.EIO, "Input/output error")
+
+
+class Item:
+    def __init__(self, real: os.DirEntry, error: int) -> None:
+        self.name, self.path, self.is_symlink = real.name, real.path, real.is_symlink
+        self._real, self._error = real, error
+
+    def is_dir(self) -> bool:
+        if self._error and self.name.startswith("lost"):
+            raise OSError(self._error, os.strerror(self._error))
+        return self._real.is_dir()
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_a_sub_folder_that_cannot_be_told_from_a_file_is_not_empty(tmp_path, monkeypatch, error):
+    for name in ("cat/1.jpg", "lost/1.jpg", "lost.jpg"):
+        put(tmp_path / name)
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: Scan(real(path), False, error))
+    source = list_source(tmp_path)
+    assert ("lost/1.jpg", "lost", None) in said(source)  # it can be reached after all
+    fail(monkeypatch, "stat", error, "lost")
+    assert said(source) == [("lost.jpg", None, None), ("cat/1.jpg", "cat", None)]
+    assert sorted(source.incomplete) == sorted(uri_of(tmp_path / name) + "/" for name in ("lost", "lost.jpg"))
+    assert len(source.problems) == 2
+
+
+def test_a_folder_whose_listing_dies_half_way_is_not_empty(tmp_path, monkeypatch):
+    for name in ("cat/1.jpg", "dog/1.jpg", "dog/2.jpg"):
+        put(tmp_path / name)
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: Scan(real(path), path.endswith("dog"), 0))
+    source = list_source(tmp_path)
+    assert said(source) == [("cat/1.jpg", "cat", None)]
+    assert source.incomplete == [uri_of(tmp_path / "dog") + "/"]
+
+
+def test_links_to_what_is_not_there_may_have_been_folders(tmp_path):
+    put(tmp_path / "cat/1.jpg")
+    (tmp_path / "dog").symlink_to(tmp_path / "mount/dog")
+    (tmp_path / "cat/loop").symlink_to(tmp_path / "cat/loop")
+    (tmp_path / "cat/up").symlink_to(tmp_path)
+    (tmp_path / "cat/2.jpg").symlink_to(tmp_path / "gone.jpg")  # a picture that will fail
+    (tmp_path / ".#lock").symlink_to("somebody@somewhere")
+    source = list_source(tmp_path)
+    assert said(source) == [("cat/1.jpg", "cat", None), ("cat/2.jpg", "cat", None)]
+    assert sorted(source.incomplete) == [uri_of(tmp_path / name) + "/" for name in ("cat/loop", "cat/up", "dog")]
+    assert len(source.problems) == 3 and source.missing == 1
+
+
+def test_a_split_folder_that_is_away_is_still_one(tmp_path):
+    for name in ("train/cat/1.jpg", "mount/val/cat/2.jpg"):
+        put(tmp_path / name)
+    put(tmp_path / "corpus/x.txt")
+    (tmp_path / "train").rename(tmp_path / "corpus/train")
+    (tmp_path / "corpus/val").symlink_to(tmp_path / "mount/val")
+    source = list_source(tmp_path / "corpus")
+    assert said(source) == [("train/cat/1.jpg", "cat", "train"), ("val/cat/2.jpg", "cat", "val")]
+    (tmp_path / "mount").rename(tmp_path / "away")
+    assert said(source) == [("train/cat/1.jpg", "cat", "train")]
+    assert source.incomplete == [uri_of(tmp_path / "corpus/val") + "/"]
+
+
+def test_what_could_not_be_listed_is_remembered_in_bounded_memory(tmp_path, monkeypatch):
+    put(tmp_path / "a.jpg")
+    for number in range(8):
+        (tmp_path / f"link{number}").symlink_to("nothing")
+    monkeypatch.setattr(listing, "MAX_INCOMPLETE", 5)
+    source = list_source(tmp_path)
+    assert len(list(source)) == 1
+    assert len(source.incomplete) == 5 and source.incomplete[-1] == "file:///"
+
+
+def test_a_tar_that_is_cut_off_or_cannot_be_read_is_not_empty(tmp_path, monkeypatch):
+    good = shard(tmp_path / "s0.tar", {"1.jpg": "x", "1.cls": "cat"})
+    cut = put(tmp_path / "s1.tar", shard(tmp_path / "whole.tar", {"2.jpg": "y" * 2000}).read_bytes()[:1500])
+    pattern = f"{tmp_path}/s{{0..1}}.tar"
+    source = list_source(pattern)
+    assert [member_of(entry.uri) for entry in source] == ["1.jpg", "2.jpg"]
+    assert source.incomplete == [uri_of(cut) + "#"] and "cut off" in source.problems[0]
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: bad() if at else real(fd, size, at))
+
+    def bad():
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(NoPictures):
+        list(source)
+    assert source.incomplete == [uri_of(good) + "#", uri_of(cut) + "#"] and len(source.problems) == 2
+
+
+# --- counts
+
+
+def test_a_listing_is_counted(tmp_path):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        put(tmp_path / name)
+    text = b"path,label,split\na.jpg,cat,train\nb.jpg,,valid\nc.jpg,cat,train\nd.jpg,dog,\n"
+    source = list_source(put(tmp_path / "m.csv", text))
+    for _ in range(2):
+        list(source)
+        assert source.classes == {"cat": 2, "dog": 1} and source.unlabelled == 1 and source.labelled == 3
+        assert source.splits == {"train": 2, "val": 1} and source.missing == 1
+        assert source.columns == {"path": "path", "label": "label", "split": "split"}
+        assert isinstance(source.classes, Counter) and not source.notes and not source.incomplete
+
+
+# --- folders above the classes
+
+SPLIT_FOLDERS = {
+    "train/cat/1.jpg": ("cat", "train"),
+    "Validation/cat/2.jpg": ("cat", "val"),
+    "Validation/dog/deep/3.jpg": ("dog", "val"),
+    "test/4.jpg": (None, "test"),
+}
+
+
+def folder(root: Path, *paths: str) -> Source:
+    for path in paths:
+        put(root / path)
+    return list_source(root)
+
+
+def listed(source: Source) -> dict[str, tuple[str | None, str | None]]:
+    return {path: (label, split) for path, label, split in said(source)}
+
+
+def test_split_folders_are_splits(tmp_path):
+    source = folder(tmp_path, *SPLIT_FOLDERS, "train/cat/x_nohash_1.jpg", "@eaDir/x.jpg", ".git/x.jpg", "read.me")
+    assert listed(source) == SPLIT_FOLDERS | {"train/cat/x_nohash_1.jpg": ("cat", "train")}
+    assert [entry.group for entry in source if entry.group] == ["cat/x"]
+    assert source.classes == {"cat": 3, "dog": 1} and source.splits == {"train": 2, "val": 2, "test": 1}
+    (note,) = source.notes
+    assert "Taken for splits" in note and "'Validation' (val)" in note and "--no-split-folders" in note
+    source = list_source(tmp_path, split_folders=False)
+    assert {split for _, split in listed(source).values()} == {None} and not source.notes
+    assert source.classes == {"train": 2, "Validation": 2, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("paths", "classes", "words"),
+    [
+        (("train/1.jpg", "val/1.jpg"), {"train", "val"}, "no class folders in them"),
+        (("train/cat/1.jpg", "test/cat/1.jpg", "extra/1.jpg"), {"train", "test", "extra"}, "such as 'extra'"),
+        (("train/cat/1.jpg", "test/cat/1.jpg", "a.jpg"), {"train", "test"}, "pictures beside them"),
+        (("train/1.jpg", "bus/1.jpg"), {"train", "bus"}, None),  # means of transport
+        (("train/a/1.jpg", "training/a/1.jpg"), {"train", "training"}, None),
+    ],
+)
+def test_split_folders_in_doubt_are_classes(tmp_path, paths, classes, words):
+    source = folder(tmp_path, *paths)
+    assert {label for label, _ in listed(source).values() if label} == classes and not source.splits
+    assert [words in note for note in source.notes] == ([] if words is None else [True])
+
+
+def test_wrappers_are_looked_through(tmp_path):
+    source = folder(tmp_path, *(f"archive/data/{path}" for path in SPLIT_FOLDERS), "archive/notes.txt", "@eaDir/x.jpg")
+    assert listed(source) == {f"archive/data/{path}": values for path, values in SPLIT_FOLDERS.items()}
+    assert ["'archive' is the only folder" in source.notes[0], "'data'" in source.notes[1], len(source.notes)] == [
+        True,
+        True,
+        3,
+    ]
+    assert source.ignored == {".txt": 1, "system folder": 1}
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (("cat/1.jpg",), {"cat"}),
+        (("cat/1.jpg", "cat/deep/2.jpg"), {"cat"}),
+        (("a.jpg", "wrap/cat/1.jpg"), {None, "wrap"}),
+        (("wrap/cat/1.jpg", "other/x.txt"), {"wrap"}),
+        (("train/cat/1.jpg", "train/dog/1.jpg"), {"cat", "dog"}),  # one split folder is a wrapper
+    ],
+)
+def test_what_is_no_wrapper(tmp_path, paths, labels):
+    source = folder(tmp_path, *paths)
+    assert {label for label, _ in listed(source).values()} == labels and not source.splits
+
+
+def test_system_folders_are_no_classes(tmp_path):
+    aside = ("@eaDir", "__MACOSX", "$Recycle.Bin", "System Volume Information", "lost+found", "#recycle")
+    source = folder(tmp_path, "cat/1.jpg", "cat/@eaDir/1.jpg/SYNOPHOTO_THUMB.jpg", *(f"{name}/1.jpg" for name in aside))
+    assert listed(source) == {"cat/1.jpg": ("cat", None)}
+    assert source.ignored == {"system folder": 7}
+
+
+NAMES = st.sampled_from(["train", "Val", "TEST", "dev", "cat", "dog", "1.jpg", "2.png", "@eaDir", "x.txt"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(NAMES, min_size=1, max_size=4).map(tuple), min_size=1, max_size=8))
+def test_every_picture_is_listed_once_whatever_lies_above_it(tmp_path_factory, paths):
+    root, expected = tmp_path_factory.mktemp("tree"), set()
+    for parts in paths:
+        path = root.joinpath(*parts[:-1], parts[-1] if "." in parts[-1] else parts[-1] + "/3.gif")
+        try:
+            put(path)
+        except OSError:  # a file where a folder should be
+            continue
+        if "@eaDir" not in parts[:-1] and parts[-1] != "@eaDir" and path.suffix != ".txt":
+            expected.add(str(path.relative_to(root)))
+    for split_folders in (True, False):
+        source = list_source(root, split_folders=split_folders)
+        try:
+            found = said(source)
+        except NoPictures:
+            found = []
+        assert sorted(path for path, _, _ in found) == sorted(expected)
+        for path, label, split in found:
+            above = path.split("/")[:-1]
+            assert label is None or label in above
+            assert split is None or (split_folders and split in {listing.SPLITS.get(part.lower()) for part in above})
+    assert folders.MAX_WRAPPERS >= 2
+
+
+# --- classes
+
+
+def test_classes_that_look_alike_are_pointed_out(tmp_path):
+    nfd = unicodedata.normalize("NFD", "café")
+    rows = ["cat", "cat ", "Cat", "café", nfd, "dog", " owl", "nan"]
+    text = "path,label\n" + "".join(f"{i}.jpg,{label}\n" for i, label in enumerate(rows))
+    put(tmp_path / "0.jpg")
+    source = list_source(put(tmp_path / "m.csv", text.encode()))
+    assert [entry.label for entry in source] == rows
+    alike, blank, nothing = source.notes
+    assert "'Cat' (1) and 'cat' (1) and 'cat ' (1)" in alike
+    assert r"'cafe\u0301' (1) and 'caf\xe9' (1)" in alike and "dog" not in alike
+    assert "' owl'" in blank and "1 of 8" in blank and "'nan' is taken for a class" in nothing
+
+
+# --- columns
+
+
+def csv_source(tmp_path: Path, text: str, name: str = "m.csv") -> Source:
+    put(tmp_path / "1.jpg")
+    return list_source(put(tmp_path / name, text.encode()))
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        (
+            "\ufeff Path ,LABEL, Split,GROUP ",
+            {"path": " Path ", "label": "LABEL", "split": " Split", "group": "GROUP "},
+        ),
+        ("file_name,class", {"path": "file_name", "label": "class"}),
+        ("File Name,Category", {"path": "File Name", "label": "Category"}),
+        ("Image,target", {"path": "Image", "label": "target"}),
+        ("image_path,label_name", {"path": "image_path", "label": "label_name"}),
+        ("filepaths,labels", {"path": "filepaths", "label": "labels"}),
+        ("path,filename,label,class", {"path": "path", "label": "label"}),
+        ("path,label,Label,PATH", {"path": "path", "label": "label"}),
+        ("uri,x", {"path": "uri"}),
+    ],
+)
+def test_columns_are_found_by_their_names(tmp_path, header, columns):
+    count = header.count(",") + 1
+    row = ["train" if name.strip().lower() == "split" else "1.jpg" for name in header.split(",")]
+    source = csv_source(tmp_path, f"{header}\n{','.join(row)}\n")
+    (entry,) = source
+    assert source.columns == columns and len(row) == count
+    assert entry.uri == uri_of(tmp_path / "1.jpg") and entry.label == ("1.jpg" if "label" in columns else None)
+    guessed = {role for role, name in columns.items() if name.strip().lower() not in (role, "uri")}
+    assert ("Taken by" in " ".join(source.notes)) == bool(guessed)
+    assert ("no column for the label" in " ".join(source.notes)) == ("label" not in columns)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("filename,image", "the path may be in 'filename', 'image': name the right one path"),
+        ("path,class,target", "the label may be in 'class', 'target': name the right one label"),
+        ("Path,PATH", "the path may be in 'Path', 'PATH'"),
+        ("path,class,class", "column class twice"),
+        ("path;label", "the columns are separated by semicolons"),
+        ("file name;class;x", "the columns are separated by semicolons"),
+        ("path\tlabel", "the columns are separated by tabs"),
+        ('"path,label', "lines 1 to 2: a quote"),
+        ('"path\n",label', "lines 1 to 2: a column's name holds a line break"),
+    ],
+)
+def test_headers_in_doubt(tmp_path, header, words):
+    with pytest.raises(SourceError, match=words):
+        list(csv_source(tmp_path, header + "\n" + ",".join("abc"[: header.count(",") + 1]) + "\n"))
+
+
+def test_columns_of_parquet(tmp_path):
+    put(tmp_path / "0.jpg")
+    labels = {
+        "floats": (pa.array([1.0, None, float("nan"), 2.5]), ["1", None, None, "2.5"]),
+        "half": (pa.array([1, None, 3, 4], pa.float16()), ["1", None, "3", "4"]),
+        "whole": (pa.array([7, None, 0, -1], pa.int64()), ["7", None, "0", "-1"]),
+        "categories": (pa.array(["a", None, "b", "a"]).dictionary_encode(), ["a", None, "b", "a"]),
+        "numbers": (pa.array([3, 3, 4, None]).dictionary_encode(), ["3", "3", "4", None]),
+        "blanks": (pa.array(["", "  ", "a ", "NaN"]), [None, None, "a ", "NaN"]),
+        "nothing": (pa.nulls(4), [None] * 4),
+        "large": (pa.array(["a", "b", "c", "d"], pa.large_string()), ["a", "b", "c", "d"]),
+    }
+    for name, (column, expected) in labels.items():
+        table = pa.table({"Filename": [f"{i}.jpg" for i in range(4)], "class": column, "image": [{"bytes": b""}] * 4})
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=3)
+        source = list_source(tmp_path / f"{name}.parquet")
+        assert [entry.label for entry in source] == expected, name
+        assert source.columns == {"path": "Filename", "label": "class"} and source.unlabelled == expected.count(None)
+    with pytest.raises(SourceError, match="lists no pictures"):
+        pq.write_table(pa.table({"image": [{"bytes": b""}], "label": [1]}), tmp_path / "hf.parquet")
+        list(list_source(tmp_path / "hf.parquet"))
+
+
+def test_cells_of_blanks_are_empty_and_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = csv_source(tmp_path, "path,label,split,group\n~/1.jpg,  ,\t, \n")
+    (entry,) = source
+    assert (entry.size, entry.label, entry.split, entry.group) == (1, None, None, None)
+
+
+# --- rows
+
+
+def rows(count: int) -> list[str]:
+    return ["path,label,note", *(f"{i}.jpg,cat,fine" for i in range(1, count + 1))]
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "words"),
+    [
+        ('5.jpg,"cat,fine', "", "lines 6 to 31: a quote"),  # never closed
+        ('5.jpg,"cat,fine', '9.jpg,dog",fine', "lines 6 to 10, row 5: the label holds a line break"),
+        ('5.jpg,"cat,fine', '9.jpg,"dog",fine', "lines 6 to 10: a quote .*',' expected"),
+        ('5.jpg,cat,"fine', '9.jpg,dog,fine"', "lines 6 to 10, row 5: field 3 holds what looks like a row, '6.jpg"),
+        ('5.jpg,cat,"fine', '6.jpg,dog,fine"', "lines 6 to 7, row 5: field 3 holds what looks like a row"),
+        ('"5.jpg,cat,fine', '9.jpg",dog,fine', "lines 6 to 10, row 5: the path holds a line break"),
+        ("5.jpg,cat", "", "line 6, row 5: Expected: 3 fields, as in the header. Got: 2"),
+        ("5.jpg,cat, a, b", "", "line 6, row 5: Expected: 3 fields, as in the header. Got: 4. A field that holds a c"),
+        ("5.jpg,c\0at,fine", "", "line 6: it holds a NUL byte"),
+        (",cat,fine", "", "line 6, row 5: the path is empty"),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_no_row_is_swallowed(tmp_path, line, other, words, newline):
+    lines = rows(30)
+    lines[5] = line
+    if other:
+        lines[int(other.partition(".")[0].strip('"'))] = other
+    for name, separator in (("m.csv", ","), ("m.tsv", "\t")):
+        text = newline.join(lines) + newline
+        text = text if separator == "," else text.replace(",", "\t")
+        expected = words if separator == "," else words.replace("','", "'tab'").replace("a c", "a t")
+        with pytest.raises(SourceError, match=expected) as caught:
+            list(csv_source(tmp_path, text, name))
+        assert str(caught.value).startswith(f"{tmp_path}/{name}")
+
+
+def test_quotes_blank_lines_and_captions_that_are_sound(tmp_path):
+    text = (
+        'path,label,caption\r\n\r\n1.jpg,"a ""b"", c","two\nlines, and\nthree"\r\n  \r\n,,\r\n'
+        '2.jpg,5" disk,it is 5"\r\n'
+        '3.jpg,"x","see\n\nabove"\n'
+    )
+    source = csv_source(tmp_path, text)
+    assert [(Path(path_of(e.uri)).name, e.label) for e in source] == [
+        ("1.jpg", 'a "b", c'),
+        ("2.jpg", '5" disk'),
+        ("3.jpg", "x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("path,label\n1.jpg,é\n".encode("utf-16"), "m.csv is UTF-16"),
+        ("path,label\n1.jpg,é\n".encode("utf-16-le"), "line 1: it holds a NUL byte"),
+        ("path,label\n1.jpg,x\n2.jpg,é\n".encode("latin-1"), "line 3: it is not UTF-8"),
+        (b"PK\x03\x04 and so on", "m.csv is a zip or Excel file"),
+        (b"path,label\n1.jpg," + b"x" * 2**21, "line 2: it is longer than|field larger than field limit"),
+        (b"\n \n", "cannot be read: it is empty"),
+    ],
+)
+def test_files_that_are_no_text_in_utf_8(tmp_path, data, words):
+    with pytest.raises(SourceError, match=words):
+        list(list_source(put(tmp_path / "m.csv", data)))
+
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n", exclude_categories=("Cs",)), max_size=8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=20), st.integers(0, 10**6), st.booleans())
+def test_the_rows_read_are_the_rows_there(tmp_path_factory, cells, where, tabs):
+    """One stray quote anywhere: every row is read as it stands, or the file is refused."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t" if tabs else ",", lineterminator="\n")
+    writer.writerow(["path", "label", "note"])
+    expected = [(f"{i}.jpg", (label.strip() and label) or None, note) for i, (label, note) in enumerate(cells)]
+    writer.writerows((path, label or "", note) for path, label, note in expected)
+    path = tmp_path_factory.mktemp("csv") / ("m.tsv" if tabs else "m.csv")
+    whole = text.getvalue()
+    path.write_bytes(whole.encode())
+    assert [(Path(path_of(e.uri)).name, e.label) for e in list_source(path)] == [row[:2] for row in expected]
+    at = where % (len(whole) + 1)
+    path.write_bytes((whole[:at] + '"' + whole[at:]).encode())
+    try:
+        found = list(list_source(path))
+    except SourceError:
+        return
+    assert len(found) == len(expected)
+
+
+# --- why nothing is there
+
+
+@pytest.mark.parametrize(
+    ("written", "there", "words"),
+    [
+        (r"cat\1.jpg", "data/cat/1.jpg", r"backslashes, as on Windows; write 'cat\\\\1.jpg' as 'cat/1.jpg'"),
+        (r"C:\pictures\1.jpg", "data/x.jpg", "hold backslashes"),
+        ("cat/1", "data/cat/1.JPG", "lack their extension; .*1.JPG' is there"),
+        ("cat/1.png", "data/cat/1.jpg", "another extension than the files"),
+        (" cat/1.jpg", "data/cat/1.jpg", "blanks around the paths"),
+        ("cat%20s/1.jpg", "data/cat s/1.jpg", "percent-encoded"),
+        ("data/cat/1.jpg", "data/cat/1.jpg", "relative paths begin in the manifest's folder"),
+        ("1.jpg", "data/images/1.jpg", "'1.jpg' is there as .*/data/images/1.jpg"),
+        ("/home/her/cat/1.jpg", "data/cat/1.jpg", "is there as .*/data/cat/1.jpg"),
+        ("cat/1.jpg", "data/dog/2.jpg", "cat/1.jpg' for one; relative paths begin"),
+    ],
+)
+def test_the_likely_cause_is_named_when_no_file_is_there(tmp_path, written, there, words):
+    put(tmp_path / there)
+    text = f"path,label\n{written},x\n{written}2,x\n"
+    source = list_source(put(tmp_path / "data/m.csv", text.encode()))
+    assert len(list(source)) == source.missing == 2
+    (problem,) = source.problems
+    assert problem.startswith("None of the 2 files that") and not source.incomplete
+    assert re.search(words, problem), problem
+    put(tmp_path / "data/one.jpg")
+    put(tmp_path / "data/m.csv", text.encode() + b"one.jpg,x\n")
+    assert len(list(source)) == 3 and not source.problems
+
+
+# --- tars
+
+
+def labels(source: Source) -> dict[str | None, str | None]:
+    return {member_of(entry.uri): entry.label for entry in source}
+
+
+def test_apple_double_members_do_not_part_a_sample(tmp_path):
+    members = {}
+    for number in range(3):
+        for suffix, data in ((".jpg", "x"), (".cls", f"{number}")):
+            members[f"a/._{number}{suffix}"] = "\0\5\x16\7"
+            members[f"a/{number}{suffix}"] = data
+    members["__MACOSX/a/5.jpg"] = "x"
+    source = list_source(shard(tmp_path / "s.tar", members))
+    assert labels(source) == {f"a/{number}.jpg": str(number) for number in range(3)}
+    assert source.ignored == {"hidden": 6, "system folder": 1} and not source.notes and not source.problems
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_labels_with_a_byte_order_mark(tmp_path, encoding):
+    path = shard(
+        tmp_path / "s.tar",
+        {
+            "1.jpg": "x",
+            "1.cls": "café\r\n".encode(encoding),
+            "2.jpg": "x",
+            "2.json": json.dumps({"label": "dog", "group": " "}).encode(encoding),
+        },
+    )
+    source = list_source(path)
+    assert labels(source) == {"1.jpg": "café", "2.jpg": "dog"} and not source.problems
+    assert {entry.group for entry in source} == {None}
+
+
+def test_numbers_in_json_are_labels_as_in_parquet(tmp_path):
+    values = {"1": 3, "2": 3.0, "3": float("nan"), "4": None, "5": " ", "6": 0}
+    members = {}
+    for name, value in values.items():
+        members |= {f"{name}.jpg": "x", f"{name}.json": json.dumps({"label": value})}
+    source = list_source(shard(tmp_path / "s.tar", members))
+    assert list(labels(source).values()) == ["3", "3", None, None, None, "0"] and not source.problems
+
+
+def test_a_key_ends_at_the_first_dot_of_the_base_name(tmp_path):
+    path = shard(tmp_path / "s.tar", {"v1.0/1.seg.png": "x", "v1.0/1.jpg": "y", "v1.0/1.cls": "cat"})
+    assert labels(list_source(path)) == {"v1.0/1.seg.png": "cat", "v1.0/1.jpg": "cat"}
+
+
+@pytest.mark.parametrize("first", [".jpg", ".cls"])
+def test_labels_that_lie_apart_from_their_pictures(tmp_path, first):
+    later = ".cls" if first == ".jpg" else ".jpg"
+    members = {f"{i}{first}": str(i % 3) for i in range(30)} | {f"{i}{later}": str(i % 3) for i in range(30)}
+    members |= {"near.jpg": "x", "near.cls": "n", "alone.jpg": "x", "orphan.cls": "o"}
+    source = list_source(shard(tmp_path / "s.tar", members))
+    expected = {f"{i}.jpg": str(i % 3) for i in range(30)} | {"near.jpg": "n", "alone.jpg": None}
+    assert labels(source) == expected and not source.problems
+    missing, apart, orphan = source.notes
+    assert missing == "1 of 32 pictures have no label in their tar, such as 'alone.jpg'."
+    assert "30 samples were found elsewhere" in apart and orphan.startswith("1 samples")
+
+
+def test_a_tar_is_looked_at_again_once_and_only_where_labels_lack(tmp_path, monkeypatch):
+    looks = []
+    real = tars.members
+    monkeypatch.setattr(tars, "members", lambda descriptor: looks.append(1) or real(descriptor))
+    list(list_source(shard(tmp_path / "s.tar", {f"{i}{end}": "x" for i in range(9) for end in (".jpg", ".cls")})))
+    assert looks == [1]
+    source = list_source(shard(tmp_path / "s.tar", {f"{i}.jpg": "x" for i in range(9)}))
+    list(source)
+    assert looks == [1, 1, 1] and not source.notes
+
+
+@pytest.mark.parametrize("padding", [0, 512, 10240, 10**6 // 512 * 512])
+def test_joined_tars_are_read_on(tmp_path, padding):
+    one = shard(tmp_path / "1.tar", {"1.jpg": "one", "1.cls": "a"}).read_bytes()
+    two = shard(tmp_path / "2.tar", {"2.jpg": "two", "2.cls": "b"}).read_bytes()
+    source = list_source(put(tmp_path / "s.tar", one + bytes(padding) + two + bytes(padding)))
+    assert labels(source) == {"1.jpg": "a", "2.jpg": "b"} and not source.problems
+    assert [files.read(entry.uri)[0] for entry in source] == [b"one", b"two"]
+    for rest in (b"garbage" * 200, b"x"):
+        put(tmp_path / "s.tar", one + bytes(padding) + rest)
+        assert labels(source) == {"1.jpg": "a"}
+        assert f"byte {len(one) + padding}" in source.problems[0] and len(source.incomplete) == 1
+
+
+def test_a_hole_after_the_end_mark_is_not_read(tmp_path, monkeypatch):
+    path = shard(tmp_path / "s.tar", {"1.jpg": "one"})
+    reads = []
+    real = os.pread
+    os.truncate(path, 2**36)
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: reads.append(size) or real(fd, size, at))
+    source = list_source(path)
+    assert labels(source) == {"1.jpg": None} and not source.problems and sum(reads) < 2**20
+
+
+def test_zeros_between_members_cost_what_they_are(tmp_path, monkeypatch):
+    member = tarfile.TarInfo("1.jpg").tobuf(tarfile.USTAR_FORMAT)
+    data = b"".join(member + bytes(512) for _ in range(2000))
+    path, reads, real = put(tmp_path / "s.tar", data), [], os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: reads.append(size) or real(fd, size, at))
+    with path.open("rb") as file:
+        assert sum(1 for _ in tars.members(file.fileno())) == 2000
+    assert sum(reads) < 25 * len(data)
