@@ -33,7 +33,8 @@ from PIL import Image
 
 from benchmarks import fake
 from benchmarks.report import peak, show
-from featurestore.schema import CATALOG, LABELS, features_batch, key_array
+from featurestore.labels import statements
+from featurestore.schema import CATALOG, features_batch, key_array
 from featurestore.store import FeatureStore
 
 CLASSES = 100
@@ -71,7 +72,7 @@ def rerun(source: str, store: str) -> None:
     from pipelines.embed import embed
 
     result = embed(source, store)
-    assert (result.embedded, result.failed, result.labels_changed) == (0, 0, 0), result
+    assert (result.embedded, result.failed, result.removed, result.labels["changed"]) == (0, 0, 0, []), result
 
 
 def counting(_: str, store: str) -> None:
@@ -91,7 +92,7 @@ def commit(_: str, store: str) -> None:
     with opened.lock():
         for table, rows in (
             (features, features_batch(features.schema, key, np.ones((1, WIDTH)), run)),
-            (opened.labels, labels_batch(uri, ["new"], run)),
+            (opened.labels, labels_batch(uri, ["new"], run, "file:///new")),
             (opened.catalog, catalog_batch(uri, key, [0], run)),
         ):
             table.commit(run, table.stage([rows]))
@@ -170,7 +171,8 @@ def write_store(path: Path, files: list[Path]) -> None:
     def labels() -> Iterator[pa.RecordBatch]:
         for some in ranges(len(files), CHUNK):
             mine = [files[number] for number in some]
-            yield labels_batch([file.as_uri() for file in mine], [file.parent.name for file in mine], RUN)
+            source = mine[0].parents[1].as_uri()
+            yield labels_batch([file.as_uri() for file in mine], [file.parent.name for file in mine], RUN, source)
 
     with opened.lock():
         staged = []
@@ -224,10 +226,8 @@ def catalog_batch(uris: list[str], keys: np.ndarray, times: list[int], run: str)
     return pa.record_batch([columns.get(field.name, pa.nulls(n, field.type)) for field in CATALOG], schema=CATALOG)
 
 
-def labels_batch(uris: list[str], names: list[str], run: str) -> pa.RecordBatch:
-    nothing, n = pa.nulls(len(names), pa.string()), len(names)
-    columns = [pa.array(uris), pa.array(names), nothing, nothing, pa.array(["default"] * n), pa.array([run] * n)]
-    return pa.record_batch(columns, schema=LABELS)
+def labels_batch(uris: list[str], names: list[str], run: str, source: str) -> pa.RecordBatch:
+    return statements(uris, ((name, None, None) for name in names), "default", source, run)
 
 
 # --- the tables
@@ -246,6 +246,7 @@ def a_million(folder: Path, images: int) -> list[dict[str, Any]]:
         ("`penult embed` of the folder, nothing new", "rerun", folder / "files"),
         ("listing a manifest", "listing", manifest),
         ("`penult embed` of the manifest, nothing new", "rerun", manifest),
+        ("reading for training what two sources list", "training", folder),
         ("committing one image more", "commit", folder),
     ]
     return [{"images": f"{images:,}", "what": name} | measure(what, source, store) for name, what, source in rows]

@@ -24,7 +24,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.report import peak, show
-from featurestore.schema import CATALOG, LABELS, features_batch, key_array
+from featurestore.labels import with_origin
+from featurestore.schema import CATALOG, LABELS_V1, features_batch, key_array
 from featurestore.spec import FeatureSpec, Preprocessing
 from featurestore.store import FeatureStore
 
@@ -78,7 +79,8 @@ def write_store(path: Path, X: np.ndarray, y: np.ndarray, rows: int) -> None:
         for start in starts:
             nothing = pa.nulls(len(numbers(start)), pa.string())
             named = [pa.array([name] * len(nothing)) for name in ("default", run)]
-            yield pa.record_batch([uris(start), pa.array(labels_of(start)), nothing, nothing, *named], schema=LABELS)
+            columns = [uris(start), pa.array(labels_of(start)), nothing, nothing, *named]
+            yield with_origin(pa.record_batch(columns, schema=LABELS_V1))
 
     def catalog() -> Iterator[pa.RecordBatch]:
         for start in starts:

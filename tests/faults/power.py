@@ -48,7 +48,7 @@ class State:
     """What a store holds, read from its files without penult."""
 
     catalog: Rows  # sha256 of what could be embedded, by uri
-    labels: Rows  # labels, by label set and uri
+    labels: Rows  # labels, by label set, source and uri
     runs: frozenset[str]
 
 
@@ -165,7 +165,7 @@ def state_of(store: Path) -> State:
     catalog, labels = (invariant.rows_of(store / f"{name}.lance") for name in ("catalog", "labels"))
     return State(
         {row["uri"]: row["sha256"].hex() for row in catalog if row["status"] == "ok"},
-        {(row["label_set"], row["uri"]): row["label"] for row in labels},
+        {(row["label_set"], row["source"], row["uri"]): row["label"] for row in labels},
         frozenset(path.parent.name for path in store.glob("runs/*/run.json")),
     )
 
@@ -246,8 +246,8 @@ def check_served(told: Recording, at: int, store: Path, partly: bool = False) ->
     before, after = told.states[done], told.states[done if at in told.ends else done + 1]
     catalog = opened.catalog.read(["uri", "sha256"], "status = 'ok'").to_pylist()
     served = {row["uri"]: row["sha256"].hex() for row in catalog}
-    rows = opened.labels.read(["label_set", "uri", "label"]).to_pylist()
-    labels = {(row["label_set"], row["uri"]): row["label"] for row in rows}
+    rows = opened.labels.read(["label_set", "source", "uri", "label"]).to_pylist()
+    labels = {(row["label_set"], row["source"], row["uri"]): row["label"] for row in rows}
     assert len(served) == len(catalog) and len(labels) == len(rows), "a row is there twice"
     check_between("catalog", served, before.catalog, after.catalog, partly)
     check_between("labels", labels, before.labels, after.labels, partly)

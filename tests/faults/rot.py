@@ -262,7 +262,7 @@ def _make(folder: Path) -> Template:
         heads=heads,
         known=known,
         rows={path.stem: _feature_rows(path) for path in (store / "features").iterdir()},
-        labels={row["uri"]: row["label"] for row in invariant.rows_of(store / "labels.lance")},
+        labels=invariant.said(store, "default"),
         contents=_catalog(store),
         vectors={**invariant.stored_vectors(every), **invariant.stored_vectors(store, main)},
         answers={name: ask() for name, ask in _questions(store, main, heads, known).items()},
@@ -502,7 +502,7 @@ def check_repaired(told: Template, store: Path, faults: Sequence[Fault], pending
         lacking = [key for key in rows if key not in now and key[0] in current]
         off = [key for key in rows if key in now and (now[key] != rows[key]).any()]
         assert not lacking and not off, f"after doctor {name} lacks {lacking}, and {off} are others"
-    labels = {row["uri"]: row["label"] for row in invariant.rows_of(store / "labels.lance")}
+    labels = invariant.said(store, "default")
     assert told.labels.items() <= labels.items(), f"after doctor labels are {labels}"
     if not pending:
         spoilt = {Path(path).parts[1] for fault in faults for path in (fault.path, fault.other) if path[:5] == "runs/"}
