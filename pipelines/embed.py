@@ -26,7 +26,7 @@ from pipelines import backbones, interrupt, sources, tuned
 from pipelines.augment import Augmentation
 from pipelines.backbones import Tap, feature_spec, resolve
 from pipelines.labels import changed_labels
-from pipelines.worker import EmbedJob, bound_memory, engine_for
+from pipelines.worker import EmbedJob, bound_memory, engine_for, settle_canary
 
 SHARD_IMAGES = 4096
 STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
@@ -163,6 +163,8 @@ def embed(
         staging.begin(result.feature_set)
         try:
             to_embed = _plan(opened, staging, listing, options, result)
+            if to_embed:
+                settle_canary(job)
         except BaseException:
             staging.remove()
             raise
