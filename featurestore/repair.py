@@ -10,6 +10,7 @@ begins anew, and ends as it would have.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -126,10 +127,10 @@ def aside_of(store: Path) -> Path:
 
 
 def put_aside(path: Path, to: Path) -> None:
-    """Move a file or a folder out of the way, durably; nothing happens where there is none."""
-    if not path.exists():
+    """Move a file, a folder or a link out of the way, durably; nothing happens where there is none."""
+    if not os.path.lexists(path):  # a link to itself is there, and does not exist
         return
-    while to.exists():
+    while os.path.lexists(to):
         to = to.with_name(f"{to.name}~")
     new = [folder for folder in to.parents if not folder.exists()]
     to.parent.mkdir(parents=True, exist_ok=True)
