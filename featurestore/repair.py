@@ -10,6 +10,7 @@ begins anew, and ends as it would have.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore import header, ledger
+from featurestore import canary, header, ledger
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.files import fsync, read_sealed, write_sealed
 from featurestore.known import DIGEST, text_digests
@@ -81,7 +82,7 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
         What is in hand until ``finish``, None where nothing was damaged; and what was done.
     """
     told, aside = _header(store), aside_of(store)
-    done = {one.table: one for one in (*_journals(store, aside), *_ledgers(store, aside))}
+    done = {one.table: one for one in (*_journals(store, aside), *_notes(store, aside))}
     findings = list(verify(store))
     if not findings:
         return None, list(done.values())
@@ -127,10 +128,10 @@ def aside_of(store: Path) -> Path:
 
 
 def put_aside(path: Path, to: Path) -> None:
-    """Move a file or a folder out of the way, durably; nothing happens where there is none."""
-    if not path.exists():
+    """Move a file, a folder or a link out of the way, durably; nothing happens where there is none."""
+    if not os.path.lexists(path):  # a link to itself is there, and does not exist
         return
-    while to.exists():
+    while os.path.lexists(to):
         to = to.with_name(f"{to.name}~")
     new = [folder for folder in to.parents if not folder.exists()]
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -149,14 +150,18 @@ def _journals(store: Path, aside: Path) -> Iterator[Repair]:
             yield Repair(name, files)
 
 
-def _ledgers(store: Path, aside: Path) -> Iterator[Repair]:
-    """Put aside the ledgers that cannot be read: with them nothing can be."""
+def _notes(store: Path, aside: Path) -> Iterator[Repair]:
+    """Put aside the ledgers and canaries that cannot be read: with them nothing can be. They are made anew."""
     for name, table in tables_of(store).items():
-        try:
-            ledger.read(table.path)
-        except StoreCorrupt:
-            put_aside(table.path / ledger.NAME, aside / name / ledger.NAME)
-            yield Repair(name, [ledger.NAME])
+        damaged = []
+        for note, read in ((ledger.NAME, ledger.read), (canary.NAME, canary.read)):
+            try:
+                read(table.path)
+            except StoreCorrupt:
+                put_aside(table.path / note, aside / name / note)
+                damaged.append(note)
+        if damaged:
+            yield Repair(name, damaged)
 
 
 def _header(store: Path) -> dict[str, Any] | None:

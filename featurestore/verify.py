@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featurestore import header, ledger
+from featurestore import canary, header, ledger
 from featurestore.dataset import hex_ids
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.files import listed, sha256_of
@@ -91,6 +91,10 @@ def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: 
         last: the version and rows that it had once, if that is known; it may be at a later one.
         read: told of what was read.
     """
+    try:
+        canary.read(table.path)
+    except StoreCorrupt as error:
+        yield Finding(f"{name}/{canary.NAME}", str(error))
     try:
         known = ledger.read(table.path)
     except StoreCorrupt as error:  # nothing else can be said

@@ -26,7 +26,7 @@ from pipelines import backbones, interrupt, sources, tuned
 from pipelines.augment import Augmentation
 from pipelines.backbones import Tap, feature_spec, resolve
 from pipelines.membership import MAX_REMOVED, Membership, adopt
-from pipelines.worker import EmbedJob, bound_memory, engine_for
+from pipelines.worker import EmbedJob, bound_memory, engine_for, settle_canary
 
 SHARD_IMAGES = 4096
 STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
@@ -189,6 +189,8 @@ def embed(
         try:
             membership = _membership(opened, listing, options, run_id) if as_source else None
             to_embed = _plan(opened, staging, listing, options, result, membership)
+            if to_embed:
+                settle_canary(job)
         except BaseException:
             staging.remove()
             raise

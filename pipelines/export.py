@@ -8,7 +8,6 @@ standardisation, head and temperature are inside. The square of s pixels is made
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import logging
 import tempfile
@@ -21,13 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from featurestore.errors import EngineError, HeadError, ImageError, PenultError, SourceError, SpecMismatch, UsageError
+from featurestore.errors import EngineError, HeadError, PenultError, SourceError, SpecMismatch, UsageError
 from featurestore.files import fsync, write_json, write_text
+from featurestore.known import contains
 from featurestore.schema import keys_of
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads.quiet import import_keras, import_tensorflow
-from pipelines import backbones, engines, headnet, images, sources
+from pipelines import backbones, canary, engines, headnet
 from pipelines.predict import head_of, newest_head, tap_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def export(
         UsageError: no such format, or the folder exists.
         EngineError: a package is missing, the conversion fails, or its result differs.
         HeadError: a head that cannot become layers, or a class name that is no line of text.
-        SpecMismatch: features in bf16, or weights that are not those of the features.
+        SpecMismatch: features in bf16, weights that are not those of the features, or a backbone that gives others now.
         SourceError: no picture of the set can be read.
     """
     began = time.monotonic()
@@ -88,6 +88,7 @@ def export(
     pixels, X = _pictures(opened, feature_set, spec)
     keras = import_keras()
     first = backbones.build(tap_of(opened, feature_set, weights))
+    canary.check(opened, feature_set, first.predict_on_batch)
     model = keras.Model(first.input, last(first.output), name="classifier")
 
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as temporary:
@@ -252,27 +253,17 @@ def _pictures(store: FeatureStore, feature_set: str, spec: FeatureSpec) -> tuple
     """
     catalog = store.catalog.read(["uri", "sha256"], "status = 'ok'")
     uris, keys = catalog.column("uri"), keys_of(catalog.column("sha256"))
-    embedded = set(store.content_keys(feature_set).tolist())
-    found: dict[bytes, np.ndarray] = {}
-    for row in np.argsort(keys, kind="stable"):
-        key = keys[row]
-        if len(found) == PICTURES:
-            break
-        if key in found or key not in embedded:
-            continue
-        try:
-            data = sources.read(uris[int(row)].as_py())[0]
-            if np.array(hashlib.sha256(data).digest(), keys.dtype) == key:
-                found[key] = images.decode(data, spec.preprocessing.input_size, spec.preprocessing.crop).pixels
-        except ImageError:
-            continue  # moved away since; others are left
+    order = np.argsort(keys, kind="stable")
+    order = order[contains(store.content_keys(feature_set), keys[order])]
+    rows = ((uris[int(at)].as_py(), catalog.column("sha256")[int(at)].as_py()) for at in order)
+    found = canary.still_there(rows, spec.preprocessing, PICTURES)
     if not found:
         raise SourceError(
             f"None of the pictures of {feature_set} can be read any more, and an export is checked on them: "
             "put them back where they were."
         )
     X, _ = store.vectors(feature_set, np.array(list(found), keys.dtype))
-    return np.stack(list(found.values())), X
+    return np.stack([pixels for _, pixels in found.values()]), X
 
 
 def _parity(run: Run, pixels: np.ndarray, expected: np.ndarray) -> dict[str, Any]:

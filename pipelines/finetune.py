@@ -31,7 +31,7 @@ from heads.dense import OPTIMIZERS
 from heads.head import Head, class_weights
 from heads.significance import mcnemar
 from heads.train import accuracy, check_dataset, score
-from pipelines import checkpoint, images, interrupt, sources, tuned
+from pipelines import canary, checkpoint, images, interrupt, sources, tuned
 from pipelines.augment import Augmentation, random_view
 from pipelines.backbones import Tap
 from pipelines.checkpoint import Course
@@ -202,7 +202,8 @@ def finetune(
         say: called with a line for people, now and then.
 
     Raises:
-        UsageError, BackboneError, HeadError, EngineError, StoreError: before any work.
+        UsageError, BackboneError, HeadError, EngineError, StoreError: before any work; SpecMismatch, a StoreError, also
+            where the backbone gives other features than when the set was made.
         SourceError: none of the pictures of a split can be read any more.
         HeadError: the loss is not finite any more.
         Interrupted: Ctrl-C or SIGTERM; whole epochs are kept.
@@ -226,9 +227,10 @@ def finetune(
         checkpoint.discard(opened.path / "finetune" / digest)  # it may have died before it could
         return done[-1].result
     precision = opened.spec(meta["feature_set"]).precision
-    if precision == "bf16":
-        engine_for(tap, "openvino", precision, None)  # refused now, not after the training, where the CPU has none
+    # In bf16 the engine: where the CPU has none, that is refused now, not after the training.
+    engine = engine_for(tap, "openvino", precision, None) if precision == "bf16" else None
     trainer = Trainer(tap, old, options.unfreeze_from, options.optimizer, options.settings())
+    canary.check(opened, meta["feature_set"], engine or trainer.features)
     with checkpoint.own_folder(opened.path / "finetune" / digest, opened.new_run_id) as (folder, begun):
         run_id = begun["run_id"]
         watch = _Watch(_work(dataset, options.epochs), progress)

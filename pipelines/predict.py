@@ -15,7 +15,7 @@ from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads import artifact
 from heads.head import Head
-from pipelines import images, sources, tuned
+from pipelines import canary, images, sources, tuned
 from pipelines.backbones import Tap, feature_spec, resolve
 from pipelines.engines import Engine, open_engine
 
@@ -58,7 +58,8 @@ def predict(
 
     Raises:
         StoreNotFound, StoreCorrupt, HeadError: the head.
-        SpecMismatch: the features of this head's fingerprint cannot be computed with these weights.
+        SpecMismatch: the features of this head's fingerprint cannot be computed with these weights, or come out
+            otherwise than when the set was made.
     """
     if top < 1:
         raise UsageError(f"Expected: --top of at least 1. Got: {top}.")
@@ -72,6 +73,7 @@ def predict(
     missing = [i for i, prediction in enumerate(predictions) if not found[i] and prediction.error is None]
     if missing:
         run = open_engine(tap_of(opened, feature_set, weights), engine, spec.precision)
+        canary.check(opened, feature_set, run)
         for start in range(0, len(missing), run.batch_size):
             _embed(missing[start : start + run.batch_size], predictions, run, X, spec)
     good = [i for i, prediction in enumerate(predictions) if prediction.error is None]

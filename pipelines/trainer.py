@@ -116,6 +116,10 @@ class Trainer:
         own = np.where(labels < 0, 0, probabilities[np.arange(len(labels)), labels])
         return -np.log(np.maximum(own, SMALLEST)), scores.argmax(axis=1)
 
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """What the backbone gives now, float32 (n, d), for pixels uint8 (n, s, s, 3)."""
+        return self._model(pixels, training=False).numpy()
+
     def weights(self) -> list[np.ndarray]:
         """All that is trained."""
         return [variable.numpy() for variable in self._trained]

@@ -31,7 +31,7 @@ from featurestore.known import KeySet
 from featurestore.schema import CATALOG, FAILED, OK, features_batch, spec_of
 from featurestore.staging import ShardEntry, Staging
 from featurestore.store import FeatureStore
-from pipelines import images, interrupt, sources
+from pipelines import canary, images, interrupt, sources
 from pipelines.augment import Augmentation, random_view
 from pipelines.backbones import Tap
 from pipelines.engines import Engine, open_engine
@@ -191,6 +191,29 @@ def engine_for(tap: Tap, engine: str, precision: str, batch_size: int | None) ->
 
 
 @functools.lru_cache(maxsize=1)
+def checked_engine(job: EmbedJob) -> Engine:
+    """The engine of this process, once it has shown in this run that it gives what the set holds.
+
+    Raises:
+        SpecMismatch: it does not; see ``pipelines.canary``.
+    """
+    engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
+    canary.check(FeatureStore(job.store), job.feature_set, engine)
+    return engine
+
+
+def settle_canary(job: EmbedJob) -> None:
+    """Before any shard, with the store's lock held: give the set a canary where it needs one, and check this process.
+
+    Raises:
+        SpecMismatch: rows of this process would not be like those of the set.
+    """
+    engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
+    canary.settle(FeatureStore(job.store), job.feature_set, engine)
+    checked_engine(job)
+
+
+@functools.lru_cache(maxsize=1)
 def _contents(store: str, run_id: str, feature_set: str, views: int) -> _Contents:
     opened = FeatureStore(store)
     return _Contents(
@@ -215,7 +238,7 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
 
 def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> ShardEntry:
     began = time.perf_counter()
-    engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
+    engine = checked_engine(job)
     table = FeatureStore(job.store).table(job.feature_set)
     schema = table.schema
     clock, feed, size = _Clock(), _Feed(staging, shard), engine.batch_size

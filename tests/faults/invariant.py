@@ -85,6 +85,8 @@ def sound(store: Path) -> None:
     embedded = set()
     for table in tables(store / "features"):
         rows = rows_of(table)
+        if (table / "canary.json").exists():
+            assert sealed(table / "canary.json")["set"] == table.stem, f"{table.stem}: another set's canary"
         _once(f"row of {table.stem}", ((row["sha256"].hex(), row["view"]) for row in rows))
         sums = [checksum(row["sha256"], row["view"], row["vector"]) for row in rows]
         wrong = [row["sha256"].hex() for row, total in zip(rows, sums, strict=True) if total != row["checksum"]]

@@ -68,13 +68,14 @@ def accounted_for(store: Path) -> None:
     """Raise AssertionError where, after ``penult gc --older-than 0s``, a file is there for no known reason.
 
     There are: the header, the lock, one record a run; of each table three versions, the transactions that made them,
-    what data and deletions they name, Lance's hint, and the ledger.
+    what data and deletions they name, Lance's hint, the ledger, and of features the canary.
     """
     reasons = {store / "penult.json", store / "lock", *(store / "runs").glob("*/run.json")}
     for path in tables(store):
         versions = [version["version"] for version in lance.dataset(path).versions()]
         assert len(versions) <= 3, f"{path.name} has {len(versions)} versions"
-        reasons |= {path / "ledger.json", path / "_versions" / "latest_version_hint.json"}
+        reasons |= {path / "ledger.json"} | set((store / "features").glob("*.lance/canary.json"))
+        reasons |= {path / "_versions" / "latest_version_hint.json"}
         reasons |= {path / "_versions" / f"{2**64 - 1 - version}.manifest" for version in versions}
         for version in versions:
             dataset = lance.dataset(path, version=version)

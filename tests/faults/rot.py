@@ -7,6 +7,8 @@ file                                  ``penult verify``                reading; 
 ====================================  ===============================  ============================================
 penult.json                           names it                         refuses; it is made anew
 a ledger                              names it                         refuses unless it is gone; it is made anew
+a canary of a feature set             names it, unless gone            refuses to embed; it is made anew once stored
+                                                                       images, embedded again, agree
 the newest manifest of a table        names it, or the table           refuses; every row comes back from the files
 older manifests, transactions         names them, unless gone          is as before; they are put aside
 data, deletions: catalog, labels      names them                       refuses; rows come back from the sources,
@@ -65,6 +67,7 @@ from pipelines import care, tuned, worker
 from pipelines import predict as predicting
 from pipelines.augment import Augmentation
 from pipelines.backbones import resolve
+from pipelines.canary import STORED
 from pipelines.embed import EmbedOptions, embed
 from pipelines.fit import compare_heads, train_head
 from pipelines.labels import import_labels
@@ -78,6 +81,7 @@ HOW = ("flip", "empty", "half", "short", "grow", "zero", "delete", "swap")
 KINDS = {
     "header": r"penult\.json",
     "ledger": r".*/ledger\.json",
+    "canary": r".*/canary\.json",
     "manifest": r".*/_versions/\d+\.manifest",
     "hint": r".*/_versions/latest_version_hint\.json",
     "transaction": r".*/_transactions/.*",
@@ -105,7 +109,10 @@ KINDS = {
 }
 FEATURES = ("features", "views")
 NO_DATA = ("report", "lock", "hint", "progress")
-MAY_GO = ("older manifest", "older data", "transaction", "record", "outcome", "begun", "checkpoint", "journal", "entry")
+MAY_GO = (
+    *("older manifest", "older data", "transaction", "canary"),
+    *("record", "outcome", "begun", "checkpoint", "journal", "entry"),
+)
 WHEN = ("before", "after")
 KILLS = {  # points of a doctor, and how often it passes by
     "os:fsync": 70,
@@ -462,10 +469,16 @@ def check_read(told: Template, store: Path, faults: Sequence[Fault], repaired: b
 
 
 def check_cost(whole: Path, store: Path, faults: Sequence[Fault], images: int) -> None:
-    """Raise AssertionError where doctor embedded more than the rows that were damaged, and the views after them."""
+    """Raise AssertionError where doctor embedded more than the rows that were damaged, and the views after them.
+
+    And where a canary is to be made anew as well, what shows that the set's images come out as they are stored.
+    """
     paths = {path for fault in faults if fault.kind in FEATURES for path in (fault.path, fault.other) if path}
     damaged = sum(_damaged_rows(whole, store, path) for path in paths)
-    assert images <= damaged * VIEWS, f"{images} images were embedded where {damaged} rows were damaged"
+    canaries = sum(2 if fault.other else 1 for fault in faults if fault.kind == "canary")
+    assert images <= damaged * VIEWS + canaries * STORED, (
+        f"{images} images were embedded where {damaged} rows were damaged"
+    )
 
 
 def _damaged_rows(whole: Path, store: Path, path: str) -> int:
@@ -517,13 +530,17 @@ def check_repaired(told: Template, store: Path, faults: Sequence[Fault], pending
 def check_converges(
     told: Template, store: Path, faults: Sequence[Fault], pending: bool, engine: CountingEngine
 ) -> None:
-    """Raise AssertionError unless the next run embeds what is new, and leaves the store as if nothing had happened."""
+    """Raise AssertionError unless the next run embeds what is new, and leaves the store as if nothing had happened.
+
+    Where a canary is gone it embeds some images again besides, to see that they agree.
+    """
+    again = 0 if (store / "features" / f"{told.main}.lance" / "canary.json").exists() else STORED
     embed(str(told.others if pending else told.corpus), store, EmbedOptions(shard_images=SHARD))
     if pending:
         contents = {**told.contents, **_of_manifest(told.others)}
         labels = {**told.labels, **dict.fromkeys(_of_manifest(told.others), "a")}
     else:
-        assert engine.images == NEW, f"after doctor the next run embedded {engine.images} images, {NEW} are new"
+        assert engine.images == NEW + again, f"after doctor the next run embedded {engine.images} images, {NEW} are new"
         files, labels = invariant.folder_contents(told.corpus)
         contents = {uri: _sha256(data) if data else "empty" for uri, data in files.items()}
     care.gc(store, older_than=1e9)  # a ledger may name what is gone and not needed until the next clean-up

@@ -1,0 +1,157 @@
+"""The canary of a feature set: vectors of built-in pictures, kept beside its rows.
+
+A fingerprint holds formula and network by name. It cannot see that the code, a library or the weights under that name
+now give other numbers; these vectors can. ``pipelines.canary`` computes them, this module keeps and compares them.
+"""
+
+from __future__ import annotations
+
+import base64
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.errors import FormatError, SpecMismatch, StoreCorrupt
+from featurestore.files import read_sealed, write_sealed
+
+NAME = "canary.json"
+FORMAT = 1  # which pictures, and how they are written down
+MAX_BYTES = 1 << 28
+LIBRARIES = ("keras", "numpy", "openvino", "penult", "pillow", "simplejpeg", "tensorflow")  # that decode or compute
+
+# Length of the difference as a share of the vector's own. At small ones it is sqrt(2 (1 - cosine)), and it sees a
+# change of scale too. In f32, engines differ by 2e-6, and half a grey level in the normalisation is 2e-3, though its
+# cosine is 0.999998. In bf16 rounding alone is 0.04 to 0.12 against f32 (cosine 0.9993 to 0.993), and what another
+# processor rounds may be as far.
+MAX_DEVIATION = {"f32": 1e-3, "bf16": 0.2}
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in LIBRARIES}
+
+
+def _processor() -> str:
+    """As the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(named, platform.processor())} {platform.machine()}".strip()
+
+
+@dataclass(frozen=True)
+class Canary:
+    """What a feature set gives for built-in pictures, and where that was computed.
+
+    Attributes:
+        vectors: float32 (d,) by the name of the picture.
+        versions: of the libraries, by name.
+        processor: its name.
+    """
+
+    vectors: dict[str, np.ndarray]
+    versions: dict[str, str] = field(default_factory=_versions)
+    processor: str = field(default_factory=_processor)
+
+
+def read(table: Path) -> Canary | None:
+    """The canary of a feature set; None where there is none, as in the stores of older versions.
+
+    Args:
+        table: the folder of the set.
+
+    Raises:
+        StoreCorrupt: it is damaged, or another set's.
+        FormatError: a newer penult wrote it.
+    """
+    path = table / NAME
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # a link to itself, for one
+        raise StoreCorrupt(f"Expected: a canary at {path}. Got: {error.strerror}.") from error
+    told = read_sealed(path, required=True, limit=MAX_BYTES)
+    if type(told.get("format")) is int and told["format"] > FORMAT:
+        raise FormatError(f"{path} has format {told['format']}, this penult reads {FORMAT}: install a newer penult.")
+    if told.get("set") != table.stem:
+        raise StoreCorrupt(f"Expected: the canary of {table.stem} in {path}. Got: another set's.")
+    try:
+        vectors = {name: np.frombuffer(base64.b64decode(text), "<f4") for name, text in told["vectors"].items()}
+        return Canary(vectors, dict(told["versions"]), str(told["processor"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreCorrupt(f"Expected in {path}: vectors, versions, processor. Got: something else.") from error
+
+
+def write(table: Path, canary: Canary) -> None:
+    """Replace the canary of a feature set, atomically and durably; the store's lock is held.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    vectors = {name: base64.b64encode(v.astype("<f4").tobytes()).decode() for name, v in canary.vectors.items()}
+    told = {"set": table.stem, "format": FORMAT, "processor": canary.processor, "versions": canary.versions}
+    write_sealed(table / NAME, told | {"vectors": vectors}, MAX_BYTES)
+
+
+def compare(feature_set: str, then: Canary, now: Canary, precision: str) -> None:
+    """Compare the canary that a set keeps with that of today.
+
+    Args:
+        feature_set: its name, for the error.
+        then, now: with the vectors of the same pictures.
+        precision: of the forward pass, a key of ``MAX_DEVIATION``.
+
+    Raises:
+        SpecMismatch: a vector is further from what it was than ``MAX_DEVIATION``.
+    """
+    limit, off = MAX_DEVIATION[precision], []
+    for name, vector in then.vectors.items():
+        got = now.vectors.get(name, np.empty(0, np.float32))
+        if not deviation(vector, got) <= limit:  # also where it is NaN
+            off.append(f"{name} {described(vector, got)}")
+    if off:
+        raise SpecMismatch(
+            f"Expected: the built-in pictures with the vectors of when {feature_set} was made, within {limit:.1%} of "
+            f"their length. Got: {', '.join(off)}, {changes(then, now)}."
+        )
+
+
+def deviation(then: np.ndarray, now: np.ndarray) -> float:
+    """Length of the difference of two vectors (d,) as a share of the first's length; 0 where both are zeros."""
+    if then.shape != now.shape:
+        return float("inf")
+    a, b = then.astype(np.float64), now.astype(np.float64)
+    length, apart = float(np.linalg.norm(a)), float(np.linalg.norm(a - b))
+    return apart / length if length else float("inf") if apart else 0.0
+
+
+def described(then: np.ndarray, now: np.ndarray) -> str:
+    """How far a vector is from what it was, for people."""
+    if then.shape != now.shape:
+        return f"of {len(now)} numbers instead of {len(then)}"
+    a, b = then.astype(np.float64), now.astype(np.float64)
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    cosine = float(a @ b) / lengths if lengths else float(not deviation(then, now))
+    return f"off by {deviation(then, now):.2%} (cosine {cosine:.6f})"
+
+
+def changes(then: Canary, now: Canary) -> str:
+    """What differs between two environments and what to do about it: the end of a sentence."""
+    differ = [
+        f"{name} {now.versions[name]} instead of {version}"
+        for name, version in sorted(then.versions.items())
+        if now.versions.get(name, version) != version
+    ]
+    if then.processor and now.processor != then.processor:
+        differ.append(f"the processor {now.processor} instead of {then.processor}")
+    if differ:
+        return f"with {', '.join(differ)}: go back to what it was, or embed everything into another --store"
+    return (
+        "with the same libraries and processor, so the code, the weights or the cached graph have changed: undo that "
+        "(an emptied folder $PENULT_CACHE rules out the graph), or embed everything into another --store"
+    )
