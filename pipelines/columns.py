@@ -105,8 +105,6 @@ def texts_of(column: Any) -> list[str | None]:
     import pyarrow as pa
     from pyarrow import types
 
-    if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     if types.is_floating(column.type):
         numbers = [None if value is None else float(value) for value in column.to_pylist()]
         return [None if value is None or value != value else _number(value) for value in numbers]
