@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 NOTHING = frozenset(("nan", "none", "null", "n/a", "<na>", "nat"))
 MAX_EXAMPLES = 3
+MAX_CLASSES = 100_000  # to be looked at one by one
 
 
 def notes_on_classes(classes: Counter[str]) -> Iterator[str]:
@@ -16,11 +17,17 @@ def notes_on_classes(classes: Counter[str]) -> Iterator[str]:
     Args:
         classes: the number of images of each class.
     """
+    if len(classes) > 20 and classes.total() < 2 * len(classes):
+        yield f"There are {len(classes):,} classes for {classes.total():,} labelled images: is this the label?"
+    if len(classes) > MAX_CLASSES:
+        return
     alike = defaultdict(list)
     for name in classes:
         alike[_look(name)].append(name)
     if pairs := [sorted(names) for names in alike.values() if len(names) > 1]:
-        shown = "; ".join(" and ".join(f"{_shown(n, names)} ({classes[n]:,})" for n in names) for names in pairs[:3])
+        shown = "; ".join(
+            " and ".join(f"{_shown(n, names)} ({classes[n]:,})" for n in names) for names in pairs[:MAX_EXAMPLES]
+        )
         more = f", and {len(pairs) - MAX_EXAMPLES:,} more" if len(pairs) > MAX_EXAMPLES else ""
         yield f"Classes that differ only by case, blanks or Unicode form, each a class of its own: {shown}{more}."
     if blanks := [name for name in classes if name != name.strip() and len(alike[_look(name)]) == 1]:

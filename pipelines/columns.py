@@ -34,8 +34,8 @@ def find_columns(names: list[str], listing: Listing, types: list[Any] | None = N
     Raises:
         SourceError: no column for the path, two for one role, or one of them twice.
     """
+    found = {role: name for role in ROLES if (name := _find(role, names, listing.location)) is not None}
     usable = [name for i, name in enumerate(names) if types is None or _is_plain(types[i])]
-    found = {role: name for role in ROLES if (name := _find(role, usable, listing.location)) is not None}
     if "path" not in found and "uri" not in found:
         if name := _another(PATH_NAMES, usable, "path", listing.location):
             found["path"] = name
@@ -49,7 +49,7 @@ def find_columns(names: list[str], listing: Listing, types: list[Any] | None = N
     listing.columns.update({role: name for role, name in found.items() if role != "uri"})
     listing.columns.setdefault("path", found.get("uri", ""))
     if guessed := [f"the {role} from {name!r}" for role, name in found.items() if _key(name) != role]:
-        listing.notes.append(f"Taken by their columns' names: {' and '.join(guessed)}.")
+        listing.notes.append(f"Columns were taken by their names: {' and '.join(guessed)}.")
     if "label" not in found:
         listing.notes.append(f"{listing.location} has no column for the label; its columns are {_listed(names)}.")
     return {role: found[role] for role in ROLES if role in found}
@@ -105,8 +105,6 @@ def texts_of(column: Any) -> list[str | None]:
     import pyarrow as pa
     from pyarrow import types
 
-    if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     if types.is_floating(column.type):
         numbers = [None if value is None else float(value) for value in column.to_pylist()]
         return [None if value is None or value != value else _number(value) for value in numbers]

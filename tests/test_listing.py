@@ -20,6 +20,7 @@ from test_sources import put, shard
 
 from featurestore.errors import NoPictures, SourceError
 from pipelines import files, folders, listing, tars
+from pipelines.classes import notes_on_classes
 from pipelines.sources import Source, list_source, member_of, path_of, source_uri, uri_of
 
 
@@ -355,6 +356,16 @@ def test_classes_that_look_alike_are_pointed_out(tmp_path):
     assert "' owl'" in blank and "1 of 8" in blank and "'nan' is taken for a class" in nothing
 
 
+def test_a_class_for_each_picture_is_doubted(tmp_path):
+    text = "path,label\n" + "".join(f"{i}.jpg,{i}\n" for i in range(21))
+    source = list_source(put(tmp_path / "m.csv", text.encode()))
+    list(source)
+    assert source.notes == ["There are 21 classes for 21 labelled images: is this the label?"]
+    assert list(notes_on_classes(Counter({"1.0": 2, "12.0": 1}))) == [
+        "The classes are numbers such as '1.0', as pandas writes whole numbers with gaps."
+    ]
+
+
 # --- columns
 
 
@@ -388,7 +399,7 @@ def test_columns_are_found_by_their_names(tmp_path, header, columns):
     assert source.columns == columns and len(row) == count
     assert entry.uri == uri_of(tmp_path / "1.jpg") and entry.label == ("1.jpg" if "label" in columns else None)
     guessed = {role for role, name in columns.items() if name.strip().lower() not in (role, "uri")}
-    assert ("Taken by" in " ".join(source.notes)) == bool(guessed)
+    assert ("taken by" in " ".join(source.notes)) == bool(guessed)
     assert ("no column for the label" in " ".join(source.notes)) == ("label" not in columns)
 
 
@@ -419,6 +430,7 @@ def test_columns_of_parquet(tmp_path):
         "whole": (pa.array([7, None, 0, -1], pa.int64()), ["7", None, "0", "-1"]),
         "categories": (pa.array(["a", None, "b", "a"]).dictionary_encode(), ["a", None, "b", "a"]),
         "numbers": (pa.array([3, 3, 4, None]).dictionary_encode(), ["3", "3", "4", None]),
+        "levels": (pa.array([1.0, float("nan"), 2.5, None]).dictionary_encode(), ["1", None, "2.5", None]),
         "blanks": (pa.array(["", "  ", "a ", "NaN"]), [None, None, "a ", "NaN"]),
         "nothing": (pa.nulls(4), [None] * 4),
         "large": (pa.array(["a", "b", "c", "d"], pa.large_string()), ["a", "b", "c", "d"]),
@@ -429,6 +441,9 @@ def test_columns_of_parquet(tmp_path):
         source = list_source(tmp_path / f"{name}.parquet")
         assert [entry.label for entry in source] == expected, name
         assert source.columns == {"path": "Filename", "label": "class"} and source.unlabelled == expected.count(None)
+    with pytest.raises(SourceError, match="cannot be read"):
+        pq.write_table(pa.table({"path": ["a.jpg"], "label": [["cat"]]}), tmp_path / "list.parquet")
+        list(list_source(tmp_path / "list.parquet"))
     with pytest.raises(SourceError, match="lists no pictures"):
         pq.write_table(pa.table({"image": [{"bytes": b""}], "label": [1]}), tmp_path / "hf.parquet")
         list(list_source(tmp_path / "hf.parquet"))
