@@ -53,7 +53,8 @@ def _known(store: FeatureStore, source: str) -> str:
     for uri in (source, source_uri(source)):
         if uri in known:
             return uri
-    raise UsageError(f"Expected: a source of this store, one of {sorted(known) or 'none'}. Got: {source}.")
+    there = f"one of {', '.join(sorted(known))}" if known else "of which it has none"
+    raise UsageError(f"Expected: a source of this store, {there}. Got: {source}.")
 
 
 def _listed(store: FeatureStore, uri: str | None) -> list[pa.RecordBatch]:

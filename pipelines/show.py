@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from rich.console import Console
 from rich.markup import escape
@@ -124,7 +125,10 @@ def _understood(labels: Mapping[str, Any], columns: Mapping[str, str], notes: Se
         if len(counts) > CLASSES_SHOWN:
             rest = counts[max(CLASSES_SHOWN, len(counts) - CLASSES_SHOWN) :]
             ends = f"the largest {ends}; the smallest {', '.join(f'{name} {n:,}' for name, n in reversed(rest))}"
-        say(f"{len(counts):,} classes: {ends}." + (f" {silent:,} images without a label." if silent else ""))
+        say(
+            f"{len(counts):,} {'class' if len(counts) == 1 else 'classes'}: {ends}."
+            + (f" {silent:,} images without a label." if silent else "")
+        )
     elif silent:
         say(f"None of the {silent:,} images has a label.")
     if labels["splits"]:
@@ -196,9 +200,8 @@ def freed(sizes: Mapping[str, int]) -> None:
 
 def forgotten(result: Mapping[str, Any]) -> None:
     """What is listed no more."""
-    name = "what is of unknown origin" if result["source"] is None else result["source"]
     say(
-        f"Forgot {name}: it listed {result['images']:,} images; {result['removed']:,} of them are removed, as no other "
+        f"Forgot {_place(result['source'])}: it listed {result['images']:,} images; {result['removed']:,} of them are removed, as no other "
         "source lists them."
     )
 
@@ -355,7 +358,7 @@ def status(counted: Mapping[str, Any]) -> None:
         say("    `penult status --failed` names them.")
     if catalog["removed"]:
         say(f"  {catalog['removed']:,} removed, which no source lists any more")
-    table([row | {"source": row["source"] or "unknown origin"} for row in counted["sources"]])
+    table([row | {"source": _place(row["source"])} for row in counted["sources"]])
     table(
         [
             {
@@ -399,6 +402,11 @@ def run_row(record: RunRecord) -> dict[str, Any]:
         best = result.get("winner", result)
         outcome = f"{best['head']} {best['test']:.1%} on test"
     return {"run": record.run_id, "started": record.started, "outcome": outcome, "set": result.get("feature_set", "")}
+
+
+def _place(source: str | None) -> str:
+    """A source as people name it."""
+    return "unknown origin" if source is None else unquote(source.removeprefix("file://"), errors="backslashreplace")
 
 
 def _notes(result: Mapping[str, Any]) -> None:
