@@ -44,7 +44,7 @@ from featurestore.schema import (
     vectors_of,
 )
 from featurestore.spec import VIEWS_SUFFIX, FeatureSpec
-from featurestore.splits import TEST_SHARE, VAL_SHARE
+from featurestore.splits import TEST_SHARE, VAL_SHARE, check_name
 from featurestore.staging import ShardEntry, Staging, pending
 from featurestore.stored import StoredVectors
 from featurestore.tables import Pin, Table
@@ -360,7 +360,12 @@ class FeatureStore:
 
         Returns:
             X: float32 (n, d); y: str (n,), labels; ids: str (n,), sha256 in hex.
+
+        Raises:
+            UsageError: there is no split of this name; see ``dataset`` for others.
         """
+        if split is not None:
+            check_name(split)
         data = self.dataset(feature_set, label_set)
         part = data if split is None else data.part(split)
         return part.X, part.y, part.ids
@@ -576,7 +581,14 @@ def _is_foreign(path: Path) -> bool:
     return path.name not in _BEFORE_FIRST_COMMIT and not re.fullmatch(r"\.penult\.json\.\w+\.tmp", path.name)
 
 
-def _in_label_set(name: str) -> str:
+def check_label_set(name: str) -> None:
+    """Raise UsageError for what no label set may be called."""
     if not re.fullmatch(r"[\w.-]{1,64}", name):
-        raise UsageError(f"Expected: a label set named with letters, digits, '.', '_' or '-'. Got: {name!r}.")
+        raise UsageError(
+            f"Expected: a label set named with up to 64 letters, digits, '.', '_' or '-'. Got: {name[:100]!r}."
+        )
+
+
+def _in_label_set(name: str) -> str:
+    check_label_set(name)
     return f"label_set = '{name}'"

@@ -13,6 +13,7 @@ from featurestore import repair, upkeep
 from featurestore.arrays import read_npz
 from featurestore.errors import HeadError, StoreCorrupt, StoreNotFound
 from featurestore.files import read_sealed, sha256_of
+from featurestore.limits import check_amount
 from featurestore.lock import locked
 from featurestore.runs import RunRecord
 from featurestore.store import FeatureStore
@@ -98,8 +99,10 @@ def gc(store: str | Path, older_than: float) -> dict[str, int]:
     """Remove what no run needs any more, and merge small files; see ``featurestore.upkeep.collect``.
 
     Raises:
+        UsageError: ``older_than`` is no number of seconds.
         StoreLocked: another run holds the store.
     """
+    check_amount("--older-than in seconds", older_than)
     opened = FeatureStore(store)
     with opened.lock():
         opened.recover()

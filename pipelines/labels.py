@@ -15,7 +15,7 @@ from featurestore.errors import SourceError
 from featurestore.known import Known, text_digests
 from featurestore.runs import RunRecord, new_run_id, utc_now
 from featurestore.schema import LABELS
-from featurestore.store import LABELLED, FeatureStore
+from featurestore.store import LABELLED, FeatureStore, check_label_set
 from pipelines import sources
 
 ROWS_A_BATCH = 10_000
@@ -53,6 +53,7 @@ def import_labels(file: str, store: str | Path, label_set: str = "default") -> L
         SourceError: the manifest cannot be read.
         StoreNotFound, StoreLocked: the store.
     """
+    check_label_set(label_set)
     listing = sources.list_source(file)
     if listing.kind != "manifest":
         raise SourceError(f"Expected: a .csv, .tsv or .parquet file with labels. Got: {file}, a {listing.kind}.")

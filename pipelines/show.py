@@ -243,7 +243,7 @@ def finetuned(result: Mapping[str, Any]) -> None:
 def predicted(predictions: Sequence[Prediction]) -> None:
     """Labels with their probabilities, or why there is none."""
     for prediction in predictions:
-        say(prediction.uri)
+        say(prediction.name)
         if prediction.error:
             say(f"  {prediction.error_type}: {prediction.error}")
         for name, probability in prediction.top:
