@@ -38,7 +38,7 @@ def _share(text: str) -> float:
     if not 0 <= share < 1:
         is_percentage = 1 <= share < 100 and not in_percent
         percent = f" For {digits} percent say {digits}% or {share / 100:g}." if is_percentage else ""
-        raise UsageError(f"Expected: a share below 1, such as 0.1 or 10%. Got: {text}.{percent}")
+        raise UsageError(f"Expected: a share below 1, such as 0.1 or 10%. Got: {text or 'nothing'}.{percent}")
     return share
 
 
@@ -64,7 +64,7 @@ def _seconds(text: str) -> float:
     parts = re.findall(rf"{AMOUNT}([a-z]+)\s*", written)
     whole = re.fullmatch(rf"(?:{AMOUNT}[a-z]+\s*)+", written)
     if not whole or any(unit not in SECONDS for _, unit in parts):
-        raise UsageError(f"Expected: a time such as 90s, 30min, 12h, 2d or 1w. Got: {text}.")
+        raise UsageError(f"Expected: a time such as 90s, 30min, 12h, 2d or 1w. Got: {text or 'nothing'}.")
     seconds = sum(float(amount) * SECONDS[unit] for amount, unit in parts)
     if seconds > MAX_SECONDS:
         raise UsageError(f"Expected: a time of at most a thousand years. Got: {text}.")
@@ -84,7 +84,7 @@ def _bytes(text: str) -> int:
     found = re.fullmatch(rf"{AMOUNT}({'|'.join(BYTES)})", text.strip(), re.IGNORECASE)
     amount = float(found[1]) * BYTES[found[2].lower()] if found else 0.0
     if not 1 <= amount <= MAX_BYTES:
-        raise UsageError(f"Expected: an amount of memory such as 500MB, 4GB or 2GiB. Got: {text}.")
+        raise UsageError(f"Expected: an amount of memory such as 500MB, 4GB or 2GiB. Got: {text or 'nothing'}.")
     return int(amount)
 
 
