@@ -470,7 +470,7 @@ def _keras_home() -> Path:
     """Keras's own rule, without importing it."""
     if "KERAS_HOME" in os.environ:
         return Path(os.environ["KERAS_HOME"])
-    home = os.path.expanduser("~")  # noqa: PTH111 (Path.home raises where nobody knows a home)
+    home = os.path.expanduser("~")  # noqa: PTH111 (Path.home raises where there is none)
     return Path(home if os.access(home, os.W_OK) else "/tmp") / ".keras"
 
 

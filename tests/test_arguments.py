@@ -519,6 +519,21 @@ def test_without_a_home_graphs_are_converted_and_not_kept(
     assert (kept / "graph.xml").read_bytes() == b"graph"
 
 
+def test_without_a_home_tensorflow_makes_no_folder_of_that_name(tmp_path: Path) -> None:
+    code = (
+        "import os, pwd\n"
+        "os.environ.pop('HOME', None)\n"
+        "pwd.getpwuid = {}.__getitem__\n"
+        "from heads.quiet import import_tensorflow\n"
+        "import_tensorflow().keras.backend"
+    )
+    place = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    place.pop("KERAS_HOME", None)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=place)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_backbones_are_listed_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     Homeless(monkeypatch)
     monkeypatch.delenv("KERAS_HOME", raising=False)
