@@ -427,7 +427,7 @@ def finetune(
     ],
     head: Annotated[
         str | None,
-        typer.Option(help="Id of the logreg, svm, ncm or dense head to start from; else the newest not fine-tuned."),
+        typer.Option(help="Id of a linear or dense head, or how it begins or ends; else the newest not fine-tuned."),
     ] = None,
     optimizer: Annotated[str, typer.Option(help="sgd, rmsprop, adam or adamw.")] = "sgd",
     learning_rate: Annotated[float, typer.Option(help="Of the optimizer.")] = 1e-4,
@@ -475,7 +475,9 @@ def finetune(
 def predict(
     images: Annotated[list[str], typer.Argument(help="Picture files.")],
     store: Store,
-    head: Annotated[str | None, typer.Option(help="Id of a trained head; else the newest of `penult runs`.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Id of a head, or how it begins or ends; else the newest of `penult runs`.")
+    ] = None,
     top: Annotated[int, typer.Option(help="How many labels to give.")] = 5,
     weights: Annotated[str | None, typer.Option(help="The backbone's weights file, where it has moved.")] = None,
     engine: Engine = "openvino",
@@ -500,7 +502,9 @@ def predict(
 def export(
     store: Store,
     to: Annotated[Path, typer.Option(help="The folder to make: the model, labels.txt, model.json.")],
-    head: Annotated[str | None, typer.Option(help="Id of a trained head; else the newest of `penult runs`.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Id of a head, or how it begins or ends; else the newest of `penult runs`.")
+    ] = None,
     format: Annotated[str, typer.Option(help="keras, saved_model, onnx, openvino or litert.")] = "keras",
     weights: Annotated[str | None, typer.Option(help="The backbone's weights file, where it has moved.")] = None,
     as_json: Json = False,
