@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.schema import KEY_BYTES, keys_of
-from featurestore.splits import FOLDS, TEST, TRAIN, VAL, assign, place
+from featurestore.splits import FOLDS, SPLITS, assign, check_name, place
 from featurestore.stored import StoredVectors
 
-SPLITS = (TRAIN, VAL, TEST)
 AT_A_TIME = 65_536  # rows that are Python objects
 AMBIGUOUS = "ambiguous label"  # why images are left out
 EXAMPLES = 2  # of images that are left out
@@ -67,7 +66,12 @@ class Dataset:
         return self if self.stored is None else replace(self, X=self.stored.read(), stored=None)
 
     def part(self, split: str) -> Dataset:
-        """Return the rows of one split; X is a copy."""
+        """Return the rows of one split; X is a copy.
+
+        Raises:
+            UsageError: there is no split of this name.
+        """
+        check_name(split)
         return self.take(np.flatnonzero(self.splits == split))
 
     def take(self, rows: np.ndarray) -> Dataset:

@@ -5,7 +5,7 @@ PenultError                 exit 1   one sentence: what is wrong and what to do 
 ├── SourceError                      a corpus that cannot be listed or a manifest that cannot be read
 │   └── NoPictures                   a corpus without a single picture
 ├── ImageError                       one picture that cannot be decoded; becomes a catalog row, never an exit
-├── BackboneError                    an unknown backbone or layer, weights missing or not the pinned ones
+├── BackboneError                    weights that are missing or not the pinned ones
 ├── EngineError                      an engine or a precision this machine cannot run
 ├── StoreError                       the feature store
 │   ├── StoreNotFound                no store, or no such feature set or head in it
@@ -60,7 +60,7 @@ class ImageError(PenultError):
 
 
 class BackboneError(PenultError):
-    """An unknown backbone or layer, or weights that are missing or not the pinned ones."""
+    """Weights that are missing or not the pinned ones."""
 
 
 class EngineError(PenultError):

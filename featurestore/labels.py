@@ -37,14 +37,21 @@ OF_SOURCES = f"(source != '{PEOPLE}' OR {OF_UNKNOWN_ORIGIN})"
 LISTING = f"(listed = true OR {OF_UNKNOWN_ORIGIN})"
 
 
+def check_label_set(name: str) -> None:
+    """Raise UsageError for what no label set may be called."""
+    if not re.fullmatch(r"[\w.-]{1,64}", name):
+        raise UsageError(
+            f"Expected: a label set named with up to 64 letters, digits, '.', '_' or '-'. Got: {name[:100]!r}."
+        )
+
+
 def in_label_set(name: str) -> str:
     """The SQL condition for the rows of a label set.
 
     Raises:
-        UsageError: no label set may be named so.
+        UsageError: no label set may be called so.
     """
-    if not re.fullmatch(r"[\w.-]{1,64}", name):
-        raise UsageError(f"Expected: a label set named with letters, digits, '.', '_' or '-'. Got: {name!r}.")
+    check_label_set(name)
     return f"label_set = '{name}'"
 
 

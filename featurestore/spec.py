@@ -17,6 +17,7 @@ FORMAT_VERSION = 1
 LONGEST = 10_000  # characters of one value
 VIEWS_SUFFIX = "-views"
 CROPS = ("squash", "center", "pad")  # how a rectangle becomes a square
+DTYPES = ("float16", "float32")  # of stored vectors
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class FeatureSpec:
     pooling: str  # "avg", "max" or "none"
     width: int  # d of the vectors
     precision: str = "f32"  # of the forward pass: "f32" or "bf16"
-    dtype: str = "float16"  # of the stored vectors: "float16" or "float32"
+    dtype: str = "float16"  # of the stored vectors, one of DTYPES
     format_version: int = FORMAT_VERSION  # of specs, not of stores
     augmentation: str | None = None  # how the views in this set were drawn, as JSON; None: the images themselves
 

@@ -11,8 +11,10 @@ import hashlib
 from collections.abc import Collection, Iterable
 
 from featurestore.errors import UsageError
+from featurestore.limits import check_seed
 
 TRAIN, VAL, TEST = "train", "val", "test"
+SPLITS = (TRAIN, VAL, TEST)
 VAL_SHARE = TEST_SHARE = 0.15
 FOLDS = 2**63  # a seed that no split has: folds are independent of the splits
 
@@ -21,6 +23,19 @@ def place(key: bytes, seed: int = 0) -> float:
     """A uniform number in [0, 1) from the key: the first 53 bits of BLAKE2b."""
     digest = hashlib.blake2b(key, digest_size=8, salt=seed.to_bytes(8, "little")).digest()
     return (int.from_bytes(digest, "little") >> 11) / 2**53
+
+
+def check(val: float, test: float, seed: int) -> None:
+    """Raise UsageError for shares outside [0, 1) or adding up to 1 or more, and for what is no seed."""
+    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+        raise UsageError(f"Expected: shares for val and test that leave a train split. Got: {val} and {test}.")
+    check_seed("--split-seed", seed)
+
+
+def check_name(split: str) -> None:
+    """Raise UsageError for what is not the name of a split."""
+    if split not in SPLITS:
+        raise UsageError(f"Expected: a split, one of {', '.join(SPLITS)}. Got: {split!r}.")
 
 
 def assign(
@@ -47,10 +62,9 @@ def assign(
         One split a row.
 
     Raises:
-        UsageError: shares outside [0, 1) or adding up to 1 or more.
+        UsageError: see ``check``.
     """
-    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
-        raise UsageError(f"Expected: shares for val and test that leave a train split. Got: {val} and {test}.")
+    check(val, test, seed)
     named = set(given)
     cuts = {
         None: (val, test),

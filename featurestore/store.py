@@ -45,7 +45,7 @@ from featurestore.schema import (
     vectors_of,
 )
 from featurestore.spec import VIEWS_SUFFIX, FeatureSpec
-from featurestore.splits import TEST_SHARE, VAL_SHARE
+from featurestore.splits import TEST_SHARE, VAL_SHARE, check_name
 from featurestore.staging import ShardEntry, Staging, pending
 from featurestore.stored import StoredVectors
 from featurestore.tables import Pin, Replaced, Table
@@ -416,7 +416,12 @@ class FeatureStore:
 
         Returns:
             X: float32 (n, d); y: str (n,), labels; ids: str (n,), sha256 in hex.
+
+        Raises:
+            UsageError: there is no split of this name; see ``dataset`` for others.
         """
+        if split is not None:
+            check_name(split)
         data = self.dataset(feature_set, label_set)
         part = data if split is None else data.part(split)
         return part.X, part.y, part.ids

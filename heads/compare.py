@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
+from featurestore.limits import check_amount, check_count, check_seed
 from heads import evaluate, learning, registry, streaming
 from heads.results import Results
 from heads.search import DEFAULT, Candidate, Search
@@ -18,6 +19,8 @@ from heads.significance import mcnemar
 from heads.train import TrainResult, accuracy, check_dataset, check_finite, count_views, gained, score, timed_fit
 from heads.trials import HOLD_OUT, Progress, Table, Trial, Tried, run
 
+MAX_FOLDS = MAX_SEEDS = 100
+MAX_SHOTS = 1_000_000  # images per class
 TIED = 0.05  # a rival whose paired test gives more than this is not told apart from the first
 CURVE_SHARES = (0.1, 0.18, 0.32, 0.56, 1.0)  # of the training rows
 CURVE_SECONDS = 60.0  # a head that takes longer to fit gets no learning curve
@@ -62,6 +65,27 @@ class CompareResult:
         }
 
 
+def check(seeds: Sequence[int], folds: int, fewshot: Sequence[int], budget: float | None) -> None:
+    """Refuse what no comparison could be made with, before features are read; see ``compare``.
+
+    Raises:
+        UsageError: no seed or too many, one fold, few-shot with no image, or no time.
+    """
+    if not seeds or seeds[MAX_SEEDS:]:  # a range of far more has no len
+        got = "more" if seeds else "none"
+        raise UsageError(f"Expected: --seeds, at least one seed and at most {MAX_SEEDS}. Got: {got}.")
+    for seed in seeds:
+        check_seed("a seed", seed)
+    if folds != 0 and not 2 <= folds <= MAX_FOLDS:
+        raise UsageError(
+            f"Expected: --cv of at least 2 folds and at most {MAX_FOLDS}, or 0 to choose on validation. Got: {folds}."
+        )
+    for k in fewshot:
+        check_count("--fewshot-k", k, 1, MAX_SHOTS)
+    if budget is not None:
+        check_amount("--budget in seconds", budget)
+
+
 def compare(
     datasets: Dataset | Sequence[Dataset],
     search: Search = DEFAULT,
@@ -94,12 +118,9 @@ def compare(
 
     Raises:
         HeadError: a dataset cannot train or score a head, or no candidate could be fitted.
-        UsageError: an unknown head or parameter, no seed, one fold.
+        UsageError: an unknown head or parameter, and see ``check``.
     """
-    if not seeds:
-        raise UsageError("Compare needs at least one seed.")
-    if folds == 1 or folds < 0:
-        raise UsageError(f"Expected: at least 2 folds, or 0 to choose on validation. Got: {folds}.")
+    check(seeds, folds, fewshot, budget)
     deadline = time.monotonic() + (np.inf if budget is None else budget)
     datasets = [datasets] if isinstance(datasets, Dataset) else datasets
     notes = [note for dataset in datasets[:1] for note in check_dataset(dataset)]
@@ -113,6 +134,7 @@ def compare(
         check_finite(table.parts["val"])
         check_finite(table.parts["test"])
     train, val = tables[0].parts["train"], tables[0].parts["val"]
+    notes += _few_shot_notes(train.y, fewshot)
     candidates, skipped = search.candidates(train.y, train.width, len(train if folds else val))
     if streamed:
         candidates, left_out = _streaming(candidates)
@@ -301,8 +323,6 @@ def _fewshot(
     train, val = table.parts["train"], table.parts["val"]
     rows = []
     for k in ks:
-        if k < 1:
-            raise UsageError(f"Expected: --fewshot-k of at least 1. Got: {k}.")
         for name, candidate in best.items():
             values = []
             for draw in range(draws):
@@ -322,6 +342,25 @@ def _fewshot(
                 }
             )
     return rows
+
+
+def _few_shot_notes(y: np.ndarray, ks: Sequence[int]) -> Iterator[str]:
+    """Say which classes of training labels y (n,) have fewer images than few-shot asks for.
+
+    Raises:
+        UsageError: none has as many, so that nothing would be left out.
+    """
+    counts = np.unique(y, return_counts=True)[1]
+    for k in ks:
+        if k > counts.max():
+            raise UsageError(
+                f"Expected: --fewshot-k of at most {counts.max():,}, what the largest class of train has. Got: {k}."
+            )
+        if fewer := int((counts < k).sum()):
+            yield (
+                f"Few-shot with {k:,} images per class: {fewer} of {len(counts)} classes have fewer in train, "
+                f"the smallest {counts.min():,}, and gave all of theirs."
+            )
 
 
 def _by_turns(y: np.ndarray, seed: int) -> np.ndarray:

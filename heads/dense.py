@@ -12,6 +12,9 @@ from heads.head import Head, Problem, check_param, class_weights, is_count, is_n
 from heads.quiet import import_keras
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
+MAX_EPOCHS = 100_000
+MAX_LAYERS, MAX_WIDTH = 16, 2**16  # of hidden layers: a kernel of two such widths takes 16 GiB
+MAX_BATCH_ROWS = 2**20
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def fit_dense(
     The result depends on the seed alone: initialisation, dropout and the order of rows are seeded here,
     not through Keras's process-wide generator, so that fits may run side by side.
     """
-    _check(hidden, dropout, optimizer, learning_rate, epochs, batch_size, patience)
+    check_dense(hidden, dropout, optimizer, learning_rate, epochs, batch_size, patience)
     keras = import_keras()
     draw = np.random.default_rng(problem.seed)
 
@@ -115,7 +118,7 @@ def _batches(problem: Problem, weights: np.ndarray, batch_size: int, draw: np.ra
     return Batches()
 
 
-def _check(
+def check_dense(
     hidden: Sequence[int],
     dropout: float,
     optimizer: str,
@@ -124,12 +127,23 @@ def _check(
     batch_size: int,
     patience: int,
 ) -> None:
-    widths = isinstance(hidden, list | tuple) and all(is_count(width) for width in hidden)
-    check_param(widths, "hidden", hidden, "a list of layer widths, whole numbers above 0")
+    """Raise UsageError for what no dense net can be fitted with."""
+    widths = isinstance(hidden, list | tuple) and all(is_count(width, MAX_WIDTH) for width in hidden)
+    check_param(
+        widths and len(hidden) <= MAX_LAYERS,
+        "hidden",
+        hidden,
+        f"a list of up to {MAX_LAYERS} layer widths, whole numbers above 0, up to {MAX_WIDTH:,}",
+    )
     check_param(is_number(dropout) and 0 <= dropout < 1, "dropout", dropout, "a number from 0 to below 1")
     check_param(optimizer in OPTIMIZERS, "optimizer", optimizer, "one of " + ", ".join(OPTIMIZERS))
     check_param(is_number(learning_rate) and learning_rate > 0, "learning_rate", learning_rate, "a number above 0")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        check_param(is_count(value), name, value, "a whole number above 0")
+    for name, value, most in (("epochs", epochs, MAX_EPOCHS), ("batch_size", batch_size, MAX_BATCH_ROWS)):
+        check_param(is_count(value, most), name, value, f"a whole number above 0, up to {most:,}")
     no_stop = patience == 0 and is_number(patience)
-    check_param(no_stop or is_count(patience), "patience", patience, "a whole number, 0 to never stop early")
+    check_param(
+        no_stop or is_count(patience, MAX_EPOCHS),
+        "patience",
+        patience,
+        f"a whole number up to {MAX_EPOCHS:,}, 0 to never stop early",
+    )

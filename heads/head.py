@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from featurestore.errors import HeadError, UsageError
 
 SCALE_FLOOR = 0.1
+MAX_FLOAT = sys.float_info.max
+MAX_COUNT = 2**31 - 1
 CHUNK_ROWS = 2048  # rows scored at a time, so that prediction needs little memory beside X
 
 
@@ -169,10 +172,10 @@ def check_param(good: bool, name: str, value: object, expected: str) -> None:
 
 
 def is_number(value: object) -> bool:
-    """True for a finite int or float that is not a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    """True for an int or float that is finite as a float64 and not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_FLOAT
 
 
-def is_count(value: object) -> bool:
-    """True for an int of at least 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def is_count(value: object, most: int = MAX_COUNT) -> bool:
+    """True for an int from 1 to ``most``."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

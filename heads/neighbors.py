@@ -31,11 +31,16 @@ class NeighborsHead(Head):
         return scores
 
 
+def check_knn(k: int, metric: str) -> None:
+    """Raise UsageError for what no neighbours can be found with, whatever the rows."""
+    check_param(is_count(k), "k", k, "a whole number above 0")
+    check_param(metric in METRICS, "metric", metric, " or ".join(METRICS))
+
+
 def fit_knn(problem: Problem, *, k: int, metric: str) -> dict[str, np.ndarray]:
     """Keep the training rows; ``metric`` is "cosine" or "euclidean"."""
-    check_param(is_count(k), "k", k, "a whole number above 0")
+    check_knn(k, metric)
     check_param(k <= len(problem.X), "k", k, f"at most the {len(problem.X)} training rows")
-    check_param(metric in METRICS, "metric", metric, " or ".join(METRICS))
     vectors = problem.X
     if metric == "cosine":
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

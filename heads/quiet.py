@@ -16,6 +16,8 @@ def import_tensorflow() -> Any:
     """TensorFlow; the first call takes seconds."""
     with _importing:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        if os.path.expanduser("~") == "~":  # noqa: PTH111 (there is no home, and TensorFlow would make a folder "~")
+            os.environ.setdefault("KERAS_HOME", "/tmp/.keras")  # where Keras itself goes then
         with _silent_stderr() if "tensorflow" not in sys.modules else contextlib.nullcontext():
             import tensorflow
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import HeadError, UsageError
-from heads.dense import DenseHead, fit_dense
+from featurestore.limits import check_seed
+from heads.dense import DenseHead, check_dense, fit_dense
 from heads.head import Head, Problem, fit_temperature, standardisation, standardise
 from heads.linear import C_of_alpha, LinearHead, checked_C, fit_logreg, fit_ridge, fit_svm
-from heads.neighbors import NeighborsHead, fit_knn, fit_ncm
-from heads.svm import RBFHead, fit_rbf_svm
+from heads.neighbors import NeighborsHead, check_knn, fit_knn, fit_ncm
+from heads.svm import RBFHead, check_rbf_svm, fit_rbf_svm
 from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss
 
 HALF_DECADES = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
@@ -37,6 +38,7 @@ class Family:
         head: the class that predicts from those arrays.
         defaults: every parameter with its default.
         grid: what ``compare`` tries, each over the defaults, the most regular first.
+        check: raises UsageError for parameters, as keywords, that no fit could have.
         votes: scores are shares of votes, probabilities as they are; those of others are logits with a temperature.
         weighted: takes ``class_weight="balanced"``.
         random: the fit depends on its seed beyond the solver's tolerance.
@@ -48,6 +50,7 @@ class Family:
     head: type[Head]
     defaults: Mapping[str, Any]
     grid: tuple[Mapping[str, Any], ...]
+    check: Callable[..., object] = dict  # which takes anything
     votes: bool = False
     weighted: bool = True
     random: bool = False
@@ -70,6 +73,7 @@ FAMILIES: dict[str, Family] = {
         LinearHead,
         defaults={"C": 0.01},
         grid=tuple({"C": C} for C in HALF_DECADES[4:15]),
+        check=checked_C,
         sweep=Sweep(CROSS_ENTROPY, checked_C),
     ),
     "svm": Family(
@@ -78,6 +82,7 @@ FAMILIES: dict[str, Family] = {
         LinearHead,
         defaults={"C": 0.001},
         grid=tuple({"C": C} for C in HALF_DECADES[:11]),
+        check=checked_C,
         sweep=Sweep(SQUARED_HINGE, checked_C),
     ),
     "ridge": Family(
@@ -86,6 +91,7 @@ FAMILIES: dict[str, Family] = {
         LinearHead,
         defaults={"alpha": 1000.0},
         grid=tuple({"alpha": alpha} for alpha in (100000.0, 30000.0, 10000.0, 3000.0, 1000.0, 300.0, 100.0)),
+        check=C_of_alpha,
         sweep=Sweep(SQUARED, C_of_alpha),
     ),
     "knn": Family(
@@ -94,6 +100,7 @@ FAMILIES: dict[str, Family] = {
         NeighborsHead,
         defaults={"k": 5, "metric": "cosine"},
         grid=({"k": 10}, {"k": 3}),
+        check=check_knn,
         votes=True,
         weighted=False,
     ),
@@ -103,6 +110,7 @@ FAMILIES: dict[str, Family] = {
         RBFHead,
         defaults={"C": 10.0, "gamma": "scale"},
         grid=({"C": 1.0}, {"C": 10.0}),
+        check=check_rbf_svm,
     ),
     "dense": Family(
         "dense net: hidden ReLU layers with dropout, early stopping on validation",
@@ -118,6 +126,7 @@ FAMILIES: dict[str, Family] = {
             "patience": 6,
         },
         grid=({"hidden": [256]}, {"hidden": [512, 256], "dropout": 0.5}),
+        check=check_dense,
         random=True,
     ),
 }
@@ -138,15 +147,29 @@ def complete(name: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return all parameters of a family, those not given at their defaults.
 
     Raises:
-        UsageError: there is no such family or parameter.
+        UsageError: there is no such family or parameter, or a value that no fit could have.
     """
-    defaults = family(name).defaults
+    row = family(name)
+    defaults = row.defaults
     for key in params or {}:
         if key not in defaults:
             known = f"choose from {', '.join(defaults)}" if defaults else "it has none"
             raise UsageError(f"Head {name!r} has no parameter {key!r}: {known}.")
     given = {**defaults, **(params or {})}
+    row.check(**given)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
+def check_weight(name: str, class_weight: str | None) -> None:
+    """Refuse a class weight that a family cannot be fitted with.
+
+    Raises:
+        UsageError: an unknown one, or a family that cannot weight classes.
+    """
+    if class_weight not in (None, "balanced"):
+        raise UsageError(f'Class weight: Expected: "balanced" or none. Got: {class_weight!r}.')
+    if class_weight and not family(name).weighted:
+        raise UsageError(f"Head {name!r} cannot weight classes: leave --class-weight out.")
 
 
 def describe(name: str, params: Mapping[str, Any]) -> str:
@@ -192,10 +215,8 @@ def fit(
     """
     row = family(name)
     params = complete(name, params)
-    if class_weight not in (None, "balanced"):
-        raise UsageError(f'Class weight: Expected: "balanced" or none. Got: {class_weight!r}.')
-    if class_weight and not row.weighted:
-        raise UsageError(f"Head {name!r} cannot weight classes: leave --class-weight out.")
+    check_weight(name, class_weight)
+    check_seed("--seed", seed)
     X, y = _checked(X, y, "training")
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.errors import StoreError, UsageError
-from featurestore.files import read_bytes
+from featurestore.errors import UsageError
+from featurestore.files import size_of
 from heads import registry
 
 # Beyond these a default search leaves a family out; naming it fits it all the same.
 RBF_MAX_ROWS, RBF_MAX_CLASSES = 10_000, 100  # time grows with the square of either
 KNN_MAX_WORK = 1e13  # rows to score x rows kept x width: about a minute
 MOST_BYTES, MOST_POINTS = 2**16, 100_000  # of a recipe, and of a family in it
+MAX_NUMBERS = 1000  # in one list of values
 UNBALANCED = 3.0  # the largest class over the smallest, from which a default search weights classes too
 
 Grid = tuple[Mapping[str, Any], ...]
@@ -97,9 +98,11 @@ def from_options(
     """A search from the command line's options.
 
     Raises:
-        UsageError: an unknown family, or an option that none of the families has.
+        UsageError: an unknown family, an option that none of the families has, or a value that it cannot have.
     """
-    names = list(heads or registry.FAMILIES)
+    names = list(registry.FAMILIES if heads is None else heads)
+    for name in names:
+        registry.family(name)
     for option, values, parameter in (("--C", C, "C"), ("--hidden", hidden, "hidden")):
         if values and not any(parameter in registry.family(name).defaults for name in names):
             raise UsageError(f"{option} says nothing to {', '.join(names)}: no family of these has {parameter}.")
@@ -111,6 +114,8 @@ def from_options(
         given: list[dict[str, Any]] = []
         given += [{"C": value} for value in C or () if "C" in defaults]
         given += [{"hidden": list(value)} for value in hidden or () if "hidden" in defaults]
+        for point in given:
+            registry.complete(name, point)
         grids[name] = tuple(given)
     if not heads:  # options that name values choose the families that have them
         grids = {name: grid for name, grid in grids.items() if grid}
@@ -125,10 +130,15 @@ def from_file(path: Path) -> Search:
     Raises:
         UsageError: the file cannot be read, or has what no search has.
     """
+    size = size_of(path)
+    if size is None or size > MOST_BYTES:
+        got = "no such file" if size is None else f"{size:,} bytes"
+        raise UsageError(f"Expected: --search, a TOML file of up to {MOST_BYTES:,} bytes. Got: {path}, {got}.")
     try:
-        told = tomllib.loads(read_bytes(path, MOST_BYTES).decode())
-    except (StoreError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: Expected: a TOML file with a table [heads.NAME] a family. Got: {error}.") from error
+        told = tomllib.loads(path.read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: Expected: a TOML file with a table [heads.NAME] a family. Got: {said}.") from error
     unknown = told.keys() - {"heads", "class_weight"}
     heads, weights = told.get("heads", {}), told.get("class_weight", [])
     if unknown or not isinstance(heads, dict) or not isinstance(weights, list):
@@ -166,13 +176,15 @@ def numbers(text: str) -> list[float]:
         UsageError: anything else, or numbers that are not above 0.
     """
     try:
-        if ":" in text:
-            low, high, count = text.split(":")
-            values = [float(f"{value:.6g}") for value in np.geomspace(float(low), float(high), int(count))]
-        else:
-            values = [float(part) for part in text.split(",")]
+        parts = text.split(":") if ":" in text else text.split(",")
+        count = int(parts.pop()) if ":" in text else len(parts)
+        values = [float(part) for part in parts]
     except ValueError as error:
         raise UsageError(f"Expected: numbers such as 0.1,1 or 1e-4:1e2:13. Got: {text!r}.") from error
-    if not values or not all(0 < value < np.inf for value in values):
-        raise UsageError(f"Expected: numbers above 0. Got: {text!r}.")
-    return values
+    if not all(0 < value < np.inf for value in values) or not 1 <= count <= MAX_NUMBERS:
+        raise UsageError(f"Expected: numbers above 0, up to {MAX_NUMBERS:,} of them. Got: {text!r}.")
+    if ":" not in text:
+        return values
+    if len(values) != 2:
+        raise UsageError(f"Expected: numbers such as 0.1,1 or 1e-4:1e2:13. Got: {text!r}.")
+    return [float(f"{value:.6g}") for value in np.geomspace(values[0], values[1], count)]

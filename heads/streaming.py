@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from featurestore.dataset import TEST, TRAIN, VAL, Dataset
+from featurestore.dataset import Dataset
 from featurestore.errors import UsageError
+from featurestore.splits import TEST, TRAIN, VAL
 from heads.rows import StreamedRows
 
 SHARE = 0.25  # of the limit, for val and test; the rest is for their copies, labels, solvers and the program

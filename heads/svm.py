@@ -47,13 +47,18 @@ class RBFHead(Head):
         return np.exp(-self.arrays["gamma"] * np.maximum(squared, 0))
 
 
+def check_rbf_svm(C: float, gamma: float | str) -> None:
+    """Raise UsageError for what no machine can be fitted with."""
+    check_param(is_number(C) and C > 0, "C", C, "a number above 0")
+    good_gamma = gamma == "scale" or (is_number(gamma) and float(gamma) > 0)
+    check_param(good_gamma, "gamma", gamma, 'a number above 0 or "scale"')
+
+
 def fit_rbf_svm(problem: Problem, *, C: float, gamma: float | str) -> dict[str, np.ndarray]:
     """scikit-learn's SVC; ``gamma`` is a number or "scale", which is ``1 / (d * variance of X)``."""
     from sklearn.svm import SVC
 
-    check_param(is_number(C) and C > 0, "C", C, "a number above 0")
-    good_gamma = gamma == "scale" or (is_number(gamma) and float(gamma) > 0)
-    check_param(good_gamma, "gamma", gamma, 'a number above 0 or "scale"')
+    check_rbf_svm(C, gamma)
     width = 1 / (problem.X.shape[1] * problem.X.var(dtype=np.float64)) if gamma == "scale" else gamma
     model = SVC(C=C, gamma=width, class_weight=problem.class_weight, break_ties=True, cache_size=500)
     model.fit(problem.X, problem.y)

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from featurestore.errors import UsageError
 from heads.quiet import import_tensorflow
 from heads.train import TrainResult
+
+
+def check(folder: Path) -> None:
+    """Make the folder, if need be, and refuse one that cannot be written, before anything is fitted.
+
+    Raises:
+        UsageError: it says why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"Expected: --tensorboard, a folder that can be written. Got: {folder}: {why}.") from error
 
 
 def write(result: TrainResult, folder: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.dataset import SPLITS, Dataset
+from featurestore.dataset import Dataset
 from featurestore.errors import HeadError
+from featurestore.splits import SPLITS
 from heads import calibration, evaluate, registry
 from heads.head import Head, softmax
 

@@ -15,10 +15,12 @@ import numpy as np
 from PIL import Image
 
 from featurestore.errors import UsageError
+from featurestore.limits import check_seed
 
 RULES = "affine-v1"  # of this module; another way to draw or move pixels is a new name
 FLIPS = ("none", "horizontal", "vertical", "both")
 FILLS = ("nearest", "reflect", "black")
+MAX_VIEWS = 100  # of each picture
 _PADDING: dict[str, Literal["edge", "symmetric", "constant"]] = {
     "nearest": "edge",
     "reflect": "symmetric",
@@ -59,6 +61,7 @@ class Augmentation:
             raise UsageError(f"Expected: --flip {', '.join(FLIPS)}. Got: {self.flip!r}.")
         if self.fill not in FILLS:
             raise UsageError(f"Expected: --fill {', '.join(FILLS)}. Got: {self.fill!r}.")
+        check_seed("--seed of the views", self.seed)
 
     @property
     def changes(self) -> bool:

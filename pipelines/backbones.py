@@ -20,7 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from featurestore.errors import BackboneError
+from featurestore.errors import BackboneError, UsageError
+from featurestore.limits import check_count
 from featurestore.spec import CROPS, FeatureSpec, Preprocessing
 from heads.quiet import import_keras
 from pipelines import lite
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 DEFAULT = "efficientnet-lite0"
 POOLINGS = ("avg", "max", "none")
+MIN_INPUT_SIZE, MAX_INPUT_SIZE = 32, 2048  # pixels; no network of the table was trained below 224 or above 600
 
 
 class Backbone(NamedTuple):
@@ -182,20 +184,22 @@ def resolve(
         crop: how a rectangle becomes a square.
 
     Raises:
-        BackboneError: no such backbone, pooling, crop or weights file, or an impossible input size.
+        UsageError: no such backbone, pooling or crop, or an impossible input size.
+        BackboneError: no such weights file.
     """
     if backbone not in TABLE:
-        raise BackboneError(f"There is no backbone {backbone!r}{_near(backbone, TABLE)}.")
+        raise UsageError(f"There is no backbone {backbone!r}{_near(backbone, TABLE)}.")
     if pooling not in POOLINGS:
-        raise BackboneError(f"Expected: pooling {', '.join(POOLINGS)}. Got: {pooling!r}.")
+        raise UsageError(f"Expected: --pooling {', '.join(POOLINGS)}. Got: {pooling!r}.")
     if crop not in CROPS:
-        raise BackboneError(f"Expected: crop {', '.join(CROPS)}. Got: {crop!r}.")
-    if input_size is not None and input_size < 1:
-        raise BackboneError(f"Expected: an input size in pixels. Got: {input_size}.")
+        raise UsageError(f"Expected: crop {', '.join(CROPS)}. Got: {crop!r}.")
+    if input_size is not None:
+        check_count("--input-size in pixels", input_size, MIN_INPUT_SIZE, MAX_INPUT_SIZE)
     if weights != "imagenet" and not Path(weights).is_file():
         raise BackboneError(f"There is no weights file {weights}: give `--weights imagenet` or a file.")
     row = TABLE[backbone]
-    tap = Tap(backbone, str(weights), layer or row.layer, pooling, input_size or row.input_size, crop)
+    layer = row.layer if layer is None else layer
+    tap = Tap(backbone, str(weights), layer, pooling, input_size or row.input_size, crop)
     # Layers of the classifier have no spatial axes left: one name for one thing.
     return replace(tap, pooling="none") if tap.needs_top else tap
 
@@ -244,7 +248,7 @@ def layers(backbone: str) -> list[tuple[str, tuple[int, ...]]]:
     """Every layer that can be tapped, in order, with the shape of its output for one picture.
 
     Raises:
-        BackboneError: there is no such backbone.
+        UsageError: there is no such backbone.
     """
     row = TABLE[resolve(backbone).backbone]
     bare = _in_fresh_thread(lambda: _layer_shapes(row, top=False))
@@ -276,7 +280,8 @@ def build(tap: Tap) -> keras.Model:
     """The frozen network: uint8 (n, s, s, 3) of RGB pixels → float32 (n, d), preprocessing inside.
 
     Raises:
-        BackboneError: no such layer, or weights that are missing, damaged or of another network.
+        UsageError: no such layer, or an input size that the network does not take.
+        BackboneError: weights that are missing, damaged or of another network.
     """
     fetch(tap)
     return _in_fresh_thread(lambda: _build(tap))
@@ -290,7 +295,7 @@ def unfrozen(tap: Tap, layer: str) -> tuple[keras.Model, keras.Model]:
         normalisation and dropout stay in inference mode.
 
     Raises:
-        BackboneError: as ``build``; or nothing from that layer to the tapped one has weights.
+        UsageError, BackboneError: as ``build``; or nothing from that layer to the tapped one has weights.
     """
     fetch(tap)
     return _in_fresh_thread(lambda: _unfrozen(tap, layer))
@@ -308,7 +313,7 @@ def _unfrozen(tap: Tap, layer: str) -> tuple[keras.Model, keras.Model]:
     for number, member in enumerate(network.layers):
         member.trainable = number >= first
     if not model.trainable_variables:
-        raise BackboneError(f"{network.name} has nothing to train from {layer} to {tap.layer}: name an earlier layer.")
+        raise UsageError(f"{network.name} has nothing to train from {layer} to {tap.layer}: name an earlier layer.")
     return model, network
 
 
@@ -351,7 +356,7 @@ def _network(row: Backbone, top: bool, input_size: int, pooling: str = "none") -
             pooling=None if pooling == "none" else pooling,
         )
     except ValueError as error:
-        raise BackboneError(f"{row.name} cannot be built for {input_size} pixels: {error}") from error
+        raise UsageError(f"{row.name} cannot be built for {input_size} pixels: {error}") from error
 
 
 def _normalize(pixels: Any, row: Backbone) -> Any:
@@ -365,7 +370,7 @@ def _normalize(pixels: Any, row: Backbone) -> Any:
 def _layer(network: keras.Model, name: str) -> keras.layers.Layer:
     names = [layer.name for layer in network.layers]
     if name not in names:
-        raise BackboneError(f"{network.name} has no layer {name!r}{_near(name, names)}.")
+        raise UsageError(f"{network.name} has no layer {name!r}{_near(name, names)}.")
     return network.get_layer(name)
 
 
@@ -465,8 +470,8 @@ def _keras_home() -> Path:
     """Keras's own rule, without importing it."""
     if "KERAS_HOME" in os.environ:
         return Path(os.environ["KERAS_HOME"])
-    home = Path.home()
-    return (home if os.access(home, os.W_OK) else Path("/tmp")) / ".keras"
+    home = os.path.expanduser("~")  # noqa: PTH111 (Path.home raises where there is none)
+    return Path(home if os.access(home, os.W_OK) else "/tmp") / ".keras"
 
 
 def _at_hand(backbone: str) -> str:

@@ -13,6 +13,7 @@ from featurestore import repair, upkeep
 from featurestore.arrays import read_npz
 from featurestore.errors import HeadError, StoreCorrupt, StoreNotFound
 from featurestore.files import read_sealed, sha256_of
+from featurestore.limits import check_amount
 from featurestore.lock import locked
 from featurestore.removal import forget_removed
 from featurestore.runs import RunRecord
@@ -101,8 +102,10 @@ def gc(store: str | Path, older_than: float) -> dict[str, int]:
     Images that no source has listed for so long are forgotten, with their features: "removed images" is their number.
 
     Raises:
+        UsageError: ``older_than`` is no number of seconds.
         StoreLocked: another run holds the store.
     """
+    check_amount("--older-than in seconds", older_than)
     opened = FeatureStore(store)
     with opened.lock():
         opened.recover()

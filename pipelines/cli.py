@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,13 +33,15 @@ app = typer.Typer(
 def _share(text: str) -> float:
     """0.1 or 10%, as a share; ``text`` may be a number, the default."""
     digits = str(text).strip()
+    in_percent = digits.endswith("%")
     try:
-        share = float(digits.removesuffix("%")) / (100 if digits.endswith("%") else 1)
+        share = float(digits.removesuffix("%")) / (100 if in_percent else 1)
     except ValueError:
-        share = -1.0
+        share = math.nan
     if not 0 <= share < 1:
-        percent = f" For {text} percent say {text}% or {share / 100:g}." if 1 <= share < 100 else ""
-        raise UsageError(f"Expected: a share below 1, such as 0.1 or 10%. Got: {text}.{percent}")
+        is_percentage = 1 <= share < 100 and not in_percent
+        percent = f" For {digits} percent say {digits}% or {share / 100:g}." if is_percentage else ""
+        raise UsageError(f"Expected: a share below 1, such as 0.1 or 10%. Got: {text or 'nothing'}.{percent}")
     return share
 
 
@@ -46,37 +50,49 @@ def _whole_share(text: str) -> float:
     return 1.0 if str(text).strip() in ("1", "1.0", "100%") else _share(text)
 
 
+AMOUNT = r"([0-9]+(?:\.[0-9]+)?)\s*"
+TIME_UNITS = {  # seconds: every way to write each; a month is none, it has no length
+    1: ("s", "sec", "secs", "second", "seconds"),
+    60: ("m", "min", "mins", "minute", "minutes"),
+    3600: ("h", "hr", "hrs", "hour", "hours"),
+    86_400: ("d", "day", "days"),
+    7 * 86_400: ("w", "week", "weeks"),
+}
+SECONDS = {name: seconds for seconds, names in TIME_UNITS.items() for name in names}
+MAX_SECONDS = 1000 * 365 * 86_400
+BYTES = {"mb": 10**6, "gb": 10**9, "tb": 10**12, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+MAX_BYTES = 2**60
+
+
 def _seconds(text: str) -> float:
-    """90, 90s, 5m, 1h or 7d."""
-    digits = str(text).strip()
-    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(digits[-1:])
-    try:
-        seconds = float(digits[:-1] if unit else digits) * (unit or 1)
-    except ValueError:
-        seconds = 0.0
-    if not 0 <= seconds < float("inf"):
-        raise UsageError(f"Expected: a time such as 60s, 5m or 1h. Got: {text}.")
+    """Seconds: 90, or amounts with units, such as 90s, 30min, 2 days or 2d12h."""
+    written = str(text).strip()
+    if re.fullmatch(AMOUNT, written):
+        written += "s"
+    parts = re.findall(rf"{AMOUNT}([a-z]+)\s*", written)
+    whole = re.fullmatch(rf"(?:{AMOUNT}[a-z]+\s*)+", written)
+    if not whole or any(unit not in SECONDS for _, unit in parts):
+        raise UsageError(f"Expected: a time such as 90s, 30min, 12h, 2d or 1w. Got: {text or 'nothing'}.")
+    seconds = sum(float(amount) * SECONDS[unit] for amount, unit in parts)
+    if seconds > MAX_SECONDS:
+        raise UsageError(f"Expected: a time of at most a thousand years. Got: {text}.")
     return seconds
 
 
 def _budget(text: str) -> float:
+    """Seconds, as ``_seconds``, but not 0."""
     seconds = _seconds(text)
     if not seconds:
-        raise UsageError(f"Expected: a time such as 60s, 5m or 1h. Got: {text}.")
+        raise UsageError(f"Expected: a time above 0, such as 60s, 5m or 1h. Got: {text}.")
     return seconds
 
 
 def _bytes(text: str) -> int:
     """500MB, 4GB or 2GiB, in bytes."""
-    units = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    written = text.strip()
-    size = next((size for unit, size in units.items() if written.lower().endswith(unit.lower())), 0)
-    try:
-        amount = float(written.rstrip("TtGgMmIiBb")) * size
-    except ValueError:
-        amount = 0.0
-    if not 0 < amount < float("inf"):
-        raise UsageError(f"Expected: an amount of memory such as 500MB, 4GB or 2GiB. Got: {text}.")
+    found = re.fullmatch(rf"{AMOUNT}({'|'.join(BYTES)})", text.strip(), re.IGNORECASE)
+    amount = float(found[1]) * BYTES[found[2].lower()] if found else 0.0
+    if not 1 <= amount <= MAX_BYTES:
+        raise UsageError(f"Expected: an amount of memory such as 500MB, 4GB or 2GiB. Got: {text or 'nothing'}.")
     return int(amount)
 
 
@@ -213,7 +229,7 @@ def embed(
 
     from pipelines import show
     from pipelines.augment import Augmentation
-    from pipelines.embed import EmbedOptions
+    from pipelines.embed import EmbedOptions, check_failure_rate
     from pipelines.embed import embed as run
     from pipelines.sources import list_source
 
@@ -239,6 +255,9 @@ def embed(
     )
     drawn = Augmentation(rotation, shift, shear, zoom, flip, fill, view_seed)
     drawn.check()
+    check_failure_rate(max_failure_rate)
+    if views:  # refused now, not after the pictures themselves are embedded
+        replace(options, views=views, augmentation=drawn).check()
     for one in source:
         list_source(one)  # a mistake in the last is said before the work for the first
     results = []
@@ -462,16 +481,16 @@ def compare(
 
     if context.args and not hidden:
         raise UsageError(f"Expected: an option. Got: {context.args[0]!r}; `penult compare --help` lists them.")
-    if search and (heads or C or hidden or class_weight):
+    if search is not None and any(option is not None for option in (heads, C, hidden, class_weight)):
         raise UsageError("--search is in place of --heads, --C, --hidden and --class-weight: leave those out.")
     asked = (
         searches.from_file(search)
-        if search
+        if search is not None
         else searches.from_options(
-            heads.split(",") if heads else None,
-            searches.numbers(C) if C else None,
-            [_widths(net) for nets in (*(hidden or ()), *context.args) for net in nets.split()],
-            [searches.class_weight(weight) for weight in class_weight.split(",")] if class_weight else (),
+            None if heads is None else heads.split(","),
+            None if C is None else searches.numbers(C),
+            [_widths(net) for nets in (*(hidden or ()), *context.args) for net in nets.split() or [""]],
+            () if class_weight is None else [searches.class_weight(weight) for weight in class_weight.split(",")],
         )
     )
     sets = feature_set or []
@@ -485,7 +504,7 @@ def compare(
             sets=sets if len(sets) > 1 else (),
             seeds=range(seeds),
             folds=cv,
-            fewshot=_counts("--fewshot-k", fewshot_k) if fewshot_k else (),
+            fewshot=() if fewshot_k is None else _counts("--fewshot-k", fewshot_k),
             budget=budget,
             memory_limit=memory_limit,
             gallery_seed=gallery_seed,
@@ -503,7 +522,7 @@ def finetune(
     ],
     head: Annotated[
         str | None,
-        typer.Option(help="Id of the logreg, svm, ncm or dense head to start from; else the newest not fine-tuned."),
+        typer.Option(help="Id of a linear or dense head, or how it begins or ends; else the newest not fine-tuned."),
     ] = None,
     optimizer: Annotated[str, typer.Option(help="sgd, rmsprop, adam or adamw.")] = "sgd",
     learning_rate: Annotated[float, typer.Option(help="Of the optimizer.")] = 1e-4,
@@ -551,7 +570,9 @@ def finetune(
 def predict(
     images: Annotated[list[str], typer.Argument(help="Picture files.")],
     store: Store,
-    head: Annotated[str | None, typer.Option(help="Id of a trained head; else the newest of `penult runs`.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Id of a head, or how it begins or ends; else the newest of `penult runs`.")
+    ] = None,
     top: Annotated[int, typer.Option(help="How many labels to give.")] = 5,
     weights: Annotated[str | None, typer.Option(help="The backbone's weights file, where it has moved.")] = None,
     engine: Engine = "openvino",
@@ -576,7 +597,9 @@ def predict(
 def export(
     store: Store,
     to: Annotated[Path, typer.Option(help="The folder to make: the model, labels.txt, model.json.")],
-    head: Annotated[str | None, typer.Option(help="Id of a trained head; else the newest of `penult runs`.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Id of a head, or how it begins or ends; else the newest of `penult runs`.")
+    ] = None,
     format: Annotated[str, typer.Option(help="keras, saved_model, onnx, openvino or litert.")] = "keras",
     weights: Annotated[str | None, typer.Option(help="The backbone's weights file, where it has moved.")] = None,
     as_json: Json = False,
@@ -631,7 +654,7 @@ def gc(
     store: Store,
     older_than: Annotated[
         float,
-        typer.Option(parser=_seconds, metavar="TIME", help="Leave unfinished work that is younger: 12h, 7d."),
+        typer.Option(parser=_seconds, metavar="TIME", help="Leave unfinished work that is younger: 30min, 12h, 1w."),
     ] = 7 * 86_400,
     as_json: Json = False,
 ) -> None:
@@ -720,14 +743,20 @@ def _parameters(given: list[str] | None, options: dict[str, Any]) -> dict[str, A
             raise UsageError(f"{name} is given twice: leave --param {item} out.")
         try:
             parameters[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             parameters[name] = value
     return parameters
 
 
 def _print_json(wanted: bool, value: Any) -> None:
-    if wanted:
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    if not wanted:
+        return
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # an ASCII terminal, or a name that is no UTF-8
+        text = json.dumps(value, allow_nan=False)
+    print(text, flush=True)
 
 
 def main() -> None:

@@ -18,24 +18,28 @@ import pyarrow as pa
 
 from featurestore.errors import TooManyFailures, TooManyRemoved, UsageError
 from featurestore.known import CHANGED, NEW, Known, pair_digests, text_digests
+from featurestore.labels import check_label_set
+from featurestore.limits import check_count
 from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
+from featurestore.spec import DTYPES
 from featurestore.staging import PLAN, Staging
 from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
 from pipelines import backbones, interrupt, sources, tuned
-from pipelines.augment import Augmentation
+from pipelines.augment import MAX_VIEWS, Augmentation
 from pipelines.backbones import Tap, feature_spec, resolve
+from pipelines.engines import check_request
 from pipelines.membership import MAX_REMOVED, Membership, adopt
 from pipelines.worker import EmbedJob, bound_memory, engine_for, settle_canary
 
-SHARD_IMAGES = 4096
+SHARD_IMAGES, MAX_SHARD_IMAGES = 4096, 2**20
 STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
 POLL_SECONDS = 0.5
-MAX_VIEWS = 100
 RUNNER = "FnApiRunner"  # in this process
+RUNNERS = (RUNNER, "FlinkRunner")
 REFUSED_RUNNERS = {
-    "DaskRunner": "it loses finished work and still reports success",
-    "DirectRunner": "it may start another runner, which it looks for on the network",
+    "daskrunner": "it loses finished work and still reports success",
+    "directrunner": "it may start another runner, which it looks for on the network",
 }
 
 Progress = Callable[[int, int], None]  # images done, images in all
@@ -70,17 +74,16 @@ class EmbedOptions:
         """Raise UsageError for what no run could do."""
         if not 0 <= self.max_removed <= 1:  # also NaN
             raise UsageError(f"Expected: --max-removed, a share from 0 to 1. Got: {self.max_removed}.")
-        if self.shard_images < 1:
-            raise UsageError(f"Expected: --shard-images of at least 1. Got: {self.shard_images}.")
-        if not 0 <= self.views <= MAX_VIEWS:
-            raise UsageError(f"Expected: --views from 0 to {MAX_VIEWS}. Got: {self.views}.")
+        check_count("--shard-images", self.shard_images, 1, MAX_SHARD_IMAGES)
+        check_count("--views", self.views, 0, MAX_VIEWS)
+        check_label_set(self.label_set)
+        if self.dtype not in DTYPES:
+            raise UsageError(f"Expected: --dtype {' or '.join(DTYPES)}. Got: {self.dtype!r}.")
         if bool(self.views) != (self.augmentation is not None):
             raise UsageError("Views need an augmentation, and an augmentation needs views.")
         if self.augmentation is not None:
             self.augmentation.check()
-        if self.runner in REFUSED_RUNNERS:
-            why = REFUSED_RUNNERS[self.runner]
-            raise UsageError(f"--runner {self.runner} is refused: {why}; use {RUNNER} or FlinkRunner.")
+        _check_runner(self.runner)
 
 
 @dataclass
@@ -119,7 +122,8 @@ class EmbedResult:
         return (self.failed + self.failed_before) / max(self.seen, 1)
 
     def check(self, max_failure_rate: float, max_removed: float = MAX_REMOVED) -> None:
-        """Raise TooManyFailures or TooManyRemoved where a share is above its limit."""
+        """Raise TooManyFailures or TooManyRemoved where a share is above its limit, UsageError for what is no limit."""
+        check_failure_rate(max_failure_rate)
         if self.not_removed:
             raise TooManyRemoved(
                 f"{self.not_removed:,} of the {self.listed_before:,} images of {self.source} are no longer listed "
@@ -164,6 +168,7 @@ def embed(
     bound_memory()
     listing = sources.list_source(source, split_folders=options.split_folders)
     tap = _tap(options, store)
+    check_request(options.engine, options.precision, options.batch_size, tap.input_size)
     engine = engine_for(tap, options.engine, options.precision, options.batch_size)
     augmentation = None if options.augmentation is None else options.augmentation.to_json()
     spec = feature_spec(tap, engine.width, options.precision, options.dtype, augmentation)
@@ -217,6 +222,22 @@ def embed(
         parameters = {"source": sources.printable(source), **asdict(options)}
         RunRecord(run_id, "embed", started, parameters, result.to_json()).write(opened.run_folder(run_id))
     return result
+
+
+def check_failure_rate(rate: float) -> None:
+    """Raise UsageError for what is no share of files."""
+    if not 0 <= rate <= 1:
+        raise UsageError(f"Expected: --max-failure-rate, a share from 0 to 1. Got: {rate}.")
+
+
+def _check_runner(name: str) -> None:
+    """Refuse a runner that is not known to keep what it finishes, however it is spelled: Beam knows many spellings."""
+    if name in RUNNERS:
+        return
+    plain = name.rpartition(".")[2].lower()
+    why = REFUSED_RUNNERS.get(plain) or REFUSED_RUNNERS.get(plain + "runner")
+    refused = f" {name} is refused: {why}." if why else ""
+    raise UsageError(f"Expected: --runner {' or '.join(RUNNERS)}. Got: {name!r}.{refused}")
 
 
 def _tap(options: EmbedOptions, store: str | Path) -> Tap:

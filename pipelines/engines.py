@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -23,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import EngineError
+from featurestore.errors import EngineError, UsageError
+from featurestore.limits import check_count
 from heads.quiet import import_keras
 from pipelines import backbones
-from pipelines.backbones import Tap
+from pipelines.backbones import MAX_INPUT_SIZE, Tap
 
 if TYPE_CHECKING:
     import openvino
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 BATCH_SIZES = {"openvino": 8, "tensorflow": 64}  # small ones stay in a core's cache, large ones fill a GPU
 ENGINES = tuple(BATCH_SIZES)
 PRECISIONS = ("f32", "bf16")
+# Of a forward pass: its activations take some hundred bytes for each pixel, and more in training.
+MAX_BATCH_PIXELS = BATCH_SIZES["openvino"] * MAX_INPUT_SIZE**2
+MAX_THREADS = 1024
+LOG = logging.getLogger("penult")
 GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
 NATIVE_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, ARM
 
@@ -83,6 +89,30 @@ class Engine:
         raise NotImplementedError
 
 
+def check_request(engine: str, precision: str, batch_size: int | None, input_size: int) -> None:
+    """Refuse what no engine could do, before one is opened.
+
+    Args:
+        engine, precision, batch_size: see ``open_engine``.
+        input_size: pixels, the side of the square that the backbone sees.
+
+    Raises:
+        UsageError: an unknown engine or precision, or a batch too large for memory.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"Expected: --engine {' or '.join(ENGINES)}. Got: {engine!r}.")
+    if precision not in PRECISIONS:
+        raise UsageError(f"Expected: --precision {' or '.join(PRECISIONS)}. Got: {precision!r}.")
+    if batch_size is not None:
+        check_batch(batch_size, input_size)
+
+
+def check_batch(batch_size: int, input_size: int) -> None:
+    """Raise UsageError for a batch of more than ``MAX_BATCH_PIXELS`` pixels, and for what is no number of pictures."""
+    option = f"--batch-size at {input_size} pixels, where a batch has to fit in memory"
+    check_count(option, batch_size, 1, MAX_BATCH_PIXELS // input_size**2)
+
+
 def open_engine(
     tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int | None = None, threads: int = 0
 ) -> Engine:
@@ -96,16 +126,14 @@ def open_engine(
         threads: CPU threads; 0 takes all cores.
 
     Raises:
+        UsageError: see ``check_request``.
         BackboneError: the model cannot be built.
-        EngineError: no such engine, or a precision that this machine only emulates.
+        EngineError: a precision that this machine only emulates.
     """
-    if engine not in ENGINES:
-        raise EngineError(f"Expected: engine {' or '.join(ENGINES)}. Got: {engine!r}.")
-    if precision not in PRECISIONS:
-        raise EngineError(f"Expected: precision {' or '.join(PRECISIONS)}. Got: {precision!r}.")
-    batch_size = BATCH_SIZES[engine] if batch_size is None else batch_size
-    if batch_size < 1 or threads < 0:
-        raise EngineError(f"Expected: batch size ≥ 1, threads ≥ 0. Got: {batch_size}, {threads}.")
+    check_request(engine, precision, batch_size, tap.input_size)
+    check_count("threads", threads, 0, MAX_THREADS)
+    if batch_size is None:
+        batch_size = min(BATCH_SIZES[engine], MAX_BATCH_PIXELS // tap.input_size**2)
     if engine == "tensorflow":
         return TensorFlowEngine(tap, precision, batch_size, threads)
     return OpenVINOEngine(tap, precision, batch_size, threads)
@@ -174,11 +202,17 @@ class TensorFlowEngine(Engine):
         return self._function(batch).numpy()
 
 
-def cache_folder() -> Path:
-    """Where converted graphs are kept: $PENULT_CACHE, $XDG_CACHE_HOME/penult or ~/.cache/penult."""
-    if "PENULT_CACHE" in os.environ:
-        return Path(os.environ["PENULT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
+def cache_folder() -> Path | None:
+    """Where converted graphs are kept: $PENULT_CACHE, $XDG_CACHE_HOME/penult or ~/.cache/penult.
+
+    None without any of them: $HOME is not set and the user has no entry in the system's list.
+    """
+    if named := os.environ.get("PENULT_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
+    except RuntimeError:
+        return None
 
 
 def _graph(core: openvino.Core, tap: Tap) -> openvino.Model:
@@ -187,14 +221,10 @@ def _graph(core: openvino.Core, tap: Tap) -> openvino.Model:
     identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
     del identity["crop"]  # the graph begins at the square
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    folder = cache_folder() / "graphs" / key
-    content = _read_cached(folder)
-    if content is None:
-        _write_cached(folder, tap)
-        content = _read_cached(folder)
-    if content is None:
-        raise EngineError(f"The converted graph in {folder} cannot be read back: check that disk.")
-    return core.read_model(*content)
+    cache = cache_folder()
+    folder = None if cache is None else cache / "graphs" / key
+    content = _read_cached(folder) if folder else None
+    return core.read_model(*(content or _converted(tap, folder)))
 
 
 def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
@@ -207,23 +237,49 @@ def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
     return (graph, weights) if _digest(graph, weights) == digest else None
 
 
-def _write_cached(folder: Path, tap: Tap) -> None:
-    """Convert, and put the result in place in one rename; another process may do the same meanwhile."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="tmp-") as temporary:
+def _converted(tap: Tap, folder: Path | None) -> tuple[bytes, bytes]:
+    """Convert, and keep the result in a folder of the cache, where it can be written."""
+    with _workplace(folder) as temporary:
         fresh = Path(temporary) / "graph"
         fresh.mkdir()
         _convert(tap, fresh / "graph.xml")
         digest = _digest((fresh / "graph.xml").read_bytes(), (fresh / "graph.bin").read_bytes())
         (fresh / "sha256").write_text(digest)
-        while True:
-            try:
-                fresh.rename(folder)
-                return
-            except OSError:
-                if _read_cached(folder):
-                    return  # another process was faster
-                shutil.rmtree(folder, ignore_errors=True)
+        content = _read_cached(fresh)
+        if content is None:
+            raise EngineError(f"The converted graph in {fresh} cannot be read back: check that disk.")
+        if folder and Path(temporary).parent == folder.parent:
+            _put_in_place(fresh, folder)
+    return content
+
+
+def _workplace(folder: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder beside where the result will be kept, or elsewhere with a warning."""
+    why = "there is no home folder"
+    if folder is not None:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            return tempfile.TemporaryDirectory(dir=folder.parent, prefix="tmp-")
+        except OSError as error:
+            why = f"{folder.parent}: {error.strerror}"
+    LOG.warning(
+        "The converted graph is not kept, so the next start converts it again (%s): "
+        "let the variable PENULT_CACHE name a folder that can be written.",
+        why,
+    )
+    return tempfile.TemporaryDirectory(prefix="penult-")
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Rename a converted graph's folder; another process may do the same meanwhile."""
+    while True:
+        try:
+            fresh.rename(folder)
+            return
+        except OSError:
+            if _read_cached(folder):
+                return  # another process was faster
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _convert(tap: Tap, path: Path) -> None:

@@ -28,7 +28,7 @@ from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads.quiet import import_keras, import_tensorflow
 from pipelines import backbones, canary, engines, headnet
-from pipelines.predict import head_of, newest_head, tap_of
+from pipelines.predict import find_head, head_of, tap_of
 
 if TYPE_CHECKING:
     import keras
@@ -61,7 +61,7 @@ def export(
         store: the store's folder.
         to: the folder to be made.
         format: a name of ``FORMATS``.
-        head_id: of a trained head in the store; else the newest.
+        head_id: of a trained head in the store, see ``predict.find_head``; None takes the newest.
         weights: the backbone's weights file, where the run that embedded the set used one that has moved.
 
     Returns:
@@ -79,7 +79,7 @@ def export(
     row = _format(format)
     _check_target(to)
     opened = FeatureStore(store)
-    head_id = head_id or newest_head(opened)
+    head_id = find_head(opened, head_id)
     head, meta = head_of(opened, head_id)
     feature_set = meta["feature_set"]
     spec = opened.spec(feature_set)

@@ -20,24 +20,26 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.dataset import SPLITS, Dataset, hex_ids
+from featurestore.dataset import Dataset, hex_ids
 from featurestore.errors import HeadError, ImageError, SourceError, UsageError
 from featurestore.files import replacing
+from featurestore.limits import check_count
 from featurestore.runs import RunRecord
-from featurestore.splits import TEST, TRAIN, VAL
+from featurestore.splits import SPLITS, TEST, TRAIN, VAL
 from featurestore.store import FeatureStore
 from heads import evaluate, registry
-from heads.dense import OPTIMIZERS
+from heads.dense import MAX_EPOCHS, OPTIMIZERS
 from heads.head import Head, class_weights
 from heads.significance import mcnemar
 from heads.train import accuracy, check_dataset, score
 from pipelines import canary, checkpoint, images, interrupt, sources, tuned
 from pipelines.augment import Augmentation, random_view
-from pipelines.backbones import Tap
+from pipelines.backbones import MIN_INPUT_SIZE, Tap
 from pipelines.checkpoint import Course
 from pipelines.embed import EmbedOptions, embed
+from pipelines.engines import check_batch
 from pipelines.fit import FitData, keep
-from pipelines.predict import head_of, newest_head, tap_of
+from pipelines.predict import find_head, head_of, tap_of
 from pipelines.trainer import Trainer
 from pipelines.worker import ahead_of, bound_memory, cores, engine_for
 
@@ -87,9 +89,8 @@ class FinetuneOptions:
             raise UsageError(f"--momentum is of sgd: leave it out with --optimizer {self.optimizer}.")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise UsageError(f"Expected: --momentum from 0 to below 1. Got: {self.momentum}.")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"Expected: --{name.replace('_', '-')} of at least 1. Got: {getattr(self, name)}.")
+        check_count("--epochs", self.epochs, 1, MAX_EPOCHS)
+        check_batch(self.batch_size, MIN_INPUT_SIZE)
         self.augmentation.check()
 
     def rate(self, epoch: int) -> float:
@@ -195,7 +196,8 @@ def finetune(
 
     Args:
         store: the store's folder.
-        head_id: of a linear or dense head in the store; else the newest that was not itself fine-tuned.
+        head_id: of a linear or dense head in the store, see ``predict.find_head``; None takes the newest that was not
+            itself fine-tuned.
         options: how.
         weights: the backbone's weights file, where it has moved.
         progress: called with the number of pictures read.
@@ -211,11 +213,12 @@ def finetune(
     options.check()
     bound_memory()
     opened = FeatureStore(store)
-    head_id = head_id or newest_head(opened, ("train", "compare"))  # one of its own would make a rerun go on from it
+    head_id = find_head(opened, head_id, ("train", "compare"))  # one of its own would make a rerun go on from it
     old, meta = head_of(opened, head_id)
     record = RunRecord.read(opened.run_folder(head_id))
     asked, class_weight = record.parameters, _class_weight(record)
     tap = tap_of(opened, meta["feature_set"], weights)
+    check_batch(options.batch_size, tap.input_size)
     data = FitData(meta["feature_set"], *(asked[name] for name in ("label_set", "val", "test", "split_seed")))
     dataset = data.load(opened)
     notes = check_dataset(dataset)

@@ -13,16 +13,21 @@ import numpy as np
 from featurestore.dataset import Dataset
 from featurestore.errors import ImageError, UsageError
 from featurestore.files import write_text
+from featurestore.labels import check_label_set
+from featurestore.limits import check_amount, check_count, check_seed
 from featurestore.runs import RunRecord, utc_now
 from featurestore.splits import TEST, TEST_SHARE, TRAIN, VAL_SHARE
+from featurestore.splits import check as check_split
 from featurestore.store import FeatureStore
 from heads import artifact, registry, tensorboard
 from heads.compare import CompareResult, compare
+from heads.compare import check as check_comparison
 from heads.report import render
 from heads.results import Results
 from heads.search import DEFAULT, Search
 from heads.train import TrainResult, misclassified, train
 from pipelines import images, sources
+from pipelines.augment import MAX_VIEWS
 
 RESULTS = "results"  # in the store: outcomes of fits, for comparisons to go on from
 
@@ -38,6 +43,12 @@ class FitData:
     split_seed: int = 0
     views: int = 0
     views_set: str | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for what no store could give."""
+        check_split(self.val, self.test, self.split_seed)
+        check_label_set(self.label_set)
+        check_count("--views", self.views, 0, MAX_VIEWS)
 
     def load(self, store: FeatureStore, memory_limit: int | None = None) -> Dataset:
         """Read the labelled features, or leave them in the store where they take more than half of the limit."""
@@ -85,7 +96,10 @@ def train_head(
         HeadError, UsageError: labels or parameters that no head can be fitted to.
         StoreError: the store or its features.
     """
-    registry.complete(head, params)  # refuses what is unknown before features are read
+    registry.complete(head, params)
+    registry.check_weight(head, class_weight)
+    check_seed("--seed", seed)
+    _check(data, gallery_seed, tensorboard_folder)
     opened, started = FeatureStore(store), utc_now()
     dataset = data.load(opened)
     result = train(dataset, head, params, class_weight, seed, data.augmented(opened, dataset))
@@ -127,6 +141,10 @@ def compare_heads(
         HeadError, UsageError: labels or names that no comparison can be made of, or a limit that is too low.
         StoreError: the store or its features.
     """
+    check_comparison(seeds, folds, fewshot, budget)
+    if memory_limit is not None:
+        check_amount("--memory-limit in bytes", memory_limit, 1)
+    _check(data, gallery_seed, tensorboard_folder)
     opened, started = FeatureStore(store), utc_now()
     datasets = data.load_each(opened, sets, memory_limit) if sets else [data.load(opened, memory_limit)]
     if data.views and datasets[0].stored is not None:
@@ -154,6 +172,14 @@ def compare_heads(
     asked |= {"sets": list(sets), "memory_limit": memory_limit}
     RunRecord(run_id, "compare", started, asked | asdict(data), outcome).write(opened.run_folder(run_id))
     return outcome
+
+
+def _check(data: FitData, gallery_seed: int, tensorboard_folder: str | Path | None) -> None:
+    """Refuse what cannot be had before features are read."""
+    data.check()
+    check_seed("--gallery-seed", gallery_seed)
+    if tensorboard_folder is not None:
+        tensorboard.check(Path(tensorboard_folder))
 
 
 def keep(

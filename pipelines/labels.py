@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import SourceError
-from featurestore.labels import COLUMNS, PEOPLE
+from featurestore.labels import COLUMNS, PEOPLE, check_label_set
 from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
 from featurestore.store import FeatureStore
@@ -78,6 +78,7 @@ def import_labels(file: str, store: str | Path, label_set: str = "default", *, w
         SourceError: the manifest cannot be read.
         StoreNotFound, StoreLocked: the store.
     """
+    check_label_set(label_set)
     listing = sources.list_source(file)
     if listing.kind != "manifest":
         raise SourceError(f"Expected: a .csv, .tsv or .parquet file with labels. Got: {file}, a {listing.kind}.")

@@ -11,18 +11,27 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import ImageError, SpecMismatch, StoreCorrupt, StoreNotFound, UsageError
+from featurestore.files import listed
+from featurestore.limits import check_count
+from featurestore.runs import is_run_id
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads import artifact
 from heads.head import Head
 from pipelines import canary, images, sources, tuned
 from pipelines.backbones import Tap, feature_spec, resolve
-from pipelines.engines import Engine, open_engine
+from pipelines.engines import Engine, check_request, open_engine
+
+MAX_TOP = 1_000_000
+CANDIDATES_SHOWN = 5
 
 
 @dataclass
 class Prediction:
-    """One picture's answer; ``label`` is None and ``error`` says why where it could not be read."""
+    """One picture's answer; ``label`` is None and ``error`` says why where it could not be read.
+
+    ``given`` is what the caller named the picture, for people; machines go by ``uri``.
+    """
 
     uri: str
     label: str | None = None
@@ -30,10 +39,17 @@ class Prediction:
     top: list[tuple[str, float]] = field(default_factory=list)
     error_type: str | None = None
     error: str | None = None
+    given: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the caller named the picture, or its URI where that would upset a terminal."""
+        return self.given if self.given.isprintable() and self.given else self.uri
 
     def to_json(self) -> dict[str, Any]:
         """An element of the list that ``penult predict --json`` prints."""
         value = asdict(self)
+        del value["given"]
         return value if self.error else {k: v for k, v in value.items() if not k.startswith("error")}
 
 
@@ -51,23 +67,26 @@ def predict(
     Args:
         pictures: paths or ``file://`` URIs.
         store: the store's folder.
-        head_id: of a trained head in the store; else the newest.
+        head_id: of a trained head in the store, see ``find_head``; None takes the newest.
         top: how many labels to give with their probabilities.
         weights: the backbone's weights file, where the run that embedded the set used one that has moved.
         engine: that embeds what the store lacks.
 
     Raises:
+        UsageError: no picture, or an impossible ``top`` or ``engine``.
         StoreNotFound, StoreCorrupt, HeadError: the head.
         SpecMismatch: the features of this head's fingerprint cannot be computed with these weights, or come out
             otherwise than when the set was made.
     """
-    if top < 1:
-        raise UsageError(f"Expected: --top of at least 1. Got: {top}.")
+    if not pictures:
+        raise UsageError("Expected: at least one picture to predict. Got: none.")
+    check_count("--top", top, 1, MAX_TOP)
     opened = FeatureStore(store)
-    head, meta = head_of(opened, head_id or newest_head(opened))
+    head, meta = head_of(opened, find_head(opened, head_id))
     feature_set = meta["feature_set"]
     spec = opened.spec(feature_set)
-    predictions = [Prediction(p if p.startswith("file://") else sources.uri_of(p)) for p in pictures]
+    check_request(engine, spec.precision, None, spec.preprocessing.input_size)
+    predictions = [Prediction(p if p.startswith("file://") else sources.uri_of(p), given=p) for p in pictures]
     keys = [_key(prediction) for prediction in predictions]
     X, found = _stored(opened, feature_set, keys)
     missing = [i for i, prediction in enumerate(predictions) if not found[i] and prediction.error is None]
@@ -82,6 +101,33 @@ def predict(
         predictions[i].top = [(str(head.classes[c]), float(row[c])) for c in order]
         predictions[i].label, predictions[i].probability = predictions[i].top[0]
     return predictions
+
+
+def find_head(
+    store: FeatureStore, head_id: str | None, kinds: Collection[str] = ("train", "compare", "finetune")
+) -> str:
+    """The whole id of a head, by itself, by its beginning or by its ending (ids begin with a date).
+
+    Args:
+        store: that has it.
+        head_id: what the user said; None for the newest one.
+        kinds: of runs that the newest one may be of.
+
+    Raises:
+        StoreNotFound: no head is called so, or several are; the sentence names some.
+    """
+    if head_id is None:
+        return newest_head(store, kinds)
+    if is_run_id(head_id) and store.run_folder(head_id).is_dir():
+        return head_id
+    folders = listed(store.path / "runs")
+    heads = [f.name for f in folders if (f / artifact.DESCRIPTION).is_file() and (f / "run.json").is_file()]
+    matches = [name for name in heads if head_id and (name.startswith(head_id) or name.endswith(head_id))]
+    if len(matches) == 1:
+        return matches[0]
+    shown = ", ".join((matches or heads)[: -CANDIDATES_SHOWN - 1 : -1]) or "none"
+    found = f"{len(matches)} of them, the newest: {shown}" if matches else f"no such head; the newest: {shown}"
+    raise StoreNotFound(f"Expected: --head, one head's id, its beginning or its ending. Got: {head_id!r}, {found}.")
 
 
 def newest_head(store: FeatureStore, kinds: Collection[str] = ("train", "compare", "finetune")) -> str:

@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from featurestore.errors import BackboneError, EngineError, ImageError, SourceError, SpecMismatch, StoreNotFound
+from featurestore.errors import (
+    BackboneError,
+    EngineError,
+    ImageError,
+    SourceError,
+    SpecMismatch,
+    StoreNotFound,
+    UsageError,
+)
 from featurestore.files import replacing
 from featurestore.known import NEW, Known, contains, text_digests
 from featurestore.labels import PEOPLE, said_digests, statements
@@ -119,7 +127,7 @@ def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], p
         if name in store.sets():
             tap_of(store, name)  # refuses to embed what would be another set
         return embed(_manifest(store, name, list(uris)), store.path, options, progress, as_source=False).embedded
-    except (BackboneError, EngineError, SourceError, SpecMismatch, StoreNotFound) as error:
+    except (BackboneError, EngineError, SourceError, SpecMismatch, StoreNotFound, UsageError) as error:
         problems.append(f"`penult embed` again {len(uris):,} pictures of {name} that were lost: {error}")
         return 0
 

@@ -200,8 +200,9 @@ def freed(sizes: Mapping[str, int]) -> None:
 
 def forgotten(result: Mapping[str, Any]) -> None:
     """What is listed no more."""
+    images, removed = f"{result['images']:,}", f"{result['removed']:,}"
     say(
-        f"Forgot {_place(result['source'])}: it listed {result['images']:,} images; {result['removed']:,} of them are removed, as no other "
+        f"Forgot {_place(result['source'])}: it listed {images} images; {removed} of them are removed, as no other "
         "source lists them."
     )
 
@@ -327,7 +328,7 @@ def finetuned(result: Mapping[str, Any]) -> None:
 def predicted(predictions: Sequence[Prediction]) -> None:
     """Labels with their probabilities, or why there is none."""
     for prediction in predictions:
-        say(prediction.uri)
+        say(prediction.name)
         if prediction.error:
             say(f"  {prediction.error_type}: {prediction.error}")
         for name, probability in prediction.top:

@@ -35,7 +35,7 @@ class Trainer:
         settings: of the optimizer, as Keras names them.
 
     Raises:
-        BackboneError: no such layer, or nothing to train from there on.
+        UsageError: no such layer, or nothing to train from there on.
         HeadError: a head of a family without a gradient.
     """
 

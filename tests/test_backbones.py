@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import seeded
 
-from featurestore.errors import BackboneError
+from featurestore.errors import BackboneError, UsageError
 from heads.quiet import import_keras
 from pipelines import backbones, lite
 from pipelines.backbones import build, feature_spec, layers, resolve, table
@@ -72,24 +72,25 @@ print(rows[0])
     [
         ({"backbone": "resnet5"}, "no backbone 'resnet5': the nearest names are ResNet50"),
         ({"backbone": "?"}, "see `penult backbones`"),
-        ({"pooling": "mean"}, "Expected: pooling avg, max, none. Got: 'mean'"),
-        ({"input_size": 0}, "Expected: an input size in pixels. Got: 0"),
+        ({"pooling": "mean"}, "Expected: --pooling avg, max, none. Got: 'mean'"),
+        ({"input_size": 0}, "Expected: --input-size in pixels, a whole number from 32 to 2,048. Got: 0"),
+        ({"input_size": 2049}, "Got: 2049"),
         ({"weights": "nowhere.h5"}, "no weights file nowhere.h5"),
     ],
 )
 def test_wrong_words_are_refused(words, message):
-    with pytest.raises(BackboneError, match=message.replace("?", r"\?")):
+    with pytest.raises((UsageError, BackboneError), match=message.replace("?", r"\?")):
         resolve(**words)
 
 
 def test_an_unknown_layer_names_its_neighbours():
-    with pytest.raises(BackboneError, match="no layer 'top_activaton': the nearest names are top_activation"):
+    with pytest.raises(UsageError, match="no layer 'top_activaton': the nearest names are top_activation"):
         build(resolve(layer="top_activaton"))
 
 
 def test_an_impossible_input_size_is_refused(mobilenet):
-    with pytest.raises(BackboneError, match="MobileNet cannot be built for 8 pixels"):
-        build(resolve("MobileNet", mobilenet, input_size=8))
+    with pytest.raises(UsageError, match="InceptionV3 cannot be built for 40 pixels"):
+        build(resolve("InceptionV3", mobilenet, input_size=40))
 
 
 # --- identity ----------------------------------------------------------------------------------------

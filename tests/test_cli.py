@@ -137,7 +137,7 @@ def test_exit_codes_and_one_sentence(demo: tuple[Path, dict[str, Any]], tmp_path
     assert done.stderr.startswith("penult: There is no penult store at ") and done.stderr.count("\n") == 1
     assert penult("embed", "--store", tmp_path / "s").returncode == 2
     done = penult("embed", folder / "digits", "--store", tmp_path / "s", "--backbone", "ResNet5")
-    assert done.returncode == 1 and "ResNet50" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "ResNet50" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "s").exists()
 
     bad = tmp_path / "bad" / "a"

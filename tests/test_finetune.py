@@ -19,7 +19,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from featurestore.errors import (
-    BackboneError,
     EngineError,
     HeadError,
     Interrupted,
@@ -305,15 +304,18 @@ def test_pictures_that_are_gone_are_left_out(world: dict[str, Any], store: Path,
 @pytest.mark.parametrize(
     ("head", "options", "error", "message"),
     [
-        ("logreg", {"unfreeze_from": "conv_dw_21"}, BackboneError, "no layer 'conv_dw_21': .*conv_dw_1"),
-        ("logreg", {"unfreeze_from": "conv_pw_13_relu"}, BackboneError, "nothing to train from conv_pw_13_relu"),
+        ("logreg", {"unfreeze_from": "conv_dw_21"}, UsageError, "no layer 'conv_dw_21': .*conv_dw_1"),
+        ("logreg", {"unfreeze_from": "conv_pw_13_relu"}, UsageError, "nothing to train from conv_pw_13_relu"),
         ("knn", {}, HeadError, "knn head cannot be trained further: train a logreg or dense head"),
         ("logreg", {"optimizer": "sdg"}, UsageError, "Expected: --optimizer adam"),
         ("logreg", {"optimizer": "adam", "momentum": 0.5}, UsageError, "--momentum is of sgd"),
         ("logreg", {"momentum": 1.0}, UsageError, "--momentum from 0 to below 1"),
         ("logreg", {"learning_rate": 0.0}, UsageError, "--learning-rate above 0"),
         ("logreg", {"schedule": "steps"}, UsageError, "--schedule constant or cosine"),
-        ("logreg", {"batch_size": 0}, UsageError, "--batch-size of at least 1"),
+        ("logreg", {"batch_size": 0}, UsageError, "--batch-size at .* from 1 to"),
+        ("logreg", {"batch_size": 100_000}, UsageError, "--batch-size at .* Got: 100000"),
+        ("logreg", {"epochs": 10**9}, UsageError, "--epochs"),
+        ("logreg", {"augmentation": Augmentation(seed=-1)}, UsageError, "--seed"),
         ("logreg", {"augmentation": Augmentation(flip="left")}, UsageError, "--flip"),
     ],
 )

@@ -301,12 +301,16 @@ BAD = [
     ("knn", {"metric": "hamming"}, {}, "cosine or euclidean"),
     ("knn", {}, {"class_weight": "balanced"}, "'knn' cannot weight classes"),
     ("logreg", {}, {"class_weight": "even"}, "Class weight"),
-    ("dense", {"hidden": 256}, {}, "a list of layer widths"),
+    ("dense", {"hidden": 256}, {}, "a list of up to 16 layer widths"),
+    ("dense", {"hidden": [10**9]}, {}, "up to 65,536"),
+    ("dense", {"epochs": 10**9}, {}, "epochs"),
+    ("ncm", {}, {"seed": -1}, "--seed, a whole number from 0"),
+    ("logreg", {"C": 10**400}, {}, "Parameter C"),
     ("dense", {"dropout": 1.0}, {}, "dropout"),
     ("dense", {"optimizer": "magic"}, {}, "one of adam"),
     ("dense", {"learning_rate": float("nan")}, {}, "learning_rate"),
     ("dense", {"epochs": True}, {}, "epochs"),
-    ("dense", {"patience": -1}, {}, "patience: Expected: a whole number, 0 to never stop early"),
+    ("dense", {"patience": -1}, {}, "patience: Expected: a whole number up to 100,000, 0 to never stop early"),
     ("dense", {"patience": False}, {}, "patience"),
 ]
 

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import UsageError
+from featurestore.limits import MAX_SEED
 from featurestore.splits import TEST, TRAIN, VAL, assign, place
 
 keys = st.lists(st.binary(max_size=32), max_size=40)
 shares = st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).filter(lambda pair: sum(pair) < 1)
-seeds = st.integers(0, 2**64 - 1)
+seeds = st.integers(0, MAX_SEED)
 many = [b"%d" % i for i in range(20_000)]
 nobody = [None] * len(many)
 
