@@ -2,8 +2,9 @@
 
 * JPEG, PNG, WebP, GIF (first frame), BMP and TIFF (the first page that is not marked as a thumbnail); nothing else.
 * EXIF orientation (where there is none, that of the XMP) is applied, after the resize.
-* ICC profiles and gAMA are ignored, as Keras and torchvision do, and so whoever trained the backbones: a wide gamut
-  shifts colours a little. But a profile of linear light would make the picture nearly black: it is refused.
+* ICC profiles and gAMA are ignored, as Keras and torchvision do, and so whoever trained the backbones: on photographs
+  Display P3 is 2 to 4 levels of 255 off on average, Adobe RGB 4 to 5. But linear light is 40 to 51 off: a file whose
+  ICC profile says so is refused.
 * Alpha (a channel, a transparent palette entry, tRNS) is composited over white before the resize.
 * Palette, 1-bit, grey, CMYK and YCbCr are converted by Pillow. 16-bit channels keep their high byte. Where a file says
   that it uses fewer of the 16 bits (``samples``, ``tiffs``), the high 8 of those.
