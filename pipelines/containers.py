@@ -5,7 +5,10 @@ values, asks for 22 GB for 1 kB of run-length BMP, takes hours over a JPEG or a 
 with a long one. So each walker here checks a format's frame, takes what says how the picture is turned, and gives back
 the same picture without metadata: a decoder makes the same pixels of it.
 
-After the PNG specification (third edition), ITU-T T.81 annex B (JPEG), GIF89a, TIFF 6.0 with BigTIFF, and Exif 3.0.
+It also takes what decoders overlook and the right pixels hang on, and refuses by name what they call damaged.
+``tiffs`` walks TIFF.
+
+After the PNG specification (third edition), ITU-T T.81 annex B (JPEG), GIF89a, Exif 3.0 and ICC.1:2022.
 """
 
 from __future__ import annotations
@@ -27,55 +30,83 @@ MAX_TEXT_BYTES = 2**20  # of one inflated text
 
 
 class Container(NamedTuple):
-    """A picture file without its metadata, and those pieces of metadata that may say how it is turned."""
+    """A picture file without its metadata, and what of the metadata its pixels hang on.
+
+    Attributes:
+        data: the file to decode.
+        exif: says how the picture is turned, or None.
+        xmp: says so where there is no EXIF, or None.
+        icc: the colour profile or its beginning, or None.
+        bits: how many bits of each 16-bit sample the file says that it uses.
+        inverted: zero is white, and ``data`` says that it is black.
+        kind: the kind of picture in words, for refusals.
+    """
 
     data: bytes
     exif: bytes | None = None
     xmp: bytes | None = None
+    icc: bytes | None = None
+    bits: int = 16
+    inverted: bool = False
+    kind: str = ""
 
 
-def _ends_early() -> ImageError:
+def ends_early() -> ImageError:
+    """What a cut file raises."""
     return ImageError("truncated", "The picture is shorter than its header says.")
 
 
-def _too_many_parts() -> ImageError:
+def too_many_parts() -> ImageError:
+    """What a file of too many chunks, segments or strips raises."""
     return ImageError("too_large", f"The picture comes in more than {MAX_PARTS:,} parts.")
 
 
-def _unpack(layout: str, data: bytes, at: int) -> Any:
+def unpack(layout: str, data: bytes, at: int) -> Any:
+    """``struct.unpack_from``; raises "truncated" where the data ends before."""
     try:
         return struct.unpack_from(layout, data, at)
     except (struct.error, OverflowError):  # OverflowError: at is beyond any memory
-        raise _ends_early() from None
+        raise ends_early() from None
 
 
 # --- PNG
 
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_EXIF, _RAW_EXIF, _XMP = b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp"  # keys of texts
+_EXIF, _RAW_EXIF, _XMP, _ICC = b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp", b"icc"  # keys of texts
 
 
 def png(data: bytes) -> Container:
     """Check every chunk's checksum, which decoders pass over, and keep the chunks that make the pixels.
 
     Raises:
-        ImageError: "truncated", "corrupt" or "too_large".
+        ImageError: "truncated", "corrupt", "too_large" or "unsupported".
     """
-    view, at = memoryview(data), 8
+    view, at, bits = memoryview(data), 8, 16
     kept, texts = [view[:at]], dict[bytes, tuple[bytes, int, int]]()
     for _ in range(MAX_PARTS):
-        length, kind = _unpack(">I4s", data, at)
+        length, kind = unpack(">I4s", data, at)
         end = at + length + 12
         if kind == b"IEND":
             kept.append(view[at:end])
-            return Container(b"".join(kept), *_png_metadata(data, texts))
+            exif, xmp, icc = _png_metadata(data, texts)
+            return Container(b"".join(kept), exif, xmp, icc, bits)
         if end > len(data):
-            raise _ends_early()
+            raise ends_early()
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
             raise ImageError("corrupt", f"The checksum of the PNG chunk at byte {at:,} is wrong.")
         if kind in _PNG_PIXELS:
             kept.append(view[at:end])
+        elif kind == b"CgBI":
+            raise ImageError(
+                "unsupported",
+                "Apple's kind of PNG (CgBI) is not supported: pngcrush -revert-iphone-optimizations converts it.",
+            )
+        elif kind == b"sBIT" and length:
+            bits = max(view[at + 8 : end - 4])
+        elif kind == b"iCCP":
+            begin = data.find(b"\0", at + 8, end - 4) + 1
+            texts[_ICC] = (b"zTXt", begin or end - 4, end - 4)
         elif kind == b"eXIf":
             texts[_EXIF] = (b"tEXt", at + 8, end - 4)
         elif kind in _PNG_TEXTS:
@@ -83,11 +114,11 @@ def png(data: bytes) -> Container:
             if key in (_EXIF, _RAW_EXIF, _XMP):
                 texts[key] = (kind, min(at + 9 + len(key), end - 4), end - 4)
         at = end
-    raise _too_many_parts()
+    raise too_many_parts()
 
 
-def _png_metadata(data: bytes, texts: dict[bytes, tuple[bytes, int, int]]) -> tuple[bytes | None, bytes | None]:
-    """The EXIF and the XMP of a PNG; what is garbled or inflates to more than a real one says nothing."""
+def _png_metadata(data: bytes, texts: dict[bytes, tuple[bytes, int, int]]) -> list[bytes | None]:
+    """EXIF, XMP and ICC profile; what is garbled or inflates to more than a real one says nothing."""
     values = {key: _png_text(kind, data[begin:end]) for key, (kind, begin, end) in texts.items()}
     exif = values.get(_EXIF)
     if exif is None and (raw := values.get(_RAW_EXIF)):  # as ImageMagick writes it: name, length, hexadecimal
@@ -95,7 +126,7 @@ def _png_metadata(data: bytes, texts: dict[bytes, tuple[bytes, int, int]]) -> tu
             exif = bytes.fromhex("".join(raw.decode("latin-1").split("\n")[3:]))
         except ValueError:
             exif = None
-    return exif, values.get(_XMP)
+    return [exif, values.get(_XMP), values.get(_ICC)]
 
 
 def _png_text(kind: bytes, rest: bytes) -> bytes | None:
@@ -119,12 +150,12 @@ def _png_text(kind: bytes, rest: bytes) -> bytes | None:
 # --- JPEG
 
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # not fill bytes, stuffed bytes or restarts
-_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_SOI, _EOI, _SOS, _APP1, _APP2, _JPEG_LS = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2, 0xF7
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _UNSUPPORTED_FRAMES = {0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}  # hierarchical, or lossless and arithmetic
 _ALONE = frozenset(range(0x01, 0xC0)) | frozenset(range(0xF0, 0xFE)) | {0xC8, _SOI, _EOI}  # without a length
 _JPEG_METADATA = frozenset(range(0xE1, 0xF0)) - {0xEE} | {0xFE}  # APP0 and APP14 say what the colours are
-_EXIF_MARK, _XMP_MARK = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_EXIF_MARK, _XMP_MARK, _ICC_MARK = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0\1"
 
 
 def jpeg(data: bytes) -> Container:
@@ -135,18 +166,21 @@ def jpeg(data: bytes) -> Container:
     """
     view, kept, begin = memoryview(data), [], 0
     exif: list[bytes] = []
-    xmp, pixels, at = None, 0, 2
+    xmp, icc, pixels, at, seen = None, None, 0, 2, set[int]()
     for _ in range(MAX_PARTS):
         marker, at, end = _jpeg_segment(data, at)
+        seen.add(marker)
         if marker == _SOS:
+            if _JPEG_LS in seen and not seen & _FRAMES:
+                raise ImageError("unsupported", "JPEG-LS is not supported: convert it to PNG, which is lossless too.")
             if (data.count(b"\xff\xda", at) + 1) * pixels > MAX_SCAN_PIXELS:
                 _check_scans(data, end, pixels)
             kept.append(view[begin:])
-            return Container(b"".join(kept), b"".join(exif) if exif else None, xmp)
+            return Container(b"".join(kept), b"".join(exif) if exif else None, xmp, icc)
         if marker in _UNSUPPORTED_FRAMES:
             raise ImageError("unsupported", f"JPEG process SOF{marker - 0xC0} is not supported: convert it to another.")
         if marker in _FRAMES and end >= at + 9:
-            height, width = _unpack(">HH", data, at + 5)
+            height, width = unpack(">HH", data, at + 5)
             pixels = width * height
         elif marker in _JPEG_METADATA:
             kept.append(view[begin:at])
@@ -155,19 +189,21 @@ def jpeg(data: bytes) -> Container:
                 exif.append(data[at + 10 : end])
             elif marker == _APP1 and data.startswith(_XMP_MARK, at + 4):
                 xmp = data[at + 4 + len(_XMP_MARK) : end]
+            elif marker == _APP2 and data.startswith(_ICC_MARK, at + 4):
+                icc = data[at + 5 + len(_ICC_MARK) : end]
         at = end
-    raise _too_many_parts()
+    raise too_many_parts()
 
 
 def _jpeg_segment(data: bytes, at: int) -> tuple[int, int, int]:
     """The next marker from a place on, where it begins, and where its segment ends."""
     if (match := _MARKER.search(data, at)) is None:
-        raise _ends_early()
+        raise ends_early()
     marker, begin, end = match[1][0], match.start(), match.end()
     if marker not in _ALONE:
-        end += max(2, *_unpack(">H", data, end))  # the length counts itself; decoders forgive 0 and 1
+        end += max(2, *unpack(">H", data, end))  # the length counts itself; decoders forgive 0 and 1
     if end > len(data):
-        raise _ends_early()
+        raise ends_early()
     return marker, begin, end
 
 
@@ -184,7 +220,7 @@ def _check_scans(data: bytes, at: int, pixels: int) -> None:
         if marker == _EOI:
             return
         scans += marker == _SOS
-    raise _too_many_parts()
+    raise too_many_parts()
 
 
 # --- GIF
@@ -196,12 +232,12 @@ def gif(data: bytes) -> Container:
     Raises:
         ImageError: "truncated", "corrupt" or "too_large".
     """
-    (flags,) = _unpack("B", data, 10)
+    (flags,) = unpack("B", data, 10)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     kept: list[bytes | memoryview] = [data[:at]]
     parts = 0
     while parts < MAX_PARTS:
-        (kind,) = _unpack("c", data, at)
+        (kind,) = unpack("c", data, at)
         if kind == b",":
             kept.append(memoryview(data)[at:])
             return Container(b"".join(kept))
@@ -209,15 +245,15 @@ def gif(data: bytes) -> Container:
             raise ImageError("corrupt", "The GIF ends before its first frame.")
         end = at + 1  # of a stray byte
         if kind == b"!":
-            label, size = _unpack("BB", data, end)
+            label, size = unpack("BB", data, end)
             end += 2
             while size:
                 end, parts = end + size + 1, parts + 1
-                (size,) = _unpack("B", data, end - 1)
+                (size,) = unpack("B", data, end - 1)
             if label == 0xF9:
                 kept.append(data[at:end])
         at, parts = end, parts + 1
-    raise _too_many_parts()
+    raise too_many_parts()
 
 
 # --- WebP and BMP
@@ -229,9 +265,9 @@ def webp(data: bytes) -> Container:
     Raises:
         ImageError: "truncated".
     """
-    (size,) = _unpack("<I", data, 4)
+    (size,) = unpack("<I", data, 4)
     if size + 8 > len(data):
-        raise _ends_early()
+        raise ends_early()
     return Container(data)
 
 
@@ -241,9 +277,9 @@ def bmp(data: bytes) -> Container:
     Raises:
         ImageError: "truncated", "corrupt" or "too_large".
     """
-    (header_size,) = _unpack("<I", data, 14)
+    (header_size,) = unpack("<I", data, 14)
     if header_size >= 40:
-        width, height, _, compression = _unpack("<iiII", data, 18)
+        width, height, _, compression = unpack("<iiII", data, 18)
         pixels = abs(width * height)
         if compression in (1, 2):
             if pixels > MAX_RUN_LENGTH_PIXELS or abs(width) > MAX_RUN_LENGTH_WIDTH:
@@ -255,23 +291,14 @@ def bmp(data: bytes) -> Container:
     return Container(data)
 
 
-# --- TIFF and EXIF
+# --- directories of EXIF and TIFF
 
-_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # by type
-_TIFF_INTEGERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"}
-_TIFF_COMPRESSIONS = (*range(1, 9), 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000, 50001)  # Pillow's
-_COMPRESSION, _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH, _XMP_TAG = 259, 274, 322, 323, 700
-_TIFF_PIXELS = frozenset(
-    (
-        *(256, 257, 258, _COMPRESSION, 262, 266, 273, _ORIENTATION, 277, 278, 279, 284),  # size, samples, strips
-        *(292, 293, 317, 320, _TILE_WIDTH, _TILE_LENGTH, 324, 325, 332, 338, 339, 340, 341),  # coding, tiles, kinds
-        *(347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 531, 532),  # JPEG, YCbCr
-        *(_XMP_TAG, 0xBC01),  # 0xBC01 marks a JPEG XR, which Pillow refuses by name
-    )
-)
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 18: 8}  # by type
+INTEGERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
+ORIENTATION = 274
 
 
-class _Tag(NamedTuple):
+class Tag(NamedTuple):
     """One entry of a directory, and where its values are."""
 
     number: int
@@ -282,61 +309,26 @@ class _Tag(NamedTuple):
     end: int
 
 
-def tiff(data: bytes) -> Container:
-    """Keep of the first directory the tags that make the pixels, each once, and no other directory.
-
-    Raises:
-        ImageError: "truncated", "corrupt", "too_large" or "unsupported".
-    """
-    order, big = "<" if data[:1] == b"I" else ">", b"+" in data[2:4]
-    if big and order == ">":  # Pillow takes it for a small one
-        raise ImageError("unsupported", "Big-endian BigTIFF is not supported: convert it to a plain TIFF.")
-    at = _unpack(order + "Q", data, 8)[0] if big else _unpack(order + "I", data, 4)[0]
-    tags = {tag.number: tag for tag in _directory(data, at, order, big) if tag.number in _TIFF_PIXELS and tag.values}
-    xmp = tags.get(_XMP_TAG)
-    if xmp and (xmp.end > len(data) or xmp.kind not in (1, 7)):  # bytes
-        xmp = None
-        del tags[_XMP_TAG]
-    for tag in tags.values():
-        if tag.end > len(data):
-            raise _ends_early()
-        if tag.values > MAX_PARTS and tag is not xmp:
-            raise _too_many_parts()
-    compression, width, length = (
-        _integer(data, tags[name], order) if name in tags else 0 for name in (_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH)
-    )
-    if compression and compression not in _TIFF_COMPRESSIONS:
-        raise ImageError("unsupported", f"TIFF compression {compression} is not supported: convert it to another.")
-    if width * length > MAX_PIXELS:
-        raise ImageError("too_large", f"Tiles of {width}×{length} pixels are more than the limit of {MAX_PIXELS:,}.")
-    entry = 20 if big else 12
-    directory = struct.pack(order + ("Q" if big else "H"), len(tags))
-    directory += b"".join(data[tag.place : tag.place + entry] for tag in tags.values()) + bytes(8 if big else 4)
-    view = memoryview(data)
-    kept = b"".join((view[:at], directory, view[at + len(directory) :]))
-    return Container(kept, xmp=data[xmp.begin : xmp.end] if xmp and _ORIENTATION not in tags else None)
-
-
-def _directory(data: bytes, at: int, order: str, big: bool = False) -> Iterator[_Tag]:
+def directory(data: bytes, at: int, order: str, big: bool = False) -> Iterator[Tag]:
     """The entries of a directory that are of a known type; raises "truncated" where it is cut off."""
     number, entry, inline = ("Q", 20, 8) if big else ("I", 12, 4)
-    (entries,) = _unpack(order + ("Q" if big else "H"), data, at)
+    (entries,) = unpack(order + ("Q" if big else "H"), data, at)
     if entries > 2**16:
         raise ImageError("corrupt", f"The TIFF directory says that it has {entries:,} tags.")
     first = at + (8 if big else 2)
     for place in range(first, first + entries * entry, entry):
-        tag, kind, values = _unpack(f"{order}HH{number}", data, place)
-        (offset,) = _unpack(order + number, data, place + entry - inline)
-        if kind in _TIFF_SIZES:
-            size = values * _TIFF_SIZES[kind]
+        tag, kind, values = unpack(f"{order}HH{number}", data, place)
+        (offset,) = unpack(order + number, data, place + entry - inline)
+        if kind in _SIZES:
+            size = values * _SIZES[kind]
             begin = offset if size > inline else place + entry - inline
-            yield _Tag(tag, kind, values, place, begin, begin + size)
+            yield Tag(tag, kind, values, place, begin, begin + size)
 
 
-def _integer(data: bytes, tag: _Tag, order: str) -> int:
+def integer(data: bytes, tag: Tag, order: str) -> int:
     """The value of a tag that is one integer, 0 for any other."""
-    single = tag.values == 1 and tag.kind in _TIFF_INTEGERS
-    return int(_unpack(order + _TIFF_INTEGERS[tag.kind], data, tag.begin)[0]) if single else 0
+    single = tag.values == 1 and tag.kind in INTEGERS
+    return int(unpack(order + INTEGERS[tag.kind], data, tag.begin)[0]) if single else 0
 
 
 def orientation(exif: bytes | None, xmp: bytes | None) -> int:
@@ -356,11 +348,42 @@ def _exif_orientation(exif: bytes) -> int | None:
         return 1 if exif else None
     found = None
     try:
-        for tag in _directory(exif, _unpack(order + "I", exif, 4)[0], order):
+        for tag in directory(exif, unpack(order + "I", exif, 4)[0], order):
             if tag.end > len(exif):
                 break  # as Pillow, which reads the values on the way
-            if tag.number == _ORIENTATION and tag.values:
-                found = _integer(exif, tag, order)
+            if tag.number == ORIENTATION and tag.values:
+                found = integer(exif, tag, order)
     except ImageError:
         pass  # what stands before the cut holds
     return found
+
+
+# --- ICC profiles
+
+_CURVES = (b"rTRC", b"gTRC", b"bTRC", b"kTRC")
+MAX_PROFILE_TAGS = 100
+
+
+def is_linear(icc: bytes) -> bool:
+    """Whether a profile says that the samples are proportional to light (gamma 1), of what is there of it."""
+    try:
+        (tags,) = unpack(">I", icc, 128)
+        entries = [unpack(">4sII", icc, 132 + 12 * number) for number in range(min(tags, MAX_PROFILE_TAGS))]
+        curves = [_is_straight(icc, at) for name, at, _ in entries if name in _CURVES]
+    except ImageError:
+        return False  # garbled, or cut
+    return bool(curves) and all(curves)
+
+
+def _is_straight(icc: bytes, at: int) -> bool:
+    kind, values = unpack(">4s4xI", icc, at)
+    if kind == b"para":  # its function's number is the first half; gamma is a 16.16 number
+        return values >> 16 == 0 and unpack(">I", icc, at + 12) == (0x10000,)
+    if kind != b"curv":
+        return False
+    if values < 2:  # none: the identity; one: gamma as an 8.8 number
+        return values == 0 or unpack(">H", icc, at + 12) == (0x100,)
+    if values > 2**16:
+        return False
+    table = unpack(f">{values}H", icc, at + 12)
+    return all(abs(level - 65535 * index / (values - 1)) < 256 for index, level in enumerate(table))

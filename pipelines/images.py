@@ -1,17 +1,27 @@
 """Bytes to uint8 RGB, and every way that can fail: the rules "rgb8-v1".
 
-* JPEG, PNG, WebP, GIF (first frame), BMP and TIFF (first page); nothing else.
-* EXIF orientation (where there is none, that of the XMP) is applied, after the resize. ICC profiles are ignored.
+* JPEG, PNG, WebP, GIF (first frame), BMP and TIFF (the first page that is not marked as a thumbnail); nothing else.
+* EXIF orientation (where there is none, that of the XMP) is applied, after the resize.
+* ICC profiles and gAMA are ignored, as Keras and torchvision do, and so whoever trained the backbones: on photographs
+  Display P3 is 2 to 4 levels of 255 off on average, Adobe RGB 4 to 5. But linear light is 40 to 51 off: a file whose
+  ICC profile says so is refused.
 * Alpha (a channel, a transparent palette entry, tRNS) is composited over white before the resize.
-* Palette, 1-bit, grey, CMYK and YCbCr are converted by Pillow. 16-bit channels keep their high byte.
-* 32-bit integers and floats: the smallest of 0..1 (floats only), 0..255 and 0..65535 that holds all
+* Palette, 1-bit, grey, CMYK and YCbCr are converted by Pillow. 16-bit channels keep their high byte. Where a file says
+  that it uses fewer of the 16 bits (``samples``, ``tiffs``), the high 8 of those.
+* Signed or 32-bit integers and floats: the smallest of 0..1 (floats only), 0..255 and 0..65535 that holds all
   values becomes 0..255, else the picture's own minimum..maximum does. NaN and infinity are refused.
+* Zero is black, or white where a TIFF says so. What cannot be decoded right is refused as "unsupported".
 * JPEG is decoded by libjpeg-turbo with the slow exact DCT and smooth upsampling, bit for bit what Pillow
   gives. A large one is decoded at 1/8, 1/4 or 1/2, the smallest that leaves both sides at least twice the target.
 * Pillow's antialiased BILINEAR then makes the square: "squash" takes the whole rectangle, "center" its largest
   central square, "pad" keeps the whole rectangle in shape and adds black, as Keras's pad_to_aspect_ratio does.
 
-Any change to these rules is a new name for them, since it moves features.
+Any change to these rules is a new name for them, since it moves features. A file that was decoded against them is a
+fault, and mending it is none: until November 2026 these came out as other pictures, and vectors of them may be in a
+store. TIFF: plain planar of 16 bits; zero is white in more than 8 bits; big-endian and compressed of signed, 32-bit or
+float samples; compressed planar grey with alpha; negative 8-bit samples; 12 bits; a MaxSampleValue; a thumbnail first;
+PNG: grey of 2 or 4 bits or RGB of 16 with a clear colour; sBIT with samples that are not scaled up; all: linear light.
+Who has such files embeds them into a new store.
 
 Whatever the bytes: nothing but ImageError is raised, nothing is printed, and no more memory is taken than some
 18 bytes for each of at most MAX_PIXELS pixels, nor much more time than a lawful picture of that size takes.
@@ -40,18 +50,16 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from featurestore.errors import ImageError, UsageError
 from featurestore.spec import CROPS
-from pipelines import containers
+from pipelines import containers, samples, tiffs
 from pipelines.containers import MAX_PIXELS, Container
 from pipelines.sources import MAX_FILE_BYTES
 
 MAX_SIDE = 2**20  # pixels; a row costs memory however short it is
-BAND_PIXELS = 2**22  # converted at a time
 MESSAGE_LENGTH = 200  # of what a decoder says
 
 # Plugins are called directly: Image.open would try every format and warn about sizes before we look at them.
@@ -61,7 +69,7 @@ _FORMATS: dict[str, tuple[Callable[[bytes], Container], Callable[[BytesIO], Imag
     "webp": (containers.webp, WebPImagePlugin.WebPImageFile),
     "gif": (containers.gif, GifImagePlugin.GifImageFile),
     "bmp": (containers.bmp, BmpImagePlugin.BmpImageFile),
-    "tiff": (containers.tiff, TiffImagePlugin.TiffImageFile),
+    "tiff": (tiffs.tiff, tiffs.Tiff),
 }
 _SUPPORTED = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -80,6 +88,7 @@ _UNSUPPORTED = (
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"\0\0\0\x0cJXL ", "JPEG XL"),
     (b"\xff\x0a", "JPEG XL"),
+    (b"II\xbc", "JPEG XR"),
     (b"\0\0\1\0", "ICO"),
     (b"8BPS", "PSD"),
     (b"%!PS", "EPS"),
@@ -213,23 +222,26 @@ def thumbnail(data: bytes, side: int = 160) -> bytes:
 @contextlib.contextmanager
 def _loaded(data: bytes, target: int) -> Iterator[_Loaded]:
     """Check the header, then decode to RGB; a JPEG may come out reduced, but not below twice the target."""
-    header, data = _header(data)
+    header, container = _header(data)
     image = header.image
     assert isinstance(image, ImageFile.ImageFile)
     is_jpeg = header.format == "jpeg"
     factor = _reduction(image.size, target) if is_jpeg else 1
     whole = "progressive" in image.info  # its coefficients are all kept until the last scan
     with _room.taken(image.width * image.height // (1 if whole else factor**2)):
-        yield header._replace(image=_jpeg_to_rgb(data, image, factor) if is_jpeg else _to_rgb(image))
+        if is_jpeg:
+            yield header._replace(image=_jpeg_to_rgb(container.data, image, factor))
+        else:
+            yield header._replace(image=samples.to_rgb(image, container, lambda: _opened(header.format, container)))
 
 
-def _header(data: bytes) -> tuple[_Loaded, bytes]:
-    """Open a picture and check its size; nothing is decoded yet. Also return the bytes to decode."""
+def _header(data: bytes) -> tuple[_Loaded, Container]:
+    """Open a picture and check its size; nothing is decoded yet. Also return what there is to decode."""
     _quieten_pillow()
     name = _format(data)
-    walk, opener = _FORMATS[name]
+    walk, _ = _FORMATS[name]
     container = walk(data)
-    image = opener(BytesIO(container.data))
+    image = _opened(name, container)
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"The header says {width}×{height} pixels.")
@@ -242,7 +254,25 @@ def _header(data: bytes) -> tuple[_Loaded, bytes]:
     if turn in _SIDEWAYS:
         width, height = height, width
     # A TIFF's own tag is in its size already, and Pillow turns its pixels itself as it loads them.
-    return _Loaded(image, turn if name != "tiff" else None, width, height, name), container.data
+    return _Loaded(image, turn if name != "tiff" else None, width, height, name), container
+
+
+def _opened(name: str, container: Container) -> ImageFile.ImageFile:
+    """Open a picture with its plugin, which decodes nothing yet, and mend what that takes wrong."""
+    _, opener = _FORMATS[name]
+    try:
+        image = opener(BytesIO(container.data))
+    except SyntaxError as error:
+        if container.kind and "unknown pixel mode" in str(error):
+            raise tiffs.unsupported(container.kind) from error
+        raise
+    if name == "png" and isinstance(clear := image.info.get("transparency"), int):
+        # Pillow spreads grey of 2 and 4 bits over 8, but not its clear value.
+        image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}.get(samples.rawmode(image), 1)
+    icc = container.icc or image.info.get("icc_profile")
+    if icc and containers.is_linear(icc):
+        raise ImageError("unsupported", "Its ICC profile says linear light (gamma 1): convert it to sRGB.")
+    return image
 
 
 class _Room:
@@ -329,62 +359,6 @@ def _jpeg_damage(warning: str, scan: bytes) -> str | None:
     if "extraneous bytes" in warning and bytes(32) in scan.removesuffix(b"\xff\xd9").rstrip(b"\0"):
         return "corrupt"
     return None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Load a picture and convert it, a band of rows at a time, so that what comes between takes little memory."""
-    image.load()
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    rows = max(1, BAND_PIXELS // image.width)
-    bands = [(top, min(top + rows, image.height)) for top in range(0, image.height, rows)]
-    convert = _scaled(image, bands) if image.mode in ("I", "F") else _band_to_rgb
-    if len(bands) == 1:
-        return convert(image)
-    whole = Image.new("RGB", image.size)
-    for top, bottom in bands:
-        whole.paste(convert(image.crop((0, top, image.width, bottom))), (0, top))
-    return whole
-
-
-def _band_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        clear = values == image.info.get("transparency", -1)
-        return _gray(np.where(clear, 255, values >> 8))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _scaled(image: Image.Image, bands: list[tuple[int, int]]) -> Callable[[Image.Image], Image.Image]:
-    """How to bring 32-bit integers or floats to 0..255, by the rule in the module's docstring."""
-    tags = getattr(image, "tag_v2", {})
-    # SampleFormat 1 is unsigned, Pillow's mode I is signed.
-    unsigned = bool(tags) and tags.get(339, (1,))[0] == 1
-
-    def values(band: Image.Image) -> np.ndarray:
-        array = np.asarray(band)
-        return array.view(np.uint32) if unsigned else array
-
-    limits = []
-    for top, bottom in bands:
-        band = values(image.crop((0, top, image.width, bottom)))
-        limits.append((float(band.min()), float(band.max())))
-    low, high = np.min(limits, axis=0)[0], np.max(limits, axis=0)[1]  # NaN if one is
-    if not np.isfinite([low, high]).all():
-        raise ImageError("unsupported", "The picture holds NaN or infinity: replace them by numbers.")
-    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    top_value = next((top for top in ranges if low >= 0 and high <= top), None)
-    if top_value is not None:
-        low, high = 0.0, top_value
-    return lambda band: _gray(np.rint((values(band).astype(np.float64) - low) * (255 / ((high - low) or 1.0))))
-
-
-def _gray(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
 def _image_error(error: Exception) -> ImageError:

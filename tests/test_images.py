@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from featurestore.errors import ImageError, UsageError
-from pipelines import containers, images
+from pipelines import containers, images, samples
 from pipelines.images import decode, thumbnail
 
 PHOTOS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
@@ -343,18 +343,18 @@ def test_threads_share_the_room_for_pixels(monkeypatch):
     monkeypatch.setattr(images, "_room", images._Room(400 * 300 * 2))
     files = [encode(photo(400, 300), "PNG"), encode(photo(800, 300), "PNG")]
     held, most, lock = [0], [0], threading.Lock()
-    real = images._to_rgb
+    real = samples.to_rgb
 
-    def spy(image):
+    def spy(image, *more):
         with lock:
             held[0] += image.width * image.height
             most[0] = max(most[0], held[0])
         time.sleep(0.01)
         with lock:
             held[0] -= image.width * image.height
-        return real(image)
+        return real(image, *more)
 
-    monkeypatch.setattr(images, "_to_rgb", spy)
+    monkeypatch.setattr(samples, "to_rgb", spy)
     with ThreadPoolExecutor(4) as pool:
         widths = [picture.width for picture in pool.map(lambda data: decode(data, 32), files * 8)]
     assert widths == [400, 800] * 8
@@ -369,7 +369,7 @@ def test_bands_of_rows_change_nothing(monkeypatch):
         encode(Image.fromarray(ramp(dtype, top)), "TIFF") for dtype, top in (("u2", 65535), ("i4", 1e6), ("f4", 9))
     ]
     whole = [decode(data, 96).pixels for data in files]
-    monkeypatch.setattr(images, "BAND_PIXELS", 7 * 400)
+    monkeypatch.setattr(samples, "BAND_PIXELS", 7 * 400)
     for data, pixels in zip(files, whole, strict=True):
         np.testing.assert_array_equal(decode(data, 96).pixels, pixels)
 

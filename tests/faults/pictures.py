@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import ctypes
 import io
+import itertools
 import json
 import os
 import random
@@ -29,6 +30,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
 
+import pixels
 from faults import Faults, mutate, places
 from faults.craft import SIZE, seeds
 from faults.zoo import Outcome, pictures
@@ -44,6 +46,7 @@ SECONDS = 20  # for the largest lawful picture; the others take milliseconds
 PATIENCE = 550
 SIDE = 32  # what pictures are decoded to
 MUTANTS = 250  # a trial
+KINDS = 20  # trials, of a thousand files each
 LAYOUTS = ("folder", "tar", "csv", "parquet")
 
 
@@ -53,6 +56,8 @@ def faults(seed: int, count: int) -> Faults:
         yield f"zoo {kind}", partial(decode, [kind])
     for layout in LAYOUTS:
         yield f"zoo in a {layout}", partial(embed, layout)
+    for number in range(KINDS):
+        yield f"kinds of samples {number}", partial(compare, seed, number)
     for number in range(count):
         yield f"damaged pictures {number}", partial(damage, "pictures", seed, number)
     for number in range(count // 10):
@@ -70,6 +75,11 @@ def kinds() -> list[str]:
 def decode(kinds: Sequence[str], folder: Path) -> None:
     """Each animal of these kinds has its stated outcome, and the pixels of its like."""
     _child("decode", *kinds)
+
+
+def compare(seed: int, number: int, folder: Path) -> None:
+    """A part of all kinds of files, of sizes that the seed draws: the right pixels, or "unsupported"."""
+    _child("compare", str(seed), str(number))
 
 
 def damage(what: str, seed: int, number: int, folder: Path) -> None:
@@ -226,6 +236,18 @@ def _decode(*kinds: str) -> None:
                 print("LOST", name, complaint, flush=True)
 
 
+def _compare(seed: str, number: str) -> None:
+    random_ = random.Random(f"{seed} {number}")
+    size = random_.randint(9, 40), random_.randint(9, 40)
+    print("at", size, flush=True)
+    makes = itertools.chain(*(pixels.CONTAINERS[name](size) for name in ("png", "other", "odd tiff")))
+    lines, _ = pixels.wrong(
+        itertools.islice(itertools.chain(makes, pixels.tiffs(size, every=True)), int(number), None, KINDS)
+    )
+    for line in lines:
+        print("LOST", size, line, flush=True)
+
+
 def _damage(what: str, seed: str, number: str, folder: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + 2 * RUN_MEMORY,) * 2)
     judge, files = (_judged, _picture_seeds()) if what == "pictures" else (_judged_tar, _tar_seeds())
@@ -308,7 +330,9 @@ def _memory(what: str) -> int:
 def _picture_seeds() -> list[bytes]:
     """All small valid files of the zoo."""
     found = [animal.data for animal in pictures().values() if isinstance(animal.expected, tuple)]
-    return [*seeds().values(), *(data for data in found if isinstance(data, bytes) and len(data) < 2**16)]
+    small = [data for data in found if isinstance(data, bytes) and len(data) < 2**16]
+    made = [make() for make in [*pixels.odd_tiffs((20, 12))][::9] + [*pixels.pngs((20, 12))][::9]]
+    return [*seeds().values(), *small, *(case.data for case in made if case)]
 
 
 def _tar_seeds() -> list[bytes]:
@@ -355,5 +379,5 @@ def _give_up_privileges() -> None:
 
 
 if __name__ == "__main__":
-    play: dict[str, Callable[..., None]] = {"decode": _decode, "damage": _damage, "embed": _embed}
+    play: dict[str, Callable[..., None]] = {"decode": _decode, "damage": _damage, "compare": _compare, "embed": _embed}
     play[sys.argv[1]](*sys.argv[2:])

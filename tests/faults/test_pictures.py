@@ -20,3 +20,7 @@ def test_a_run_over_the_zoo(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["pictures", "tars"])
 def test_damaged_files_fail_cleanly(tmp_path: Path, what: str) -> None:
     pictures.damage(what, 0, 0, tmp_path)
+
+
+def test_a_part_of_all_kinds_of_samples(tmp_path: Path) -> None:
+    pictures.compare(0, 0, tmp_path)

@@ -154,6 +154,8 @@ def bombs() -> Kind:
     """Little files that ask for a lot. Those that are pictures of a lawful size are decoded."""
     yield "large-bits.png", partial(flat_png, LARGE, 1), LARGE  # 11 kB → 88 MP
     yield "large-rgba16.png", partial(flat_png, LARGE, 16, 6), LARGE
+    clear = chunk(b"sBIT", b"\x0c" * 3) + chunk(b"tRNS", b"\0\1" * 3)
+    yield "large-rgb16-clear.png", partial(flat_png, LARGE, 16, 2, clear), LARGE
     colours = chunk(b"PLTE", bytes(range(6))) + chunk(b"tRNS", b"\x80")
     yield "large-palette.png", partial(flat_png, LARGE, 8, 3, colours), LARGE
     yield "bomb-over.png", partial(flat_png, (9460, 9460), 1), "too_large"
@@ -185,6 +187,7 @@ def bombs() -> Kind:
     tags = {0xA000 + i: (7, 2**20, 8) for i in range(4000)}  # 1 MB → 4 GB
     yield "bomb-tags.tif", lambda: tiff(tags, bytes(2**20)), (8, 8)
     yield "bomb-sub-directory.tif", sub_directory_bomb, (8, 8)
+    yield "bomb-pages.tif", pages_bomb, "too_large"
     yield "bomb-strips.tif", lambda: tiff({273: (4, 2**32 - 1, 8)}), "truncated"
     yield "bomb-strip-list.tif", lambda: tiff({273: (4, [8] * (2**18 + 1))}), "too_large"
     yield "bomb-tile.tif", lambda: tiff({322: 2**15, 323: 2**15, 324: 8, 325: 1000, 259: 8}, zeros(2**20)), "too_large"
@@ -209,6 +212,17 @@ def sub_directory_bomb() -> bytes:
     entries = b"".join(struct.pack("<HHII", 0x9000 + i, 7, 2**20, 8) for i in range(4000))
     blob = bytes(2**20) + struct.pack("<H", 4000) + entries + bytes(4)
     return tiff({34665: 8 + 2**20}, blob)
+
+
+def pages_bomb() -> bytes:
+    """A TIFF of pages that all say that they are reduced, each of as many tags as there can be, one over the other."""
+    entries = 65535
+    data = bytearray(b"II*\0\x08\0\0\0" + bytes(12 * (entries + 64)))
+    for page in range(60):
+        at = 8 + 12 * page
+        struct.pack_into("<HHHII", data, at, entries, 254, 3, 1, 1)
+        struct.pack_into("<I", data, at + 2 + 12 * entries, at + 12)
+    return bytes(data)
 
 
 # --- lawful but odd
