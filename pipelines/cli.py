@@ -26,7 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 110},
     help="Embed an image corpus once with a frozen CNN, keep the features, train and compare heads in seconds.",
-    epilog="Exit codes: 0 done, 1 an error, 2 usage, 3 more failures than --max-failure-rate, 75 the store is locked.",
+    epilog="Exit codes: 0 done, 1 an error, 2 usage, 3 more failures than --max-failure-rate or more images gone than "
+    "--max-removed, 75 the store is locked.",
 )
 
 
@@ -43,11 +44,6 @@ def _share(text: str) -> float:
         percent = f" For {digits} percent say {digits}% or {share / 100:g}." if is_percentage else ""
         raise UsageError(f"Expected: a share below 1, such as 0.1 or 10%. Got: {text or 'nothing'}.{percent}")
     return share
-
-
-def _whole_share(text: str) -> float:
-    """Like ``_share``, and 1 or 100% too."""
-    return 1.0 if str(text).strip() in ("1", "1.0", "100%") else _share(text)
 
 
 AMOUNT = r"([0-9]+(?:\.[0-9]+)?)\s*"
@@ -207,9 +203,7 @@ def embed(
     max_removed: Annotated[
         float,
         typer.Option(
-            parser=_whole_share,
-            metavar="SHARE",
-            help="Where a source lists so many fewer images than last time, remove none and end with exit code 3.",
+            help="Share of a source's images: where a listing lacks more, none is removed and the exit code is 3.",
         ),
     ] = 0.5,
     accept_removed: Annotated[

@@ -72,8 +72,7 @@ class EmbedOptions:
 
     def check(self) -> None:
         """Raise UsageError for what no run could do."""
-        if not 0 <= self.max_removed <= 1:  # also NaN
-            raise UsageError(f"Expected: --max-removed, a share from 0 to 1. Got: {self.max_removed}.")
+        _check_share("--max-removed", self.max_removed)
         check_count("--shard-images", self.shard_images, 1, MAX_SHARD_IMAGES)
         check_count("--views", self.views, 0, MAX_VIEWS)
         check_label_set(self.label_set)
@@ -226,8 +225,12 @@ def embed(
 
 def check_failure_rate(rate: float) -> None:
     """Raise UsageError for what is no share of files."""
-    if not 0 <= rate <= 1:
-        raise UsageError(f"Expected: --max-failure-rate, a share from 0 to 1. Got: {rate}.")
+    _check_share("--max-failure-rate", rate)
+
+
+def _check_share(option: str, share: float) -> None:
+    if not 0 <= share <= 1:  # also NaN
+        raise UsageError(f"Expected: {option}, a share from 0 to 1. Got: {share}.")
 
 
 def _check_runner(name: str) -> None:

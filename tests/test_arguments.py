@@ -76,6 +76,7 @@ FREE = {
     "--tensorboard": "a path; one that cannot be written is tested below",
     "--layer": "only the built network knows its layers; see test_backbones.py",
     "--unfreeze-from": "only the built network knows its layers; see test_finetune.py",
+    "--csv": "a path",
     "--views-set": "is used with --views alone; see test_views.py",
 }
 # What else an option of train needs to be looked at.
@@ -147,6 +148,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "demo": [str(folder / "demo")],
             "embed": [str(folder / "corpus")],
             "label": [str(labels)],
+            "forget": [str(folder / "corpus")],
             "finetune": ["--unfreeze-from", "top_conv"],
             "predict": [str(folder / "corpus" / "a" / "00.png")],
             "export": ["--to", str(folder / "exported")],

@@ -442,7 +442,7 @@ def test_too_much_is_missing_on_the_command_line(corpus: Path, penult: Callable[
         shutil.rmtree(corpus / name)
     code, told, said = penult("embed", corpus)
     assert code == 3 and told["not_removed"] == 20 and "--accept-removed" in said
-    assert penult("embed", corpus, "--max-removed", "70%")[1]["removed"] == 20
+    assert penult("embed", corpus, "--max-removed", "0.7")[1]["removed"] == 20
     assert penult("embed", corpus, "--max-removed", "2")[0] == 2
     code, told, said = penult("forget", corpus)
     assert code == 0 and told["removed"] == 10 and "10 of them are removed" in said
