@@ -252,7 +252,9 @@ class FeatureStore:
             return
         of_runs = f"run_id IN ({', '.join(map(repr, sorted(runs)))})"
         old = self.labels.read(LABELS.names, f"{labels.OF_UNKNOWN_ORIGIN} AND {of_runs}")
-        unlabelled = labels.unlabelled(self.catalog.read(["uri", "run_id"], of_runs), self.labels.read(["uri"]))
+        unlabelled = labels.unlabelled(
+            self.catalog.read(["uri", "run_id"], of_runs), self.labels.read(["uri"], labels.OF_SOURCES)
+        )
         rows = labels.listed_by(source, pa.concat_tables([old, unlabelled]))
         if rows.num_rows:
             gone = Replaced(old.column("uri"), f"{labels.OF_UNKNOWN_ORIGIN} AND {of_runs}")

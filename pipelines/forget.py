@@ -62,5 +62,5 @@ def _listed(store: FeatureStore, uri: str | None) -> list[pa.RecordBatch]:
     columns = ["uri", "label_set", "source"]
     if uri is not None:
         return list(store.labels.scan(columns, f"listed = true AND {labels.said_by(uri)}"))
-    bare = labels.unlabelled(store.catalog.read(["uri", "run_id"]), store.labels.read(["uri"]))
+    bare = labels.unlabelled(store.catalog.read(["uri", "run_id"]), store.labels.read(["uri"], labels.OF_SOURCES))
     return [*store.labels.scan(columns, labels.OF_UNKNOWN_ORIGIN), *bare.select(columns).to_batches()]

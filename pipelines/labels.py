@@ -19,7 +19,7 @@ from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
 from featurestore.store import FeatureStore
 from pipelines import sources
-from pipelines.membership import changes
+from pipelines.membership import changes, largest_and_smallest
 
 ROWS_PER_BATCH = 10_000
 EXAMPLES = 10
@@ -35,7 +35,8 @@ class LabelResult:
         changed: images whose label, split or group is another now.
         unchanged: images that have what they had.
         unknown: images that the catalog does not have.
-        labels: how often the file gives each label.
+        labels: how often the file gives each label; of very many the most and the least frequent.
+        class_count: how many labels it gives.
         unlabelled: rows of the file that give none.
         splits: how often the file gives each split.
         changes: how many images went from which label to which.
@@ -51,6 +52,7 @@ class LabelResult:
     unknown: int = 0
     labels: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    class_count: int = 0
     unlabelled: int = 0
     splits: dict[str, int] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
@@ -112,8 +114,8 @@ def _read(listing: sources.Source, result: LabelResult) -> pa.Table:
         arrays = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
         batches.append(pa.record_batch(arrays, names=["uri", *COLUMNS]))
     given = pa.Table.from_batches(batches)
-    result.rows, result.labels, result.splits = given.num_rows, dict(labels.most_common()), dict(splits)
-    result.unlabelled = result.rows - labels.total()
+    result.rows, result.labels, result.splits = given.num_rows, largest_and_smallest(labels), dict(splits)
+    result.class_count, result.unlabelled = len(labels), result.rows - labels.total()
     result.columns, result.notes = dict(listing.columns), list(listing.notes)
     return given
 

@@ -18,6 +18,7 @@ from featurestore.store import FeatureStore
 from pipelines.sources import Entry, Source
 
 MAX_REMOVED = 0.5  # of a source's images, by one listing
+MAX_CLASSES, MAX_CHANGES = 10_000, 1000  # that are told
 
 
 class Membership:
@@ -79,7 +80,8 @@ class Membership:
     def to_json(self) -> dict[str, Any]:
         """The object ``labels`` of ``penult embed --json``."""
         return {
-            "classes": dict(self._classes.most_common()),
+            "classes": largest_and_smallest(self._classes),
+            "class_count": len(self._classes),
             "unlabelled": self._unlabelled,
             "splits": dict(self._splits),
             "changed": changes(self._changes),
@@ -112,8 +114,16 @@ class Membership:
 
 
 def changes(counted: Counter[tuple[Any, Any]]) -> list[dict[str, Any]]:
-    """Changed labels as JSON, the most frequent first; None is no label."""
-    return [{"from": old, "to": new, "images": n} for (old, new), n in counted.most_common() if n]
+    """Changed labels as JSON, the most frequent first; None is no label. A run's record has room for so many."""
+    return [{"from": old, "to": new, "images": n} for (old, new), n in counted.most_common(MAX_CHANGES) if n]
+
+
+def largest_and_smallest(classes: Counter[str]) -> dict[str, int]:
+    """The counts of all classes, the largest first; of very many the ends, as a run's record has room for."""
+    counted = classes.most_common()
+    if len(counted) > MAX_CLASSES:
+        counted = counted[: MAX_CLASSES // 2] + counted[-MAX_CLASSES // 2 :]
+    return dict(counted)
 
 
 def adopt(store: FeatureStore, source: Source) -> None:

@@ -118,17 +118,13 @@ def _understood(labels: Mapping[str, Any], columns: Mapping[str, str], notes: Se
         say(f"Columns: {taken}.")
     if not labels:
         return
-    classes, silent = labels["classes"], labels["unlabelled"]
+    classes, total, silent = list(labels["classes"].items()), labels["class_count"], labels["unlabelled"]
     if classes:
-        counts = list(classes.items())
-        ends = ", ".join(f"{name} {n:,}" for name, n in counts[:CLASSES_SHOWN])
-        if len(counts) > CLASSES_SHOWN:
-            rest = counts[max(CLASSES_SHOWN, len(counts) - CLASSES_SHOWN) :]
-            ends = f"the largest {ends}; the smallest {', '.join(f'{name} {n:,}' for name, n in reversed(rest))}"
-        say(
-            f"{len(counts):,} {'class' if len(counts) == 1 else 'classes'}: {ends}."
-            + (f" {silent:,} images without a label." if silent else "")
-        )
+        told = ", ".join(f"{name} {n:,}" for name, n in classes[:CLASSES_SHOWN])
+        if smallest := classes[CLASSES_SHOWN:][-CLASSES_SHOWN:]:
+            told = f"the largest {told}; the smallest {', '.join(f'{name} {n:,}' for name, n in reversed(smallest))}"
+        unlabelled = f" {silent:,} images without a label." if silent else ""
+        say(f"{total:,} {'class' if total == 1 else 'classes'}: {told}.{unlabelled}")
     elif silent:
         say(f"None of the {silent:,} images has a label.")
     if labels["splits"]:
@@ -156,7 +152,7 @@ def labelled(result: LabelResult) -> None:
     _understood(told, result.columns, result.notes)
     say(
         f"{result.rows:,} rows: {result.added:,} added, {result.changed:,} changed, {result.unchanged:,} unchanged, "
-        f"{len(result.labels):,} labels."
+        f"{result.class_count:,} labels."
     )
     for uri, old, new in result.examples:
         say(f"  {uri}: {_label(old)} → {_label(new)}")
@@ -412,9 +408,9 @@ def _place(source: str | None) -> str:
 
 def _notes(result: Mapping[str, Any]) -> None:
     for reason, count in result.get("excluded", {}).items():
-        examples = result["ambiguous_uris"] if reason == AMBIGUOUS else ()
-        such = f", such as {' and '.join(examples)}" if examples else ""
-        say(f"Left out: {count:,} images, {reason}{such}.")
+        examples = map(_place, result["ambiguous_uris"] if reason == AMBIGUOUS else ())
+        such = f", such as {told}" if (told := " and ".join(examples)) else ""
+        say(f"Left out: {count:,} with {reason}{such}.")
     for note in result.get("notes", ()):
         say(f"Note: {note}")
 

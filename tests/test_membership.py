@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,8 +19,11 @@ from conftest import CountingEngine, write_picture
 from featurestore import runs
 from featurestore.dataset import Dataset
 from featurestore.errors import SourceError, TooManyRemoved, UsageError
+from featurestore.files import read_sealed, write_sealed
+from featurestore.schema import LABELS
 from featurestore.status import failed_files, status
 from featurestore.store import FeatureStore
+from featurestore.tables import Replaced
 from pipelines import cli
 from pipelines.care import gc
 from pipelines.embed import EmbedOptions, EmbedResult, embed
@@ -318,6 +322,52 @@ def test_sources_that_differ(corpus: Path, store: Path, tmp_path: Path) -> None:
     assert labels(store)["00.png"] == "a"
 
 
+# --- stores of format version 1
+
+
+def as_version_1(store: Path) -> None:
+    """Make a store what the penult before sources would have left: one row per image, and nobody said who listed it."""
+    opened = FeatureStore(store)
+    rows = opened.labels.read(LABELS.names).to_pylist()
+    newest = {row["uri"]: row for row in sorted(rows, key=lambda row: row["run_id"])}
+    old = [row | {"source": None, "listed": None} for row in newest.values() if row["label"] is not None]
+    opened.labels.exchange(
+        opened.labels.stage(pa.Table.from_pylist(old, LABELS).to_batches()), Replaced(pa.array(newest))
+    )
+    opened.remember()
+    header = read_sealed(store / "penult.json")
+    write_sealed(store / "penult.json", header | {"format_version": 1})
+
+
+def test_a_store_without_sources_takes_them_from_its_runs(
+    corpus: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(f"corpus/b/{number:02}.png,\n" for number in (1, 4))
+    monkeypatch.chdir(tmp_path)
+    embed(write(tmp_path / "m.csv", "path,label\n" + rows), store)
+    embed("corpus/a", store)  # without labels
+    embed("corpus/c", store)
+    import_labels(write(tmp_path / "l.csv", f"path,label\n{corpus}/c/02.png,wolf\n{corpus}/c/05.png,wolf\n"), store)
+    as_version_1(store)
+    before = status(FeatureStore(store))
+    assert before["sources"] == [{"source": None, "listed": 22, "removed": 0, "failed": 0}]
+    assert labels(store) == {"02.png": "wolf", "05.png": "wolf"}
+    (corpus / "c" / "02.png").unlink()
+    (corpus / "c" / "08.png").unlink()
+    monkeypatch.chdir(corpus)
+    result = embed("c", store)  # the folder that was called corpus/c then
+    monkeypatch.chdir(tmp_path)
+    assert (result.listed_before, result.removed) == (10, 2) and labels(store) == {"05.png": "wolf"}
+    assert [(row["source"], row["listed"]) for row in status(FeatureStore(store))["sources"]] == [
+        ((corpus / "c").as_uri(), 8),
+        (None, 12),
+    ]
+    assert forget(store, None, unknown_origin=True)["removed"] == 12
+    assert status(FeatureStore(store))["catalog"]["ok"] == 8
+    embed(str(tmp_path / "m.csv"), store)
+    assert status(FeatureStore(store))["catalog"]["ok"] == 10
+
+
 # --- what gc drops
 
 
@@ -391,7 +441,13 @@ def penult(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_what_was_understood_is_said(corpus: Path, penult: Callable[..., Any], tmp_path: Path) -> None:
     code, told, said = penult("embed", corpus)
     assert code == 0 and told["removed"] == 0 and told["source"] == corpus.as_uri() and told["columns"] == {}
-    assert told["labels"] == {"classes": {"a": 10, "b": 10, "c": 10}, "unlabelled": 0, "splits": {}, "changed": []}
+    assert told["labels"] == {
+        "classes": {"a": 10, "b": 10, "c": 10},
+        "class_count": 3,
+        "unlabelled": 0,
+        "splits": {},
+        "changed": [],
+    }
     assert "3 classes: a 10, b 10, c 10." in said
     (corpus / "a").rename(corpus / "felines")
     code, told, said = penult("embed", corpus)
@@ -405,6 +461,26 @@ def test_what_was_understood_is_said(corpus: Path, penult: Callable[..., Any], t
     assert told["labels"]["changed"] == [{"from": "dogs", "to": "wolves", "images": 2}]
     assert told["columns"] == {"path": "path", "label": "label"}
     assert "2 labels changed: dogs → wolves 2." in said and "Columns: path, label." in said
+
+
+def test_of_very_many_classes_the_ends_are_told(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines import membership, show
+
+    monkeypatch.setattr(membership, "MAX_CLASSES", 6)
+    names = [f"class-{number}" for number in range(9) for _ in range(9 - number)]
+    rows = "".join(f"{number}.png,{name}\n" for number, name in enumerate(names))
+    result = embed(write(tmp_path / "m.csv", "path,label\n" + rows), store)
+    assert result.labels["class_count"] == 9
+    assert list(result.labels["classes"]) == [f"class-{number}" for number in (0, 1, 2, 6, 7, 8)]
+    show.embedded(result)
+    said = capsys.readouterr().err
+    assert (
+        "9 classes: the largest class-0 9, class-1 8, class-2 7; the smallest class-8 1, class-7 2, class-6 3." in said
+    )
+    imported = import_labels(str(tmp_path / "m.csv"), store)
+    assert imported.class_count == 9 and list(imported.labels) == list(result.labels["classes"])
 
 
 def test_several_sources_in_one_command(corpus: Path, penult: Callable[..., Any]) -> None:
@@ -456,5 +532,5 @@ def test_ambiguous_images_are_named(corpus: Path, penult: Callable[..., Any]) ->
     code, told, said = penult("train", "--head", "ncm")
     assert code == 0 and told["excluded"] == {"ambiguous label": 1}
     assert told["ambiguous_uris"] == [(corpus / "a" / "00.png").as_uri()]
-    assert f"Left out: 1 images, ambiguous label, such as {(corpus / 'a' / '00.png').as_uri()}." in said
+    assert f"Left out: 1 with ambiguous label, such as {corpus / 'a' / '00.png'}." in said
     assert np.isfinite(told["test"])
