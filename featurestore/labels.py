@@ -89,7 +89,7 @@ def removals(rows: pa.RecordBatch, run_id: str) -> pa.RecordBatch:
 def listed_by(source: str, rows: pa.Table) -> pa.Table:
     """The same rows (schema LABELS) as a source's."""
     n = len(rows)
-    for name, values in (("source", pa.array([source] * n, pa.string())), ("listed", pa.array([True] * n))):
+    for name, values in (("source", pa.array([source] * n, pa.string())), ("listed", pa.array([True] * n, pa.bool_()))):
         rows = rows.set_column(rows.schema.get_field_index(name), LABELS.field(name), values)
     return rows
 

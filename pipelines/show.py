@@ -145,6 +145,7 @@ def labelled(result: LabelResult) -> None:
     """What a label import changed."""
     told = {
         "classes": result.labels,
+        "class_count": result.class_count,
         "unlabelled": result.unlabelled,
         "splits": result.splits,
         "changed": result.changes,

@@ -358,6 +358,8 @@ def test_a_store_without_sources_takes_them_from_its_runs(
     result = embed("c", store)  # the folder that was called corpus/c then
     monkeypatch.chdir(tmp_path)
     assert (result.listed_before, result.removed) == (10, 2) and labels(store) == {"05.png": "wolf"}
+    monkeypatch.chdir(tmp_path)
+    assert counts(embed("corpus/c", store)) == {"unchanged": 8}  # there is nothing left to take over
     assert [(row["source"], row["listed"]) for row in status(FeatureStore(store))["sources"]] == [
         ((corpus / "c").as_uri(), 8),
         (None, 12),

@@ -111,6 +111,13 @@ def said(store: Path, label_set: str) -> dict[str, str]:
     return {uri: label for uri, label in labels.items() if uri not in gone}
 
 
+def people(store: Path, label_set: str) -> dict[str, str]:
+    """The labels that people gave."""
+    rows = rows_of(store / "labels.lance")
+    own = [row for row in rows if row["source"] == "" and row["label_set"] == label_set]
+    return {row["uri"]: row["label"] for row in own if row["label"] is not None}
+
+
 def removed(store: Path) -> set[str]:
     """Images that sources have listed, and that none lists any more."""
     rows = [row for row in rows_of(store / "labels.lance") if row["source"] != ""]
