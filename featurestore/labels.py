@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -118,8 +119,7 @@ def replaced_by(batches: Iterator[pa.RecordBatch]) -> list[Replaced]:
         for label_set in pc.unique(batch.column("label_set")).to_pylist():
             of_set = batch.filter(pc.equal(batch.column("label_set"), label_set))
             for source in pc.unique(of_set.column("source")).to_pylist():
-                by = of_set.column("source")
-                rows = of_set.filter(pc.is_null(by) if source is None else pc.fill_null(pc.equal(by, source), False))
+                rows = of_set.filter(_equal(of_set.column("source"), source))
                 uris.setdefault((label_set, source), []).append(rows.column("uri"))
     return [
         Replaced(pa.chunked_array(parts, pa.string()), f"{in_label_set(label_set)} AND {said_by(source)}")
@@ -177,22 +177,57 @@ def membership(batches: Iterable[pa.RecordBatch], label_set: str) -> tuple[Known
     return Known.from_parts([*own, *others]), names
 
 
-def effective(rows: pa.Table) -> pa.Table:
+def count_sources(scan: Callable[[list[str]], Iterable[pa.RecordBatch]]) -> dict[str | None, tuple[int, int]]:
+    """How many images each source lists, and how many it listed once, from the rows of all sources.
+
+    An image has a row per label set; only where there are several are images told apart, by the digests of their URIs.
+    """
+    sets = {name for batch in scan(["label_set"]) for name in pc.unique(batch.column(0)).to_pylist()}
+    counts: dict[str | None, list[int]] = {}
+    if len(sets) <= 1:
+        for batch in scan(["source", "listed"]):
+            listed = pc.fill_null(batch.column("listed"), True)
+            for source in pc.unique(batch.column("source")).to_pylist():
+                of_source = _equal(batch.column("source"), source)
+                there = int(pc.sum(pc.and_(of_source, listed)).as_py())
+                total = counts.setdefault(source, [0, 0])
+                total[0] += there
+                total[1] += int(pc.sum(of_source).as_py()) - there
+        return {source: (listed, once) for source, (listed, once) in counts.items()}
+    images: dict[str | None, tuple[set[bytes], set[bytes]]] = {}
+    for batch in scan(["uri", "source", "listed"]):
+        digests = text_digests(batch.column("uri").to_pylist()).tolist()
+        rows = (batch.column(name).to_pylist() for name in ("source", "listed"))
+        for digest, source, is_listed in zip(digests, *rows, strict=True):
+            images.setdefault(source, (set(), set()))[is_listed is False].add(digest)
+    return {source: (len(listed), len(once - listed)) for source, (listed, once) in images.items()}
+
+
+def count_silent(rows: pa.RecordBatch | pa.Table) -> int:
+    """How many rows give no label, no split and no group."""
+    silent = pc.and_(
+        pc.and_(*(pc.is_null(rows.column(name)) for name in COLUMNS[:2])), pc.is_null(rows.column("group"))
+    )
+    return int(pc.sum(silent).as_py() or 0)
+
+
+def effective(rows: pa.Table, origins: Collection[str | None]) -> pa.Table:
     """One row per image, as it counts: uri, label, split, group, run_id and layer (1 where people gave the label).
 
     Args:
-        rows: of one label set, in the columns of LABELS, of images that are listed.
+        rows: of one label set, of images that are listed: uri, label, split, group, run_id; and source, where there
+            are several.
+        origins: the sources of the rows.
     """
-    by_people = pc.or_kleene(
-        pc.equal(rows.column("source"), PEOPLE),
-        pc.and_(pc.is_null(rows.column("source")), pc.match_substring(rows.column("run_id"), "-label-")),
-    )
-    layer = pc.cast(pc.fill_null(by_people, False), pa.int8())
-    rows = rows.append_column("layer", layer).filter(pc.fill_null(rows.column("listed"), True))
-    origins = pc.count_distinct(rows.column("source"), mode="all").as_py()
-    told = rows.select(["uri", *COLUMNS, "run_id", "layer"])
-    if origins <= 1 and pc.count_distinct(rows.column("layer")).as_py() <= 1:
-        return told  # one row per image already
+    by_run = pc.match_substring(rows.column("run_id"), "-label-")
+    if len(origins) <= 1:  # one row per image already
+        people = (
+            by_run if None in origins else pa.array([PEOPLE in origins]).take(pa.array(np.zeros(len(rows), np.int8)))
+        )
+        return rows.append_column("layer", pc.cast(people, pa.int8()))
+    source = rows.column("source")
+    people = pc.or_(_equal(source, PEOPLE), pc.and_(pc.is_null(source), by_run))
+    told = rows.drop_columns(["source"]).append_column("layer", pc.cast(people, pa.int8()))
     told = told.sort_by([("layer", "ascending"), ("run_id", "ascending")])
     labelled = pc.is_valid(told.column("label"))
     nothing = pa.scalar(None, pa.int64())
@@ -203,6 +238,11 @@ def effective(rows: pa.Table) -> pa.Table:
     columns = [groups.column("uri"), *(groups.column(f"{name}_last") for name in COLUMNS)]
     columns += [of_label.column("run_id"), of_label.column("layer")]
     return pa.table(columns, names=["uri", *COLUMNS, "run_id", "layer"])
+
+
+def _equal(column: Any, value: str | None) -> Any:
+    """Bool, no nulls: where a column has a value, or none."""
+    return pc.is_null(column) if value is None else pc.fill_null(pc.equal(column, value), False)
 
 
 def _batch(columns: list[object]) -> pa.RecordBatch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,6 @@ import pyarrow.compute as pc
 
 from featurestore.dataset import hex_ids
 from featurestore.known import contains
-from featurestore.labels import COLUMNS
 from featurestore.schema import FAILED, OK, keys_of
 from featurestore.store import FeatureStore
 
@@ -25,15 +23,14 @@ LAST_RUNS = 5
 def status(store: FeatureStore) -> dict[str, Any]:
     """Count a store's sets, images, failures, labels, runs and bytes; the object that ``status --json`` prints."""
     with store.whole() as at:
-        version = at.get("labels.lance")
-        said = {name: store.label_rows(name, version) for name in _label_sets(store, version)}
-        catalog = store.catalog.read(["uri", "sha256", "status", "error_type"], version=at.get("catalog.lance"))
-        removed, listed = store.removed_uris(version), store.source_rows(version)
-    labels = {name: _saying(rows) for name, rows in said.items()}
-    labels = {name: n for name, n in sorted(labels.items(), key=lambda item: -item[1]) if n}
+        version, of_catalog = at.get("labels.lance"), at.get("catalog.lance")
+        labels = {name: store.count_labels(name, version) for name in _label_sets(store, version)}
+        labels = {name: n for name, n in sorted(labels.items(), key=lambda item: -item[1]) if n}
+        removed = store.removed_uris(version)
+        catalog = _present(store, ["sha256", "status", "error_type"], None, removed, of_catalog)
+        failed_uris = _present(store, ["uri"], f"status = '{FAILED}'", removed, of_catalog).column("uri")
+        sources = _sources(store, failed_uris, version)
     differing = {name: _differing(store, name) for name in labels}
-    sources = _sources(listed, catalog)
-    catalog = _present(catalog, removed)
     ok = catalog.filter(pc.equal(catalog.column("status"), OK))
     contents = np.unique(keys_of(ok.column("sha256")))
     failed = catalog.filter(pc.equal(catalog.column("status"), FAILED))
@@ -64,42 +61,37 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
 def failed_files(store: FeatureStore) -> list[dict[str, str]]:
     """The images that are listed and could not be read: uri, error_type and error."""
     with store.whole() as at:
-        columns = ["uri", "error_type", "error"]
-        failed = store.catalog.read(columns, f"status = '{FAILED}'", at.get("catalog.lance"))
-        return _present(failed, store.removed_uris(at.get("labels.lance"))).sort_by("uri").to_pylist()
+        columns, removed = ["uri", "error_type", "error"], store.removed_uris(at.get("labels.lance"))
+        failed = _present(store, columns, f"status = '{FAILED}'", removed, at.get("catalog.lance"))
+    return failed.sort_by("uri").to_pylist()
 
 
 def _label_sets(store: FeatureStore, version: int | None) -> list[str]:
     return pc.unique(store.labels.read(["label_set"], version=version).column("label_set")).to_pylist()
 
 
-def _saying(rows: pa.Table) -> int:
-    """How many rows give a label, a split or a group."""
-    silent = [pc.is_null(rows.column(name)) for name in COLUMNS]
-    return rows.num_rows - int(pc.sum(functools.reduce(pc.and_, silent)).as_py() or 0)
+def _present(
+    store: FeatureStore, columns: list[str], condition: str | None, removed: pa.Array, version: int | None
+) -> pa.Table:
+    """Columns of the catalog's rows, less those of images that no source lists any more."""
+    if not len(removed):
+        return store.catalog.read(columns, condition, version)
+    rows = store.catalog.read([*{"uri": None, **dict.fromkeys(columns)}], condition, version)
+    return rows.filter(pc.invert(pc.is_in(rows.column("uri"), value_set=removed))).select(columns)
 
 
-def _present(catalog: pa.Table, removed: pa.Array) -> pa.Table:
-    """The rows of images that a source still lists."""
-    return catalog.filter(pc.invert(pc.is_in(catalog.column("uri"), value_set=removed))) if len(removed) else catalog
-
-
-def _sources(listed: pa.Table, catalog: pa.Table) -> list[dict[str, Any]]:
+def _sources(store: FeatureStore, failed: pa.ChunkedArray, version: int | None) -> list[dict[str, Any]]:
     """What each source lists, has listed and could not read; the last is of unknown origin, where there is one."""
-    failed = catalog.filter(pc.equal(catalog.column("status"), FAILED)).column("uri")
-    is_failed = pc.is_in(listed.column("uri"), value_set=failed)
-    listed = listed.append_column("failed", pc.and_(is_failed, listed.column("listed")))
-    listed = listed.append_column("removed", pc.invert(listed.column("listed")))
-    counts = listed.group_by("source").aggregate([(name, "sum") for name in ("listed", "removed", "failed")])
-    rows = {
-        row["source"]: {name: row[f"{name}_sum"] for name in ("listed", "removed", "failed")}
-        for row in counts.to_pylist()
-    }
-    if without := catalog.num_rows - len(pc.unique(listed.column("uri"))):  # an older penult's, without a label
-        unknown = rows.setdefault(None, {"listed": 0, "removed": 0, "failed": 0})
-        unknown["listed"] += without
-    names = sorted(rows, key=lambda name: (name is None, name))
-    return [{"source": name, **rows[name]} for name in names]
+    counts = store.sources(version)
+    failures = store.listed_by(failed, version) if len(failed) else {}
+    if unnamed := store.count_unnamed():
+        listed, once = counts.get(None, (0, 0))
+        counts[None] = (listed + unnamed, once)
+    names = sorted(counts, key=lambda name: (name is None, name))
+    return [
+        {"source": name, "listed": counts[name][0], "removed": counts[name][1], "failed": failures.get(name, 0)}
+        for name in names
+    ]
 
 
 def _set(store: FeatureStore, name: str, contents: np.ndarray) -> dict[str, Any]:

@@ -6,12 +6,14 @@ it is replayed, so a run that died anywhere is completed by replaying it again.
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -231,20 +233,38 @@ class FeatureStore:
         ]
         return gone.filter(pc.invert(pc.is_in(gone, value_set=pa.chunked_array(listed, pa.string()))))
 
-    def source_rows(self, version: int | None = None) -> pa.Table:
-        """What sources list: uri, source (None where the origin is unknown) and listed, each pair once."""
-        if self._knows_sources(version):
-            rows = self.labels.read(["uri", "source", "listed"], labels.OF_SOURCES, version)
-        else:
-            rows = labels.with_origin(self.labels.read(["uri"], labels.OF_UNKNOWN_ORIGIN_V1, version))
-        rows = rows.set_column(2, "listed", pc.fill_null(rows.column("listed"), True))
-        rows = rows.group_by(["uri", "source"]).aggregate([("listed", "any")])
-        return rows.rename_columns(["uri", "source", "listed"])
+    def sources(self, version: int | None = None) -> dict[str | None, tuple[int, int]]:
+        """How many images each source lists, and how many it listed once; None is of unknown origin."""
+        if not self._knows_sources(version):
+            unknown = sum(batch.num_rows for batch in self.labels.scan(["uri"], labels.OF_UNKNOWN_ORIGIN_V1, version))
+            return {None: (unknown, 0)} if unknown else {}
+        return labels.count_sources(partial(self.labels.scan, condition=labels.OF_SOURCES, version=version))
+
+    def listed_by(self, uris: pa.ChunkedArray, version: int | None = None) -> Counter[str | None]:
+        """How many of these images each source lists."""
+        if not self._knows_sources(version):
+            found = [batch.column("uri") for batch in self.labels.scan(["uri"], labels.OF_UNKNOWN_ORIGIN_V1, version)]
+            among = pc.is_in(pa.chunked_array(found, pa.string()), value_set=uris)
+            return Counter({None: int(pc.sum(among).as_py() or 0)})
+        pairs = set[tuple[str, str | None]]()
+        for batch in self.labels.scan(["uri", "source"], labels.LISTING, version):
+            rows = batch.filter(pc.is_in(batch.column("uri"), value_set=uris))
+            pairs.update(zip(*(rows.column(name).to_pylist() for name in ("uri", "source")), strict=True))
+        return Counter(source for _, source in pairs)
 
     @property
     def unknown_origin(self) -> bool:
         """Whether there may be images of which no row says who listed them."""
-        return bool(header.read(self.path).get("unknown_origin"))
+        told = header.read(self.path)
+        return bool(told.get("unknown_origin")) or told["format_version"] < header.FORMAT_VERSION
+
+    def count_unnamed(self) -> int:
+        """How many images of the catalog no row of a source names: those that an older penult saw without a label."""
+        if not self.unknown_origin:
+            return 0
+        condition = labels.OF_SOURCES if self._knows_sources() else labels.OF_UNKNOWN_ORIGIN_V1
+        named = self.labels.read(["uri"], condition)
+        return len(labels.unlabelled(self.catalog.read(["uri", "run_id"]), named))
 
     def adopt(self, source: str, runs: Collection[str]) -> None:
         """Give a source what runs of an older penult, which noted no origin, listed; the lock must be held."""
@@ -545,7 +565,7 @@ class FeatureStore:
             batch_keys = keys_of(batch.column(0))
             numbers.append(np.where(contains(keys, batch_keys), np.searchsorted(keys, batch_keys), -1))
             found[numbers[-1][numbers[-1] >= 0]] = True
-        scan = functools.partial(self.batches, feature_set, condition, pin=pin)
+        scan = partial(self.batches, feature_set, condition, pin=pin)
         return StoredVectors(scan, np.concatenate(numbers), len(keys), spec.width, memory_limit), found
 
     def views(self, feature_set: str, keys: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
@@ -599,11 +619,30 @@ class FeatureStore:
 
     def label_rows(self, label_set: str = "default", version: int | None = None) -> pa.Table:
         """What counts in a label set, one row per image that is listed: see ``labels.effective``."""
-        there = self.labels.columns(version)
-        columns = [name for name in ("uri", *labels.COLUMNS, "run_id", "source", "listed") if name in there]
-        said = labels.effective(labels.with_origin(self.labels.read(columns, labels.in_label_set(label_set), version)))
+        condition, origins = self._said_in(label_set, version)
+        columns = ["uri", *labels.COLUMNS, "run_id"] + (["source"] if len(origins) > 1 else [])
+        said = labels.effective(self.labels.read(columns, condition, version), origins)
         removed = self.removed_uris(version)
         return said.filter(pc.invert(pc.is_in(said.column("uri"), value_set=removed))) if len(removed) else said
+
+    def count_labels(self, label_set: str, version: int | None = None) -> int:
+        """Of how many listed images a label set says something."""
+        condition, origins = self._said_in(label_set, version)
+        one_row_each = len(origins) <= 1 and not len(self.removed_uris(version))
+        columns = list(labels.COLUMNS)
+        batches = (
+            self.labels.scan(columns, condition, version) if one_row_each else [self.label_rows(label_set, version)]
+        )
+        return sum(batch.num_rows - labels.count_silent(batch) for batch in batches)
+
+    def _said_in(self, label_set: str, version: int | None) -> tuple[str, set[str | None]]:
+        """The condition for the rows of a label set that count, and their sources."""
+        condition = labels.in_label_set(label_set)
+        if not self._knows_sources(version):
+            return condition, {None}
+        condition = f"{condition} AND (listed IS NULL OR listed = true)"
+        origins = (pc.unique(batch.column(0)).to_pylist() for batch in self.labels.scan(["source"], condition, version))
+        return condition, set(chain.from_iterable(origins))
 
     def people_rows(self, label_set: str = "default") -> pa.Table:
         """What people said in a label set, one row per image: uri, label, split, group. The lock must be held."""

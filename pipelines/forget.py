@@ -49,7 +49,7 @@ def forget(store: str | Path, source: str | None, *, unknown_origin: bool = Fals
 
 def _known(store: FeatureStore, source: str) -> str:
     """The URI of a source that the store knows."""
-    known = [uri for uri in store.source_rows().column("source").unique().to_pylist() if uri is not None]
+    known = [uri for uri in store.sources() if uri is not None]
     for uri in (source, source_uri(source)):
         if uri in known:
             return uri
