@@ -45,10 +45,10 @@ class NoPictures(SourceError):
 
 
 class ImageError(PenultError):
-    """One picture that cannot be decoded; ``error_type`` is a short stable word for counting.
+    """One picture that cannot be decoded or embedded; ``error_type`` is a short stable word for counting.
 
     The words: ``empty``, ``not_an_image``, ``truncated``, ``corrupt``, ``too_large``,
-    ``unsupported``, ``vanished``, ``unreadable``.
+    ``unsupported``, ``vanished``, ``unreadable``, ``overflow``.
     """
 
     def __init__(self, error_type: str, message: str) -> None:

@@ -103,6 +103,14 @@ def features_batch(
     )
 
 
+def storable(vectors: np.ndarray, dtype: str) -> np.ndarray:
+    """Bool (n,): which vectors, float (n, d), are finite and no larger than what ``dtype`` can hold.
+
+    Any other would be stored as an infinity or NaN, so nobody may store it, or predict from it as if it were stored.
+    """
+    return np.abs(vectors).max(axis=1) <= float(np.finfo(dtype).max)  # NaN is not
+
+
 def key_array(keys: np.ndarray) -> pa.Array:
     """S32 (n,) → Arrow fixed-size binary, without a copy per row."""
     return pa.Array.from_buffers(

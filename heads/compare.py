@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,9 +31,11 @@ class CompareResult:
     """A leaderboard, best first, and its winner.
 
     A row of the leaderboard has "head", "params", "class_weight", "val", "val_ci" and "fit_seconds"; "feature_set"
-    where several were compared; "note" where there is something to say; "val_range" where several seeds were tried,
-    "val" then being their mean; "p_value" of McNemar's test against the first row, and "tied", on the rows after it;
-    and "error" instead of a score where the fit failed ("val" and "val_ci" are None).
+    where several were compared; "views", how many of each training image it was fitted on too; "note" where there is
+    something to say; "val_range" where several seeds were tried, "val" then being their mean; "p_value" of McNemar's
+    test against the first row, and "tied", on the rows after it; and "error" instead of a score where the fit failed
+    ("val" and "val_ci" are None). All rows are judged on the same images: those of validation, or each training image
+    by the fits of the other folds.
 
     ``folds`` is 0 where validation chose; ``learning_curve`` is the winner's and ``fewshot`` the families', see
     ``compare``.
@@ -114,15 +116,18 @@ def compare(
         budget: seconds after which nothing more is begun; what is done is ranked.
         results: outcomes of earlier comparisons; what they know is not fitted again.
         progress: called after each fit, in this thread, with (done, total).
-        augmented: the training rows with views after them; the best head is fitted on them too, as one more row.
+        augmented: the training rows with views after them; the best candidate is fitted on them too, as one more row
+            that is judged as the others are: with folds, on views of those images alone that it is fitted on.
 
     Raises:
         HeadError: a dataset cannot train or score a head, or no candidate could be fitted.
-        UsageError: an unknown head or parameter, and see ``check``.
+        UsageError: an unknown head or parameter, views with several feature sets, and see ``check``.
     """
     check(seeds, folds, fewshot, budget)
     deadline = time.monotonic() + (np.inf if budget is None else budget)
     datasets = [datasets] if isinstance(datasets, Dataset) else datasets
+    if augmented is not None and len(datasets) > 1:
+        raise UsageError("--views goes with one feature set: leave --views out, or name one --set.")
     notes = [note for dataset in datasets[:1] for note in check_dataset(dataset)]
     for dataset in datasets[1:]:
         check_dataset(dataset)
@@ -146,24 +151,25 @@ def compare(
         for seed in (seeds if registry.FAMILIES[candidate.head].random else seeds[:1])
         for fold in (range(folds) if folds else [HOLD_OUT])
     ]
-    tried = run(trials, tables, candidates, results or Results(), deadline, progress)
-    board = _leaderboard(trials, tried, tables, candidates)
+    results = results or Results()
+    tried = run(trials, tables, candidates, results, deadline, progress)
+    board = _ranked(_entries(trials, tried, tables, candidates))
     if left := len(tables) * len(candidates) - len(board):
         skipped.append(f"{left} candidates were not tried within {budget:g} s; the same command goes on with them.")
     if not board or board[0].row["val"] is None:
         said = next(iter(tried.errors.values()), f"nothing was done within {budget} s.")
         raise HeadError(f"None of {len(candidates)} heads could be fitted; the first said: {said}")
 
+    if augmented is not None:
+        tables.append(Table(tables[board[0].table].parts, folds, augmented))
+        entries, viewed = _with_views(board[0], trials, tables, candidates, results, deadline)
+        if not entries:
+            skipped.append(f"The views were not tried within {budget:g} s; the same command goes on with them.")
+        board = _ranked(board + entries)
+        if board[0].table == len(tables) - 1:
+            tried = viewed
     table, candidate = tables[board[0].table], candidates[board[0].candidate]
     head, seconds = _head_of(board[0], tried, tables, candidates, seeds[0])
-    if augmented is not None:
-        row, with_views = _with_views(board[0].row, table.parts, augmented, candidate, seeds[0])
-        board.append(_Entry(board[0].table, board[0].candidate, np.zeros(0), row))
-        if row["val"] is not None and row["val"] > board[0].row["val"]:
-            board.insert(0, board.pop())
-            head = with_views
-    if not folds:
-        board[0].row["val"] = accuracy(head, table.parts["val"])  # of the head that is kept, should it be fitted anew
     result = score(head, table.parts, seconds, notes + skipped)
     return CompareResult(
         [entry.row for entry in board],
@@ -176,7 +182,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Entry:
-    """A row of the leaderboard, and where it comes from; ``right`` (m,) is the share of seeds that were right."""
+    """A row of the leaderboard, and where it comes from; ``right`` (m,) is what the first seed got right."""
 
     table: int
     candidate: int
@@ -184,10 +190,10 @@ class _Entry:
     row: dict[str, Any]
 
 
-def _leaderboard(
+def _entries(
     trials: Sequence[Trial], tried: Tried, tables: Sequence[Table], candidates: Sequence[Candidate]
 ) -> list[_Entry]:
-    """The candidates that were tried, best first."""
+    """The candidates that were tried, in their order."""
     by_candidate: dict[tuple[int, int], list[Trial]] = {}
     for trial in trials:
         by_candidate.setdefault((trial.table, trial.candidate), []).append(trial)
@@ -205,7 +211,7 @@ def _leaderboard(
             "val_ci": None,
             "fit_seconds": 0.0,
         }
-        if len(tables) > 1:
+        if len({one.name for one in tables}) > 1:
             row["feature_set"] = tables[table].name
         if error is not None:
             entries.append(_Entry(table, at, np.zeros(0), row | {"error": error}))
@@ -223,12 +229,39 @@ def _leaderboard(
         if note := next((tried.outcomes[trial].note for trial in some if tried.outcomes[trial].note), ""):
             row["note"] = note
         entries.append(_Entry(table, at, right[0], row))
-    entries.sort(key=lambda entry: -1.0 if entry.row["val"] is None else entry.row["val"], reverse=True)  # stable
-    for entry in entries[1:]:
-        if len(entry.right):
-            entry.row["p_value"] = mcnemar(entries[0].right, entry.right)
-            entry.row["tied"] = entry.row["p_value"] >= TIED
     return entries
+
+
+def _ranked(entries: Sequence[_Entry]) -> list[_Entry]:
+    """The entries, best first and of equal ones the earlier, each tested against the first."""
+    ranked = sorted(entries, key=lambda entry: -1.0 if entry.row["val"] is None else entry.row["val"], reverse=True)
+    for entry in ranked[1:]:
+        if len(entry.right):
+            entry.row["p_value"] = mcnemar(ranked[0].right, entry.right)
+            entry.row["tied"] = entry.row["p_value"] >= TIED
+    return ranked
+
+
+def _with_views(
+    best: _Entry,
+    trials: Sequence[Trial],
+    tables: Sequence[Table],
+    candidates: Sequence[Candidate],
+    results: Results,
+    deadline: float,
+) -> tuple[list[_Entry], Tried]:
+    """The best candidate's trials once more, on the last table, which has views: its entry, if the budget allows."""
+    own = [trial for trial in trials if (trial.table, trial.candidate) == (best.table, best.candidate)]
+    again, table = [replace(trial, table=len(tables) - 1) for trial in own], tables[-1]
+    tried = run(again, tables, candidates, results, deadline)
+    entries = _entries(again, tried, tables, candidates)
+    for row in (entry.row for entry in entries):
+        row["views"] = count_views(table.training, table.parts["train"])
+        if row["val"] is not None:
+            where = "on validation" if table.folds is None else "over the folds"
+            told = gained(row["views"], row["val"], best.row["val"], where)
+            row["note"] = "; ".join(filter(None, [row.get("note"), told])) + "."
+    return entries, tried
 
 
 def _refuse(**options: object) -> None:
@@ -259,7 +292,7 @@ def _head_of(
 ) -> tuple[Any, float]:
     """The winner's head: the one that was fitted, or fitted now where only its outcome is known, or those of folds."""
     table, candidate = tables[entry.table], candidates[entry.candidate]
-    train, val = table.parts["train"], table.parts["val"]
+    train, val = table.training, table.parts["val"]
     if train.stored is not None and tried.best is None:
         tried = run([Trial(entry.table, entry.candidate, seed, HOLD_OUT)], tables, candidates, Results())
     if tried.best is not None:
@@ -267,26 +300,6 @@ def _head_of(
         if (trial.table, trial.candidate, trial.seed) == (entry.table, entry.candidate, seed):
             return registry.calibrated(head, val.X, val.y), tried.outcomes[trial].seconds
     return timed_fit(candidate.head, train, val, candidate.params, candidate.class_weight, seed)
-
-
-def _with_views(
-    best: Mapping[str, Any], parts: dict[str, Dataset], augmented: Dataset, candidate: Candidate, seed: int
-) -> tuple[dict[str, Any], Any]:
-    """The best candidate fitted on the views too: its row, which says what they gained, and its head."""
-    views, val = count_views(augmented, parts["train"]), parts["val"]
-    row = {**{name: best[name] for name in ("head", "params", "class_weight")}, "views": views}
-    try:
-        head, seconds = timed_fit(candidate.head, augmented, val, candidate.params, candidate.class_weight, seed)
-    except Exception as error:  # what was compared stays
-        return row | {
-            "val": None,
-            "val_ci": None,
-            "fit_seconds": 0.0,
-            "error": f"{type(error).__name__}: {error}",
-        }, None
-    value = accuracy(head, val)
-    row |= {"val": value, "val_ci": list(evaluate.wilson(value, len(val))), "fit_seconds": seconds}
-    return row | {"note": gained(views, value, best["val"]) + "."}, head
 
 
 def _learning_curve(

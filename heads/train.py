@@ -118,9 +118,9 @@ def count_views(augmented: Dataset, train: Dataset) -> int:
     return len(augmented) // len(train) - 1
 
 
-def gained(views: int, val: float, without: float) -> str:
-    """In words, what views did for a head's validation score."""
-    return f"with {views} views a picture: {100 * (val - without):+.1f} points on validation over the pictures alone"
+def gained(views: int, val: float, without: float, where: str = "on validation") -> str:
+    """In words, what views did for a head's score."""
+    return f"with {views} views a picture: {100 * (val - without):+.1f} points {where} over the pictures alone"
 
 
 def timed_fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import defaultdict
@@ -39,36 +40,49 @@ class Trial:
 
 
 class Table:
-    """The splits of one feature set: what the fits of a fold are fitted to and judged on."""
+    """The splits of one feature set: what the fits of a fold are fitted to and judged on.
 
-    def __init__(self, parts: dict[str, Dataset], folds: int) -> None:
-        """``folds``: how many train is cut into; 0 for none."""
+    Attributes:
+        parts: the splits.
+        name: of the feature set.
+        training: what is fitted: the training rows, and after them their views where there are some.
+        folds: of each row of ``training``, int (n,), a view's being its image's; None where validation judges.
+        digest: of all that decides an outcome, but for the candidate, the seed and the fold.
+    """
+
+    def __init__(self, parts: dict[str, Dataset], folds: int, augmented: Dataset | None = None) -> None:
+        """``folds``: how many train is cut into; 0 for none. ``augmented``: train with views after it."""
         train, val = parts["train"], parts["val"]
         self.parts, self.name = parts, train.feature_set
-        self.folds = train.folds(folds) if folds else None
+        self.training = train if augmented is None else augmented
+        self.folds = self.training.folds(folds) if folds else None
         columns = [(part.keys, part.y) for part in ((train,) if folds else (train, val))]
-        grouped = [] if self.folds is None else [self.folds.astype(str)]
+        more: list[np.ndarray | str] = [] if self.folds is None else [self.folds[: len(train)].astype(str)]
+        if augmented is not None:
+            views = augmented.X[len(train) :]
+            more += [augmented.keys[len(train) :], hashlib.sha256(np.ascontiguousarray(views).data).hexdigest()]
         self._rows: tuple[Rows, np.ndarray] | None = None
-        self.digest = digest(train.fingerprint, *(column for pair in columns for column in pair), *grouped)
+        self.digest = digest(train.fingerprint, *(column for pair in columns for column in pair), *more)
 
     def rows(self) -> tuple[Rows, np.ndarray]:
-        """Train for sweeps, and the order int (n,) that it is in there: by fold, or by place in the store."""
+        """What is fitted, for sweeps, and the order int (n,) that it is in there: by fold, or by place in the store."""
         if self._rows is None:
-            train = self.parts["train"]
-            if train.stored is not None:
-                self._rows = streamed_rows(train), train.stored.order
+            training = self.training
+            if training.stored is not None:
+                self._rows = streamed_rows(training), training.stored.order
             else:
-                order = np.arange(len(train)) if self.folds is None else np.argsort(self.folds, kind="stable")
-                self._rows = MemoryRows(train.X[order], *standardisation(train.X)), order
+                order = np.arange(len(training)) if self.folds is None else np.argsort(self.folds, kind="stable")
+                self._rows = MemoryRows(training.X[order], *standardisation(training.X)), order
         return self._rows
 
     def fitted(self, fold: int) -> Dataset:
         """The rows that trials of a fold are fitted to."""
-        return self.parts["train"] if self.folds is None else self.parts["train"].take(self.folds != fold)
+        return self.training if self.folds is None else self.training.take(self.folds != fold)
 
     def judged(self, fold: int) -> Dataset:
-        """The rows that trials of a fold are judged on."""
-        return self.parts["val"] if self.folds is None else self.parts["train"].take(self.folds == fold)
+        """The rows that trials of a fold are judged on: images, never views."""
+        train = self.parts["train"]
+        return self.parts["val"] if self.folds is None else train.take(self.folds[: len(train)] == fold)
 
 
 @dataclass
@@ -166,9 +180,9 @@ def _sweep(
     """
     sweep = registry.FAMILIES[name].sweep
     assert sweep is not None
-    train, folds = table.parts["train"], table.folds
+    folds = table.folds
     rows, order = table.rows()
-    classes, y = np.unique(train.y, return_inverse=True)
+    classes, y = np.unique(table.training.y, return_inverse=True)
     judged = {trial.fold: table.judged(trial.fold) for trial in trials}
     problems = []
     for trial in list(trials):

@@ -584,7 +584,7 @@ def predict(
     _print_json(as_json, [prediction.to_json() for prediction in predictions])
     failed = [p for p in predictions if p.error]
     if failed:
-        raise ImageError(str(failed[0].error_type), f"{len(failed)} of {len(predictions)} pictures could not be read.")
+        raise ImageError(str(failed[0].error_type), f"{len(failed)} of {len(predictions)} pictures got no label.")
 
 
 @app.command()

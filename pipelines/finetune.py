@@ -379,6 +379,15 @@ def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: s
     options = EmbedOptions(backbone=tuned.PREFIX + run_id, precision=spec.precision, dtype=spec.dtype)
     result = embed(str(manifest), store.path, options, pictures.watch.ahead, as_source=False)
     pictures.watch.count(len(dataset))
+    failed = store.catalog.read(["uri", "error_type"], f"status = 'failed' AND run_id = '{result.run_id}'")
+    why = dict(zip(failed.column("uri").to_pylist(), failed.column("error_type").to_pylist(), strict=True))
+    found = {key: why[uri] for key, uri in zip(dataset.ids.tolist(), dataset.uris.tolist(), strict=True) if uri in why}
+    pictures.lost = found | pictures.lost
+    if list(why.values()).count("overflow") == int(here.sum()) > 0:
+        raise HeadError(
+            f"Expected: a fine-tuned backbone whose features {spec.dtype} can hold. Got: none for {len(why):,} "
+            "pictures: give a smaller --learning-rate, or a head on features of `penult embed --dtype float32`."
+        )
     return result.feature_set
 
 

@@ -149,8 +149,6 @@ def compare_heads(
     datasets = data.load_each(opened, sets, memory_limit) if sets else [data.load(opened, memory_limit)]
     if data.views and datasets[0].stored is not None:
         raise UsageError("--views needs the training features in memory: raise --memory-limit, or leave --views out.")
-    if data.views and len(datasets) > 1:
-        raise UsageError("--views goes with one feature set: leave --views out, or name one --set.")
     result = compare(
         datasets,
         search,

@@ -14,6 +14,7 @@ from featurestore.errors import ImageError, SpecMismatch, StoreCorrupt, StoreNot
 from featurestore.files import listed
 from featurestore.limits import check_count
 from featurestore.runs import is_run_id
+from featurestore.schema import storable
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads import artifact
@@ -21,6 +22,7 @@ from heads.head import Head
 from pipelines import canary, images, sources, tuned
 from pipelines.backbones import Tap, feature_spec, resolve
 from pipelines.engines import Engine, check_request, open_engine
+from pipelines.worker import OVERFLOW
 
 MAX_TOP = 1_000_000
 CANDIDATES_SHOWN = 5
@@ -28,7 +30,7 @@ CANDIDATES_SHOWN = 5
 
 @dataclass
 class Prediction:
-    """One picture's answer; ``label`` is None and ``error`` says why where it could not be read.
+    """One picture's answer; ``label`` is None and ``error`` says why where there is none.
 
     ``given`` is what the caller named the picture, for people; machines go by ``uri``.
     """
@@ -96,7 +98,12 @@ def predict(
         for start in range(0, len(missing), run.batch_size):
             _embed(missing[start : start + run.batch_size], predictions, run, X, spec)
     good = [i for i, prediction in enumerate(predictions) if prediction.error is None]
-    for i, row in zip(good, head.probabilities(X[good]), strict=True):
+    with np.errstate(over="ignore", invalid="ignore"):
+        probabilities = head.probabilities(X[good])
+    for i, row in zip(good, probabilities, strict=True):
+        if not np.isfinite(row).all():  # what float32 stores may be too large to compute with
+            _fail(predictions[i], OVERFLOW)
+            continue
         order = np.argsort(-row, kind="stable")[:top]
         predictions[i].top = [(str(head.classes[c]), float(row[c])) for c in order]
         predictions[i].label, predictions[i].probability = predictions[i].top[0]
@@ -195,7 +202,7 @@ def _stored(store: FeatureStore, feature_set: str, keys: list[bytes | None]) -> 
 
 
 def _embed(rows: list[int], predictions: list[Prediction], run: Engine, X: np.ndarray, spec: FeatureSpec) -> None:
-    """Fill the rows of X whose pictures can be decoded, rounded as the store would round them."""
+    """Fill the rows of X whose pictures have features that could be stored, rounded as the store would round them."""
     decoded: dict[int, np.ndarray] = {}
     for i in rows:
         try:
@@ -204,7 +211,11 @@ def _embed(rows: list[int], predictions: list[Prediction], run: Engine, X: np.nd
         except ImageError as error:
             _fail(predictions[i], error)
     if decoded:
-        X[list(decoded)] = run(np.stack(list(decoded.values()))).astype(spec.dtype)
+        made, vectors = np.array(list(decoded)), run(np.stack(list(decoded.values())))
+        good = storable(vectors, spec.dtype)
+        for i in made[~good]:
+            _fail(predictions[i], OVERFLOW)
+        X[made[good]] = vectors[good].astype(spec.dtype)
 
 
 def _fail(prediction: Prediction, error: ImageError) -> None:

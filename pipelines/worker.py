@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from featurestore.errors import ImageError
 from featurestore.known import KeySet
-from featurestore.schema import CATALOG, FAILED, OK, features_batch, spec_of
+from featurestore.schema import CATALOG, FAILED, OK, features_batch, spec_of, storable
 from featurestore.staging import ShardEntry, Staging
 from featurestore.store import FeatureStore
 from pipelines import canary, images, interrupt, sources
@@ -41,7 +41,11 @@ BATCHES_AHEAD = 2  # a thread, begun and not yet taken
 HEARTBEAT_SECONDS = 0.5
 M_ARENA_MAX = -8  # from malloc.h
 ROWS_A_WRITE = 1024
-OVERFLOW = "The backbone's features of this picture are beyond what the set stores: try `--dtype float32`."
+OVERFLOW = ImageError(
+    "overflow",
+    "The backbone's features of this picture are not finite, or larger than what the set stores: "
+    "try `penult embed --dtype float32`.",
+)
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -244,7 +248,7 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
     clock, feed, size = _Clock(), _Feed(staging, shard), engine.batch_size
     embedded: set[bytes] = set()
     load = _loader(job, shard, contents, clock)
-    largest = float(np.finfo(spec_of(schema).dtype).max)
+    dtype = spec_of(schema).dtype
     waiting: list[_Picture] = []  # decoded, in no batch yet: less than a file's views, and at the end a batch, a thread
     lock = threading.Lock()
 
@@ -264,9 +268,9 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
         since = time.perf_counter()
         vectors = engine(np.stack([picture.pixels for picture in batch]))
         clock.add("infer", since)
-        good = np.isfinite(vectors).all(axis=1) & (np.abs(vectors).max(axis=1) <= largest)
+        good = storable(vectors, dtype)
         for at in np.flatnonzero(~good):
-            contents.fail(batch[at].key, ImageError("overflow", OVERFLOW))
+            contents.fail(batch[at].key, OVERFLOW)
         return [(batch[at].key, batch[at].view) for at in np.flatnonzero(good)], vectors[good]
 
     def fill_and_infer(_: None) -> tuple[list[tuple[bytes, int]], np.ndarray] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from featurestore.spec import CROPS
+from heads import learning
 from pipelines import canary, images, worker
 
 
@@ -52,6 +54,14 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
     worker.engine_for.cache_clear()
     yield counting
     worker.engine_for.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def few_resamples() -> Iterator[None]:
+    """A rough interval of the learning curve's end, which takes most of a small comparison's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "RESAMPLES", 5)
+        yield
 
 
 def write_picture(path: Path, number: int, side: int = 16) -> Path:

@@ -27,10 +27,10 @@ from featurestore.errors import (
     UsageError,
 )
 from featurestore.runs import RunRecord
-from featurestore.schema import keys_of
+from featurestore.schema import keys_of, storable
 from featurestore.store import FeatureStore
 from heads import artifact
-from pipelines import backbones, finetune, images, tuned
+from pipelines import backbones, finetune, images, tuned, worker
 from pipelines.augment import Augmentation
 from pipelines.cli import app
 from pipelines.embed import EmbedOptions, embed
@@ -277,6 +277,26 @@ def test_killed_after_training_nothing_is_trained_again(
 
 
 # --- what can be wrong
+
+
+def test_features_that_cannot_be_stored_are_told(
+    world: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = 1  # so many pictures of a batch, one is beyond the set's dtype
+
+    def overflowing(vectors: np.ndarray, dtype: str) -> np.ndarray:
+        beyond = np.arange(len(vectors)) % every == 0
+        return storable(np.where(beyond[:, None], np.inf, vectors), dtype)
+
+    whole = Path(shutil.copytree(store, store.parent / "whole"))
+    monkeypatch.setattr(worker, "storable", overflowing)
+    once = replace(GENTLE, epochs=1)
+    with pytest.raises(HeadError, match=r"features float16 can hold\. Got: none for 66 pictures"):
+        finetune.finetune(store, world["logreg"], once)
+    every = 20
+    told = finetune.finetune(whole, world["logreg"], once)
+    assert told["left_out"].keys() == {"overflow"} and 0 < told["left_out"]["overflow"] < 33
+    assert sum(told["n"][split] for split in ("train", "val", "test")) == 66 - told["left_out"]["overflow"]
 
 
 def test_pictures_that_are_gone_are_left_out(world: dict[str, Any], store: Path, tmp_path: Path) -> None:

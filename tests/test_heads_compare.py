@@ -12,7 +12,7 @@ from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
 from heads import registry, search, trials
 from heads.compare import compare
-from heads.head import standardisation, standardise
+from heads.head import fit_temperature, standardisation, standardise
 from heads.results import Outcome, Results, digest, key_of
 from heads.search import Candidate, Search
 from heads.train import train
@@ -140,6 +140,31 @@ def test_a_difference_that_is_real_is_not_a_tie():
     assert board[1]["p_value"] < 1e-3 and board[1]["tied"] is False
 
 
+@pytest.mark.parametrize(
+    ("first_alone", "second_alone", "p_value", "tied"),
+    [
+        (5, 0, 0.0625, True),
+        (6, 0, 0.03125, False),
+        (13, 4, 0.049042, False),
+        (22, 10, 0.050102, True),
+    ],
+)
+def test_a_tie_is_a_p_value_of_5_percent_or_more(first_alone, second_alone, p_value, tied):
+    """Two feature sets of one number, each wrong on validation rows of its own."""
+    sign = np.where(np.arange(400) % 8 < 4, -1.0, 1.0)
+    data = replace(DATASET, y=np.where(sign < 0, "a", "b"))
+    val = np.flatnonzero(DATASET.splits == "val")
+    sets = []
+    for name, wrong in (("1", val[:second_alone]), ("2", val[second_alone:][:first_alone])):
+        X = sign.copy()
+        X[wrong] *= -1
+        sets.append(replace(data, X=X[:, None].astype(np.float32), feature_set=name, fingerprint=name * 64))
+    first, second = compare(sets, only("ncm")).leaderboard
+    assert (first["feature_set"], first["val"]) == ("1", 1 - second_alone / 100)
+    assert (second["feature_set"], second["val"]) == ("2", 1 - first_alone / 100)
+    assert second["p_value"] == pytest.approx(p_value, abs=1e-6) and second["tied"] is tied
+
+
 def test_a_candidate_that_fails_is_a_row():
     splits = np.where((DATASET.splits == "train") & (np.arange(400) >= 16), "val", DATASET.splits)
     result = compare(replace(DATASET, splits=splits), only("ncm", "knn", "logreg", logreg=({"C": 1.0},)))
@@ -229,6 +254,24 @@ def test_a_fold_holds_whole_groups_and_never_changes():
     some = np.arange(0, 400, 3)
     assert (grouped.take(some).folds(4) == folds[some]).all()
     assert (np.bincount(folds, minlength=4) > 40).all()
+
+
+# -- calibration -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["fitted", "known", "folds", "views", "views and folds"])
+@pytest.mark.parametrize("family", ["ncm", "logreg", "svm", "ridge", "rbf-svm"])
+def test_the_winner_has_the_temperature_of_the_validation_rows(family, way):
+    """However it comes to be kept: from a sweep, fitted anew, or with views."""
+    train_rows, val = DATASET.part("train"), DATASET.part("val")
+    options = {"folds": 3 if "folds" in way else 0, "results": Results()}
+    if "views" in way:
+        options["augmented"] = train_rows.with_views(train_rows.X, np.arange(len(train_rows)))
+    if way == "known":
+        compare(DATASET, only(family), **options)
+    head = compare(DATASET, only(family), **options).winner.head
+    expected = fit_temperature(head.scores(val.X), np.searchsorted(head.classes, val.y))
+    assert head.arrays["temperature"].item() == pytest.approx(expected) and abs(np.log(expected)) > 0.01
 
 
 # -- results that are kept -------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from featurestore.schema import (
     key_array,
     keys_of,
     spec_of,
+    storable,
     vectors_of,
 )
 from featurestore.spec import FeatureSpec, Preprocessing
@@ -169,3 +170,20 @@ def test_schema_carries_the_spec() -> None:
 def test_schema_without_a_spec_is_corrupt(metadata: dict[bytes, bytes] | None) -> None:
     with pytest.raises(StoreCorrupt, match="feature spec"):
         spec_of(features_schema(SPEC).with_metadata(metadata))
+
+
+@given(
+    dtype=st.sampled_from(DTYPES),
+    vectors=st.lists(st.lists(st.floats(width=32), min_size=3, max_size=3), min_size=1, max_size=4),
+)
+def test_storable_vectors_are_those_that_stay_finite(dtype: str, vectors: list[list[float]]) -> None:
+    array = np.array(vectors, np.float32)
+    largest = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max)}[dtype]
+    assert storable(array, dtype).tolist() == [all(-largest <= x <= largest for x in row) for row in array.tolist()]
+    assert np.isfinite(array[storable(array, dtype)].astype(dtype)).all()
+
+
+def test_the_largest_numbers_that_can_be_stored() -> None:
+    X = np.array([[65504.0], [-65504.0], [65505.0], [1e38], [np.nan], [np.inf]], np.float32)
+    assert storable(X, "float16").tolist() == [True, True, False, False, False, False]
+    assert storable(X, "float32").tolist() == [True, True, True, True, False, False]

@@ -1,0 +1,133 @@
+"""Kept outcomes: what changes a score changes its key, and what changes none does not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_heads_compare import make_dataset, only
+
+from heads import registry
+from heads.compare import compare
+from heads.results import Results
+from heads.search import Search
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
+DATASET = make_dataset(n=120, noise=1.5)
+SPLITS, ROWS = DATASET.splits, np.arange(len(DATASET))
+SEARCH = only("ncm", "logreg", "dense", logreg=({"C": 0.1},), dense=({},))
+QUICK = only("ncm", "dense", dense=({},))  # for what is drawn many times
+NAMES = np.unique(DATASET.y)
+
+
+class Watched(Results):
+    """Counts what was known and what was not."""
+
+    def __init__(self):
+        super().__init__()
+        self.known = self.unknown = 0
+
+    def get(self, key):
+        found = super().get(key)
+        self.known += found is not None
+        self.unknown += found is None
+        return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _random_family():
+    """A family whose fit depends on its seed, and takes no time."""
+
+    def by_chance(problem, **params):
+        coef = np.random.default_rng(problem.seed).normal(size=(problem.X.shape[1], problem.n_classes))
+        return {"coef": coef, "intercept": np.zeros(problem.n_classes)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        dense = replace(registry.FAMILIES["dense"], fit=by_chance, head=registry.FAMILIES["ncm"].head)
+        patch.setitem(registry.FAMILIES, "dense", dense)
+        yield
+
+
+def told(result):
+    return [{name: value for name, value in row.items() if name != "fit_seconds"} for row in result.leaderboard]
+
+
+def asked_twice(first, then):
+    """How many outcomes of one comparison another takes; what it says must be what it says by itself."""
+    results = Watched()
+    compare(**first, results=results)
+    results.known = results.unknown = 0
+    assert told(compare(**then, results=results)) == told(compare(**then))
+    return results.known, results.unknown
+
+
+def job(data=DATASET, **options):
+    return {"datasets": data, "search": SEARCH} | options
+
+
+def quick(data=DATASET, **options):
+    return job(data, search=QUICK, **options)
+
+
+def moved(row, split):
+    return replace(DATASET, splits=np.where(row == ROWS, split, SPLITS))
+
+
+def relabelled(row, label):
+    return replace(DATASET, y=np.where(row == ROWS, label, DATASET.y))
+
+
+@settings(max_examples=15, deadline=None)
+@given(row=st.sampled_from(ROWS.tolist()), label=st.sampled_from(NAMES.tolist()))
+def test_a_label_counts_where_it_is_fitted_or_judges(row, label):
+    same = SPLITS[row] == "test" or DATASET.y[row] == label
+    assert asked_twice(quick(), quick(relabelled(row, label))) == ((2, 0) if same else (0, 2))
+
+
+@settings(max_examples=15, deadline=None)
+@given(row=st.sampled_from(ROWS.tolist()), split=st.sampled_from(["train", "val", "test"]))
+def test_a_place_in_a_split_counts(row, split):
+    assert asked_twice(quick(), quick(moved(row, split))) == ((2, 0) if split == SPLITS[row] else (0, 2))
+
+
+@settings(max_examples=15, deadline=None)
+@given(row=st.sampled_from(ROWS.tolist()), label=st.sampled_from(NAMES.tolist()))
+def test_with_folds_labels_of_the_training_rows_count(row, label):
+    same = SPLITS[row] != "train" or DATASET.y[row] == label
+    known = asked_twice(quick(folds=3), quick(relabelled(row, label), folds=3))
+    assert known == ((6, 0) if same else (0, 6))
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        ({}, 3),
+        ({"seeds": (7,)}, 2),  # of families that are the same with every seed
+        ({"seeds": (0, 7)}, 3),
+        ({"folds": 3}, 0),
+        ({"search": replace(SEARCH, class_weights=("balanced",))}, 1),  # ncm takes none
+        ({"search": Search({"logreg": ({"C": 0.2},)}, (None,))}, 0),
+        ({"search": Search({"dense": ({"hidden": [8]},)}, (None,))}, 0),
+        ({"search": Search({"svm": ({"C": 0.1},)}, (None,))}, 0),  # a value of C that logreg has
+        ({"search": Search({"ridge": ({"alpha": 10.0},)}, (None,))}, 0),
+        ({"datasets": replace(DATASET, fingerprint="0" * 64, X=DATASET.X[:, ::-1] * 2)}, 0),
+        ({"datasets": replace(DATASET, keys=DATASET.keys[::-1], X=DATASET.X[::-1])}, 0),  # other images
+        ({"datasets": replace(DATASET, uris=DATASET.uris[::-1])}, 3),
+        ({"fewshot": (2,), "budget": 1e6}, 3),
+    ],
+    ids=[
+        "nothing", "seed", "another seed", "folds", "class weight", "C", "hidden", "family of the same C", "family",
+        "features", "images", "uris", "few-shot",
+    ],
+)  # fmt: skip
+def test_what_else_decides_a_score(change, known):
+    assert asked_twice(job(), job(**change))[0] == known
+
+
+@pytest.mark.parametrize("groups", [ROWS // 2, ROWS // 5])
+def test_with_folds_groups_count(groups):
+    grouped = replace(DATASET, groups=np.array([f"group:{group}" for group in groups]))
+    assert asked_twice(job(folds=3), job(grouped, folds=3)) == (0, 9)
+    assert asked_twice(job(folds=3), job(folds=4)) == (0, 12)
+    assert asked_twice(job(), job(grouped)) == (3, 0)
