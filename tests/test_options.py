@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
-from conftest import CountingEngine
+from conftest import CountingEngine, write_picture
 from featurestore.store import FeatureStore
-from pipelines import cli, show
+from pipelines import cli, show, worker
+from pipelines import predict as predicting
 from pipelines.augment import Augmentation
+from pipelines.backbones import Tap
 from pipelines.embed import EmbedOptions, EmbedResult, embed
 from pipelines.finetune import FinetuneOptions
 from pipelines.fit import FitData
@@ -351,11 +353,8 @@ def check(
 ) -> None:
     before = asked_for(monkeypatch, place, command, without)
     after = asked_for(monkeypatch, place, command, given)
-    differs = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    expected = {path: one for top, value in case.arrives.items() for path, one in flat(top, value).items()}
-    wrong = {path: (before.get(path), after.get(path)) for path in differs if path not in expected}
-    missing = {path: (after.get(path), value) for path, value in expected.items() if after.get(path) != value}
-    assert not wrong and not missing, f"also changed: {wrong}; did not arrive: {missing}"
+    changed = {path: after.get(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed == {path: one for top, value in case.arrives.items() for path, one in flat(top, value).items()}
 
 
 def test_words_after_two_dashes_are_the_runners(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +430,33 @@ def test_fits_are_as_they_were_asked_for_and_say_so(
     compared = {"search": {"grids": {"ncm": []}, "class_weights": []}, "sets": [], "memory_limit": None}
     compared |= {"seeds": [0, 1, 2], "folds": 2, "fewshot": [], "budget": 300.0}
     assert parameters(store) == compared | data
+
+
+def test_engines_are_opened_as_they_were_asked_for(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[tuple[Any, ...]] = []
+
+    def open_engine(
+        tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int | None = None
+    ) -> CountingEngine:
+        opened.append((engine, precision, batch_size, tap.layer, tap.pooling, tap.input_size, tap.crop))
+        return CountingEngine(8)
+
+    monkeypatch.setattr(worker, "open_engine", open_engine)
+    monkeypatch.setattr(predicting, "open_engine", open_engine)
+    worker.engine_for.cache_clear()
+    store = tmp_path / "store"
+    given = "--engine tensorflow --batch-size 3 --layer block6a --pooling max --input-size 64 --center-crop"
+    run(monkeypatch, "embed", corpus, "--store", store, *given.split())
+    assert opened == [("tensorflow", "f32", 3, "block6a", "max", 64, "center")]
+    run(monkeypatch, "train", "--store", store, "--head", "ncm")
+    new = write_picture(tmp_path / "new.png", 99)
+    capsys.readouterr()
+    run(monkeypatch, "predict", new, "--store", store, "--engine", "tensorflow", "--top", "2", "--json")
+    assert opened[1:] == [("tensorflow", "f32", None, "block6a", "max", 64, "center")]
+    assert len(json.loads(capsys.readouterr().out)[0]["top"]) == 2
+    worker.engine_for.cache_clear()
 
 
 def test_options_of_fine_tuning_are_the_optimizers() -> None:
