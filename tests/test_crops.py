@@ -205,15 +205,14 @@ def test_an_unknown_copy_is_predicted_as_what_is_stored(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_real_engine_agrees_with_itself(rectangles: Path, tmp_path: Path, precision: str) -> None:
-    """As far as this CPU goes; one graph serves all crop rules."""
+    """As far as this CPU goes."""
     worker.engine_for.cache_clear()
-    for crop, dtype in zip(("center", "pad"), DTYPES, strict=True):
-        options, store = EmbedOptions(crop=crop, precision=precision, dtype=dtype), tmp_path / crop
-        try:
-            embed(str(rectangles), store, options)
-        except EngineError:
-            pytest.skip("this CPU only emulates bf16")
-        agree(store, rectangles, tmp_path / f"copies {crop}", options)
+    options, store = EmbedOptions(crop="pad", precision=precision), tmp_path / "store"
+    try:
+        embed(str(rectangles), store, options)
+    except EngineError:
+        pytest.skip("this CPU only emulates bf16")
+    agree(store, rectangles, tmp_path / "copies", options)
 
 
 @pytest.mark.usefixtures("precise")

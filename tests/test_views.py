@@ -90,7 +90,9 @@ ALL = {"rotation": 30, "shear": 20, "shift": 0.2, "zoom": 0.3, "flip": "both"}
 
 @pytest.mark.parametrize("view", DRAWN)
 @pytest.mark.parametrize(
-    "given", [ALL, *({kind: most} for kind, most in ALL.items())], ids=lambda given: " ".join(given)
+    "given",
+    [ALL, *({kind: most} for kind, most in ALL.items()), {"flip": "horizontal"}, {"flip": "vertical"}, {}],
+    ids=str,
 )
 def test_every_pixel_of_a_view_comes_from_where_its_draws_say(view, given):
     """A picture whose colours are coordinates shows from where each pixel was taken; moved point by point here.
@@ -102,6 +104,8 @@ def test_every_pixel_of_a_view_comes_from_where_its_draws_say(view, given):
     degrees, sheared, (shift_x, shift_y), (zoom_x, zoom_y), (flip_x, flip_y) = (
         drawn if kind in given else still for kind, drawn, still in draws
     )
+    flip_x = 1 if given.get("flip") == "vertical" else flip_x
+    flip_y = 1 if given.get("flip") == "horizontal" else flip_y
     side = 100
     y, x = np.mgrid[:side, :side] + 0.5
     coordinates = np.stack([2 * x, 2 * y, 0 * x], axis=2).astype(np.uint8)
