@@ -199,7 +199,9 @@ def embed(
     view_seed: Annotated[int, typer.Option(help="Another seed, other views.")] = 0,
     label_set: LabelSet = "default",
     max_failure_rate: Annotated[float, typer.Option(help="Share of failed files that ends in exit code 3.")] = 0.05,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try only files that failed before.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try files that failed before as well; else they are left alone.")
+    ] = False,
     max_removed: Annotated[
         float,
         typer.Option(

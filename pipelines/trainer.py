@@ -48,7 +48,8 @@ class Trainer:
         self._model, self._network = backbones.unfrozen(tap, layer)
         self._top = as_layers(head)
         self._dense = [member for member in self._top.layers if isinstance(member, keras.layers.Dense)]
-        self._dropouts = [member for member in self._top.layers if isinstance(member, keras.layers.Dropout)]
+        dropouts = [member for member in self._top.layers if isinstance(member, keras.layers.Dropout)]
+        self._dropouts = [dropout for dropout in dropouts if dropout.rate > 0]  # others have no seed in Keras
         self._trained = [*self._model.trainable_variables, *self._top.trainable_variables]
         self._optimizer = keras.optimizers.get({"class_name": optimizer, "config": settings})
         self._optimizer.build(self._trained)

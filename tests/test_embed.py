@@ -174,6 +174,25 @@ def test_failed_files_are_retried_only_on_request(corpus: Path, tmp_path: Path, 
     assert FeatureStore(tmp_path / "store").catalog.count() == 32
 
 
+def test_files_that_failed_are_retried_beside_new_and_changed_ones(
+    corpus: Path, tmp_path: Path, engine: CountingEngine
+) -> None:
+    """The help says "as well"."""
+    late = write_picture(corpus / "a" / "late.png", 77)
+    whole, stat = late.read_bytes(), late.stat()
+    late.write_bytes(bytes(len(whole)))  # as it is while it is copied
+    os.utime(late, ns=(1, 1))
+    embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    late.write_bytes(whole)
+    os.utime(late, ns=(1, 1))  # size and time are as before: only a request finds it
+    assert late.stat().st_size == stat.st_size
+    write_picture(corpus / "b" / "new.png", 78)
+    write_picture(corpus / "c" / "02.png", 79, side=17)
+    result = embed(str(corpus), tmp_path / "store", replace(SMALL_SHARDS, retry_failed=True))
+    assert counts(result) == {"seen": 32, "new": 2, "changed": 1, "unchanged": 29, "embedded": 3}
+    assert catalog(tmp_path / "store")["late.png"]["status"] == "ok"
+
+
 def test_bundles_repeated_add_nothing_twice(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
     options = EmbedOptions(shard_images=7, runner_arguments=("--direct_runner_bundle_repeat=2",))
     result = embed(str(corpus), tmp_path / "store", options)

@@ -184,11 +184,32 @@ def test_again_without_naming_a_head_is_not_done_again(world: dict[str, Any], st
     assert not list((store / "finetune").iterdir())
 
 
-def test_a_comparisons_winner_with_its_class_weight(store: Path) -> None:
+def test_a_comparisons_winner_with_its_class_weight(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is made as it was asked for, and the weights of rare classes are in its loss."""
     app(["compare", "--heads", "ridge", "--class-weight", "balanced", "--store", str(store)], standalone_mode=False)
-    told = finetune.finetune(store, None, FinetuneOptions("conv_pw_13", learning_rate=1e-5, epochs=1))
+    made, weights = [], {}
+    init, step = finetune.Trainer.__init__, finetune.Trainer.step
+
+    def noted_init(self: finetune.Trainer, *asked: Any) -> None:
+        made.append(asked[2:])
+        init(self, *asked)
+
+    def noted_step(self: finetune.Trainer, *batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weights.update(zip(self.classes[batch[1]].tolist(), batch[2].tolist(), strict=True))
+        return step(self, *batch)
+
+    monkeypatch.setattr(finetune.Trainer, "__init__", noted_init)
+    monkeypatch.setattr(finetune.Trainer, "step", noted_step)
+    options = FinetuneOptions("conv_pw_13", learning_rate=1e-5, momentum=0.25, epochs=1)
+    told = finetune.finetune(store, None, options)
     asked = RunRecord.read(store / "runs" / told["run_id"]).parameters
     assert "compare" in asked["head_id"] and asked["class_weight"] == "balanced"
+    assert made == [("conv_pw_13", "sgd", {"learning_rate": 1e-5, "momentum": 0.25})]
+    opened = FeatureStore(store)
+    feature_set = artifact.load(opened.run_folder(asked["head_id"]))[1]["feature_set"]
+    labels, counts = np.unique(opened.dataset(feature_set).part("train").y, return_counts=True)
+    assert len(set(counts)) > 1  # else the weights would say nothing
+    assert weights == pytest.approx(dict(zip(labels.tolist(), counts.sum() / 3 / counts, strict=True)), rel=1e-6)
 
 
 def test_a_worse_network_is_not_kept(world: dict[str, Any], store: Path) -> None:

@@ -26,7 +26,7 @@ from featurestore.schema import LABELS
 from featurestore.store import FeatureStore
 from featurestore.tables import KEPT_VERSIONS, Piece, Pin, Replaced, Table
 from featurestore.upkeep import LARGE, MOST_DELETED, TIER, collect, tend, worth_merging
-from pipelines.care import gc
+from pipelines.care import doctor, gc, verify
 
 MOST_SMALL = 3 * (TIER - 1) + 1
 
@@ -339,6 +339,48 @@ def test_gc_removes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
         assert len(table.versions()) <= KEPT_VERSIONS
     again = FeatureStore(path)
     assert sorted(row["uri"] for row in again.catalog.read(["uri"]).to_pylist()) == before
+
+
+def test_gc_first_keeps_what_a_dead_run_had_finished(tmp_path: Path) -> None:
+    """Its staged fragments are in no version yet: to anyone who does not read the journal they look like waste."""
+    store = FeatureStore.create(tmp_path / "store")
+    commit(store, "r1", pictures(range(9)))
+    with store.lock():
+        journal(store, "r2", [pictures(range(9, 19)), pictures(range(19, 29))], finished=1)
+    gc(store.path, 0)
+    again = FeatureStore(store.path)
+    assert sorted(row["uri"] for row in again.catalog.read(["uri"]).to_pylist()) == sorted(map(str, range(19)))
+    assert again.to_arrow().num_rows == len(again.dataset()) == 19  # every checksum holds
+    assert verify(store.path) == [] and not list((store.path / "staging").iterdir())
+
+
+def test_tidying_up_after_one_dead_run_leaves_the_next_ones_work(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    with store.lock(), mock.patch.object(upkeep, "MOST_VERSIONS", 1):  # cleaned up after each
+        for run in (1, 2, 3):
+            journal(store, f"r{run}", [pictures(range(2 * run, 2 * run + 2))])
+        assert store.recover() == ["r1", "r2", "r3"]
+    assert FeatureStore(store.path).to_arrow().num_rows == 6
+    assert verify(store.path) == []
+
+
+def test_doctor_goes_back_to_a_version_that_gc_has_kept(tmp_path: Path) -> None:
+    """Even where the newest manifest and the one before it are damaged."""
+    store = FeatureStore.create(tmp_path / "store")
+    for run in range(3):
+        commit(store, f"r{run}", pictures(range(5 * run, 5 * run + 5)))
+    gc(store.path, 0)
+    before = sorted(row["uri"] for row in store.catalog.read(["uri"]).to_pylist())
+    for table in (store.catalog, store.table(store.resolve())):
+        newest = max(table.versions())
+        assert list(table.versions()) == [newest - 2, newest - 1, newest]
+        for version in (newest - 1, newest):
+            (table.path / table.versions()[version]).write_bytes(bytes(99))
+        done = {one.table: one for one in doctor(store.path).repairs}[table.path.relative_to(store.path).as_posix()]
+        assert done.back_to == newest - 2 and done.lost == 0
+    again = FeatureStore(store.path)
+    assert sorted(row["uri"] for row in again.catalog.read(["uri"]).to_pylist()) == before
+    assert again.to_arrow().num_rows == 15 and verify(store.path) == []
 
 
 def test_gc_keeps_the_newest_outcomes(tmp_path: Path) -> None:

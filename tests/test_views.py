@@ -77,6 +77,52 @@ def test_rotation_turns_about_the_centre_and_no_further_than_it_may():
     assert max(np.abs(degrees)) < 41
 
 
+# What is drawn for three views of b"a picture", seed 7: degrees turned and sheared, shares of the side, factors, flips.
+DRAWN = {
+    1: (0.69286643, 4.08346232, (0.1171034, 0.170694), (0.83061277, 0.75167676), (-1, 1)),
+    4: (-13.93480077, 13.22668738, (0.15734972, -0.0341571), (0.74004637, 0.93810749), (1, -1)),
+    7: (-17.96118541, 15.67488334, (-0.13177035, -0.0987271), (0.7232822, 0.93726356), (1, 1)),
+}
+
+
+ALL = {"rotation": 30, "shear": 20, "shift": 0.2, "zoom": 0.3, "flip": "both"}
+
+
+@pytest.mark.parametrize("view", DRAWN)
+@pytest.mark.parametrize(
+    "given",
+    [ALL, *({kind: most} for kind, most in ALL.items()), {"flip": "horizontal"}, {"flip": "vertical"}, {}],
+    ids=str,
+)
+def test_every_pixel_of_a_view_comes_from_where_its_draws_say(view, given):
+    """A picture whose colours are coordinates shows from where each pixel was taken; moved point by point here.
+
+    As in Keras's ImageDataGenerator: about the centre, flipped, scaled, sheared, turned, and then shifted. Every
+    number is drawn, also those of no effect.
+    """
+    draws = zip(ALL, DRAWN[view], (0, 0, (0, 0), (1, 1), (1, 1)), strict=True)
+    degrees, sheared, (shift_x, shift_y), (zoom_x, zoom_y), (flip_x, flip_y) = (
+        drawn if kind in given else still for kind, drawn, still in draws
+    )
+    flip_x = 1 if given.get("flip") == "vertical" else flip_x
+    flip_y = 1 if given.get("flip") == "horizontal" else flip_y
+    side = 100
+    y, x = np.mgrid[:side, :side] + 0.5
+    coordinates = np.stack([2 * x, 2 * y, 0 * x], axis=2).astype(np.uint8)
+    augmentation = Augmentation(**given, fill="black", seed=7)
+    found = random_view(coordinates, augmentation, b"a picture", view)[..., :2] / 2
+
+    across, down = flip_x * zoom_x * (x - side / 2), flip_y * zoom_y * (y - side / 2)
+    turn, slant = np.radians(degrees), np.radians(sheared)
+    across, down = across - np.sin(slant) * down, np.cos(slant) * down
+    across, down = np.cos(turn) * across - np.sin(turn) * down, np.sin(turn) * across + np.cos(turn) * down
+    expected = np.stack([across + side / 2 + shift_x * side, down + side / 2 + shift_y * side], axis=2)
+    inside = ((expected > 1.5) & (expected < side - 1.5)).all(axis=2)
+    assert inside.mean() > 0.4 and np.abs(found - expected)[inside].max() < 0.6
+    outside = ((expected < -1) | (expected > side + 1)).any(axis=2)
+    assert not found[outside].any()
+
+
 @pytest.mark.parametrize(
     "wrong", [{"rotation": 181}, {"shift": -0.1}, {"zoom": 1.0}, {"flip": "sideways"}, {"fill": "wrap"}]
 )

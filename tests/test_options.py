@@ -1,0 +1,467 @@
+"""Every option of every command: a value other than the default arrives where the command's work is done, and alone.
+
+A command runs twice with recording stand-ins in place of its jobs, without an option and with it. What the two runs
+were asked for may differ in nothing but what the table here says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import pytest
+from typer.main import get_command
+
+from conftest import CountingEngine, write_picture
+from featurestore.store import FeatureStore
+from pipelines import cli, show, worker
+from pipelines import predict as predicting
+from pipelines.augment import Augmentation
+from pipelines.backbones import Tap
+from pipelines.embed import EmbedOptions, EmbedResult, embed
+from pipelines.finetune import FinetuneOptions
+from pipelines.fit import FitData
+from pipelines.predict import Prediction
+
+COMMAND = get_command(cli.app)
+# What each command calls that is replaced here, and what that answers.
+JOBS: dict[str, dict[str, Any]] = {
+    "demo": {
+        "pipelines.demo.write_digits": None,
+        "pipelines.embed.embed": EmbedResult("run", "set", "print"),
+        "pipelines.fit.compare_heads": {},
+    },
+    "embed": {
+        "pipelines.embed.embed": EmbedResult("run", "set", "print"),
+        "pipelines.embed.EmbedResult.check": None,
+        "pipelines.sources.list_source": None,
+    },
+    "status": {
+        "featurestore.store.FeatureStore": mock.DEFAULT,
+        "featurestore.status.status": {},
+        "featurestore.status.failed_files": [],
+        "pipelines.show.write_csv": None,
+    },
+    "forget": {"pipelines.forget.forget": {}},
+    "label": {"pipelines.labels.import_labels": mock.DEFAULT},
+    "train": {"pipelines.fit.train_head": {}},
+    "compare": {"pipelines.fit.compare_heads": {}},
+    "finetune": {"pipelines.finetune.finetune": {}},
+    "predict": {"pipelines.predict.predict": [Prediction("file:///a.png", "a", 1.0)]},
+    "export": {"pipelines.export.export": {}},
+    "verify": {"pipelines.care.verify": []},
+    "doctor": {"pipelines.care.doctor": mock.DEFAULT},
+    "gc": {"pipelines.care.gc": {}},
+    "backbones": {"pipelines.backbones.table": [], "pipelines.backbones.layers": []},
+    "heads": {},
+    "runs": {"featurestore.store.FeatureStore": mock.DEFAULT},
+}
+ARGUMENTS = {  # the least that a command takes, but for its store
+    "embed": ["corpus"],
+    "label": ["labels.csv"],
+    "forget": ["corpus"],
+    "finetune": ["--unfreeze-from", "top_conv"],
+    "predict": ["a.png"],
+    "export": ["--to", "folder"],
+}
+UNRECORDED = {"self", "progress", "say", "value"}  # what only tells people
+
+
+class Case(NamedTuple):
+    """An option's value on the command line, where it arrives, as what; and what else has to be given."""
+
+    given: str | None  # None for a flag
+    arrives: dict[str, Any]
+    beside: tuple[str, ...] = ()
+
+
+def at(path: str, given: object, value: Any = None, beside: tuple[str, ...] = ()) -> Case:
+    return Case(str(given), {path: given if value is None else value}, beside)
+
+
+def flag(path: str, value: Any = True, beside: tuple[str, ...] = ()) -> Case:
+    return Case(None, {path: value}, beside)
+
+
+EMBED = "embed.options"
+VIEW = "embed#2.options.augmentation"
+TRAIN, COMPARE, DATA = "train_head", "compare_heads", "data"
+TUNE = "finetune.options"
+STORE = {
+    "embed": ["embed.store"],
+    "status": ["FeatureStore.path"],
+    "forget": ["forget.store"],
+    "label": ["import_labels.store"],
+    "train": ["train_head.store"],
+    "compare": ["compare_heads.store"],
+    "finetune": ["finetune.store"],
+    "predict": ["predict.store"],
+    "export": ["export.store"],
+    "verify": ["verify.store"],
+    "doctor": ["doctor.store"],
+    "gc": ["gc.store"],
+    "runs": ["FeatureStore.path"],
+}
+DENSE = ("--head", "dense")
+TABLE: dict[str, Case] = {
+    **{f"{command} --json": flag("_print_json.wanted") for command in JOBS},
+    **{f"{command} --store": Case("other", dict.fromkeys(paths, "other")) for command, paths in STORE.items()},
+    "embed --backbone": at(f"{EMBED}.backbone", "ResNet50"),
+    "embed --weights": at(f"{EMBED}.weights", "w.h5"),
+    "embed --layer": at(f"{EMBED}.layer", "conv"),
+    "embed --pooling": at(f"{EMBED}.pooling", "max"),
+    "embed --input-size": at(f"{EMBED}.input_size", 96),
+    "embed --squash": Case(None, {}),  # the default
+    "embed --center-crop": flag(f"{EMBED}.crop", "center"),
+    "embed --pad": flag(f"{EMBED}.crop", "pad"),
+    "embed --precision": at(f"{EMBED}.precision", "bf16"),
+    "embed --dtype": at(f"{EMBED}.dtype", "float32"),
+    "embed --engine": at(f"{EMBED}.engine", "tensorflow"),
+    "embed --batch-size": at(f"{EMBED}.batch_size", 3),
+    "embed --shard-images": at(f"{EMBED}.shard_images", 17),
+    "embed --label-set": at(f"{EMBED}.label_set", "second"),
+    "embed --retry-failed": flag(f"{EMBED}.retry_failed"),
+    "embed --accept-removed": flag(f"{EMBED}.accept_removed"),
+    "embed --no-split-folders": flag(f"{EMBED}.split_folders", False),
+    "embed --runner": at(f"{EMBED}.runner", "FlinkRunner"),
+    "embed --max-removed": Case("0.25", {f"{EMBED}.max_removed": 0.25, "check.max_removed": 0.25}),
+    "embed --max-failure-rate": at("check.max_failure_rate", 0.25),
+    "embed --views": at("embed#2.options.views", 3, beside=("--views", "2")),
+    "embed --rotation": at(f"{VIEW}.rotation", 7.5, beside=("--views", "2")),
+    "embed --shift": at(f"{VIEW}.shift", 0.25, beside=("--views", "2")),
+    "embed --shear": at(f"{VIEW}.shear", 7.5, beside=("--views", "2")),
+    "embed --zoom": at(f"{VIEW}.zoom", 0.25, beside=("--views", "2")),
+    "embed --flip": at(f"{VIEW}.flip", "both", beside=("--views", "2")),
+    "embed --fill": at(f"{VIEW}.fill", "black", beside=("--views", "2")),
+    "embed --view-seed": at(f"{VIEW}.seed", 5, beside=("--views", "2")),
+    "status --failed": Case(None, {"status": None, "failed_files": True}),
+    "status --csv": Case("f.csv", {"write_csv": True, "write_csv.path": "f.csv", "write_csv.rows": ()}, ("--failed",)),
+    "forget --unknown-origin": flag("forget.unknown_origin"),
+    "label --label-set": at("import_labels.label_set", "second"),
+    "label --withdraw": flag("import_labels.withdraw"),
+    "train --head": at(f"{TRAIN}.head", "knn"),
+    "train --C": at(f"{TRAIN}.params.C", 0.25),
+    "train --hidden": at(f"{TRAIN}.params.hidden", "64,32", (64, 32)),
+    "train --dropout": at(f"{TRAIN}.params.dropout", 0.25),
+    "train --optimizer": at(f"{TRAIN}.params.optimizer", "sgd"),
+    "train --learning-rate": at(f"{TRAIN}.params.learning_rate", 0.25),
+    "train --epochs": at(f"{TRAIN}.params.epochs", 3),
+    "train --batch-size": at(f"{TRAIN}.params.batch_size", 3),
+    "train --patience": at(f"{TRAIN}.params.patience", 3),
+    "train --param": at(f"{TRAIN}.params.k", "k=3", 3),
+    "train --class-weight": at(f"{TRAIN}.class_weight", "balanced"),
+    "train --seed": at(f"{TRAIN}.seed", 5),
+    "train --gallery-seed": at(f"{TRAIN}.gallery_seed", 5),
+    "train --tensorboard": at(f"{TRAIN}.tensorboard_folder", "events"),
+    "train --print-misclassified": flag(f"{TRAIN}.list_misclassified"),
+    "compare --heads": at(f"{COMPARE}.search.grids", "ncm,knn", {"ncm": (), "knn": ()}),
+    "compare --C": at(f"{COMPARE}.search.grids.logreg", "0.5", ({"C": 0.5},), ("--heads", "logreg")),
+    "compare --hidden": at(f"{COMPARE}.search.grids.dense", "8,4", ({"hidden": (8, 4)},), ("--heads", "dense")),
+    "compare --class-weight": at(f"{COMPARE}.search.class_weights", "none,balanced", (None, "balanced")),
+    "compare --search": at(f"{COMPARE}.search.grids", "search.toml", {"knn": ({"k": 3},)}),
+    "compare --cv": at(f"{COMPARE}.folds", 4),
+    "compare --seeds": at(f"{COMPARE}.seeds", 3, (0, 1, 2)),
+    "compare --fewshot-k": at(f"{COMPARE}.fewshot", "1,5", (1, 5)),
+    "compare --budget": at(f"{COMPARE}.budget", "5m", 300.0),
+    "compare --memory-limit": at(f"{COMPARE}.memory_limit", "2GiB", 2**31),
+    "compare --gallery-seed": at(f"{COMPARE}.gallery_seed", 5),
+    "compare --tensorboard": at(f"{COMPARE}.tensorboard_folder", "events"),
+    **{
+        f"{command} {option}": at(f"{job}.data.{name}", *values)
+        for command, job in (("train", TRAIN), ("compare", COMPARE))
+        for option, name, *values in (
+            ("--set", "feature_set", "res"),
+            ("--label-set", "label_set", "second"),
+            ("--val", "val", "20%", 0.2),
+            ("--test", "test", "25%", 0.25),
+            ("--split-seed", "split_seed", 5),
+            ("--views", "views", 3),
+            ("--views-set", "views_set", "those"),
+        )
+    },
+    "finetune --unfreeze-from": at(f"{TUNE}.unfreeze_from", "block6a"),
+    "finetune --head": at("finetune.head_id", "abc"),
+    "finetune --optimizer": at(f"{TUNE}.optimizer", "adam"),
+    "finetune --learning-rate": at(f"{TUNE}.learning_rate", 0.25),
+    "finetune --schedule": at(f"{TUNE}.schedule", "cosine"),
+    "finetune --momentum": at(f"{TUNE}.momentum", 0.25),
+    "finetune --rotation": at(f"{TUNE}.augmentation.rotation", 7.5),
+    "finetune --shift": at(f"{TUNE}.augmentation.shift", 0.25),
+    "finetune --shear": at(f"{TUNE}.augmentation.shear", 7.5),
+    "finetune --zoom": at(f"{TUNE}.augmentation.zoom", 0.25),
+    "finetune --flip": at(f"{TUNE}.augmentation.flip", "vertical"),
+    "finetune --fill": at(f"{TUNE}.augmentation.fill", "reflect"),
+    "finetune --epochs": at(f"{TUNE}.epochs", 3),
+    "finetune --batch-size": at(f"{TUNE}.batch_size", 3),
+    "finetune --seed": at(f"{TUNE}.augmentation.seed", 5),
+    "finetune --weights": at("finetune.weights", "w.h5"),
+    "predict --head": at("predict.head_id", "abc"),
+    "predict --top": at("predict.top", 3),
+    "predict --weights": at("predict.weights", "w.h5"),
+    "predict --engine": at("predict.engine", "tensorflow"),
+    "export --to": at("export.to", "other"),
+    "export --head": at("export.head_id", "abc"),
+    "export --format": at("export.format", "onnx"),
+    "export --weights": at("export.weights", "w.h5"),
+    "gc --older-than": at("gc.older_than", "2h", 7200.0),
+}
+POSITIONAL = {
+    "demo folder": Case(
+        "other",
+        {
+            "write_digits.folder": "other/digits",
+            "embed.source": "other/digits",
+            "embed.store": "other/store",
+            "compare_heads.store": "other/store",
+        },
+    ),
+    "embed source": Case("other", {"embed.source": "other", "list_source.source": "other"}),
+    "forget source": at("forget.source", "other"),
+    "label file": at("import_labels.file", "other.csv"),
+    "predict images": at("predict.pictures", "b.png", ("b.png",)),
+    "backbones name": Case("ResNet50", {"table": None, "layers": True, "layers.backbone": "ResNet50"}),
+}
+
+
+def plain(value: Any) -> Any:
+    """A value as what can be compared: dataclasses and lists by what they hold, paths as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | range):
+        return tuple(map(plain, value))
+    return str(value) if isinstance(value, Path) else value
+
+
+def flat(path: str, value: Any) -> dict[str, Any]:
+    """{"a.b": 1} of {"b": 1} at "a"."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {at: one for key, inner in value.items() for at, one in flat(f"{path}.{key}", inner).items()}
+
+
+def asked_for(monkeypatch: pytest.MonkeyPatch, folder: Path, command: str, arguments: list[str]) -> dict[str, Any]:
+    """What a command asks of its jobs, as one flat mapping."""
+    told: dict[str, Any] = {}
+
+    def recording(path: str, answer: Any) -> tuple[Any, str, Callable[..., Any]]:
+        module, _, name = path.rpartition(".")
+        owner: Any = EmbedResult if module.endswith(".EmbedResult") else importlib.import_module(module)
+        signature, calls = inspect.signature(getattr(owner, name)), iter(range(1, 9))
+
+        def record(*args: Any, **options: Any) -> Any:
+            bound = signature.bind(*args, **options)
+            bound.apply_defaults()
+            call = next(calls)
+            at = name if call == 1 else f"{name}#{call}"
+            told[at] = True
+            for argument, value in bound.arguments.items():
+                if argument not in UNRECORDED and not isinstance(value, mock.Mock):
+                    told.update(flat(f"{at}.{argument}", plain(value)))
+            return mock.MagicMock() if answer is mock.DEFAULT else answer
+
+        return owner, name, record
+
+    patches = [recording(path, answer) for path, answer in JOBS[command].items()]
+    patches.append(recording("pipelines.cli._print_json", None))
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        for name in [name for name, one in vars(show).items() if inspect.isfunction(one)]:
+            patch.setattr(show, name, mock.MagicMock())
+        for owner, name, record in patches:
+            patch.setattr(owner, name, record)
+        patch.setattr("sys.argv", ["penult", command, *arguments])
+        patch.setattr(cli, "app", COMMAND)
+        try:
+            cli.main()
+        except SystemExit as ended:
+            assert not ended.code, arguments
+    assert told, "none of the command's jobs was called"
+    return told
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("options")
+    (folder / "search.toml").write_text("[heads.knn]\nk = [3]\n")
+    return folder
+
+
+def options() -> list[tuple[str, str]]:
+    """All options, as the command line itself lists them: command and name."""
+    return [
+        (command, parameter.opts[0])
+        for command, about in COMMAND.commands.items()
+        for parameter in about.params
+        if parameter.param_type_name == "option" and "--help" not in parameter.opts
+    ]
+
+
+def positional() -> list[tuple[str, str]]:
+    """All arguments, likewise."""
+    return [
+        (command, str(parameter.name))
+        for command, about in COMMAND.commands.items()
+        for parameter in about.params
+        if parameter.param_type_name == "argument"
+    ]
+
+
+def test_the_table_has_every_option_and_no_other() -> None:
+    assert {" ".join(option) for option in options()} == TABLE.keys(), "say in tests/test_options.py where it arrives"
+    assert {" ".join(argument) for argument in positional()} == POSITIONAL.keys()
+    assert COMMAND.commands.keys() == JOBS.keys()
+
+
+@pytest.mark.parametrize(("command", "name"), options(), ids=lambda part: part)
+def test_an_option_arrives_and_changes_nothing_else(
+    place: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    case = TABLE[f"{command} {name}"]
+    takes_store = f"{command} --store" in TABLE
+    store = ["--store", "store"] if takes_store else []
+    least = ARGUMENTS.get(command, [])
+    if name == "--unknown-origin":
+        least = []  # it stands for a source
+    if name in least:  # it has to be given: another value then
+        without, given = [*least, *store], [name, str(case.given)]
+    else:
+        without = [*least, *store, *case.beside]
+        given = [name] if case.given is None else [f"{name}={case.given}"]
+    check(place, monkeypatch, command, without, [*without, *given], case)
+
+
+@pytest.mark.parametrize(("command", "name"), positional(), ids=lambda part: part)
+def test_an_argument_arrives_and_changes_nothing_else(
+    place: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    case = POSITIONAL[f"{command} {name}"]
+    store = ["--store", "store"] if f"{command} --store" in TABLE else []
+    check(place, monkeypatch, command, [*ARGUMENTS.get(command, []), *store], [str(case.given), *store], case)
+
+
+def check(
+    place: Path, monkeypatch: pytest.MonkeyPatch, command: str, without: list[str], given: list[str], case: Case
+) -> None:
+    before = asked_for(monkeypatch, place, command, without)
+    after = asked_for(monkeypatch, place, command, given)
+    changed = {path: after.get(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed == {path: one for top, value in case.arrives.items() for path, one in flat(top, value).items()}
+
+
+def test_words_after_two_dashes_are_the_runners(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    least = ["corpus", "--store", "store"]
+    case = Case(None, {f"{EMBED}.runner_arguments": ("--x=1", "y")})
+    check(place, monkeypatch, "embed", least, [*least, "--", "--x=1", "y"], case)
+
+
+# --- what comes of it
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", ["penult", *map(str, arguments)])
+    monkeypatch.setattr(cli, "app", COMMAND)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+
+
+def parameters(store: Path) -> dict[str, Any]:
+    """What the newest run's record says that it was asked for."""
+    return FeatureStore(store).runs()[-1].parameters
+
+
+def test_an_embedding_is_as_it_was_asked_for_and_says_so(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    given = "--pooling max --input-size 96 --pad --dtype float32 --engine tensorflow --batch-size 3 --shard-images 17"
+    given += " --label-set second --retry-failed --max-removed 0.25 --accept-removed --no-split-folders"
+    asked = EmbedOptions(
+        pooling="max",
+        input_size=96,
+        crop="pad",
+        dtype="float32",
+        engine="tensorflow",
+        batch_size=3,
+        shard_images=17,
+        label_set="second",
+        retry_failed=True,
+        max_removed=0.25,
+        accept_removed=True,
+        split_folders=False,
+    )
+    run(monkeypatch, "embed", corpus, "--store", store, *given.split())
+    assert parameters(store) == json.loads(json.dumps({"source": str(corpus), **asdict(asked)}))
+    opened = FeatureStore(store)
+    spec = opened.spec(opened.resolve())
+    assert (spec.pooling, spec.dtype, spec.preprocessing.input_size) == ("max", "float32", 96)
+    assert len(opened.dataset(label_set="second")) == 30 and not len(opened.label_rows("default"))
+    run(monkeypatch, "embed", corpus, "--store", store, *given.split(), "--views", "2", "--shear", "9")
+    views = {"views": 2, "augmentation": asdict(Augmentation(15.0, 0.1, 9.0, 0.1, "horizontal", "nearest", 0))}
+    assert parameters(store) == json.loads(json.dumps({"source": str(corpus), **asdict(asked), **views}))
+
+
+def test_fits_are_as_they_were_asked_for_and_say_so(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    name = embed(str(corpus), store, EmbedOptions(label_set="second")).feature_set
+    common = ["--store", store, "--set", name, "--label-set", "second"]
+    common += ["--val", "20%", "--test", "25%", "--split-seed", "5"]
+    data = asdict(FitData(name, "second", 0.2, 0.25, 5))
+    run(monkeypatch, "train", *common, "--head", "knn", "--param", "k=3", "--seed", "7")
+    fitted = {"head": "knn", "params": {"k": 3}, "class_weight": None, "seed": 7}
+    assert parameters(store) == fitted | data
+    split = FeatureStore(store).dataset(name, "second", val=0.2, test=0.25, seed=5).splits
+    told = FeatureStore(store).runs()[-1].result["n"]
+    assert {part: told[part] for part in ("train", "val", "test")} == {
+        part: int(np.sum(split == part)) for part in ("train", "val", "test")
+    }
+    run(monkeypatch, "compare", *common, "--heads", "ncm", "--cv", "2", "--seeds", "3", "--budget", "5m")
+    compared = {"search": {"grids": {"ncm": []}, "class_weights": []}, "sets": [], "memory_limit": None}
+    compared |= {"seeds": [0, 1, 2], "folds": 2, "fewshot": [], "budget": 300.0}
+    assert parameters(store) == compared | data
+
+
+def test_engines_are_opened_as_they_were_asked_for(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[tuple[Any, ...]] = []
+
+    def open_engine(
+        tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int | None = None
+    ) -> CountingEngine:
+        opened.append((engine, precision, batch_size, tap.layer, tap.pooling, tap.input_size, tap.crop))
+        return CountingEngine(8)
+
+    monkeypatch.setattr(worker, "open_engine", open_engine)
+    monkeypatch.setattr(predicting, "open_engine", open_engine)
+    worker.engine_for.cache_clear()
+    store = tmp_path / "store"
+    given = "--engine tensorflow --batch-size 3 --layer block6a --pooling max --input-size 64 --center-crop"
+    run(monkeypatch, "embed", corpus, "--store", store, *given.split())
+    assert opened == [("tensorflow", "f32", 3, "block6a", "max", 64, "center")]
+    run(monkeypatch, "train", "--store", store, "--head", "ncm")
+    new = write_picture(tmp_path / "new.png", 99)
+    capsys.readouterr()
+    run(monkeypatch, "predict", new, "--store", store, "--engine", "tensorflow", "--top", "2", "--json")
+    assert opened[1:] == [("tensorflow", "f32", None, "block6a", "max", 64, "center")]
+    assert len(json.loads(capsys.readouterr().out)[0]["top"]) == 2
+    worker.engine_for.cache_clear()
+
+
+def test_options_of_fine_tuning_are_the_optimizers() -> None:
+    given = FinetuneOptions("top", learning_rate=0.5)
+    assert given.settings() == {"learning_rate": 0.5, "momentum": 0.9}
+    assert replace(given, momentum=0.25).settings() == {"learning_rate": 0.5, "momentum": 0.25}
+    assert replace(given, momentum=0.0).settings() == {"learning_rate": 0.5, "momentum": 0.0}
+    assert replace(given, optimizer="adam").settings() == {"learning_rate": 0.5}
