@@ -205,10 +205,8 @@ def count_sources(scan: Callable[[list[str]], Iterable[pa.RecordBatch]]) -> dict
 
 def count_silent(rows: pa.RecordBatch | pa.Table) -> int:
     """How many rows give no label, no split and no group."""
-    silent = pc.and_(
-        pc.and_(*(pc.is_null(rows.column(name)) for name in COLUMNS[:2])), pc.is_null(rows.column("group"))
-    )
-    return int(pc.sum(silent).as_py() or 0)
+    label, split, group = (pc.is_null(rows.column(name)) for name in COLUMNS)
+    return int(pc.sum(pc.and_(pc.and_(label, split), group)).as_py() or 0)
 
 
 def effective(rows: pa.Table, origins: Collection[str | None]) -> pa.Table:
@@ -221,9 +219,7 @@ def effective(rows: pa.Table, origins: Collection[str | None]) -> pa.Table:
     """
     by_run = pc.match_substring(rows.column("run_id"), "-label-")
     if len(origins) <= 1:  # one row per image already
-        people = (
-            by_run if None in origins else pa.array([PEOPLE in origins]).take(pa.array(np.zeros(len(rows), np.int8)))
-        )
+        people = by_run if None in origins else pa.array(np.full(len(rows), PEOPLE in origins))
         return rows.append_column("layer", pc.cast(people, pa.int8()))
     source = rows.column("source")
     people = pc.or_(_equal(source, PEOPLE), pc.and_(pc.is_null(source), by_run))
