@@ -195,8 +195,8 @@ def _are_splits(folder: str, names: list[str], has_pictures: bool, listing: List
     elif not deep:
         why = "there are no class folders in them"
     else:
-        said = ", ".join(f"{name!r} ({SPLITS[name.lower()]})" for name in named)
-        listing.notes.append(f"Taken for splits, not for classes: {said} (--no-split-folders: the other way round).")
+        said = ", ".join(repr(name) for name in named)
+        listing.notes.append(f"The folders {said} are taken for splits; --no-split-folders takes them for classes.")
         return True
     listing.notes.append(f"Taken for classes, not for splits: {', '.join(map(repr, named))}, since {why}.")
     return False

@@ -58,6 +58,7 @@ class LabelResult:
     changes: list[dict[str, Any]] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # why images may be unknown, such as backslashes in paths
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``penult label --json`` prints."""
@@ -116,7 +117,7 @@ def _read(listing: sources.Source, result: LabelResult) -> pa.Table:
     given = pa.Table.from_batches(batches)
     result.rows, result.labels, result.splits = given.num_rows, largest_and_smallest(labels), dict(splits)
     result.class_count, result.unlabelled = len(labels), result.rows - labels.total()
-    result.columns, result.notes = dict(listing.columns), list(listing.notes)
+    result.columns, result.notes, result.problems = dict(listing.columns), list(listing.notes), list(listing.problems)
     return given
 
 

@@ -83,10 +83,7 @@ def embedded(result: EmbedResult) -> None:
     """What an embed run did."""
     for run_id in result.recovered:
         say(f"Recovered what run {run_id} had finished before it died.")
-    for problem in result.problems[:ROWS_SHOWN]:
-        say(f"Problem: {problem}")
-    if len(result.problems) > ROWS_SHOWN:
-        say(f"Problem: and {len(result.problems) - ROWS_SHOWN:,} more; --json lists them.")
+    _problems(result.problems)
     if result.ignored:
         counts = ", ".join(f"{n} {kind}" for kind, n in sorted(result.ignored.items(), key=lambda item: -item[1])[:6])
         say(f"Ignored files that are no pictures: {counts}.")
@@ -107,6 +104,13 @@ def embedded(result: EmbedResult) -> None:
     if result.removed:
         say(f"{result.removed:,} images removed, which no source lists any more.")
     say(f"Feature set: {result.feature_set}")
+
+
+def _problems(problems: Sequence[str]) -> None:
+    for problem in problems[:ROWS_SHOWN]:
+        say(f"Problem: {problem}")
+    if len(problems) > ROWS_SHOWN:
+        say(f"Problem: and {len(problems) - ROWS_SHOWN:,} more; --json lists them.")
 
 
 def _understood(labels: Mapping[str, Any], columns: Mapping[str, str], notes: Sequence[str]) -> None:
@@ -157,6 +161,7 @@ def labelled(result: LabelResult) -> None:
     )
     for uri, old, new in result.examples:
         say(f"  {uri}: {_label(old)} → {_label(new)}")
+    _problems(result.problems)
     if result.unknown:
         say(f"{result.unknown:,} rows name images that the catalog does not have: embed them, or check the paths.")
 

@@ -256,7 +256,7 @@ def test_split_folders_are_splits(tmp_path):
     assert [entry.group for entry in source if entry.group] == ["cat/x"]
     assert source.classes == {"cat": 3, "dog": 1} and source.splits == {"train": 2, "val": 2, "test": 1}
     (note,) = source.notes
-    assert "Taken for splits" in note and "'Validation' (val)" in note and "--no-split-folders" in note
+    assert "are taken for splits" in note and "'Validation'" in note and "--no-split-folders" in note
     source = list_source(tmp_path, split_folders=False)
     assert {split for _, split in listed(source).values()} == {None} and not source.notes
     assert source.classes == {"train": 2, "Validation": 2, "test": 1}

@@ -485,6 +485,13 @@ def test_of_very_many_classes_the_ends_are_told(
     assert imported.class_count == 9 and list(imported.labels) == list(result.labels["classes"])
 
 
+def test_why_a_label_file_names_nothing_is_said(corpus: Path, penult: Callable[..., Any], tmp_path: Path) -> None:
+    penult("embed", corpus)
+    code, told, said = penult("label", write(tmp_path / "l.csv", "path,label\ncorpus\\a\\00.png,wolf\n"))
+    assert code == 0 and told["unknown"] == 1 and "backslash" in told["problems"][0]
+    assert f"Problem: {told['problems'][0]}" in said
+
+
 def test_several_sources_in_one_command(corpus: Path, penult: Callable[..., Any]) -> None:
     code, told, _ = penult("embed", corpus / "a", corpus / "b")
     assert code == 0 and [one["new"] for one in told["sources"]] == [10, 10]
