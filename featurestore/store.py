@@ -522,10 +522,10 @@ class FeatureStore:
 
     def labelled(self, label_set: str = "default") -> LabelledContents:
         """The unique contents that have a label, without their vectors."""
-        with self.whole() as at:
-            said = self.label_rows(label_set, at.get("labels.lance"))
+        with self.whole() as at:  # two tables that nothing else holds: they are as large as all that comes of them
             return labelled_contents(
-                self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get("catalog.lance")), said
+                self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get("catalog.lance")),
+                self.label_rows(label_set, at.get("labels.lance")),
             )
 
     def vectors(self, feature_set: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
