@@ -216,7 +216,7 @@ class FeatureStore:
 
     def membership(self, source: str, label_set: str) -> tuple[Known, dict[bytes, str | None]]:
         """What a source listed last, and said of it in a label set: see ``labels.membership``."""
-        labels.in_label_set(label_set)  # refuses a name before any work
+        labels.check_label_set(label_set)
         columns = ["uri", *labels.COLUMNS, "label_set", "listed"]
         return labels.membership(self.labels.scan(columns, labels.said_by(source)), label_set)
 
