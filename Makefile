@@ -7,7 +7,7 @@ DEMO ?= demo
 SEED ?= 0
 COUNT ?= 200
 
-.PHONY: help setup demo test faults check bench docs lock clean
+.PHONY: help setup demo test faults mutants check bench docs lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -30,6 +30,13 @@ test: setup  ## the test suite
 faults: setup  ## the fault battery, whole: SEED=0 COUNT=200 PARTS="kills disk" MATCH="at call"; takes hours
 	cd tests && $(abspath $(BIN))/python -m faults --seed $(SEED) --count $(COUNT) $(if $(PARTS),--only $(PARTS)) $(if $(MATCH),--match "$(MATCH)")
 
+$(VENV)/mutants: requirements-mutants.txt $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-mutants.txt
+	@touch $@
+
+mutants: $(VENV)/mutants  ## random mutants against the tests that run their lines: SEED=0 COUNT=200 MODULES="heads pipelines/embed" LIMIT=60; takes hours
+	cd tests && $(abspath $(BIN))/python -m mutants --seed $(SEED) --count $(COUNT) $(if $(LIMIT),--seconds $(LIMIT)) $(MODULES)
+
 check: setup  ## lint, format, types, import rules, generated docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,10 +50,13 @@ docs: setup  ## write the generated parts of the README anew
 bench: setup  ## the figures in the README; takes a while
 	$(BIN)/python -m benchmarks
 
-lock: setup  ## resolve requirements.txt anew for Python 3.11 to 3.13
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
+
+lock: setup  ## resolve the requirements anew for Python 3.11 to 3.13
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade --generate-hashes \
-		--no-emit-index-url --no-annotate --custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
+	$(COMPILE) --all-extras --output-file requirements.txt pyproject.toml
+	$(COMPILE) --group mutants --constraint requirements.txt --output-file requirements-mutants.txt
 
 clean:  ## remove .venv and the demo
 	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,134 @@
+"""Which tests run a line, and how long they take: measured once per state of the code, and kept."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import coverage
+
+from mutants import contexts
+
+PACKAGES = ("featurestore", "heads", "pipelines")
+
+CONFIGURATION = """
+[run]
+context = ${{{context}-}}
+data_file = {data}
+include = {include}
+parallel = true
+sigterm = true
+concurrency = thread, multiprocessing
+patch = _exit
+disable_warnings = no-data-collected, module-not-measured, already-imported, dynamic-conflict, couldnt-parse
+"""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What one run of the whole suite under coverage has shown."""
+
+    tests: dict[str, dict[str, Any]]
+    """By test: ``seconds``, ``passed``, and ``shared``, the contexts of its shared fixtures."""
+    lines: dict[str, dict[int, set[str]]]
+    """By module and line: the contexts, which are tests and shared fixtures."""
+
+    @cached_property
+    def users(self) -> dict[str, set[str]]:
+        """The tests of each context; a test that failed without any mutant can tell nothing."""
+        users: dict[str, set[str]] = defaultdict(set)
+        for name, test in self.tests.items():
+            if test["passed"]:
+                for context in (name, *test["shared"]):
+                    users[context].add(name)
+        return users
+
+    def covering(self, module: str, lines: range | None) -> set[str]:
+        """The tests that run one of the lines; of the whole module where the lines run when it is imported."""
+        known = self.lines.get(module, {})
+        found = {context for line in (known if lines is None else lines) for context in known.get(line, ())}
+        return set().union(*(self.users.get(context, ()) for context in found))
+
+    def chosen(self, tests: set[str], seconds: float) -> list[str]:
+        """Tests that fit into so many seconds, the quickest files and the quickest tests first; one at least."""
+        files: dict[str, list[str]] = defaultdict(list)
+        for test in sorted(tests, key=lambda name: (self.tests[name]["seconds"], name)):
+            files[test.partition("::")[0]].append(test)
+        chosen: list[str] = []
+        for file in sorted(files, key=lambda name: (self.seconds(files[name]), name)):
+            for test in files[file]:
+                seconds -= self.tests[test]["seconds"]
+                if seconds < 0 and chosen:
+                    break
+                chosen.append(test)
+        return chosen
+
+    def seconds(self, tests: list[str]) -> float:
+        """What the tests took together."""
+        return sum(self.tests[test]["seconds"] for test in tests)
+
+
+def measure(tree: Path, folder: Path, jobs: int) -> Suite:
+    """Run the suite of ``tree`` under coverage and keep what it shows in ``folder``; read it where it is there."""
+    kept = folder / "suite.json"
+    if not kept.exists():
+        configuration = folder / "coverage.ini"
+        include = ",".join(f"{tree}/{package}/*" for package in PACKAGES)
+        configuration.write_text(
+            CONFIGURATION.format(context=contexts.CONTEXT, data=folder / "coverage.db", include=include)
+        )
+        heard = folder / "tests.json"
+        environment = os.environ | {
+            "COVERAGE_PROCESS_START": str(configuration),
+            "PYTHONPATH": f"{tree}{os.pathsep}{Path(__file__).parents[1]}",
+            contexts.RESULT: str(heard),
+        }
+        command = [sys.executable, "-m", "pytest", "-p", "mutants.contexts", "-n", str(jobs)]
+        if subprocess.run(command, cwd=tree, env=environment, check=False).returncode not in (0, 1):
+            raise SystemExit("Expected a run of the whole suite. Got none: see what pytest says above.")
+        written = {"tests": json.loads(heard.read_text()), "lines": lines(tree, folder, configuration)}
+        kept.write_text(json.dumps(written))
+    read = json.loads(kept.read_text())
+    return Suite(
+        read["tests"],
+        {module: {int(line): set(found) for line, found in known.items()} for module, known in read["lines"].items()},
+    )
+
+
+def lines(tree: Path, folder: Path, configuration: Path) -> dict[str, dict[int, list[str]]]:
+    """The contexts of every line of every module, out of the data of all processes."""
+    measured = coverage.Coverage(config_file=str(configuration))
+    measured.combine([str(folder)])
+    data = measured.get_data()
+    modules = [path for package in PACKAGES for path in sorted((tree / package).rglob("*.py"))]
+    return {
+        str(module.relative_to(tree)): {
+            line: sorted(set(found) - {""}) for line, found in data.contexts_by_lineno(str(module)).items()
+        }
+        for module in modules
+    }
+
+
+def statement(source: str, line: int) -> range | None:
+    """The lines of the statement at ``line``, without the statements in its body; None where an import runs it."""
+    innermost, inside = None, False
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.stmt) or not node.lineno <= line <= (node.end_lineno or node.lineno):
+            continue
+        if innermost is None or node.lineno >= innermost.lineno:
+            innermost = node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inside |= line >= node.body[0].lineno
+    if innermost is None or not inside:
+        return None
+    body = [child.lineno for child in ast.iter_child_nodes(innermost) if isinstance(child, ast.stmt)]
+    end = min([first for first in body if first > line], default=(innermost.end_lineno or line) + 1)
+    return range(innermost.lineno, max(end, innermost.lineno + 1))
