@@ -61,19 +61,26 @@ def counted_builds(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
-    [("MobileNet", 96), ("VGG16", 32), ("MobileNetV3Small", 96), ("ConvNeXtTiny", 32)],
+    ("name", "size", "layer"),
+    [
+        ("MobileNet", 96, None),
+        ("VGG16", 32, None),
+        ("MobileNetV3Small", 96, None),
+        ("ConvNeXtTiny", 32, "convnext_tiny_stage_1_block_0_identity"),
+    ],
 )
-def test_features_equal_keras_own(cache, tmp_path, name, size):
-    """One network of each normalization that is not in its layers, and two that bring their own."""
+def test_features_equal_keras_own(cache, tmp_path, name, size, layer):
+    """Networks with normalization tf and caffe, and two that bring their own, of one of which the first blocks."""
     keras = import_keras()
-    reference = seeded.network(name, pooling="avg", input_shape=(size, size, 3))
-    reference.save_weights(tmp_path / "w.weights.h5")
+    network = seeded.network(name, input_shape=(size, size, 3))
+    network.save_weights(tmp_path / "w.weights.h5")
+    maps = network.get_layer(layer).output if layer else network.output
+    reference = keras.Model(network.input, keras.layers.GlobalAveragePooling2D()(maps))
     module = getattr(keras.applications, backbones.TABLE[name].module)
     pictures = seeded.pictures(size)
     expected = reference(module.preprocess_input(pictures.astype("float32")), training=False).numpy()
 
-    engine = open_engine(resolve(name, tmp_path / "w.weights.h5", input_size=size), batch_size=8)
+    engine = open_engine(resolve(name, tmp_path / "w.weights.h5", layer, input_size=size), batch_size=8)
     features = engine(pictures)
     assert features.dtype == np.float32 and features.shape == (6, engine.width) == expected.shape
     assert seeded.cosine(features, expected).min() >= 0.99999
