@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -43,6 +44,14 @@ def shallow(mobilenet):
     return replace(mobilenet, layer="conv_pw_1_relu")
 
 
+@pytest.fixture(scope="module")
+def converted(shallow, tmp_path_factory):
+    """A cache that holds the shallow graph, to be copied; and what the graph gives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENULT_CACHE", str(tmp_path_factory.mktemp("converted")))
+        return Path(os.environ["PENULT_CACHE"]), open_engine(shallow, batch_size=2)(seeded.pictures(96))
+
+
 @pytest.fixture
 def counted_builds(monkeypatch):
     builds = []
@@ -52,18 +61,26 @@ def counted_builds(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
-    [("MobileNet", 128), ("ResNet50", 64), ("MobileNetV3Small", 96), ("ConvNeXtTiny", 32)],
+    ("name", "size", "layer"),
+    [
+        ("MobileNet", 96, None),
+        ("VGG16", 32, None),
+        ("MobileNetV3Small", 96, None),
+        ("ConvNeXtTiny", 32, "convnext_tiny_stage_1_block_0_identity"),
+    ],
 )
-def test_features_equal_keras_own(cache, tmp_path, name, size):
+def test_features_equal_keras_own(cache, tmp_path, name, size, layer):
+    """Networks with normalization tf and caffe, and two that bring their own, of one of which the first blocks."""
     keras = import_keras()
-    reference = seeded.network(name, pooling="avg", input_shape=(size, size, 3))
-    reference.save_weights(tmp_path / "w.weights.h5")
+    network = seeded.network(name, input_shape=(size, size, 3))
+    network.save_weights(tmp_path / "w.weights.h5")
+    maps = network.get_layer(layer).output if layer else network.output
+    reference = keras.Model(network.input, keras.layers.GlobalAveragePooling2D()(maps))
     module = getattr(keras.applications, backbones.TABLE[name].module)
     pictures = seeded.pictures(size)
-    expected = reference.predict(module.preprocess_input(pictures.astype("float32")), verbose=0)
+    expected = reference(module.preprocess_input(pictures.astype("float32")), training=False).numpy()
 
-    engine = open_engine(resolve(name, tmp_path / "w.weights.h5", input_size=size), batch_size=8)
+    engine = open_engine(resolve(name, tmp_path / "w.weights.h5", layer, input_size=size), batch_size=8)
     features = engine(pictures)
     assert features.dtype == np.float32 and features.shape == (6, engine.width) == expected.shape
     assert seeded.cosine(features, expected).min() >= 0.99999
@@ -72,17 +89,17 @@ def test_features_equal_keras_own(cache, tmp_path, name, size):
 
 
 def test_lite_features_equal_keras_own(cache):
-    """Two engines on real weights, against the graph of pipelines/lite.py under Keras's own predict."""
+    """Two engines on real weights, against the graph of pipelines/lite.py as Keras runs it."""
     from pipelines import lite
 
     keras = import_keras()
-    graph = lite.graph("efficientnet-lite0", include_top=False, input_size=224)
+    graph = lite.graph("efficientnet-lite0", include_top=False, input_size=96)
     lite.load(graph, lite.weights_file("efficientnet-lite0"))
     reference = keras.Model(graph.input, keras.layers.GlobalAveragePooling2D()(graph.output))
-    pictures = seeded.pictures(224)
-    expected = reference.predict((pictures.astype("float32") - 127) / 128, verbose=0)
+    pictures = seeded.pictures(96)
+    expected = reference((pictures.astype("float32") - 127) / 128, training=False).numpy()
     for name in engines.ENGINES:
-        features = open_engine(resolve(), name, batch_size=4)(pictures)
+        features = open_engine(resolve(input_size=96), name, batch_size=4)(pictures)
         assert seeded.cosine(features, expected).min() >= 0.99999, name
 
 
@@ -225,20 +242,21 @@ def cut(path):
     ("damage", "name"),
     [(flip, "graph.bin"), (cut, "graph.xml"), (flip, "sha256"), (Path.unlink, "sha256")],
 )
-def test_a_damaged_graph_is_rebuilt_not_served(empty_cache, shallow, counted_builds, damage, name):
-    first = open_engine(shallow, batch_size=2)(seeded.pictures(96))
+def test_a_damaged_graph_is_rebuilt_not_served(empty_cache, converted, shallow, counted_builds, damage, name):
+    whole, first = converted
+    shutil.copytree(whole, empty_cache)
+    np.testing.assert_array_equal(open_engine(shallow, batch_size=2)(seeded.pictures(96)), first)
+    assert len(counted_builds) == 0, "the copy is whole"
     damage(next(empty_cache.glob(f"graphs/*/{name}")))
     np.testing.assert_array_equal(open_engine(shallow, batch_size=2)(seeded.pictures(96)), first)
-    assert len(counted_builds) == 2
+    assert len(counted_builds) == 1
     open_engine(shallow, batch_size=2)
-    assert len(counted_builds) == 2
+    assert len(counted_builds) == 1
 
 
 def test_every_part_of_the_tap_keys_the_graph(empty_cache, shallow, tmp_path):
     other = tmp_path / "other.weights.h5"
-    network = seeded.network("MobileNet")
-    network.set_weights([weight + 1e-3 for weight in network.get_weights()])
-    network.save_weights(other)
+    import_keras().applications.MobileNet(weights=None, include_top=False).save_weights(other)
     changes = ({}, {"weights": str(other)}, {"input_size": 64}, {"layer": "conv1_relu"}, {"pooling": "max"})
     taps = [replace(shallow, **change) for change in changes]
     features = [open_engine(tap, batch_size=1)(seeded.pictures(tap.input_size)) for tap in taps]
@@ -295,15 +313,15 @@ def test_two_first_starts_at_once_then_one_without_tensorflow_or_telemetry(empty
 
 def test_the_key_has_not_moved(cache):
     """A changed key orphans every user's cache: raise GRAPH_VERSION on purpose, move nothing by accident."""
-    open_engine(resolve(), batch_size=1)
+    open_engine(resolve(input_size=96), batch_size=1)
     identity = (
-        '{"backbone": "efficientnet-lite0", "input_size": 224, "layer": "top_activation", "pooling": "avg", '
+        '{"backbone": "efficientnet-lite0", "input_size": 96, "layer": "top_activation", "pooling": "avg", '
         f'"version": 1, "weights": "{resolve().weights_sha256}"}}'
     )
     assert (cache / "graphs" / hashlib.sha256(identity.encode()).hexdigest()).is_dir()
 
 
-def test_an_engine_has_run_before_two_threads_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_has_run_before_two_threads_get_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first inference of a process hangs now and then if two threads make it together."""
     forward, threads = engines.OpenVINOEngine._forward, []
 
@@ -312,5 +330,5 @@ def test_an_engine_has_run_before_two_threads_get_it(monkeypatch: pytest.MonkeyP
         return forward(self, batch)
 
     monkeypatch.setattr(engines.OpenVINOEngine, "_forward", noting)
-    open_engine(resolve(input_size=32))
+    open_engine(resolve(input_size=96))
     assert threads == [threading.current_thread()]

@@ -2,17 +2,26 @@
 
 python -m faults.child [--fake] [--at MODULE:FUNCTION before|after NTH SIGNAL] [--wait] COMMAND...
 
-Beam is imported before it says "ready". ``--fake`` puts a counting engine in the CNN's place; ``--wait`` has it read a
-line after that.
+Beam is imported before it says "ready" to an embed run. ``--fake`` puts a counting engine in the CNN's place;
+``--wait`` has it read a line after that.
+
+python -m faults.child --each MARK
+
+runs, each in a fork of its own, what standard input tells: words as above, a JSON list a line. It says how each ended,
+and makes and removes the folder MARK after it.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from conftest import CountingEngine
@@ -44,20 +53,41 @@ def strike_at(point: str, when: str, nth: int, number: int) -> None:
     setattr(owner, name, wrapped)
 
 
-if __name__ == "__main__":
+def run(words: Sequence[str]) -> None:
+    """Run a command as asked; the process ends with it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fake", action="store_true")
     parser.add_argument("--at", nargs=4, action="append", default=[])
     parser.add_argument("--wait", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     for point, when, nth, name in asked.at:
         strike_at(point, when, int(nth), signal.Signals[name])
     if asked.fake:
         worker.open_engine = lambda *_args, **_options: CountingEngine(batch_size=8)  # type: ignore[assignment]
-    _import_beam()
+    if asked.command[0] == "embed":
+        _import_beam()
     sys.argv[1:] = asked.command
     print("ready", flush=True)
     if asked.wait:
         sys.stdin.readline()
     start.main()
+
+
+def each(mark: Path) -> list[str]:
+    """Fork for each line of standard input, and return what it asks for in the fork; end with standard input."""
+    warnings.filterwarnings("ignore", "lance is not fork-safe")  # it is until something of it has run
+    _import_beam()
+    for line in sys.stdin:
+        if (fork := os.fork()) == 0:
+            os.dup2(2, 1)
+            return list(json.loads(line))
+        code = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
+        mark.mkdir()
+        mark.rmdir()
+        print(code, flush=True)
+    sys.exit()
+
+
+if __name__ == "__main__":
+    run(each(Path(sys.argv[2])) if sys.argv[1] == "--each" else sys.argv[1:])

@@ -1,7 +1,7 @@
 """What holds of a store after every fault: checked from its files alone, with none of penult's code.
 
-Tables are read with lancedb, as a user would; the header, the digests and the checksum of a row are worked out anew
-from what the README says of them.
+Tables are read with Lance alone (lancedb, which a user may take, needs two seconds to be imported); the header, the
+digests and the checksum of a row are worked out anew from what the README says of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lancedb
+import lance
 import numpy as np
 import pyarrow as pa
 
@@ -152,7 +152,7 @@ def orphans(store: Path) -> list[Path]:
     """Files that no table's latest version refers to, and temporary ones: none are left after ``penult gc``."""
     found = [path for path in store.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".tmp")]
     for table in [*tables(store), *tables(store / "features")]:
-        fragments = _open(table).to_lance().get_fragments()
+        fragments = _open(table).get_fragments()
         used = {Path(file.path).name for fragment in fragments for file in fragment.data_files()}
         found += [path for path in (table / "data").glob("*") if path.name not in used]
     return sorted(set(found))
@@ -169,7 +169,7 @@ def sealed(path: Path) -> dict[str, Any]:
 
 def rows_of(table: Path) -> list[dict[str, Any]]:
     """All rows of a table, vectors as numpy arrays in the stored dtype."""
-    arrow: pa.Table = _open(table).to_arrow()
+    arrow: pa.Table = _open(table).to_table()
     rows = arrow.to_pylist() if "vector" not in arrow.column_names else arrow.drop(["vector"]).to_pylist()
     if "vector" in arrow.column_names:
         width = arrow.schema.field("vector").type.list_size
@@ -238,7 +238,7 @@ def tables(folder: Path) -> list[Path]:
 
 
 def _open(path: Path) -> Any:
-    return lancedb.connect(path.parent).open_table(path.stem)
+    return lance.dataset(path)
 
 
 def _digest(what: bytes | str) -> str | None:

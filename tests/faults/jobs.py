@@ -20,13 +20,14 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
+import faults.child
 from conftest import CountingEngine
 from faults import invariant
+from faults.warm import TESTS, Forked
 from pipelines import worker
 from pipelines.cli import app
 from pipelines.embed import EmbedOptions, EmbedResult, embed
 
-TESTS = Path(__file__).parents[1]
 PATIENCE = 300  # seconds that no command of these takes
 SHARD = 7
 PICTURES = 30
@@ -58,24 +59,31 @@ class Job:
 @contextmanager
 def child(
     job: Job, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """The job's command in a process that is past its imports; ended if the block ends before it."""
-    fake = ["--fake"] if job.engine == "fake" else []
-    with subprocess.Popen(
-        [sys.executable, "-m", "faults.child", *fake, *options, *job.command],
-        cwd=TESTS,
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+) -> Iterator[subprocess.Popen[str] | Forked]:
+    """The job's command in a process that is past its imports; ended if the block ends before it.
+
+    With an environment of its own, which may be one that a program is loaded with, it is none that was forked.
+    """
+    words = [*(["--fake"] if job.engine == "fake" else []), *options, *job.command]
+    with _started(words, environment) if environment else Forked(faults.child.run, words) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()  # "ready"
             yield process
         finally:
             process.kill()
+
+
+def _started(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "faults.child", *words],
+        cwd=TESTS,
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run(job: Job) -> tuple[str, str]:
@@ -158,7 +166,7 @@ def _embed_tended(folder: Path) -> Job:
 
 def _label(folder: Path) -> Job:
     """A file that changes every third label."""
-    job = _on_done("label", folder, str(_done() / "labels.csv"), "--json")
+    job = _on_done("label", folder, str(_done("fake") / "labels.csv"), "--json")
     return replace(job, labels={**job.labels, **_relabelled(job.labels)})
 
 
@@ -172,15 +180,15 @@ def _compare(folder: Path) -> Job:
 
 def _predict(folder: Path) -> Job:
     """A picture that the store lacks."""
-    return _on_done("predict", folder, str(_done() / "new.jpg"), "--json", engine="real")
+    return _on_done("predict", folder, str(_done("fake") / "new.jpg"), "--json", engine="real")
 
 
 def _gc(folder: Path) -> Job:
     """A store with what a killed run, a killed comparison and killed writers have left."""
     job = _on_done("gc", folder, "--older-than", "0s", "--json")
-    orphan = next((_done() / "store" / "features").glob("*.lance/data/*.lance"))
+    orphan = next((_done("fake") / "store" / "features").glob("*.lance/data/*.lance"))
     for left in (
-        orphan.relative_to(_done() / "store").with_name("0" * 50 + ".lance"),
+        orphan.relative_to(_done("fake") / "store").with_name("0" * 50 + ".lance"),
         Path("runs/20260101T000000000000Z-train-000000/head.npz"),
         Path("results/00/.00.json.1.tmp"),
         Path(".penult.json.1.tmp"),
@@ -317,7 +325,7 @@ def _write(folder: Path, numbers: range, classes: str) -> None:
 
 
 @cache
-def _done(engine: str = "fake") -> Path:
+def _done(engine: str) -> Path:
     folder = _folder()
     job = replace(_embed(folder), engine=engine)
     embed_here(job)

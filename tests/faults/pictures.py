@@ -197,7 +197,7 @@ def _read(path: bytes) -> bytes:
 
 def _check_rows(store: Path, expected: dict[Key, tuple[Outcome, Callable[[], bytes]]]) -> None:
     """Each file is one row of its outcome, and the store is sound."""
-    from faults import invariant  # lancedb takes a second to import
+    from faults import invariant  # Lance, which not all of these processes need
 
     rows = {_key(row["uri"]): row for row in invariant.rows_of(store / "catalog.lance")}
     missing, more = sorted(expected.keys() - rows.keys()), sorted(rows.keys() - expected.keys())

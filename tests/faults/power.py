@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import pickle
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import unittest
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,16 +24,18 @@ from typing import Any, NoReturn
 import numpy as np
 
 from conftest import write_picture
-from faults import Faults, Trial, invariant
+from faults import Faults, Trial, child, invariant
 from faults.jobs import JOBS, PATIENCE, SHARD, TESTS, Job, embed_here
 from faults.replay import BYTES, Disk, Image, damage, read, write
 from faults.trace import Change, traced
+from faults.warm import Forked
 from featurestore.errors import PenultError, StoreCorrupt, StoreNotFound
 from featurestore.status import status
 from featurestore.store import FeatureStore
 from heads import artifact
 
-PENULT = [sys.executable, "-m", "faults.child", "--fake"]  # in the folder TESTS
+CHILD = [sys.executable, "-m", "faults.child"]  # in the folder TESTS
+MARK = "ended"  # a folder that is made and removed beside the store after each command
 NAMES = ("lost", "there", "some", "below")  # what becomes of names that were not flushed; below one folder: lost
 RECORDED = ("story", "embed-tended", "gc")
 STORE = "store"
@@ -134,19 +136,28 @@ def story(folder: Path) -> Recording:
 
 
 def record(job: Job, steps: Sequence[Step]) -> Recording:
-    """Run commands on a store, each to its end, under strace."""
+    """Run commands on a store, each to its end in a process of its own, under strace."""
     place = job.store.parent
     start, states = read(place), [state_of(job.store)]
     vectors: dict[str, np.ndarray] = {}
     changes: list[Change] = []
     ends = []
-    for prepare, command in steps:
-        prepare()
-        changes += traced([*PENULT, *command], place, TESTS)
-        ends.append(len(changes))
-        states.append(state_of(job.store))
-        vectors |= invariant.stored_vectors(job.store)
-    assert Disk(changes, start).now() == read(place), "the trace does not tell all that happened"
+
+    def commands() -> Iterator[str]:
+        for prepare, command in steps:
+            prepare()
+            yield json.dumps(["--fake", *command])
+            states.append(state_of(job.store))
+            vectors.update(invariant.stored_vectors(job.store))
+
+    for change in traced([*CHILD, "--each", str(place / MARK)], commands(), place, TESTS):
+        if change.path != MARK:
+            changes.append(change)
+        elif change.kind == "mkdir":
+            ends.append(len(changes))
+    assert len(ends) == len(steps) and Disk(changes, start).now() == read(place), (
+        "the trace does not tell all that happened"
+    )
     return Recording(job, start, changes, ends, states, vectors)
 
 
@@ -214,8 +225,8 @@ def survives(told: Recording, at: int, store: Path) -> None:
         check_usable(told, at, store)
     except StoreCorrupt as error:
         check_refusal(error, store)
-        done = penult(["doctor", "--store", str(store)])
-        assert done.returncode == 0 and "Traceback" not in done.stderr, f"after {error!r} doctor said: {done.stderr}"
+        code, said = penult(["doctor", "--store", str(store)])
+        assert code == 0 and "Traceback" not in said, f"after {error!r} doctor said: {said}"
         check_usable(told, at, store)
 
 
@@ -232,8 +243,8 @@ def check_usable(told: Recording, at: int, store: Path) -> None:
     if job.command[0] == "embed":
         embed_here(job)
     else:
-        done = penult([str(store) if word == str(told.job.store) else word for word in job.command])
-        assert done.returncode == 0, f"the rerun ended with {done.returncode}: {done.stderr}"
+        code, said = penult([str(store) if word == str(told.job.store) else word for word in job.command])
+        assert code == 0, f"the rerun ended with {code}: {said}"
     labels = dict(job.labels)
     if job.command[0] == "embed":  # what people had said by then, which ``check_served`` has looked at, lies over it
         labels |= invariant.people(store, "default")
@@ -285,9 +296,11 @@ def check_refusal(error: PenultError, store: Path) -> None:
     assert "panic" not in said and "/rust/" not in said and "\n" not in said, f"no sentence for people: {said}"
 
 
-def penult(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run([*PENULT, *command], cwd=TESTS, capture_output=True, text=True, timeout=PATIENCE)
+def penult(command: Sequence[str]) -> tuple[int | None, str]:
+    """Run a command to its end; its exit code and what it said."""
+    with Forked(child.run, ["--fake", *command]) as process:
+        _, said = process.communicate(PATIENCE)
+    return process.returncode, said
 
 
 # --- the faults

@@ -3,9 +3,7 @@
 A store of generations makes a mix visible: each run gives every picture another content and another label, so that a
 reader who sees rows of two runs sees a label that no run has given to that content, or too few pictures.
 
-    python -m faults.races ROLE STORE …
-
-is one party of a race, in a process of its own; it ends when its standard input does.
+Each party of a race is in a process of its own; it ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -38,6 +36,7 @@ from faults import Faults, invariant
 from faults.jobs import PATIENCE, TESTS
 from faults.kills import shimmed
 from faults.longrun import accounted_for, few_rows_a_tier
+from faults.warm import Forked
 from featurestore import header
 from featurestore.errors import StoreLocked
 from featurestore.status import status
@@ -56,28 +55,21 @@ LOCKED = 75
 
 
 @contextmanager
-def party(role: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+def party(role: Callable[..., None], *arguments: object) -> Iterator[Forked]:
     """Start a party and wait until it is ready; ended if the block ends before it."""
-    command = [sys.executable, "-m", "faults.races", role, *map(str, arguments)]
-    with subprocess.Popen(
-        command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
+    with Forked(role, *arguments) as process:
         try:
-            line = process.stdout.readline()  # type: ignore[union-attr]
-            assert line == "ready\n", f"{role}: {line}{process.stderr.read() if not line else ''}"  # type: ignore[union-attr]
+            line = process.stdout.readline()
+            assert line == "ready\n", f"{role.__name__}: {line}{process.stderr.read() if not line else ''}"
             yield process
         finally:
             process.kill()
 
 
-def role(process: subprocess.Popen[str]) -> str:
-    return " ".join(map(str, process.args[3:]))  # type: ignore[index]
-
-
-def ended(process: subprocess.Popen[str]) -> list[str]:
+def ended(process: Forked) -> list[str]:
     """Tell a party to end; what it has said."""
     told, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, f"{role(process)} ended with {process.returncode}: {said[-2000:]}"
+    assert process.returncode == 0, f"{process.args} ended with {process.returncode}: {said[-2000:]}"
     return told.splitlines()
 
 
@@ -177,13 +169,6 @@ def gc_often(store: Path) -> None:
     print(json.dumps({"done": done, "locked": locked}))
 
 
-ROLES: dict[str, Callable[..., None]] = {
-    "read": read_generations,
-    "pin": read_pinned,
-    "embed": embed_often,
-    "gc": gc_often,
-}
-
 # --- a store of generations
 
 
@@ -242,7 +227,7 @@ def many_readers(folder: Path, whats: Sequence[str], runs: int, small: bool = Tr
         for i in range(PICTURES):
             (folder / "pictures" / f"{i:02}").write_bytes(content(i, 0))
     with ExitStack() as stack:
-        readers = [stack.enter_context(party("read", store.path, what)) for what in whats]
+        readers = [stack.enter_context(party(read_generations, store.path, what)) for what in whats]
         with few_rows_a_tier() if small else ExitStack():
             for number in range(1, runs + 1):
                 generation(store, number)
@@ -259,7 +244,7 @@ def stopped_reader(folder: Path, seed: int, stops: int = 5) -> None:
     """A reader stopped anywhere while many runs commit, merge and clean up goes on as if nothing had been."""
     store, rng = first_generation(folder), random.Random(seed)
     number = 0
-    with party("read", store.path, "dataset") as reader, few_rows_a_tier():
+    with party(read_generations, store.path, "dataset") as reader, few_rows_a_tier():
         for _ in range(stops):
             time.sleep(rng.uniform(0, 0.1))
             reader.send_signal(signal.SIGSTOP)
@@ -275,7 +260,7 @@ def stopped_reader(folder: Path, seed: int, stops: int = 5) -> None:
 def pinned_reader(folder: Path, killed: bool, runs: int = 12) -> None:
     """A version that another process reads stays byte for byte; once that process is gone, so is the version."""
     store = first_generation(folder)
-    with party("pin", store.path) as reader, few_rows_a_tier():
+    with party(read_pinned, store.path) as reader, few_rows_a_tier():
         first = ask(reader)
         pinned = store.table(SPEC.set_name).version
         for number in range(1, runs + 1):
@@ -296,8 +281,7 @@ def pinned_reader(folder: Path, killed: bool, runs: int = 12) -> None:
     expect_generation(store, runs)
 
 
-def ask(reader: subprocess.Popen[str]) -> str:
-    assert reader.stdin is not None and reader.stdout is not None and reader.stderr is not None
+def ask(reader: Forked) -> str:
     reader.stdin.write("pass\n")
     reader.stdin.flush()
     line = reader.stdout.readline()
@@ -343,10 +327,10 @@ def writers(folder: Path, names: Sequence[str], seconds: float, cleaners: int) -
     """Several runs into one new store, and gc beside them: the lock sends some away, and in the end all is there."""
     store = folder / "store"
     with ExitStack() as stack:
-        parties = [stack.enter_context(party("embed", store, folder / name)) for name in names]
+        parties = [stack.enter_context(party(embed_often, store, folder / name)) for name in names]
         if cleaners:
             wait_for(store / "penult.json")
-            parties += [stack.enter_context(party("gc", store)) for _ in range(cleaners)]
+            parties += [stack.enter_context(party(gc_often, store)) for _ in range(cleaners)]
         time.sleep(seconds)
         counts = [json.loads(ended(one)[-1]) for one in parties]
     assert all(count["done"] for count in counts), f"one never had its turn: {counts}"
@@ -807,7 +791,3 @@ def faults(seed: int, count: int) -> Faults:
         yield f"a reader stopped {number}", partial(stopped_reader, seed=100 * seed + number)
         yield f"a slow copy {number}", partial(slow_copy, seed=100 * seed + number)
         yield f"a restless folder {number}", partial(restless_folder, seed=100 * seed + number)
-
-
-if __name__ == "__main__":
-    ROLES[sys.argv[1]](Path(sys.argv[2]), *(Path(a) if "/" in a else a for a in sys.argv[3:]))

@@ -39,8 +39,6 @@ import pickle
 import random
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -55,7 +53,8 @@ import numpy as np
 from lance.file import LanceFileReader
 
 from conftest import CountingEngine, write_picture
-from faults import Faults, invariant
+from faults import Faults, child, invariant
+from faults.warm import Forked
 from featurestore.arrays import read_npz, write_npz
 from featurestore.errors import PenultError
 from featurestore.files import write_sealed
@@ -73,7 +72,6 @@ from pipelines.fit import compare_heads, train_head
 from pipelines.labels import import_labels
 from pipelines.predict import predict
 
-TESTS = Path(__file__).parents[1]
 PATIENCE = 300  # seconds that no doctor takes
 SHARD, VIEWS = 7, 3
 NEW = 3  # pictures in the corpus that no run has seen
@@ -363,9 +361,9 @@ def killed(folder: Path, faults: Sequence[Fault], strike: Sequence[str], trial: 
     for fault in faults:
         fault.befall(store)
     command = ["--fake", "--at", *strike, "SIGKILL", "doctor", "--store", str(store)]
-    run = [sys.executable, "-m", "faults.child", *command]
-    ended = subprocess.run(run, cwd=TESTS, capture_output=True, text=True, timeout=PATIENCE)
-    assert ended.returncode in (0, -9), f"doctor ended with {ended.returncode}: {ended.stderr}"
+    with Forked(child.run, command) as process:
+        _, said = process.communicate(PATIENCE)
+    assert process.returncode in (0, -9), f"doctor ended with {process.returncode}: {said}"
     with counting() as engine:
         check_read(told, store, faults, repaired=True)
         engine.images = 0

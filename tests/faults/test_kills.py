@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lance
-import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -89,7 +88,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 def _feature_rows(store: Path) -> tuple[Path, pa.Table]:
     (table,) = (store / "features").glob("*.lance")
-    return table, lancedb.connect(table.parent).open_table(table.stem).to_arrow()
+    return table, lance.dataset(table).to_table()
 
 
 def twice(store: Path) -> None:

@@ -78,7 +78,7 @@ threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
 [thread.join() for thread in threads]
 """
     (tmp_path / "here").mkdir()
-    changes = traced([sys.executable, "-c", script, str(tmp_path / "here")], tmp_path / "here", tmp_path)
+    changes = traced([sys.executable, "-c", script, str(tmp_path / "here")], [], tmp_path / "here", tmp_path)
     assert Disk(changes, {}).now() == read(tmp_path / "here")
     assert sum(change.kind == "fsync" for change in changes) == 8
 

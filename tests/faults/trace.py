@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import unittest
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,20 +40,49 @@ class Change:
 AT_END = -1
 
 
-def traced(command: list[str], folder: Path, cwd: Path) -> list[Change]:
+def traced(command: list[str], words: Iterable[str], folder: Path, cwd: Path) -> list[Change]:
     """Run a command to its end and return what it did to ``folder``.
+
+    Args:
+        command: a program.
+        words: lines for its standard input; each is written once it has answered the one before with a line of "0".
+        folder: where it works.
+        cwd: where it is started.
 
     Raises:
         SkipTest: there is no strace, or it may not trace here.
-        CalledProcessError: the command failed.
+        AssertionError: the command failed.
     """
     needs("strace")
-    with tempfile.NamedTemporaryFile("r", encoding="ascii") as log:
-        done = subprocess.run([*STRACE, "-o", log.name, *command], cwd=cwd, capture_output=True, text=True)
-        if "PTRACE" in done.stderr:
-            raise unittest.SkipTest(f"strace may not trace here: {done.stderr.splitlines()[0]}")
-        done.check_returncode()
+    with (
+        tempfile.NamedTemporaryFile("r", encoding="ascii") as log,
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [*STRACE, "-o", log.name, *command],
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            bufsize=1,
+        ) as process,
+    ):
+        answers = [_ask(process, line) for line in words]
+        process.communicate()
+        errors.seek(0)
+        said = errors.read()
+        if "PTRACE" in said:
+            raise unittest.SkipTest(f"strace may not trace here: {said.splitlines()[0]}")
+        assert process.returncode == 0 and set(answers) <= {"0\n"}, f"{answers}, {process.returncode}: {said}"
         return list(changes(log, folder))
+
+
+def _ask(process: subprocess.Popen[str], line: str) -> str:
+    """Write a line; the one that is answered, which is empty where the process is gone."""
+    assert process.stdin is not None and process.stdout is not None
+    with suppress(BrokenPipeError):
+        process.stdin.write(f"{line}\n")
+    return process.stdout.readline()
 
 
 def changes(lines: Iterable[str], folder: Path) -> Iterator[Change]:

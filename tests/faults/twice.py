@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from pathlib import Path
 from faults import Faults
 from faults.jobs import JOBS, PATIENCE, Job, child, embed_here, run
 from faults.kills import check, sound
+from faults.warm import Forked
+from featurestore.store import FeatureStore
 
 LOCKED = 75
 POINTS = [
@@ -44,10 +45,6 @@ MAKING = [  # the store
     ("featurestore.header:write_sealed", "before", 1),
     ("featurestore.header:write_sealed", "after", 1),
 ]
-REPLAY = (
-    "import sys; from featurestore.store import FeatureStore; store = FeatureStore(sys.argv[1]); print('ready', "
-    "flush=True); sys.stdin.readline(); store.recover()"
-)
 
 
 def bundles_repeated(folder: Path, name: str) -> None:
@@ -107,19 +104,24 @@ def replayed_at_once(folder: Path, point: str, when: str, nth: int) -> None:
     job = JOBS["embed"](folder)
     with child(job, ["--at", point, when, str(nth), "SIGKILL"]) as dead:
         dead.communicate(timeout=PATIENCE)
-    command = [sys.executable, "-c", REPLAY, str(job.store)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:  # type: ignore[call-overload]
+    with Forked(replay, job.store) as one, Forked(replay, job.store) as other:
         for process in (one, other):
             process.stdout.readline()
         for process in (one, other):
             process.stdin.write("go\n")
-            process.stdin.flush()
         ended = [(process.communicate(timeout=PATIENCE)[1], process.returncode) for process in (one, other)]
     assert 0 in [returncode for _, returncode in ended], f"neither could replay it: {ended}"
     check_once(job)
     embed_here(job)
     check(job)
+
+
+def replay(path: Path) -> None:
+    """Open a store, say so, read a line, and finish what a dead run has left."""
+    store = FeatureStore(path)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    store.recover()
 
 
 def both(jobs: Sequence[Job]) -> None:
