@@ -1,9 +1,12 @@
 import hashlib
+import importlib
 import inspect
+import json
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +35,29 @@ def test_the_table_lists_every_keras_application():
     keras = import_keras()
     offered = {name for name, item in vars(keras.applications).items() if inspect.isfunction(item)}
     assert {row.name for row in table()} == offered | set(lite.FAMILY)
+
+
+def test_the_table_has_not_moved():
+    """A row is part of a set's identity: another size, layer or normalization is another set under the same words."""
+    kept = json.loads((Path(__file__).parent / "golden" / "backbones.json").read_text())
+    assert {name: list(row[1:]) for name, row in backbones.TABLE.items()} == kept
+
+
+NORMALIZATIONS = {
+    "caffe": lambda x: x[..., ::-1] - np.array([103.939, 116.779, 123.68]),  # BGR, the means of ImageNet
+    "tf": lambda x: x / 127.5 - 1,
+    "torch": lambda x: (x / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225]),
+    "model": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("name", sorted(backbones.TABLE.keys() - lite.FAMILY.keys()))
+def test_the_table_names_the_normalization_that_keras_applies(name):
+    import_keras()
+    row = backbones.TABLE[name]
+    pixels = np.linspace(0, 255, 24).reshape(2, 4, 3)
+    applied = importlib.import_module(f"keras.applications.{row.module}").preprocess_input(pixels.astype("float32"))
+    np.testing.assert_allclose(applied, NORMALIZATIONS[row.normalization](pixels), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite2", "MobileNet", "MobileNetV3Small"])
