@@ -27,7 +27,7 @@ include = {include}
 parallel = true
 sigterm = true
 concurrency = thread, multiprocessing
-patch = _exit
+patch = _exit, fork
 disable_warnings = no-data-collected, module-not-measured, already-imported, dynamic-conflict, couldnt-parse
 """
 
@@ -43,12 +43,19 @@ class Suite:
 
     @cached_property
     def users(self) -> dict[str, set[str]]:
-        """The tests of each context; a test that failed without any mutant can tell nothing."""
+        """The tests of each context; a test that failed without any mutant can tell nothing.
+
+        Processes of the fault battery are forked from one that the first of its tests started, and count for that one:
+        what one test of the battery runs, all of them may.
+        """
         users: dict[str, set[str]] = defaultdict(set)
-        for name, test in self.tests.items():
-            if test["passed"]:
-                for context in (name, *test["shared"]):
-                    users[context].add(name)
+        passed = [name for name, test in self.tests.items() if test["passed"]]
+        battery = {name for name in passed if name.startswith("tests/faults/")}
+        for name in passed:
+            for context in (name, *self.tests[name]["shared"]):
+                users[context].add(name)
+            if name in battery:
+                users[name] = battery
         return users
 
     def covering(self, module: str, lines: range | None) -> set[str]:
