@@ -242,7 +242,7 @@ def test_without_views_training_says_how_to_make_them(corpus, tmp_path, engine):
         opened.augmented(opened.dataset().part("train"), 2)
 
 
-def digits(folder, count=240):
+def digits(folder, count=120):
     """Scikit-learn's digits 1, 4 and 7 as pictures; their views by an engine of block means tell them apart."""
     from PIL import Image
     from sklearn.datasets import load_digits
