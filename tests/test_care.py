@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from featurestore.files import write_sealed
 from featurestore.store import FeatureStore
 from featurestore.tables import Table
 from featurestore.verify import REPAIR
+from pipelines import cli
 from pipelines.care import DoctorResult, doctor, gc, verify
 from pipelines.embed import EmbedOptions, embed
 from pipelines.labels import import_labels
@@ -44,9 +45,18 @@ def labels(store: Path) -> dict[str, str]:
     return dict(zip(table["uri"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
-def penult(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def penult(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Any, str]]:
+    """Runs a command in this process: its exit code, its JSON and what it says."""
+
+    def run(*arguments: str | Path) -> tuple[int, Any, str]:
+        monkeypatch.setattr("sys.argv", ["penult", *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), json.loads(out.splitlines()[-1]), err
+
+    return run
 
 
 def test_no_store(tmp_path: Path) -> None:
@@ -70,19 +80,17 @@ def test_a_set_that_a_killed_run_had_begun_to_make(store: Path) -> None:
     assert verify(store) == [] and doctor(store) == DoctorResult()
 
 
-def test_on_the_command_line(store: Path) -> None:
-    whole = penult("verify", "--store", store, "--json")
-    assert whole.returncode == 0 and json.loads(whole.stdout.splitlines()[-1]) == []
+def test_on_the_command_line(store: Path, penult: Callable[..., tuple[int, Any, str]]) -> None:
+    assert penult("verify", "--store", store)[:2] == (0, [])
     manifest = max((features(store) / "_versions").glob("*.manifest"))  # the first version's, which nobody needs
     manifest.write_bytes(manifest.read_bytes()[::-1])
-    damaged = penult("verify", "--store", store, "--json")
-    (finding,) = json.loads(damaged.stdout.splitlines()[-1])
-    assert damaged.returncode == 1 and "penult doctor" in damaged.stderr
+    code, (finding,), said = penult("verify", "--store", store)
+    assert code == 1 and "penult doctor" in said
     assert finding["path"] == manifest.relative_to(store).as_posix()
-    mended = penult("doctor", "--store", store, "--json")
-    (repair,) = json.loads(mended.stdout.splitlines()[-1])["repairs"]
-    assert mended.returncode == 0 and repair["put_aside"] == [f"_versions/{manifest.name}"] and not repair["lost"]
-    assert penult("verify", "--store", store).returncode == 0
+    code, mended, _ = penult("doctor", "--store", store)
+    (repair,) = mended["repairs"]
+    assert code == 0 and repair["put_aside"] == [f"_versions/{manifest.name}"] and not repair["lost"]
+    assert penult("verify", "--store", store)[:2] == (0, [])
     (aside,) = (store / "damaged").rglob("*.manifest")
     assert aside.name == manifest.name
 

@@ -16,6 +16,8 @@ from conftest import CountingEngine, write_picture
 from featurestore.errors import UsageError
 from featurestore.runs import RunRecord
 from featurestore.store import FeatureStore
+from heads import compare as comparison
+from heads import registry
 from heads.search import from_options
 from pipelines import demo, sources, worker
 from pipelines.cli import app
@@ -122,7 +124,9 @@ def test_options_that_are_wrong(store: Path, options: tuple[str, ...], message: 
     assert message in str(done.exception)
 
 
-def test_nets_are_listed_as_words(store: Path) -> None:
+def test_nets_are_listed_as_words(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.FAMILIES["dense"].defaults, "epochs", 2)  # type: ignore[arg-type]
+    monkeypatch.setattr(comparison, "CURVE_SECONDS", 0)  # no learning curve, which would fit the winner again and again
     told = json_of(penult("compare", "--store", store, "--hidden", "8", "16,8", "--heads", "dense", "--json"))
     assert sorted(row["params"]["hidden"] for row in told["leaderboard"]) == [[8], [16, 8]]
     for words, message in ((["8"], "Expected: an option. Got: '8'"), (["--hidden", "8", "x"], "widths such as")):

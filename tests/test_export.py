@@ -19,11 +19,11 @@ from sklearn.datasets import load_digits
 from featurestore.errors import EngineError, HeadError, SourceError, SpecMismatch, StoreCorrupt, UsageError
 from featurestore.store import FeatureStore
 from heads import artifact, registry
-from pipelines import cli
+from pipelines import backbones, cli
 from pipelines.embed import EmbedOptions, embed
 from pipelines.export import FORMATS, PICTURES, export
 from pipelines.fit import train_head
-from pipelines.predict import predict
+from pipelines.predict import predict, tap_of
 
 RECIPE = Path(__file__).parent.parent / "docs" / "recipes" / "export.md"
 SIDE = 32
@@ -41,6 +41,13 @@ def digits(tmp_path_factory):
     options = EmbedOptions(layer="block2a_project_bn", input_size=SIDE)
     embed(str(folder / "corpus"), folder / "store", options)
     return folder, train_head(folder / "store", "logreg", {"C": 1.0})["head_id"]
+
+
+@pytest.fixture(scope="module")
+def network(digits):
+    """The store's backbone, built once."""
+    opened = FeatureStore(digits[0] / "store")
+    return backbones.build(tap_of(opened, opened.resolve(), None))
 
 
 @pytest.fixture
@@ -114,9 +121,10 @@ def test_the_command_prints_one_object(digits, tmp_path, monkeypatch, capsys):
         (lambda out: 1 / 0, "division by zero"),
     ],
 )
-def test_a_model_that_differs_is_not_kept(fault, said, digits, tmp_path, monkeypatch):
+def test_a_model_that_differs_is_not_kept(fault, said, digits, network, tmp_path, monkeypatch):
     folder, head_id = digits
     row = FORMATS["keras"]
+    monkeypatch.setattr(backbones, "build", lambda _: network)
 
     def faulty(path):
         run = row.load(path)

@@ -174,16 +174,6 @@ def test_again_from_the_fine_tuned_head_on_the_command_line(
     assert "→" in capsys.readouterr().err
 
 
-def test_again_without_naming_a_head_is_not_done_again(world: dict[str, Any], store: Path) -> None:
-    once = FinetuneOptions("conv_pw_13", learning_rate=1e-5, epochs=1)
-    told = finetune.finetune(store, None, once)
-    asked = RunRecord.read(store / "runs" / told["run_id"]).parameters
-    assert asked["head_id"] == world["dense"]  # the newest before
-    (store / "finetune" / asked["digest"]).mkdir()  # as a run leaves it that dies after its record
-    assert finetune.finetune(store, None, once) == told
-    assert not list((store / "finetune").iterdir())
-
-
 def test_a_comparisons_winner_with_its_class_weight(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network is made as it was asked for, and the weights of rare classes are in its loss."""
     app(["compare", "--heads", "ridge", "--class-weight", "balanced", "--store", str(store)], standalone_mode=False)
@@ -282,7 +272,8 @@ def test_resumes_where_it_was_killed(world: dict[str, Any], store: Path, tmp_pat
 def test_killed_after_training_nothing_is_trained_again(
     world: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = replace(GENTLE, epochs=1, batch_size=32)
+    """And nothing is done again after that, though no head was named and the newest is now the run's own."""
+    once = FinetuneOptions("conv_pw_13", learning_rate=1e-5, epochs=1)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("killed")
@@ -290,11 +281,16 @@ def test_killed_after_training_nothing_is_trained_again(
     with monkeypatch.context() as patch:
         patch.setattr(finetune, "_pair", fail)
         with pytest.raises(RuntimeError):
-            finetune.finetune(store, world["logreg"], options)
+            finetune.finetune(store, None, once)
     monkeypatch.setattr(finetune.Trainer, "step", fail)
-    told = finetune.finetune(store, world["logreg"], options)
+    told = finetune.finetune(store, None, once)
     assert len(told["history"]) == 1
     assert len([r for r in FeatureStore(store).runs() if r.kind == "finetune" and r.run_id == told["run_id"]]) == 1
+    asked = RunRecord.read(store / "runs" / told["run_id"]).parameters
+    assert asked["head_id"] == world["dense"]  # the newest before
+    (store / "finetune" / asked["digest"]).mkdir()  # as a run leaves it that dies after its record
+    assert finetune.finetune(store, None, once) == told
+    assert not list((store / "finetune").iterdir())
 
 
 # --- what can be wrong

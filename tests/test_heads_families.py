@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -109,11 +110,18 @@ def test_ncm_is_scikit_learns(n_classes):
 DENSE = {"hidden": (16, 8), "epochs": 6, "batch_size": 32, "learning_rate": 0.01, "patience": 3}
 
 
+@cache
+def dense(n_classes):
+    """A fit of seed 0, and new rows."""
+    head, _, new = fit_and_split("dense", n_classes, params=DENSE)
+    return head, new
+
+
 @pytest.mark.parametrize("n_classes", [2, 5])
 def test_dense_is_keras(n_classes):
     import keras
 
-    head, _, new = fit_and_split("dense", n_classes, params=DENSE)
+    head, new = dense(n_classes)
     model = keras.Sequential(
         [
             keras.Input((12,)),
@@ -130,9 +138,9 @@ def test_dense_is_keras(n_classes):
 
 
 def test_dense_depends_on_its_seed_alone():
-    first, _, new = fit_and_split("dense", 3, params=DENSE, seed=1)
-    again, _, _ = fit_and_split("dense", 3, params=DENSE, seed=1)
-    other, _, _ = fit_and_split("dense", 3, params=DENSE, seed=2)
+    first, new = dense(5)
+    again, _, _ = fit_and_split("dense", 5, params=DENSE)
+    other, _, _ = fit_and_split("dense", 5, params=DENSE, seed=1)
     assert (first.scores(new) == again.scores(new)).all()
     assert not np.allclose(first.scores(new), other.scores(new))
 
@@ -147,8 +155,7 @@ def test_dense_keeps_the_weights_of_the_best_epoch():
         p = softmax(head.scores(X[160:]))[np.arange(80), np.searchsorted(head.classes, y[160:])]
         return -np.log(np.maximum(p, 1e-30)).mean()
 
-    losses = [loss(epochs=epochs, patience=99) for epochs in (1, 4, 10)]
-    assert losses == sorted(losses, reverse=True)
+    assert loss(epochs=10, patience=99) <= loss(epochs=4, patience=99)
 
 
 def test_dense_tells_its_epochs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,16 @@ def make(path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str = "") -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        return make(tmp_path_factory.mktemp("streaming") / "store", patch)
+
+
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return make(tmp_path / "store", monkeypatch)
+def store(made: Path, tmp_path: Path) -> Path:
+    """A store of the test's own."""
+    return Path(shutil.copytree(made, tmp_path / "store"))
 
 
 def compare(store: Path, *arguments: str) -> Result:
@@ -81,13 +89,13 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_streamed_and_in_memory_are_the_same_comparison(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: list[int]
+    made: Path, store: Path, tmp_path: Path, passes: list[int]
 ) -> None:
     streamed = told(compare(store, *LINEAR, "--memory-limit", TIGHT))
     assert passes[0] > 0
     passes[0] = 0
     again = told(compare(store, *LINEAR))  # the same keys: nothing is fitted but the winner's learning curve
-    held = told(compare(make(tmp_path / "other", monkeypatch), *LINEAR, "--memory-limit", "1GB"))
+    held = told(compare(Path(shutil.copytree(made, tmp_path / "other")), *LINEAR, "--memory-limit", "1GB"))
     assert passes[0] == 0
     assert scores(streamed) == scores(again)
     row = 1 / streamed["n"]["val"]

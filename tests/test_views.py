@@ -26,7 +26,9 @@ from pipelines.fit import FitData, compare_heads, train_head
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][:200, :200])
 STRONG = Augmentation(rotation=40, shift=0.2, shear=12, zoom=0.2, flip="horizontal")
-VIEWS = EmbedOptions(views=3, augmentation=STRONG)
+SIDE = 32  # of pictures for the network
+SMALL = EmbedOptions(input_size=SIDE)
+VIEWS = replace(SMALL, views=3, augmentation=STRONG)
 
 
 @settings(max_examples=30, deadline=None)
@@ -133,7 +135,7 @@ def test_impossible_augmentations_are_usage_errors(wrong):
 
 def test_views_are_stored_in_a_set_of_their_own_and_computed_once(corpus, tmp_path, engine):
     store = tmp_path / "store"
-    base = embed(str(corpus), store)
+    base = embed(str(corpus), store, SMALL)
     views = embed(str(corpus), store, VIEWS)
     assert (base.embedded, views.embedded, engine.images) == (30, 30, 30 + 90)
     assert views.feature_set.endswith("-views") and views.fingerprint != base.fingerprint
@@ -172,16 +174,16 @@ def test_stored_views_are_the_features_of_those_very_views(corpus, tmp_path, eng
         data = file.read_bytes()
         key = hashlib.sha256(data).digest()
         at = int(np.searchsorted(keys, np.array(key, "S32")))
-        pixels = images.decode(data, 224).pixels
+        pixels = images.decode(data, SIDE).pixels
         expected = engine(np.stack([random_view(pixels, STRONG, key, view) for view in (1, 2)]))
         assert np.array_equal(X[rows == at], expected.astype(np.float16).astype(np.float32)), hex_ids(keys[[at]])
 
 
 def test_another_augmentation_is_another_set(corpus, tmp_path, engine):
     store = tmp_path / "store"
-    base = embed(str(corpus), store).feature_set
+    base = embed(str(corpus), store, SMALL).feature_set
     for flip in ("none", "vertical"):
-        embed(str(corpus), store, EmbedOptions(views=1, augmentation=Augmentation(rotation=5, flip=flip)))
+        embed(str(corpus), store, replace(SMALL, views=1, augmentation=Augmentation(rotation=5, flip=flip)))
     assert len(FeatureStore(store).views_sets(base)) == 2
 
 
@@ -213,7 +215,7 @@ def test_a_run_of_views_that_died_is_completed(corpus, tmp_path, engine, monkeyp
 
 def test_views_augment_training_rows_alone(corpus, tmp_path, engine):
     store = tmp_path / "store"
-    embed(str(corpus), store)
+    embed(str(corpus), store, SMALL)
     name = embed(str(corpus), store, VIEWS).feature_set
     opened = FeatureStore(store)
     train = opened.dataset().part("train")
@@ -236,13 +238,13 @@ def test_views_augment_training_rows_alone(corpus, tmp_path, engine):
 
 
 def test_without_views_training_says_how_to_make_them(corpus, tmp_path, engine):
-    embed(str(corpus), tmp_path / "store")
+    embed(str(corpus), tmp_path / "store", SMALL)
     opened = FeatureStore(tmp_path / "store")
     with pytest.raises(UsageError, match="penult embed SOURCE --views 2"):
         opened.augmented(opened.dataset().part("train"), 2)
 
 
-def digits(folder, count=240):
+def digits(folder, count=120):
     """Scikit-learn's digits 1, 4 and 7 as pictures; their views by an engine of block means tell them apart."""
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -259,7 +261,7 @@ def digits(folder, count=240):
 def test_train_and_compare_say_what_views_gained(tmp_path, engine):
     store = tmp_path / "store"
     folder = digits(tmp_path / "digits")
-    embed(str(folder), store)
+    embed(str(folder), store, SMALL)
     embed(str(folder), store, replace(VIEWS, augmentation=Augmentation(rotation=5, shift=0.05)))
 
     plain = train_head(store, "logreg")
@@ -287,7 +289,7 @@ def test_a_head_with_views_is_the_head_of_those_rows(tmp_path, engine):
 
     store = tmp_path / "store"
     folder = digits(tmp_path / "digits")
-    embed(str(folder), store)
+    embed(str(folder), store, SMALL)
     embed(str(folder), store, replace(VIEWS, augmentation=Augmentation(rotation=5)))
     opened = FeatureStore(store)
     data = opened.dataset()
@@ -303,7 +305,7 @@ def test_views_from_the_command_line(tmp_path, engine, monkeypatch, capsys):
     folder = digits(tmp_path / "digits", 90)
     told = []
     for arguments in (
-        ["embed", str(folder), "--views", "2", "--rotation", "5", "--flip", "none"],
+        ["embed", str(folder), "--views", "2", "--rotation", "5", "--flip", "none", "--input-size", str(SIDE)],
         ["train", "--views", "2", "--head", "ncm"],
         ["status"],
     ):
