@@ -98,7 +98,7 @@ def measure(tree: Path, folder: Path, jobs: int) -> Suite:
             "PYTHONPATH": f"{tree}{os.pathsep}{Path(__file__).parents[1]}",
             contexts.RESULT: str(heard),
         }
-        command = [sys.executable, "-m", "pytest", "-p", "mutants.contexts", "-n", str(jobs)]
+        command = [sys.executable, "-m", "pytest", "-p", "mutants.contexts", "-n", str(jobs), "--dist", "loadfile"]
         if subprocess.run(command, cwd=tree, env=environment, check=False).returncode not in (0, 1):
             raise SystemExit("Expected a run of the whole suite. Got none: see what pytest says above.")
         written = {"tests": json.loads(heard.read_text()), "lines": lines(tree, folder, configuration)}
