@@ -146,16 +146,14 @@ def test_dense_depends_on_its_seed_alone():
 
 
 def test_dense_keeps_the_weights_of_the_best_epoch():
-    """A learning rate that overshoots later: the last epochs are worse than the one that is kept."""
+    """Labels without a meaning are learned by heart: each epoch is worse on other rows than the one before."""
     X, y = problem(3)
-    parts = {"X_val": X[160:], "y_val": y[160:]}
-
-    def loss(**params):
-        head = registry.fit("dense", X[:160], y[:160], params={**DENSE, "learning_rate": 0.1, **params}, **parts)
-        p = softmax(head.scores(X[160:]))[np.arange(80), np.searchsorted(head.classes, y[160:])]
-        return -np.log(np.maximum(p, 1e-30)).mean()
-
-    assert loss(epochs=10, patience=99) <= loss(epochs=4, patience=99)
+    params = {**DENSE, "learning_rate": 0.05, "epochs": 10, "patience": 99}
+    head = registry.fit("dense", X[:40], np.roll(y[:40], 7), params=params, X_val=X[160:], y_val=y[160:])
+    losses = [epoch["val_loss"] for epoch in head.history]
+    assert min(losses) < 0.9 * losses[-1]
+    p = softmax(head.scores(X[160:]))[np.arange(80), np.searchsorted(head.classes, y[160:])]
+    assert -np.log(p).mean() == pytest.approx(min(losses), rel=1e-3)
 
 
 def test_dense_tells_its_epochs():
