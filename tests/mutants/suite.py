@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,19 +67,20 @@ class Suite:
         found = {context for line in (known if lines is None else lines) for context in known.get(line, ())}
         return set().union(*(self.users.get(context, ()) for context in found))
 
+    @cached_property
+    def breadth(self) -> dict[str, int]:
+        """How many lines a test runs, its shared fixtures included: the fewer, the more it is about each."""
+        counted = Counter(context for known in self.lines.values() for found in known.values() for context in found)
+        return {name: counted[name] + sum(counted[one] for one in test["shared"]) for name, test in self.tests.items()}
+
     def chosen(self, tests: set[str], seconds: float) -> list[str]:
-        """Tests that fit into so many seconds, the quickest files and the quickest tests first; one at least."""
+        """Tests that fit into so many seconds, the narrowest first, a file's together; one at least."""
         files: dict[str, list[str]] = defaultdict(list)
-        for test in sorted(tests, key=lambda name: (self.tests[name]["seconds"], name)):
-            files[test.partition("::")[0]].append(test)
-        chosen: list[str] = []
-        for file in sorted(files, key=lambda name: (self.seconds(files[name]), name)):
-            for test in files[file]:
+        for test in sorted(tests, key=lambda name: (self.breadth[name], name)):
+            if seconds > self.tests[test]["seconds"] or not files:
+                files[test.partition("::")[0]].append(test)
                 seconds -= self.tests[test]["seconds"]
-                if seconds < 0 and chosen:
-                    break
-                chosen.append(test)
-        return chosen
+        return [test for file in files.values() for test in file]
 
     def seconds(self, tests: list[str]) -> float:
         """What the tests took together."""
