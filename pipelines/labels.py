@@ -23,6 +23,7 @@ from pipelines.membership import changes, largest_and_smallest
 
 ROWS_PER_BATCH = 10_000
 EXAMPLES = 10
+NOTHING_SAID = pa.table({name: pa.array([], pa.string()) for name in ("uri", *COLUMNS, "run_id")})
 
 
 @dataclass
@@ -94,15 +95,37 @@ def import_labels(file: str, store: str | Path, label_set: str = "default", *, w
         catalog = opened.catalog.read(["uri"]).column("uri")
         result.unknown = int(pc.sum(pc.invert(pc.is_in(given.column("uri"), value_set=catalog))).as_py() or 0)
         before = opened.label_rows(label_set)
-        taken_back = [name for name in COLUMNS if name in listing.columns] or list(COLUMNS)
-        rows = _statements(given, opened.people_rows(label_set), taken_back if withdraw else [])
+        rows = _statements(given, opened.people_rows(label_set), _columns(listing) if withdraw else [], result.run_id)
         if rows.num_rows:
-            opened.commit_labels(result.run_id, _as_statements(rows, label_set, result.run_id))
+            opened.commit_labels(result.run_id, as_statements(rows, label_set))
         _compare(given.column("uri"), before, opened.label_rows(label_set), result)
         asked = {"file": file, "label_set": label_set, "withdraw": withdraw}
         record = RunRecord(result.run_id, "label", started, asked, result.to_json())
         record.write(opened.run_folder(result.run_id))
     return result
+
+
+def said_after(people: pa.Table, record: RunRecord) -> pa.Table:
+    """What people say after a run: its file, read again, over what they said before.
+
+    Args:
+        people: uri, label, split, group, and run_id, of the run in which the row became what it is; see NOTHING_SAID.
+        record: of an import or a withdrawal.
+
+    Raises:
+        SourceError: the file cannot be read any more.
+    """
+    asked = record.parameters
+    listing = sources.list_source(asked["file"])
+    given = _read(listing, LabelResult(record.run_id, asked["label_set"]))
+    rows = _statements(given, people, _columns(listing) if asked.get("withdraw") else [], record.run_id)
+    others = people.filter(pc.invert(pc.is_in(people.column("uri"), value_set=rows.column("uri"))))
+    return pa.concat_tables([others, rows])
+
+
+def _columns(listing: sources.Source) -> list[str]:
+    """The columns of a file that are withdrawn: those that it has, or all where it has paths alone."""
+    return [name for name in COLUMNS if name in listing.columns] or list(COLUMNS)
 
 
 def _read(listing: sources.Source, result: LabelResult) -> pa.Table:
@@ -121,13 +144,14 @@ def _read(listing: sources.Source, result: LabelResult) -> pa.Table:
     return given
 
 
-def _statements(given: pa.Table, people: pa.Table, taken_back: list[str]) -> pa.Table:
+def _statements(given: pa.Table, people: pa.Table, taken_back: list[str], run_id: str) -> pa.Table:
     """What people say from now on of the file's images, where that is not what they said before.
 
     Args:
         given: the file's rows.
         people: what people said before: uri, label, split, group.
         taken_back: columns that are withdrawn; none to add what the file gives.
+        run_id: of the run that says so, another column of the rows.
     """
     old = people.take(pc.index_in(given.column("uri"), value_set=people.column("uri")))
     columns, changed = {"uri": given.column("uri")}, np.zeros(given.num_rows, bool)
@@ -138,12 +162,14 @@ def _statements(given: pa.Table, people: pa.Table, taken_back: list[str]) -> pa.
             now = pa.chunked_array([pa.nulls(len(before), pa.string())]) if name in taken_back else before
         columns[name] = now
         changed |= _differ(before, now)
+    columns["run_id"] = pa.array([run_id] * given.num_rows, pa.string())
     return pa.table(columns).filter(pa.array(changed))
 
 
-def _as_statements(rows: pa.Table, label_set: str, run_id: str) -> list[pa.RecordBatch]:
-    n = rows.num_rows
-    for name, value in (("label_set", label_set), ("run_id", run_id), ("source", PEOPLE)):
+def as_statements(rows: pa.Table, label_set: str) -> list[pa.RecordBatch]:
+    """Rows of people (uri, label, split, group, run_id) as statements, schema LABELS."""
+    n = len(rows)
+    for name, value in (("label_set", label_set), ("source", PEOPLE)):
         rows = rows.append_column(name, pa.array([value] * n, pa.string()))
     return rows.append_column("listed", pa.nulls(n, pa.bool_())).select(LABELS.names).cast(LABELS).to_batches()
 

@@ -6,7 +6,7 @@ Only what is lost: pictures that are new or have changed since are left to the n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from featurestore.errors import (
     UsageError,
 )
 from featurestore.files import replacing
-from featurestore.known import NEW, Known, contains, text_digests
-from featurestore.labels import PEOPLE, said_digests, statements
+from featurestore.known import NEW, contains, text_digests
+from featurestore.labels import COLUMNS, PEOPLE, said_digests, statements
 from featurestore.repair import aside_of
 from featurestore.runs import RunRecord
 from featurestore.schema import OK, keys_of
@@ -32,7 +32,7 @@ from featurestore.store import FeatureStore
 from pipelines import sources
 from pipelines.augment import Augmentation
 from pipelines.embed import RUNNER, EmbedOptions, embed
-from pipelines.labels import chunks
+from pipelines.labels import NOTHING_SAID, as_statements, chunks, said_after
 from pipelines.predict import tap_of
 
 CATALOG, LABELS = "catalog.lance", "labels.lance"
@@ -72,41 +72,50 @@ def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[
 def _labels(store: FeatureStore) -> Iterator[str]:
     """Bring back what is no longer said of images: what each source lists, and what people said last."""
     done = set()
-    for record in _newest_first(store, "embed", "label"):
-        source, label_set = record.parameters[SOURCE[record.kind]], record.parameters["label_set"]
-        if (record.kind, source, label_set) in done or record.parameters.get("withdraw"):
+    for record in _newest_first(store, "embed"):
+        source, label_set = record.parameters["source"], record.parameters["label_set"]
+        if (source, label_set) in done:
             continue
-        done.add((record.kind, source, label_set))
+        done.add((source, label_set))
         try:
-            with store.lock():
-                listing = sources.list_source(source, split_folders=record.parameters.get("split_folders", True))
-                by = PEOPLE if record.kind == "label" else listing.uri
-                known, names = store.membership(by, label_set)
-                rows = _missing(listing, known, names, label_set, by, record.run_id)
-                store.labels.swap([], store.labels.stage(rows))
-                store.remember()
+            listing = sources.list_source(source, split_folders=record.parameters.get("split_folders", True))
+            _give_back(store, listing.uri, label_set, _listed(listing, label_set, record.run_id))
         except SourceError as error:
-            yield f"`penult {record.kind} {source}` again, for labels that were lost: {error}"
-            if record.kind == "label":
-                return  # what an older file says may have been changed by this one
+            yield f"`penult embed {source}` again, for labels that were lost: {error}"
+    said: dict[str, list[RunRecord]] = {}
+    for record in _newest_first(store, "label"):
+        said.setdefault(record.parameters["label_set"], []).insert(0, record)
+    for label_set, records in said.items():
+        people = NOTHING_SAID
+        for record in records:
+            try:
+                people = said_after(people, record)
+            except SourceError as error:
+                yield f"`penult label {record.parameters['file']}` again, for labels that were lost: {error}"
+                people = NOTHING_SAID  # what an older file says may have been changed by this one
+        _give_back(store, PEOPLE, label_set, as_statements(people, label_set))
 
 
-def _missing(
-    listing: sources.Source, known: Known, names: dict[bytes, str | None], label_set: str, by: str, run_id: str
-) -> Iterator[pa.RecordBatch]:
-    """Statements about images of which this source, or people, say nothing any more."""
+def _listed(listing: sources.Source, label_set: str, run_id: str) -> Iterator[pa.RecordBatch]:
+    """A source's statements, as the run that listed it last has made them."""
     for entries in chunks(listing):
-        keys = text_digests(entry.uri for entry in entries)
         said = [(entry.label, entry.split, entry.group) for entry in entries]
-        lost = known.lookup(keys, said_digests(said, names)) == NEW
-        rows = [
-            (entry.uri, values)
-            for entry, values, is_lost in zip(entries, said, lost, strict=True)
-            if is_lost and (by != PEOPLE or any(values))
-        ]
-        if rows:
-            uris, values = zip(*rows, strict=True)
-            yield statements(uris, values, label_set, by, run_id)
+        yield statements((entry.uri for entry in entries), said, label_set, listing.uri, run_id)
+
+
+def _give_back(store: FeatureStore, by: str, label_set: str, told: Iterable[pa.RecordBatch]) -> None:
+    """Add the statements of a source, or of people, about images of which it says nothing any more."""
+    with store.lock():
+        known, names = store.membership(by, label_set)
+
+        def lost() -> Iterator[pa.RecordBatch]:
+            for rows in told:
+                said = zip(*(rows.column(name).to_pylist() for name in COLUMNS), strict=True)
+                keys = text_digests(rows.column("uri").to_pylist())
+                yield rows.filter(pa.array(known.lookup(keys, said_digests(said, names)) == NEW))
+
+        store.labels.swap([], store.labels.stage(rows for rows in lost() if rows.num_rows))
+        store.remember()
 
 
 def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], progress: Progress | None) -> int:

@@ -142,6 +142,26 @@ def test_labels_come_from_the_newest_source(store: Path, corpus: Path, tmp_path:
     assert f"`penult label {file}`" in result.todo[0]
 
 
+@pytest.mark.parametrize("then", ["all withdrawn", "some images withdrawn", "a column withdrawn", "a column added"])
+def test_people_have_said_what_they_had_said(store: Path, corpus: Path, tmp_path: Path, then: str) -> None:
+    """All label files are read again in their order, and none is taken for what it says alone."""
+    images = [str(path) for path in sorted(corpus.rglob("*.png"))[:20]]
+    first = "path,label\n" if then == "a column added" else "path,label,split\n"
+    first += "".join(f"{path},new{',test' * (then != 'a column added')}\n" for path in images)
+    splits = "path,split\n" + "".join(f"{path},test\n" for path in images[:15])
+    some = "".join(first.splitlines(keepends=True)[:8])
+    second = {"all withdrawn": first, "some images withdrawn": some}.get(then, splits)
+    for name, text in (("first.csv", first), ("second.csv", second)):
+        (tmp_path / name).write_text(text)
+        import_labels(str(tmp_path / name), store, withdraw=name == "second.csv" and "withdrawn" in then)
+    before = FeatureStore(store).dataset()
+    for path in data_files(store / "labels.lance"):
+        path.write_bytes(b"")
+    assert doctor(store).todo == []
+    after = FeatureStore(store).dataset()
+    assert after.y.tolist() == before.y.tolist() and after.splits.tolist() == before.splits.tolist()
+
+
 def test_an_interrupted_repair_is_told_of(store: Path) -> None:
     write_sealed(store / REPAIR, {"rows": {}, "lost": {}, "last_set": FeatureStore(store).resolve()})
     assert [finding.path for finding in verify(store)] == [REPAIR]
