@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,11 +62,37 @@ class Suite:
                 users[name] = battery
         return users
 
-    def covering(self, module: str, lines: range | None) -> set[str]:
-        """The tests that run one of the lines; of the whole module where the lines run when it is imported."""
+    def covering(self, module: str, lines: range | None) -> list[str]:
+        """The tests that run one of the lines, those that run the fewest others first.
+
+        What an import runs (``lines`` is None) may be noticed by a test that runs no line of the module, such as one of
+        a table: those are all tests of the files that run the module at all, of the file that is most about it first.
+        """
         known = self.lines.get(module, {})
-        found = {context for line in (known if lines is None else lines) for context in known.get(line, ())}
+        if lines is not None:
+            return sorted(self.running(known, lines), key=lambda name: (self.breadth[name], name))
+        shares = self.shares(module)
+        tests = [name for name in self.tests if shares.get(file_of(name)) and self.tests[name]["passed"]]
+        return sorted(tests, key=lambda name: (-shares[file_of(name)], self.breadth[name], name))
+
+    def running(self, known: dict[int, set[str]], lines: Iterable[int]) -> set[str]:
+        """The tests of some lines of a module."""
+        found = {context for line in lines for context in known.get(line, ())}
         return set().union(*(self.users.get(context, ()) for context in found))
+
+    @cached_property
+    def files(self) -> dict[str, dict[str, int]]:
+        """By test file: how many lines of each module its tests run."""
+        files: dict[str, Counter[str]] = defaultdict(Counter)
+        for module, known in self.lines.items():
+            for line in known:
+                for file in {file_of(name) for name in self.running(known, [line])}:
+                    files[file][module] += 1
+        return files
+
+    def shares(self, module: str) -> dict[str, float]:
+        """By test file: which part of the lines that it runs are the module's."""
+        return {file: counted[module] / counted.total() for file, counted in self.files.items() if counted[module]}
 
     @cached_property
     def breadth(self) -> dict[str, int]:
@@ -73,18 +100,23 @@ class Suite:
         counted = Counter(context for known in self.lines.values() for found in known.values() for context in found)
         return {name: counted[name] + sum(counted[one] for one in test["shared"]) for name, test in self.tests.items()}
 
-    def chosen(self, tests: set[str], seconds: float) -> list[str]:
-        """Tests that fit into so many seconds, the narrowest first, a file's together; one at least."""
+    def chosen(self, tests: list[str], seconds: float) -> list[str]:
+        """The first tests that fit into so many seconds, a file's together; one at least."""
         files: dict[str, list[str]] = defaultdict(list)
-        for test in sorted(tests, key=lambda name: (self.breadth[name], name)):
+        for test in tests:
             if seconds > self.tests[test]["seconds"] or not files:
-                files[test.partition("::")[0]].append(test)
+                files[file_of(test)].append(test)
                 seconds -= self.tests[test]["seconds"]
         return [test for file in files.values() for test in file]
 
     def seconds(self, tests: list[str]) -> float:
         """What the tests took together."""
         return sum(self.tests[test]["seconds"] for test in tests)
+
+
+def file_of(test: str) -> str:
+    """The file that a test is in."""
+    return test.partition("::")[0]
 
 
 def measure(tree: Path, folder: Path, jobs: int) -> Suite:
