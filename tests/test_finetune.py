@@ -62,10 +62,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"folder": folder, "corpus": folder / "corpus", "store": folder / "store", "weights": weights, **heads}
 
 
+class Followed:
+    """What a fine-tuning shows of its course."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.progress: list[tuple[int, int]] = []
+
+    def arguments(self) -> dict[str, Any]:
+        return {"say": self.said.append, "progress": lambda done, total: self.progress.append((done, total))}
+
+
 @pytest.fixture(scope="module")
-def done(world: dict[str, Any]) -> dict[str, Any]:
+def followed() -> Followed:
+    return Followed()
+
+
+@pytest.fixture(scope="module")
+def done(world: dict[str, Any], followed: Followed) -> dict[str, Any]:
     """One fine-tuning of the logistic regression."""
-    return finetune.finetune(world["store"], world["logreg"], GENTLE)
+    return finetune.finetune(world["store"], world["logreg"], GENTLE, **followed.arguments())
 
 
 @pytest.fixture
@@ -121,6 +137,23 @@ def test_scores_stand_side_by_side(world: dict[str, Any], done: dict[str, Any]) 
     assert Path(done["report"]).read_text().count("<svg") > 0
     assert newest_head(store) == done["run_id"]
     assert store.labels.count() == 66
+
+
+def test_its_course_is_told_while_it_goes_on(done: dict[str, Any], followed: Followed) -> None:
+    before, first, second = followed.said
+    start, history, seconds = done["start"], done["history"], done["seconds"]
+    assert before == f"Before: validation {start['val_accuracy']:.1%}, loss {start['val_loss']:.4f}."
+    for number, (line, row) in enumerate(zip((first, second), history, strict=True), start=1):
+        assert line == (
+            f"Epoch {number} of 2: loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}; "
+            f"validation {row['val_accuracy']:.1%}, loss {row['val_loss']:.4f} ({row['seconds']:.1f} s)."
+        )
+    counted = [count for count, _ in followed.progress]
+    work = 2 * (done["n"]["train"] + done["n"]["val"]) + done["n"]["val"] + 66
+    assert counted == sorted(counted) and counted[-1] == work and {total for _, total in followed.progress} == {work}
+    assert seconds.keys() == {"train", "validate", "checkpoint", "embed", "score"} and min(seconds.values()) > 0
+    assert done["fit_seconds"] == pytest.approx(sum(row["seconds"] for row in history), abs=2e-3)
+    assert done["images_per_second"] == pytest.approx(2 * done["n"]["train"] / seconds["train"], rel=0.05)
 
 
 def head_set(store: FeatureStore, head: str) -> str:
@@ -283,8 +316,12 @@ def test_killed_after_training_nothing_is_trained_again(
         with pytest.raises(RuntimeError):
             finetune.finetune(store, None, once)
     monkeypatch.setattr(finetune.Trainer, "step", fail)
-    told = finetune.finetune(store, None, once)
-    assert len(told["history"]) == 1
+    followed = Followed()
+    told = finetune.finetune(store, None, once, **followed.arguments())
+    assert len(told["history"]) == 1 and told["images_per_second"] == 0
+    work = told["n"]["train"] + 2 * told["n"]["val"] + 66
+    assert followed.said == ["Resuming after epoch 1 of 1."]
+    assert followed.progress[0] == (work - 66, work) and followed.progress[-1] == (work, work)
     assert len([r for r in FeatureStore(store).runs() if r.kind == "finetune" and r.run_id == told["run_id"]]) == 1
     asked = RunRecord.read(store / "runs" / told["run_id"]).parameters
     assert asked["head_id"] == world["dense"]  # the newest before
