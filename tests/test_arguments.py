@@ -370,20 +370,42 @@ def test_no_rows_are_no_answer(world: World) -> None:
             ask_for()
 
 
-def test_seeds_are_refused_before_features_are_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FitData, "load", lambda *_: pytest.fail("features were read"))
-    for wrong in ({"seed": -1}, {"gallery_seed": -5}, {"data": FitData(split_seed=-1)}, {"data": FitData(views=-1)}):
-        with pytest.raises(UsageError):
-            train_head(world.store, "ncm", **wrong)
-    for wrong in (
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"head": "nosuch"},
+        {"head": "logreg", "params": {"C": -1}},
+        {"class_weight": "balanced"},
+        {"seed": -1},
+        {"gallery_seed": -5},
+        {"data": FitData(split_seed=-1)},
+        {"data": FitData(views=-1)},
+        {"data": FitData(label_set="a b")},
+    ],
+    ids=str,
+)
+def test_a_fit_is_refused_before_the_store_is_opened(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        train_head(tmp_path / "nowhere", **{"head": "ncm"} | wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
         {"seeds": ()},
         {"seeds": (-1,)},
         {"folds": 1},
         {"fewshot": (0,)},
+        {"budget": -1.0},
+        {"memory_limit": 0},
+        {"gallery_seed": -5},
         {"data": FitData(val=0.6, test=0.5)},
-    ):
-        with pytest.raises(UsageError):
-            compare_heads(world.store, **wrong)
+    ],
+    ids=str,
+)
+def test_a_comparison_is_refused_before_the_store_is_opened(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        compare_heads(tmp_path / "nowhere", **wrong)
 
 
 def test_tensorboard_is_tried_before_the_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
