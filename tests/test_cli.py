@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,15 @@ def test_every_command_has_help_and_an_example(command: str) -> None:
     assert done.returncode == 0 and len(done.stdout.splitlines()) > 5
     assert f"penult {command}" in README.read_text().partition("<!-- help")[2]
     assert any(re.match(rf"penult {command}\b", line) for line in [*examples(), "penult demo"])
+
+
+def test_readme_shows_the_help_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so every default: one that moves changes what people get who give no option."""
+    monkeypatch.setenv("COLUMNS", "80")  # the script sets it
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(README.parent / "docs" / "generate.py"), run_name="__main__")
+    assert not ended.value.code, "run `make docs`"
 
 
 def test_readme_examples_run(tmp_path: Path) -> None:

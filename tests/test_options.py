@@ -10,7 +10,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -248,8 +248,22 @@ def flat(path: str, value: Any) -> dict[str, Any]:
     return {at: one for key, inner in value.items() for at, one in flat(f"{path}.{key}", inner).items()}
 
 
-def asked_for(monkeypatch: pytest.MonkeyPatch, folder: Path, command: str, arguments: list[str]) -> dict[str, Any]:
-    """What a command asks of its jobs, as one flat mapping."""
+def own_defaults(default: Any, value: Any) -> Any:
+    """What a job does that is not told: the default of an argument, or those of the dataclass that it takes."""
+    if default is inspect.Parameter.empty and is_dataclass(value):
+        made = {one.name: one.default_factory() for one in fields(value) if one.default_factory is not MISSING}
+        return made | {one.name: one.default for one in fields(value) if one.default is not MISSING}
+    return {} if default is inspect.Parameter.empty else default
+
+
+def asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    command: str,
+    arguments: list[str],
+    defaults: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What a command asks of its jobs, as one flat mapping; what those would do by themselves is in ``defaults``."""
     told: dict[str, Any] = {}
 
     def recording(path: str, answer: Any) -> tuple[Any, str, Callable[..., Any]]:
@@ -266,6 +280,9 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, folder: Path, command: str, argum
             for argument, value in bound.arguments.items():
                 if argument not in UNRECORDED and not isinstance(value, mock.Mock):
                     told.update(flat(f"{at}.{argument}", plain(value)))
+                    if defaults is not None:
+                        own = own_defaults(signature.parameters[argument].default, value)
+                        defaults.update(flat(f"{at}.{argument}", plain(own)))
             return mock.MagicMock() if answer is mock.DEFAULT else answer
 
         return owner, name, record
@@ -337,6 +354,17 @@ def test_an_option_arrives_and_changes_nothing_else(
         without = [*least, *store, *case.beside]
         given = [name] if case.given is None else [f"{name}={case.given}"]
     check(place, monkeypatch, command, without, [*without, *given], case)
+
+
+@pytest.mark.parametrize("command", JOBS)
+def test_without_options_a_command_does_what_its_job_does(
+    place: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """A default is the same on the command line, where the README shows it, and for who calls the job from Python."""
+    store = ["--store", "store"] if f"{command} --store" in TABLE else []
+    defaults: dict[str, Any] = {}
+    told = asked_for(monkeypatch, place, command, [*ARGUMENTS.get(command, []), *store], defaults)
+    assert {path: defaults.get(path, value) for path, value in told.items()} == told
 
 
 @pytest.mark.parametrize(("command", "name"), positional(), ids=lambda part: part)
