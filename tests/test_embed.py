@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,55 @@ def test_first_run_embeds_all_and_second_nothing(corpus: Path, tmp_path: Path, e
     store = FeatureStore(tmp_path / "store")
     assert store.table(first.feature_set).count() == store.catalog.count() == store.labels.count() == 30
     assert not list((store.path / "staging").iterdir())
+
+
+def test_what_a_run_says_of_itself(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(self: CountingEngine, pixels: np.ndarray) -> np.ndarray:
+        time.sleep(0.05)
+        return plain(self, pixels)
+
+    plain = CountingEngine.__call__
+    monkeypatch.setattr(CountingEngine, "__call__", slowly)
+    told = embed(str(corpus), tmp_path / "store", SMALL_SHARDS).to_json()
+    seconds = told.pop("seconds")
+    total = seconds.pop("total")
+    assert seconds.keys() == {"plan", "read", "decode", "infer", "write", "commit"}
+    assert min(seconds.values()) > 0 and max(seconds.values()) < 2 * total
+    assert seconds["infer"] >= 5 * 0.05 > seconds["read"]  # five shards of a batch at most
+    assert told.pop("images_per_second") == pytest.approx(30 / total, rel=0.05)
+    run_id, name, fingerprint = (told.pop(key) for key in ("run_id", "feature_set", "fingerprint"))
+    labels = told.pop("labels")
+    assert (labels["classes"], labels["unlabelled"]) == ({"a": 10, "b": 10, "c": 10}, 0)
+    nothing = {
+        "changed": 0, "unchanged": 0, "deduplicated": 0, "failed": 0, "failures": {}, "failed_before": 0,
+        "listed_before": 0, "removed": 0, "not_removed": 0, "columns": {}, "notes": [], "recovered": [], "ignored": {},
+        "problems": [],
+    }  # fmt: skip
+    assert told == nothing | {
+        "seen": 30,
+        "new": 30,
+        "embedded": 30,
+        "labels_changed": 30,
+        "source": f"file://{corpus}",
+    }
+    again = embed(str(corpus), tmp_path / "store", SMALL_SHARDS).to_json()
+    assert again.pop("run_id") > run_id
+    assert (again.pop("feature_set"), again.pop("fingerprint")) == (name, fingerprint)
+    seconds = again.pop("seconds")
+    assert [seconds[stage] for stage in ("read", "decode", "infer", "write")] == [0, 0, 0, 0]
+    del again["labels"]
+    assert again == nothing | {
+        "seen": 30,
+        "new": 0,
+        "unchanged": 30,
+        "embedded": 0,
+        "labels_changed": 0,
+        "source": f"file://{corpus}",
+        "listed_before": 30,
+        "images_per_second": 0.0,
+    }
 
 
 def test_features_belong_to_their_pictures(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
