@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 
 from conftest import CountingEngine
-from featurestore.errors import StoreCorrupt, StoreNotFound
+from featurestore.errors import (
+    BackboneError,
+    EngineError,
+    SourceError,
+    SpecMismatch,
+    StoreCorrupt,
+    StoreNotFound,
+    UsageError,
+)
 from featurestore.files import write_sealed
 from featurestore.store import FeatureStore
 from featurestore.tables import Table
 from featurestore.verify import REPAIR
-from pipelines import cli
+from pipelines import cli, restore
 from pipelines.care import DoctorResult, doctor, gc, verify
 from pipelines.embed import EmbedOptions, embed
 from pipelines.labels import import_labels
@@ -140,6 +148,22 @@ def test_labels_come_from_the_newest_source(store: Path, corpus: Path, tmp_path:
     result = doctor(tmp_path / "other")
     assert labels(tmp_path / "other") == {uri: Path(uri).parent.name for uri in before}
     assert f"`penult label {file}`" in result.todo[0]
+
+
+def test_whatever_keeps_pictures_from_being_embedded_anew_is_told(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_files(features(store))[0].unlink()
+    name = FeatureStore(store).resolve()
+    for error in (BackboneError, EngineError, SourceError, SpecMismatch, StoreNotFound, UsageError):
+
+        def fail(*_: Any, error: type[Exception] = error, **__: Any) -> None:
+            raise error("for a reason")
+
+        monkeypatch.setattr(restore, "embed", fail)
+        result = doctor(shutil.copytree(store, tmp_path / error.__name__))
+        assert result.todo == [f"`penult embed` again 10 pictures of {name} that were lost: for a reason"]
+        assert result.embedded == 0
 
 
 @pytest.mark.parametrize("then", ["all withdrawn", "some images withdrawn", "a column withdrawn", "a column added"])
