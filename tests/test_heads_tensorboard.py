@@ -61,3 +61,6 @@ def test_a_folder_is_made_and_stays_as_it_was(tmp_path):
             tensorboard.check(bad)
     with pytest.raises(UsageError, match="--tensorboard, a folder that can be written"):
         tensorboard.check(tmp_path / "a\0b")
+    if (system := Path("/proc")).is_dir():  # where nobody may write, whoever it is
+        with pytest.raises(UsageError, match="Got: /proc: "):
+            tensorboard.check(system)
