@@ -168,9 +168,11 @@ def test_the_bytes_of_an_array_as_described():
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_a_temperature_that_is_none(saved, temperature):
-    replace_arrays(saved, temperature=np.float64(temperature))
-    with pytest.raises(StoreCorrupt, match="a head that can predict"):
-        artifact.load(saved)
+    for name in ("logreg", "knn"):  # one that divides by it, and one that votes
+        artifact.save(fitted(name)[0], saved, META)
+        replace_arrays(saved, temperature=np.float64(temperature))
+        with pytest.raises(StoreCorrupt, match=r"a head that can predict\. Got: probabilities that are no numbers"):
+            artifact.load(saved)
 
 
 def test_a_changed_description(saved):

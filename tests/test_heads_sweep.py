@@ -16,7 +16,7 @@ from heads.head import class_weights, standardisation, standardise
 from heads.lbfgs import Minimizer, Point
 from heads.linear import LinearProblem, fit_many
 from heads.rows import MemoryRows, StreamedRows
-from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, Solution, solve
+from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, Solution, fits_together, solve
 
 FAMILIES = {"cross entropy": CROSS_ENTROPY, "squared hinge": SQUARED_HINGE, "squared": SQUARED}
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -112,6 +112,8 @@ def check(rows, Z, y, loss: Loss, path: Path, solutions: list[Solution]) -> None
     for C, solution in zip(path.Cs, solutions, strict=True):
         best = objective(loss, *reference(loss, Z, y, path.class_weights, C), Z, y, path.class_weights, C)
         ours = objective(loss, *rows.basis.weights(solution.W), Z, y, path.class_weights, C)
+        weight = C * path.class_weights.astype(float)[y].sum()
+        assert solution.objective == pytest.approx(ours / weight, rel=1e-3, abs=1e-9) and solution.converged
         assert -1e-5 < ours / best - 1 < WITHIN, f"C = {C}"
 
 
@@ -175,6 +177,56 @@ def test_wide_axes_are_orthonormal_down_to_the_smallest_variance() -> None:
     axes = rows.basis.axes
     np.testing.assert_allclose(axes.T @ axes, np.eye(40), atol=1e-5)
     np.testing.assert_allclose(Z @ axes @ axes.T, Z, atol=1e-4)
+
+
+@every_family
+def test_rows_too_wide_to_be_rotated_stay_as_they_are(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory and streamed, where they have one column more than may be rotated."""
+    loss, (X, y) = FAMILIES[family], blobs(300, 10, 3, 0.5)
+    path = Path((1e-3, 0.1), class_weights(y, 3, None))
+    for most, kept in ((10, False), (9, True)):
+        monkeypatch.setattr("heads.rows.MOST_ROTATED", most)
+        held, Z = prepared(X)
+        streamed = StreamedRows.surveyed(lambda: iter(np.array_split(X, 7)), 300, 300)
+        for rows in (held, streamed):
+            assert (rows.basis.axes is None) == kept
+            if kept:
+                np.testing.assert_array_equal(
+                    rows.basis.rotate(X), np.c_[standardise(X, rows.basis.mean, rows.basis.scale), np.ones(300)]
+                )
+                np.testing.assert_allclose(rows.basis.variances, np.square(Z).mean(axis=0), rtol=1e-4)
+            check(rows, Z, y, loss, path, list(solve(rows, y, 3, loss, [path])))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_survey_is_of_all_rows_and_its_sample_of_some(dtype: type) -> None:
+    """Mean and scale against NumPy's of all rows, the axes' variances against those of the sample."""
+    X = (blobs(5000, 4, 3, 1.0)[0] + [0, 30, -5, 1]).astype(dtype)
+    mean, scale = standardisation(X.astype(np.float32))
+    for sampled, kept in ((199, False), (200, True), (2500, True)):
+        rows = StreamedRows.surveyed(lambda: iter(np.array_split(X, 13)), 5000, sampled, room=17)
+        np.testing.assert_allclose(rows.basis.mean, mean, atol=1e-5)
+        np.testing.assert_allclose(rows.basis.scale, scale, rtol=1e-5)
+        at = np.sort(np.random.default_rng(0).permutation(5000)[:sampled])
+        Z = standardise(X[at].astype(np.float32), mean, scale).astype(float)
+        np.testing.assert_allclose(rows.basis.variances, np.linalg.eigvalsh(Z.T @ Z / sampled), rtol=1e-3)
+        np.testing.assert_allclose(rows.basis.axes.T @ rows.basis.axes, np.eye(4), atol=1e-5)
+        assert rows.room == 17 and rows.n == 5000 and (rows.sample is not None) == kept
+        if rows.sample is not None:
+            assert (rows.sample.at == at).all() and rows.sample.rows.n == sampled
+            assert rows.sample.rows.basis is rows.basis
+            blocks = np.concatenate([block for _, block in rows.sample.rows.blocks(64)])
+            np.testing.assert_allclose(blocks, np.c_[X[at].astype(np.float32) - mean, np.ones(sampled)], atol=1e-4)
+
+
+def test_problems_are_solved_together_where_there_is_a_sample_and_room() -> None:
+    """36 times the weights, in float32: 4 classes of 13 numbers for each of 10 problems."""
+    X = blobs(3000, 12, 4, 1.0)[0]
+    paths = [Path((0.1, 1.0, 10.0), np.ones(4, np.float32)), Path(tuple(range(1, 8)), np.ones(4, np.float32))]
+    for sampled, room, expected in ((600, 74_880, True), (600, 74_879, False), (599, 10**9, False)):
+        rows = StreamedRows.surveyed(lambda: iter([X]), 3000, sampled, room)
+        assert fits_together(rows, 4, paths) is expected
+    assert not fits_together(prepared(X)[0], 4, paths)
 
 
 @weighted_or_not

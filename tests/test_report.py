@@ -709,6 +709,8 @@ def test_training_curves_say_what_they_are():
     smoothed = places(accuracy.lines[0].path)[:, 1]
     values = [0.25, (0.8 * 0.25 + 0.5) / 1.8, (0.64 * 0.25 + 0.8 * 0.5 + 0.75) / 2.44]
     np.testing.assert_allclose(smoothed, [220 - 210 * (value - 0.2) / 0.8 for value in values], atol=0.06)
+    nothing = charts.training_curves([{"epoch": 1}, {"epoch": 2}])[0]
+    assert [text for _, text in nothing.y_ticks] == [f"{share}\u202f%" for share in (0, 20, 40, 60, 80, 100)]
     (one, _) = charts.training_curves(history[:1])
     assert one.x_ticks == [(52, "1"), (414, "2")] and one.lines[0].path.startswith("M52 ")
 
