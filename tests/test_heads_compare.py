@@ -504,6 +504,8 @@ def test_an_order_by_turns_has_each_class_s_share_in_every_beginning():
         rows = order[y[order] == name]
         assert (rows != np.sort(rows)).any()
     firsts = {comparing._by_turns(y, seed)[0] for seed in range(30)}
+    rare = [np.sum(y[comparing._by_turns(y, seed)[:5]] == "c") for seed in range(200)]
+    assert np.mean(rare) == pytest.approx(0.5, abs=0.15)  # a rare class is not among the first each time
     assert len(firsts) > 15 and len(set(y[sorted(firsts)])) == 3  # any row, of any class, may be the first
 
 
