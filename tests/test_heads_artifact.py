@@ -175,6 +175,17 @@ def test_a_temperature_that_is_none(saved, temperature):
             artifact.load(saved)
 
 
+@pytest.mark.parametrize("machines", [2, 4])
+def test_machines_of_other_pairs_of_classes(tmp_path, machines):
+    """Three classes are three pairs: numbers of more or fewer machines are of another head."""
+    artifact.save(fitted("rbf-svm")[0], tmp_path, META)
+    replace_arrays(tmp_path, intercept=np.zeros(machines))
+    layout = read_sealed(tmp_path / "head.json")["arrays"]
+    edit(tmp_path, arrays=layout | {"intercept": {"dtype": "float64", "shape": [machines]}})
+    with pytest.raises(StoreCorrupt, match="a head that can predict"):
+        artifact.load(tmp_path)
+
+
 def test_a_changed_description(saved):
     path = saved / "head.json"
     path.write_text(path.read_text().replace('"a"', '"A"'))
