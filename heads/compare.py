@@ -313,11 +313,9 @@ def _learning_curve(
     points = []
     for share in CURVE_SHARES:
         rows = order[: round(share * len(train))]
-        if len(np.unique(train.y[rows])) < 2:
-            continue
         try:
             head, _ = timed_fit(candidate.head, train.take(rows), val, candidate.params, candidate.class_weight, 0)
-        except (HeadError, UsageError):  # too few rows for these parameters
+        except (HeadError, UsageError):  # one class alone, or too few rows for these parameters
             continue
         value = accuracy(head, val)
         points.append({"n": len(rows), "val": value, "val_ci": list(evaluate.wilson(value, len(val)))})

@@ -14,7 +14,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from featurestore.dataset import Dataset
-from featurestore.errors import UsageError
 from heads import registry
 from heads.head import Head, standardisation
 from heads.linear import LinearProblem, fit_many
@@ -184,14 +183,11 @@ def _sweep(
     rows, order = table.rows()
     classes, y = np.unique(table.training.y, return_inverse=True)
     judged = {trial.fold: table.judged(trial.fold) for trial in trials}
-    problems = []
-    for trial in list(trials):
-        candidate = candidates[trial.candidate]
-        try:
-            problems.append(LinearProblem(sweep.C(**candidate.params), candidate.class_weight, trial.fold))
-        except UsageError as error:
-            trials = [other for other in trials if other != trial]
-            yield trial, f"UsageError: {error}", None
+    chosen = [candidates[trial.candidate] for trial in trials]
+    problems = [
+        LinearProblem(sweep.C(**candidate.params), candidate.class_weight, trial.fold)
+        for trial, candidate in zip(trials, chosen, strict=True)
+    ]
     fits = fit_many(
         rows,
         y[order],

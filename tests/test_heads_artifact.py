@@ -94,6 +94,17 @@ def test_other_features(saved):
     [
         ({"format_version": 2}, FormatError, "up to 1. Got: 2"),
         ({"format_version": "x"}, StoreCorrupt, "description of a head"),
+        ({"format_version": 0}, StoreCorrupt, "with its format_version. Got: 0"),
+        ({"format_version": True}, StoreCorrupt, "with its format_version. Got: True"),
+        ({"format_version": 1.0}, StoreCorrupt, "with its format_version"),
+        ({"params": []}, StoreCorrupt, "with its params"),
+        ({"sha256": None}, StoreCorrupt, "with its sha256"),
+        ({"meta": None}, StoreCorrupt, "with its meta"),
+        ({"meta": {"feature_set": "../up"}}, StoreCorrupt, "with its meta"),
+        ({"classes": ["a", "b", 3]}, StoreCorrupt, "with its classes"),
+        ({"classes": ["a"]}, StoreCorrupt, "with its classes"),
+        ({"classes": {}}, StoreCorrupt, "with its classes"),
+        ({"arrays": []}, StoreCorrupt, "with its arrays"),
         ({"family": "tree"}, StoreCorrupt, "Got: 'tree'"),
         ({"family": "dense", "params": {"hidden": [3]}}, StoreCorrupt, "a head that can predict"),
         ({"family": ["ncm"]}, StoreCorrupt, "with its family"),
@@ -110,6 +121,69 @@ def test_a_description_that_does_not_fit(saved, changes, error, message):
     edit(saved, **changes)
     with pytest.raises(error, match=message):
         artifact.load(saved)
+
+
+@pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_NAMES_BYTES"])
+def test_a_head_may_be_as_large_as_the_limit_and_no_larger(tmp_path, monkeypatch, limit):
+    head, X = fitted(labels=("a", "bb", "ccc"))
+    sizes = {"MAX_BYTES": sum(array.nbytes for array in head.arrays.values()), "MAX_NAMES_BYTES": 3 * 3 * 4}
+    artifact.save(head, tmp_path / "any", META)
+    monkeypatch.setattr(artifact, limit, sizes[limit])
+    artifact.save(head, tmp_path / "just", META)
+    for folder in ("any", "just"):
+        same, _ = artifact.load(tmp_path / folder)
+        assert (same.predict(X) == head.predict(X)).all()
+    monkeypatch.setattr(artifact, limit, sizes[limit] - 1)
+    with pytest.raises(HeadError, match=r"too large to keep: Expected: .*; train another family, or on fewer"):
+        artifact.save(head, tmp_path / "over", META)
+    assert not (tmp_path / "over").exists()
+    with pytest.raises(StoreCorrupt, match=f"with its {'arrays' if limit == 'MAX_BYTES' else 'classes'}"):
+        artifact.load(tmp_path / "any")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        None, 3, [], {}, {"dtype": "float32"}, {"shape": [1]}, {"dtype": "float32", "shape": 1},
+        {"dtype": "float32", "shape": [1.0]}, {"dtype": "float32", "shape": [True]},
+        {"dtype": "float32", "shape": [-1]},
+        {"dtype": "float128", "shape": [1]}, {"dtype": "<f4", "shape": [1]}, {"dtype": "xfloat32", "shape": [1]},
+        {"dtype": "float32x", "shape": [1]}, {"dtype": 32, "shape": [1]}, {"dtype": "bool", "shape": [1]},
+        {"dtype": "float32", "shape": [0, -1]},
+    ],
+)  # fmt: skip
+def test_an_array_that_is_not_described(saved, array):
+    edit(saved, arrays=read_sealed(saved / "head.json")["arrays"] | {"coef": array})
+    with pytest.raises(StoreCorrupt, match="with its arrays"):
+        artifact.load(saved)
+
+
+def test_the_bytes_of_an_array_as_described():
+    for dtype in ("float16", "float32", "float64", "int8", "int64", "uint8", "uint32"):
+        for shape in ((), (3,), (2, 0), (5, 7)):
+            (described,) = artifact._layout({"x": np.zeros(shape, dtype)}).values()
+            assert described == {"dtype": dtype, "shape": list(shape)}
+            assert artifact._size(described) == np.zeros(shape, dtype).nbytes
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_a_temperature_that_is_none(saved, temperature):
+    for name in ("logreg", "knn"):  # one that divides by it, and one that votes
+        artifact.save(fitted(name)[0], saved, META)
+        replace_arrays(saved, temperature=np.float64(temperature))
+        with pytest.raises(StoreCorrupt, match=r"a head that can predict\. Got: probabilities that are no numbers"):
+            artifact.load(saved)
+
+
+@pytest.mark.parametrize("machines", [2, 4])
+def test_machines_of_other_pairs_of_classes(tmp_path, machines):
+    """Three classes are three pairs: numbers of more or fewer machines are of another head."""
+    artifact.save(fitted("rbf-svm")[0], tmp_path, META)
+    replace_arrays(tmp_path, intercept=np.zeros(machines))
+    layout = read_sealed(tmp_path / "head.json")["arrays"]
+    edit(tmp_path, arrays=layout | {"intercept": {"dtype": "float64", "shape": [machines]}})
+    with pytest.raises(StoreCorrupt, match="a head that can predict"):
+        artifact.load(tmp_path)
 
 
 def test_a_changed_description(saved):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.calibration import calibration_curve
 
-from heads.calibration import abstain, expected_calibration_error, reliability
+from heads.calibration import TARGETS, abstain, expected_calibration_error, reliability
 from heads.evaluate import wilson
 
 # Few different values, so that many are equal, and values at the edges of bins.
@@ -53,6 +53,30 @@ def test_the_error_of_a_worked_example():
     expected = (2 * 0.1 + 0.6 + 0) / 4
     assert expected_calibration_error(confidence, right, 3) == pytest.approx(expected)
     assert expected_calibration_error(confidence[:0], right[:0]) == 0 and reliability(confidence[:0], right[:0]) == []
+
+
+def test_bins_are_told_with_their_ends():
+    confidence = np.array([0.0, 0.25, 0.5, 0.5, 0.7, 1.0])
+    right = np.array([False, True, True, False, False, True])
+    assert reliability(confidence, right, 4) == [
+        {"low": 0.0, "high": 0.25, "confidence": 0.125, "accuracy": 0.5, "n": 2},
+        {"low": 0.25, "high": 0.5, "confidence": 0.5, "accuracy": 0.5, "n": 2},
+        {"low": 0.5, "high": 0.75, "confidence": 0.7, "accuracy": 0.0, "n": 1},
+        {"low": 0.75, "high": 1.0, "confidence": 1.0, "accuracy": 1.0, "n": 1},
+    ]
+
+
+def test_there_are_15_bins_and_three_targets():
+    confidence = np.arange(0.5, 300) / 300
+    right = np.arange(300) % 7 < 5
+    table = reliability(confidence, right)
+    assert [row["n"] for row in table] == [20] * 15 and table == reliability(confidence, right, 15)
+    error = expected_calibration_error(confidence, right)
+    assert (
+        error == expected_calibration_error(confidence, right, 15) != expected_calibration_error(confidence, right, 16)
+    )
+    rows = abstain(confidence, right, confidence, right)
+    assert tuple(row["target"] for row in rows) == TARGETS == (0.9, 0.95, 0.99)
 
 
 def test_probabilities_that_are_meant_have_no_error():

@@ -1,7 +1,9 @@
 """Many heads on a dataset: what is tried, chosen, kept for later, and said of the difference."""
 
 import json
+import re
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +12,13 @@ from sklearn.linear_model import LogisticRegression
 
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
-from heads import registry, search, trials
-from heads.compare import compare
+from heads import compare as comparing
+from heads import evaluate, learning, registry, search, trials
+from heads.compare import check, compare
 from heads.head import fit_temperature, standardisation, standardise
 from heads.results import Outcome, Results, digest, key_of
 from heads.search import Candidate, Search
-from heads.train import train
+from heads.train import accuracy, train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 QUICK = Search(dict.fromkeys(("ncm", "logreg", "svm", "ridge", "knn", "rbf-svm"), ()))
@@ -115,7 +118,11 @@ def test_a_sweep_finds_what_each_fit_alone_finds():
 
 def test_the_json_is_the_contract():
     told = json.loads(json.dumps(compare(DATASET, only("ncm", "knn")).to_json("run", "head", "report.html")))
-    assert {"run_id", "feature_set", "metric", "leaderboard", "winner", "n", "report"} <= told.keys()
+    assert told.keys() == {
+        "run_id", "feature_set", "metric", "chosen_by", "leaderboard", "winner", "baseline", "n", "notes",
+        "learning_curve", "fewshot", "report",
+    }  # fmt: skip
+    assert told["winner"]["head_id"] == "head" and told["fewshot"] is None and told["notes"] == []
     assert (told["run_id"], told["metric"], told["report"]) == ("run", "top1", "report.html")
     assert (told["feature_set"], told["chosen_by"]) == ("set-1", "validation")
     first, *others = told["leaderboard"]
@@ -124,7 +131,9 @@ def test_the_json_is_the_contract():
         assert row.keys() == first.keys() | {"p_value", "tied"}
         assert row["val_ci"][0] <= row["val"] <= row["val_ci"][1]
         assert row["tied"] == (row["p_value"] >= 0.05)
-    assert {"head_id", "head", "params", "val", "test", "test_ci", "calibration"} <= told["winner"].keys()
+    assert told["winner"].keys() == {
+        "head_id", "head", "params", "val", "test", "test_ci", "metrics", "calibration", "abstain", "history",
+    }  # fmt: skip
     assert told["n"] == {"train": 200, "val": 100, "test": 100, "classes": 4}
 
 
@@ -204,6 +213,87 @@ def test_a_fit_that_did_not_converge_says_so(monkeypatch):
     assert {row["params"]["C"]: row.get("note") for row in rows} == {1e-6: None, 1.0: "not solved within 4 passes"}
 
 
+def test_what_no_comparison_is_made_with():
+    for good in (
+        {"seeds": (0,)},
+        {"seeds": range(100)},
+        {"seeds": (2**63 - 1,)},
+        {"folds": 2},
+        {"folds": 100},
+        {"fewshot": (1, 1_000_000)},
+        {"budget": 0.0},
+        {"budget": 1e9},
+    ):
+        check(**{"seeds": (0,), "folds": 0, "fewshot": (), "budget": None} | good)
+    for bad, message in (
+        ({"seeds": ()}, "--seeds, at least one seed and at most 100. Got: none"),
+        ({"seeds": range(101)}, "--seeds, at least one seed and at most 100. Got: more"),
+        ({"seeds": range(10**30)}, "Got: more"),
+        ({"seeds": (0, -1)}, "a seed, a whole number from 0"),
+        ({"folds": 1}, "--cv of at least 2 folds and at most 100, or 0 to choose on validation. Got: 1"),
+        ({"folds": 101}, "Got: 101"),
+        ({"folds": -1}, "Got: -1"),
+        ({"fewshot": (1, 0)}, "--fewshot-k, a whole number from 1 to 1,000,000. Got: 0"),
+        ({"fewshot": (1_000_001,)}, "Got: 1000001"),
+        ({"budget": -0.1}, "--budget in seconds, a number of at least 0"),
+        ({"budget": np.inf}, "--budget in seconds"),
+        ({"budget": np.nan}, "--budget in seconds"),
+    ):
+        asked = {"seeds": (0,), "folds": 0, "fewshot": (), "budget": None} | bad
+        with pytest.raises(UsageError, match=re.escape(message)):
+            check(**asked)
+        with pytest.raises(UsageError, match=re.escape(message)):
+            compare(DATASET, only("ncm"), **asked)
+
+
+class Asked(Search):
+    """Tells what it was asked for."""
+
+    def candidates(self, *asked):
+        self.asked.append(asked)
+        return super().candidates(*asked)
+
+
+@pytest.mark.parametrize(("folds", "to_score"), [(0, 100), (3, 200)])
+def test_a_search_is_asked_for_the_training_rows_and_the_judged_ones(folds, to_score):
+    data, asked = DATASET, Asked({"ncm": ()})
+    object.__setattr__(asked, "asked", [])
+    result = compare(data, asked, folds=folds)
+    ((y, width, judged),) = asked.asked
+    assert (y == data.part("train").y).all() and (width, judged) == (10, to_score)
+    (row,) = result.leaderboard
+    assert row["val_ci"] == list(evaluate.wilson(row["val"], to_score))
+
+
+@pytest.mark.parametrize("folds", [0, 4])
+def test_the_seconds_are_those_of_one_seed(monkeypatch, folds):
+    one = trials.timed_fit
+    monkeypatch.setattr(trials, "timed_fit", lambda *args: (one(*args)[0], [1.5, 0.25][args[-1]]))
+    family = replace(registry.FAMILIES["ncm"], random=True)
+    monkeypatch.setitem(registry.FAMILIES, "ncm", family)
+    (row,) = compare(DATASET, only("ncm"), seeds=(0, 1), folds=folds).leaderboard
+    assert row["fit_seconds"] == 0.875 * (folds or 1)
+
+
+def test_a_head_that_is_always_wrong_comes_before_one_that_failed():
+    failed = comparing._Entry(0, 0, np.zeros(0), {"val": None})
+    wrong = comparing._Entry(0, 1, np.zeros(3, bool), {"val": 0.0})
+    assert comparing._ranked([failed, wrong]) == [wrong, failed]
+    assert failed.row == {"val": None} and wrong.row == {"val": 0.0}
+
+
+def test_of_equal_outcomes_the_earlier_candidate_s_head_is_kept():
+    right = np.array([True, False])
+    order = [trials.Trial(1, 0, 0, -1), trials.Trial(0, 1, 0, -1), trials.Trial(0, 0, 0, -1), trials.Trial(0, 2, 0, -1)]
+    tried = trials.Tried()
+    for trial in order:
+        tried.add(trial, Outcome(right, 1.0), trial)
+    assert tried.best == (order[2], order[2])
+    tried.add(trials.Trial(1, 3, 0, -1), Outcome(np.array([True, True]), 1.0), "better")
+    tried.add(trials.Trial(0, 4, 0, -1), Outcome(np.array([True, True]), 1.0), None)
+    assert tried.best == (trials.Trial(1, 3, 0, -1), "better") and len(tried.outcomes) == 6
+
+
 def test_nothing_that_can_be_fitted_is_an_error(monkeypatch):
     def broken(problem):
         raise RuntimeError("no luck")
@@ -211,6 +301,8 @@ def test_nothing_that_can_be_fitted_is_an_error(monkeypatch):
     monkeypatch.setitem(registry.FAMILIES, "ncm", replace(registry.FAMILIES["ncm"], fit=broken))
     with pytest.raises(HeadError, match="None of 1 heads could be fitted; the first said: RuntimeError: no luck"):
         compare(DATASET, only("ncm"))
+    with pytest.raises(HeadError, match=r"None of 1 heads could .*; the first said: nothing was done within 1e-09 s\."):
+        compare(DATASET, only("ncm"), budget=1e-9)
 
 
 def test_random_heads_are_judged_over_seeds(monkeypatch):
@@ -325,13 +417,27 @@ def test_an_interrupted_comparison_goes_on(tmp_path, counted, monkeypatch):
     assert len(result.leaderboard) == grid
 
 
+def test_an_interrupt_ends_the_fits_that_were_not_begun(monkeypatch):
+    begun, one = [], trials.timed_fit
+    monkeypatch.setattr(trials.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(trials, "timed_fit", lambda *args: begun.append(time.sleep(0.01)) or one(*args))
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(DATASET, only("knn", knn=[{"k": k} for k in range(1, 101)]), progress=interrupt)
+    assert len(begun) < 50
+
+
 def test_a_budget_ends_the_search_and_says_so(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr(trials.time, "monotonic", lambda: float(next(clock)))
     result = compare(DATASET, only("logreg", "svm"), results=Results(tmp_path), budget=60.0)
     tried = len(result.leaderboard)
     assert 0 < tried < 22
-    assert any(f"{22 - tried} candidates were not tried within 60 s" in note for note in result.winner.notes)
+    told = f"{22 - tried} candidates were not tried within 60 s; the same command goes on with them."
+    assert result.winner.notes == (told,) and result.learning_curve is None
     monkeypatch.undo()
     assert len(compare(DATASET, only("logreg", "svm"), results=Results(tmp_path)).leaderboard) == 22
 
@@ -387,6 +493,110 @@ def test_few_shots_are_drawn_from_each_class():
         compare(DATASET, only("ncm"), fewshot=(0,))
 
 
+def test_an_order_by_turns_has_each_class_s_share_in_every_beginning():
+    y = np.random.default_rng(0).permutation(np.repeat(["a", "b", "c"], (60, 30, 10)))
+    order = comparing._by_turns(y, seed=3)
+    assert sorted(order) == list(range(100)) and (order == comparing._by_turns(y, seed=3)).all()
+    assert (order != comparing._by_turns(y, seed=4)).any()
+    for name, share in (("a", 0.6), ("b", 0.3), ("c", 0.1)):
+        so_far = np.cumsum(y[order] == name)
+        assert np.abs(so_far - share * np.arange(1, 101)).max() < 2
+        rows = order[y[order] == name]
+        assert (rows != np.sort(rows)).any()
+    firsts = {comparing._by_turns(y, seed)[0] for seed in range(30)}
+    rare = [np.sum(y[comparing._by_turns(y, seed)[:5]] == "c") for seed in range(200)]
+    assert np.mean(rare) == pytest.approx(0.5, abs=0.15)  # a rare class is not among the first each time
+    assert len(firsts) > 15 and len(set(y[sorted(firsts)])) == 3  # any row, of any class, may be the first
+
+
+def test_the_first_of_each_class():
+    y, order = np.array(["b", "a", "a", "b", "a", "c"]), np.array([4, 3, 1, 0, 5, 2])
+    assert comparing._first_of_each(y, order, 1).tolist() == [4, 3, 5]
+    assert comparing._first_of_each(y, order, 2).tolist() == [4, 1, 3, 0, 5]
+    assert comparing._first_of_each(y, order, 9).tolist() == [4, 1, 2, 3, 0, 5]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2, 3)])
+def test_few_shots_are_the_mean_of_fits_to_so_few(seeds):
+    """The best of each family, whatever its class weight was, on three draws or as many as there are seeds."""
+    asked = replace(
+        only("logreg", "knn", logreg=({"C": 1e-5}, {"C": 0.1}), knn=({"k": 7},)), class_weights=("balanced",)
+    )
+    result = compare(DATASET, asked, seeds=seeds, fewshot=(2, 53))
+    train_rows, val = DATASET.part("train"), DATASET.part("val")
+    expected = []
+    for k in (2, 53):  # of which one class has fewer
+        for name in dict.fromkeys(row["head"] for row in result.leaderboard):
+            params = {"C": 0.1} if name == "logreg" else {"k": min(7, k), "metric": "cosine"}
+            values = []
+            for draw in range(max(3, len(seeds))):
+                order = comparing._by_turns(train_rows.y, draw)
+                rows = np.concatenate([order[train_rows.y[order] == c][:k] for c in np.unique(train_rows.y)])
+                some = train_rows.take(rows)
+                values.append(accuracy(registry.fit(name, some.X, some.y, params=params, seed=draw), val))
+            told = {"k": k, "head": name, "params": params, "val": np.mean(values)}
+            expected.append(told | {"val_range": [min(values), max(values)]})
+    assert result.fewshot == expected
+
+
+def test_what_few_shot_cannot_have():
+    y = np.repeat(["a", "b", "c"], (5, 3, 2000))
+    assert list(comparing._few_shot_notes(y, (1, 3))) == []
+    assert list(comparing._few_shot_notes(y, (4, 2000))) == [
+        f"Few-shot with {k} images per class: {fewer} of 3 classes have fewer in train, the smallest 3, "
+        "and gave all of theirs."
+        for k, fewer in (("4", 1), ("2,000", 2))
+    ]
+    with pytest.raises(
+        UsageError, match=r"--fewshot-k of at most 2,000, what the largest class of train has\. Got: 2001"
+    ):
+        list(comparing._few_shot_notes(y, (1, 2001)))
+    least = min(np.unique(DATASET.part("train").y, return_counts=True)[1])
+    notes = compare(DATASET, only("ncm"), fewshot=(int(least) + 1,)).winner.notes
+    assert len(notes) == 1 and notes[0].startswith(f"Few-shot with {least + 1} images per class: 1 of 4 classes have")
+
+
+def test_the_learning_curve_is_of_the_winner_s_own_fit():
+    """Balanced, at its own C, to beginnings of one order; what is expected at twice as many rows is the law's."""
+    asked = replace(only("logreg", logreg=({"C": 0.003},)), class_weights=("balanced",))
+    curve = compare(DATASET, asked).learning_curve
+    train_rows, val = DATASET.part("train"), DATASET.part("val")
+    order, points = comparing._by_turns(train_rows.y, 0), []
+    for n in (20, 36, 64, 112, 200):
+        some = train_rows.take(order[:n])
+        head = registry.fit("logreg", some.X, some.y, params={"C": 0.003}, class_weight="balanced")
+        value = accuracy(head, val)
+        points.append({"n": n, "val": value, "val_ci": list(evaluate.wilson(value, 100))})
+    expected = {"head": "logreg", "params": {"C": 0.003}, "points": points, "at_twice": learning.expect(points, 400)}
+    assert curve == expected
+
+
+def test_a_learning_curve_has_no_points_where_no_head_can_be_fitted():
+    """One class alone, or fewer rows than neighbours."""
+    few = replace(
+        DATASET, splits=np.where((DATASET.splits == "train") & (np.arange(400) >= 20), "test", DATASET.splits)
+    )
+    assert [point["n"] for point in compare(few, only("ncm")).learning_curve["points"]] == [2, 3, 6, 10]
+    curve = compare(few, only("knn", knn=({"k": 6},))).learning_curve
+    assert [point["n"] for point in curve["points"]] == [6, 10] and curve["at_twice"] is None
+
+
+def test_what_needs_the_rows_in_memory_is_named():
+    with pytest.raises(UsageError, match=r"^--cv and several --set cannot be had while training features are streamed"):
+        comparing._refuse(folds=3, fewshot=(), sets=True)
+    with pytest.raises(UsageError, match=r"^--fewshot-k cannot be had"):
+        comparing._refuse(folds=0, fewshot=(1,), sets=False)
+    comparing._refuse(folds=0, fewshot=(), sets=False)
+    linear = [Candidate("logreg", {"C": 1.0}), Candidate("ridge", {"alpha": 1.0}, "balanced")]
+    others = [Candidate("knn", {"k": 1}), Candidate("knn", {"k": 2}), Candidate("ncm", {})]
+    streamed = "The training features were streamed, as they exceed half of --memory-limit: there is no learning curve."
+    left_out = "knn, ncm: left out, as only logreg, svm, ridge can be fitted to streamed features."
+    assert comparing._streaming(linear) == (linear, [streamed])
+    assert comparing._streaming([*others, *linear]) == (linear, [streamed, left_out])
+    with pytest.raises(UsageError, match=r"^Within --memory-limit only logreg, svm, ridge can be fitted: raise it"):
+        comparing._streaming(others)
+
+
 def test_the_learning_curve_ends_at_the_winner():
     result = compare(make_dataset(n=2000), only("ridge"))
     curve = result.learning_curve
@@ -434,19 +644,81 @@ def test_options_make_a_search():
         ("dense", [512, 256]),
     ]
     assert set(search.from_options(C=[1.0]).grids) == {"logreg", "svm", "rbf-svm"}
-    assert search.from_options() == Search()
+    assert search.from_options() == Search() == search.from_options(None, [], [], [])
+    assert search.from_options(class_weights=["balanced", None]) == Search({}, ("balanced", None))
+    assert search.from_options(["ncm", "svm"], [2.0], None, [None]) == Search(
+        {"ncm": (), "svm": ({"C": 2.0},)}, (None,)
+    )
+    assert search.from_options(hidden=[[8]]) == Search({"dense": ({"hidden": [8]},)})
+    assert search.from_options(["knn"]) == Search({"knn": ()})
+    with pytest.raises(UsageError, match="--hidden says nothing to svm: no family of these has hidden"):
+        search.from_options(["svm"], hidden=[[8]])
+    with pytest.raises(UsageError, match="Parameter C"):
+        search.from_options(["svm"], C=[1.0, 0.0])
     with pytest.raises(UsageError, match="--C says nothing to ncm, knn"):
         search.from_options(["ncm", "knn"], C=[1.0])
     with pytest.raises(UsageError, match="There is no head 'tree'"):
         search.from_options(["tree"])
 
 
+def test_the_candidates_are_in_the_table_s_order_each_weight_with_its_whole_grid():
+    asked = Search({"knn": ({"k": 1},), "svm": ({"C": 1.0}, {"C": 0.5}), "ncm": ()}, ("balanced", None))
+    found, notes = asked.candidates(np.array(["a", "b"]), 2, 1)
+    assert notes == [] and found == [
+        Candidate("ncm", {}),
+        Candidate("svm", {"C": 1.0}, "balanced"),
+        Candidate("svm", {"C": 0.5}, "balanced"),
+        Candidate("svm", {"C": 1.0}),
+        Candidate("svm", {"C": 0.5}),
+        Candidate("knn", {"k": 1, "metric": "cosine"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "width", "to_score", "out"),
+    [
+        (10_000, 100, 1, 1, []),
+        (10_001, 100, 1, 1, ["rbf-svm was left out: it is slow for 10,001 rows and 100 classes."]),
+        (10_000, 101, 1, 1, ["rbf-svm was left out: it is slow for 10,000 rows and 101 classes."]),
+        (1000, 2, 1000, 10**7, []),
+        (1000, 2, 1000, 10**7 + 1, ["knn was left out: it is slow for 1,000 rows and 2 classes."]),
+        (1000, 2, 1001, 10**7, ["knn was left out: it is slow for 1,000 rows and 2 classes."]),
+        (1001, 2, 1000, 10**7, ["knn was left out: it is slow for 1,001 rows and 2 classes."]),
+    ],
+)
+def test_a_default_search_leaves_out_what_is_slow(rows, classes, width, to_score, out):
+    y = np.array([f"{i:03}" for i in np.arange(rows) % classes])
+    found, notes = Search().candidates(y, width, to_score)
+    assert notes == out
+    assert names_of(found) == set(registry.FAMILIES) - {note.partition(" ")[0] for note in out}
+    named, notes = only("knn", "rbf-svm").candidates(y, width, to_score)
+    assert names_of(named) == {"knn", "rbf-svm"} and notes == []
+
+
+@pytest.mark.parametrize(("largest", "weights"), [(299, {None}), (300, {None, "balanced"}), (301, {None, "balanced"})])
+def test_a_default_search_weighs_classes_from_three_to_one(largest, weights):
+    y = np.repeat(["a", "b", "c"], (100, largest, 150))
+    assert {candidate.class_weight for candidate in Search().candidates(y, 10, 50)[0]} == weights
+    asked, _ = Search(class_weights=("balanced",)).candidates(y, 10, 50)
+    assert {c.class_weight for c in asked if c.head in ("logreg", "dense", "rbf-svm")} == {"balanced"}
+
+
 def test_numbers():
     assert search.numbers("0.1,1") == [0.1, 1.0]
     assert search.numbers("1e-4:1e2:7") == [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0]
-    for wrong in ("", "a", "1:2", "0:1:3", "-1", "1:10:0", "inf", "nan"):
-        with pytest.raises(UsageError, match="Expected: numbers"):
+    assert search.numbers("3:5:1") == [3.0] and search.numbers("1:2:3") == [1.0, 1.41421, 2.0]
+    assert search.numbers("5") == [5.0] and search.numbers("2,1,0.123456789") == [2.0, 1.0, 0.123456789]
+    assert len(search.numbers("1:2:1000")) == len(search.numbers(",".join(["1"] * 1000))) == 1000
+    shapes = ("", "a", "1:2:3:4", "1:2", "1:2:", "1:2:x", "1:2:2.5", "1,2:3")
+    amounts = ("0:1:3", "-1", "0", "1:10:0", "1:10:-1", "1:2:1001", ",".join(["1"] * 1001), "inf", "nan", "1,inf")
+    for wrong in shapes:
+        with pytest.raises(UsageError, match="Expected: numbers such as") as said:
             search.numbers(wrong)
+        assert str(said.value) == f"Expected: numbers such as 0.1,1 or 1e-4:1e2:13. Got: {wrong!r}."
+    for wrong in amounts:
+        with pytest.raises(UsageError, match="Expected: numbers above 0") as said:
+            search.numbers(wrong)
+        assert str(said.value) == f"Expected: numbers above 0, up to 1,000 of them. Got: {wrong!r}."
 
 
 def test_a_file_makes_a_search(tmp_path):
@@ -458,12 +730,45 @@ def test_a_file_makes_a_search(tmp_path):
     assert found[0] == Candidate("ncm", {})
     nets = [(c.params["hidden"], c.params["dropout"], c.class_weight) for c in found[1:]]
     assert nets == [(h, d, "balanced") for h in ([64], [32, 16]) for d in (0.0, 0.5)]
+    path.write_text('class_weight = ["none", "balanced"]\n')
+    assert search.from_file(path) == Search({}, (None, "balanced"))
+    path.write_text("[heads.ncm]\n[heads.logreg]\nC = [1, 0.5]\n")
+    assert search.from_file(path) == Search({"ncm": (), "logreg": ({"C": 1}, {"C": 0.5})})
+
+
+def test_a_file_has_its_limits(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "complete", lambda *_: None)  # which takes its time for so many
+    path = tmp_path / "search.toml"
+    path.write_text("#" * 2**16)
+    assert search.from_file(path) == Search()
+    path.write_text("#" * (2**16 + 1))
+    with pytest.raises(UsageError, match=r"a TOML file of up to 65,536 bytes. Got: .*search.toml, 65,537 bytes"):
+        search.from_file(path)
+    ten = [0.1] * 10
+    lists = dict.fromkeys(("dropout", "learning_rate"), ten) | {"epochs": [1] * 10, "batch_size": [1] * 10}
+    for more, allowed in (({"patience": [1] * 10}, True), ({"patience": [1] * 11}, False)):
+        path.write_text("[heads.dense]\n" + "".join(f"{key} = {value}\n" for key, value in (lists | more).items()))
+        if allowed:
+            assert len(search.from_file(path).grids["dense"]) == 100_000
+        else:
+            with pytest.raises(UsageError, match=r"in \[heads.dense\]: at most 100,000 combinations. Got: more"):
+                search.from_file(path)
+    path.write_text("a = " + "[" * 5000)
+    with pytest.raises(UsageError, match="Expected: a TOML file with a table"):
+        search.from_file(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="Expected: a TOML file with a table"):
+        search.from_file(path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("heads = 3", "Expected: class_weight"),
+        ("class_weight = 3", "Expected: class_weight"),
+        ('more = 1\nclass_weight = ["none"]', "Got: class_weight, more"),
+        ("[heads]\nlogreg = 3", "lists of values"),
+        ("[heads.logreg]\nC = [1, -1]", "Parameter C"),
         ("[heads.tree]\nC = [1]", "There is no head 'tree'"),
         ("[heads.logreg]\nK = [1]", "no parameter 'K'"),
         ("[heads.logreg]\nC = 1", "lists of values"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics
 
 from heads import evaluate
@@ -100,3 +101,27 @@ def test_wilson_interval_holds_the_share(n, data):
     share = data.draw(st.integers(0, n)) / n
     low, high = evaluate.wilson(share, n)
     assert 0 <= low <= share + 1e-12 and share - 1e-12 <= high <= 1
+
+
+@given(st.integers(1, 1000), st.sampled_from([0.5, 0.9, 0.99]), st.data())
+def test_wilson_interval_is_scipys(n, confidence, data):
+    right = data.draw(st.integers(0, n))
+    expected = binomtest(right, n).proportion_ci(confidence, "wilson")
+    assert evaluate.wilson(right / n, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("c", [5, 6, 7])
+def test_the_five_best_are_told_of_more_than_five_classes(c):
+    classes = np.array([f"{i}" for i in range(c)])
+    y, scores = classes[[0, 1, c - 1]], np.tile(np.arange(c, 0, -1), (3, 1))
+    told = evaluate.summary(y, scores, classes)
+    assert told.keys() == {"top1", "macro_f1", "balanced_accuracy"} | ({"top5"} if c > 5 else set())
+    assert told["top1"] == pytest.approx(1 / 3) and told.get("top5", 2 / 3) == pytest.approx(2 / 3)
+
+
+def test_classes_that_are_confused_one_way_stand_side_by_side():
+    """By shares of the true class: 8 of 10 are more than 20 of 1000, of two other classes."""
+    matrix = np.diag([2, 980, 980, 1000, 10, 0])
+    matrix[0, 3], matrix[1, 0], matrix[2, 0] = 8, 20, 20
+    order = evaluate.confusion_order(matrix).tolist()
+    assert sorted(order) == list(range(6)) and abs(order.index(0) - order.index(3)) == 1

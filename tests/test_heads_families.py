@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from featurestore.errors import HeadError, UsageError
+from heads import dense as nets
 from heads import registry
-from heads.head import fit_temperature, softmax, standardisation, standardise
+from heads.head import MAX_FLOAT, class_weights, fit_temperature, softmax, standardisation, standardise
+from heads.linear import C_of_alpha, checked_C
+from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE
 
 
 def problem(n_classes, n=240, d=12, seed=0):
@@ -275,7 +278,7 @@ def test_standardised_features_are_finite(X):
     assert np.isfinite(standardise(X, *standardisation(X))).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.floats(0.05, 20), st.integers(0, 100))
 def test_temperature_is_recovered(temperature, seed):
     rng = np.random.default_rng(seed)
@@ -291,6 +294,158 @@ def test_temperature_without_mistakes_is_not_certain():
     p = softmax(scores / fit_temperature(scores, y))[np.arange(4), y]
     np.testing.assert_allclose(p, 1 - 1 / 6, atol=0.01)
     assert fit_temperature(scores[:0], y[:0]) == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 30), st.integers(2, 5), st.integers(0, 1000))
+def test_the_temperature_is_where_the_softened_cross_entropy_is_least(n, c, seed):
+    """Its derivative by 1 / T is 0 there: the mean logit is the same under the probabilities and under the targets."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(c, size=n)
+    scores = 3 * rng.normal(size=(n, c)) + 2 * np.eye(c)[y]
+    p = softmax(scores / fit_temperature(scores, y))
+    targets = np.where(np.arange(c) == y[:, None], 1 - 1 / (n + 2), 1 / (n + 2) / (c - 1))
+    hotter, colder = ((softmax(scores * t) * scores).sum() - (targets * scores).sum() for t in (1e-4, 1e4))
+    if hotter < 0 < colder:  # else the best is at an end of what is searched
+        assert (p * scores).sum() == pytest.approx((targets * scores).sum(), abs=2e-3 * n)
+
+
+def test_what_all_scores_of_a_row_have_in_common_says_nothing():
+    """Neither to probabilities nor to the temperature, however large it is."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=200)
+    scores = 10 * rng.normal(size=(200, 3)) + 20 * np.eye(3)[y]
+    moved = scores + np.where(np.arange(200) % 2, 3000.0, -3000.0)[:, None]
+    np.testing.assert_allclose(softmax(moved), softmax(scores), atol=1e-9)
+    assert 4 < fit_temperature(scores, y) < 7
+    assert fit_temperature(moved, y) == pytest.approx(fit_temperature(scores, y), rel=1e-3)
+
+
+def test_balanced_weights_of_a_class_are_those_of_its_share():
+    y = np.array([0, 0, 0, 2])
+    assert class_weights(y, 3, None).tolist() == [1, 1, 1]
+    balanced = class_weights(y, 3, "balanced")
+    assert balanced.dtype == np.float32 and balanced == pytest.approx([4 / 9, 0, 4 / 3])
+    assert class_weights(y, 3, None).dtype == np.float32
+
+
+# Each family: its defaults, what compare tries, takes class weights, votes, is random, its loss in sweeps.
+TABLE = {
+    "ncm": ({}, ({},), False, False, False, None),
+    "logreg": (
+        {"C": 0.01},
+        tuple({"C": C} for C in (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
+        True, False, False, (CROSS_ENTROPY, checked_C),
+    ),
+    "svm": (
+        {"C": 0.001},
+        tuple({"C": C} for C in (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)),
+        True, False, False, (SQUARED_HINGE, checked_C),
+    ),
+    "ridge": (
+        {"alpha": 1000.0},
+        tuple({"alpha": alpha} for alpha in (1e5, 3e4, 1e4, 3e3, 1e3, 300.0, 100.0)),
+        True, False, False, (SQUARED, C_of_alpha),
+    ),
+    "knn": ({"k": 5, "metric": "cosine"}, ({"k": 10}, {"k": 3}), False, True, False, None),
+    "rbf-svm": ({"C": 10.0, "gamma": "scale"}, ({"C": 1.0}, {"C": 10.0}), True, False, False, None),
+    "dense": (
+        {
+            "hidden": [256], "dropout": 0.3, "optimizer": "adam", "learning_rate": 0.001, "epochs": 60,
+            "batch_size": 64, "patience": 6,
+        },
+        ({"hidden": [256]}, {"hidden": [512, 256], "dropout": 0.5}),
+        True, False, True, None,
+    ),
+}  # fmt: skip
+
+
+def test_the_table_of_families():
+    """Known results and stored heads have these parameters; compare gives a tie to the earlier family."""
+    rows = {
+        name: (
+            dict(row.defaults),
+            row.grid,
+            row.weighted,
+            row.votes,
+            row.random,
+            None if row.sweep is None else (row.sweep.loss, row.sweep.C),
+        )
+        for name, row in registry.FAMILIES.items()
+    }
+    assert list(rows) == list(TABLE) and rows == TABLE
+
+
+def test_parameters_in_words():
+    told = registry.complete("dense", {"hidden": (512, 256)})
+    assert told["hidden"] == [512, 256] and registry.describe("dense", told) == "hidden 512→256, dropout 0.3"
+    odd = registry.complete("dense", {"epochs": 7, "optimizer": "sgd"})
+    assert registry.describe("dense", odd) == "hidden 256, dropout 0.3, optimizer sgd, epochs 7"
+    assert registry.describe("logreg", {"C": 0.01}) == "C 0.01" and registry.describe("ncm", {}) == ""
+    assert registry.describe("knn", {"k": 3, "metric": "cosine"}) == "k 3"
+
+
+GOOD_DENSE = dict(TABLE["dense"][0])
+# family, parameter, the least and the most that are allowed or None, the next below and above that are not
+LIMITS = [
+    ("logreg", "C", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "1", None]),
+    ("svm", "C", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "1", None]),
+    ("rbf-svm", "C", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "1", None]),
+    ("rbf-svm", "gamma", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "auto", None]),
+    ("ridge", "alpha", 1e-300, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "1", None]),
+    ("knn", "k", 1, 2**31 - 1, [0, -1, 2**31, 1.0, True, "1", None]),
+    ("dense", "hidden", [], [1] * 16, [[1] * 17, [0], [True], [1.5], [2**16 + 1], 256, "1", None]),
+    ("dense", "hidden", (1,), [2**16] * 2, []),
+    ("dense", "dropout", 0, 0.999, [-1e-9, 1, 1.0, np.nan, False, "0", None]),
+    ("dense", "learning_rate", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "1", None]),
+    ("dense", "epochs", 1, 100_000, [0, -1, 100_001, 1.0, True, "1", None]),
+    ("dense", "batch_size", 1, 2**20, [0, -1, 2**20 + 1, 1.0, True, "1", None]),
+    ("dense", "patience", 0, 100_000, [-1, 100_001, 1.5, False, True, "1", None]),
+    ("dense", "patience", 1, 1, []),
+]
+
+
+@pytest.mark.parametrize(("name", "parameter", "least", "most", "bad"), LIMITS)
+def test_each_parameter_has_its_limits(name, parameter, least, most, bad):
+    for value in (least, most):
+        told = registry.complete(name, {parameter: value})[parameter]
+        assert told == (list(value) if isinstance(value, tuple) else value)
+    for value in bad:
+        with pytest.raises(UsageError, match=f"Parameter {parameter}: Expected: "):
+            registry.complete(name, {parameter: value})
+
+
+def test_every_parameter_has_limits_or_a_list():
+    listed = {("knn", "metric"), ("dense", "optimizer")}
+    for name, parameter in listed:
+        with pytest.raises(UsageError, match=f"Parameter {parameter}: Expected: .*\\. Got: 'other'"):
+            registry.complete(name, {parameter: "other"})
+    every = {(name, parameter) for name, row in registry.FAMILIES.items() for parameter in row.defaults}
+    assert every == listed | {(name, parameter) for name, parameter, *_ in LIMITS}
+    for optimizer in ("adam", "adamw", "rmsprop", "sgd"):
+        assert registry.complete("dense", {"optimizer": optimizer})["optimizer"] == optimizer
+    assert registry.complete("knn", {"metric": "euclidean"}) == {"k": 5, "metric": "euclidean"}
+
+
+def test_batches_of_a_net_have_each_row_once_an_epoch_with_its_own_weight():
+    X, y = problem(3, n=70)
+    codes = np.unique(y, return_inverse=True)[1]
+    told = nets.Problem(X, codes, 3, None, 0, X[:0], codes[:0], dict)
+    weights = np.arange(70, dtype=np.float32)
+    batches = nets._batches(told, weights, 32, np.random.default_rng(0))
+    orders = []
+    for _ in range(2):
+        parts = [batches[at] for at in range(len(batches))]
+        assert [len(part[2]) for part in parts] == [32, 32, 6]
+        rows = np.concatenate([part[2] for part in parts]).astype(int)
+        assert sorted(rows) == list(range(70)) and (rows != np.arange(70)).any()
+        assert (np.concatenate([part[0] for part in parts]) == X[rows]).all()
+        assert (np.concatenate([part[1] for part in parts]) == codes[rows]).all()
+        orders.append(rows)
+        batches.on_epoch_end()
+    assert (orders[0] != orders[1]).any()
+    assert len(nets._batches(told, weights, 35, np.random.default_rng(0))) == 2
+    assert len(nets._batches(told, weights, 71, np.random.default_rng(0))) == 1
 
 
 BAD = [
@@ -335,9 +490,23 @@ def test_bad_data_is_named():
         registry.fit("ncm", X, y[:9])
     with pytest.raises(HeadError, match=r"validation features of width 12\. Got: 3"):
         registry.fit("ncm", X, y, X_val=X[:, :3], y_val=y)
-    X[7, 2] = np.nan
-    with pytest.raises(HeadError, match="1 of the 240 training rows"):
-        registry.fit("ncm", X, y)
+    with pytest.raises(HeadError, match=r"Expected: training features \(n, d\) and n labels. Got: shapes \(240,\) and"):
+        registry.fit("ncm", X[:, 0], y)
+    spoilt = X.copy()
+    spoilt[7, 2] = np.nan
+    spoilt[[9, 9], [0, 5]] = np.inf, -np.inf
+    with pytest.raises(HeadError, match=r"^2 of the 240 training rows .* not finite: run penult verify"):
+        registry.fit("ncm", spoilt, y)
+    with pytest.raises(HeadError, match=r"^2 of the 240 validation rows have features that are not finite"):
+        registry.fit("ncm", X, y, X_val=spoilt, y_val=y)
+    with pytest.raises(HeadError, match=r"Expected: validation features \(n, d\) and n labels"):
+        registry.fit("ncm", X, y, X_val=X, y_val=y[:9])
+    for seed in (-1, 2**63, 1.5):
+        with pytest.raises(UsageError, match="--seed, a whole number from 0"):
+            registry.fit("ncm", X, y, seed=seed)
+    assert registry.fit("knn", X, y, params={"k": 240}, seed=2**63 - 1).predict(X[:1])[0] in y
+    with pytest.raises(UsageError, match=r"Parameter k: Expected: at most the 240 training rows. Got: 241"):
+        registry.fit("knn", X, y, params={"k": 241})
 
 
 def test_validation_rows_of_unknown_classes_are_left_out():
@@ -346,6 +515,9 @@ def test_validation_rows_of_unknown_classes_are_left_out():
     head = registry.fit("svm", X[:160], y[:160], X_val=X[160:], y_val=strange)
     same = registry.fit("svm", X[:160], y[:160], X_val=X[160:200], y_val=y[160:200])
     assert head.arrays["temperature"] == same.arrays["temperature"]
+    again = registry.calibrated(head, X[160:], strange)
+    assert again.arrays["temperature"] == same.arrays["temperature"] != 1
+    assert registry.calibrated(head, X[160:], np.full(80, "never seen")).arrays["temperature"] == 1
 
 
 def test_every_default_and_grid_is_complete():

@@ -76,3 +76,30 @@ def test_the_interval_holds_what_comes():
         told = expect(curve([np.mean(difficulty > a + b * n**-c) for n in SIZES], 500), 2000)
         held.append(told["low"] <= 1 - (a + b * 2000**-c) <= told["high"])
     assert np.mean(held) >= 0.9
+
+
+def test_the_interval_is_that_of_many_laws_through_points_with_errors():
+    """With errors drawn here: each point's own, of the size of its interval, and one of all."""
+    points = [
+        {"n": int(n), "val": val, "val_ci": (val - 0.01 * i, val + 0.03 * i)}
+        for i, (n, val) in enumerate(zip(SIZES, 1 - (0.05 + 2 * SIZES**-0.5), strict=True), start=1)
+    ]
+    rng, laws = np.random.default_rng(9), 3000
+    noise = rng.normal(size=(laws, 5)) + rng.normal(size=(laws, 1))
+    sizes = 0.04 * np.arange(1, 6) / (2 * 1.96)
+    moved = np.clip(1 - np.array([point["val"] for point in points]) + sizes * noise, 0, 1)
+    low, high = np.quantile(1 - power_law(SIZES, moved).error(2000), [0.025, 0.975])
+    told = [expect(points, 2000, seed) for seed in range(3)]
+    assert np.mean([one["low"] for one in told]) == pytest.approx(low, abs=0.006)
+    assert np.mean([one["high"] for one in told]) == pytest.approx(high, abs=0.006)
+    assert high - low > 0.1 and told[0] == expect(points, 2000)
+    assert expect(points[:4], 2000) is not None and expect([*points[:3], points[0]], 2000) is None
+
+
+def test_errors_are_between_0_and_1_and_exponents_up_to_2():
+    assert (EXPONENTS[0], EXPONENTS[-1], len(EXPONENTS)) == (0.005, 2.0, 400)
+    assert power_law(SIZES, 1e6 * SIZES**-3.0).c == 2.0
+    assert power_law(SIZES, 0.5 + 0.001 * SIZES**0.5).b == 0
+    law = power_law(SIZES, 0.01 + 4 * SIZES**-0.5)
+    assert law.error(1) == 1 and law.error(10**9) == pytest.approx(0.01, abs=1e-3)
+    assert law.error(np.array([1, 400])) == pytest.approx([1, 0.21], abs=1e-3)

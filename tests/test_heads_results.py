@@ -1,5 +1,8 @@
 """Kept outcomes: what changes a score changes its key, and what changes none does not."""
 
+import hashlib
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_heads_compare import make_dataset, only
 
+from featurestore.files import read_sealed
 from heads import registry
 from heads.compare import compare
-from heads.results import Results
+from heads.results import Outcome, Results, digest, key_of
 from heads.search import Search
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -131,3 +135,41 @@ def test_with_folds_groups_count(groups):
     assert asked_twice(job(folds=3), job(grouped, folds=3)) == (0, 9)
     assert asked_twice(job(folds=3), job(folds=4)) == (0, 12)
     assert asked_twice(job(), job(grouped)) == (3, 0)
+
+
+# -- what is in the folder ---------------------------------------------------------------------------------------------
+
+
+def test_keys_and_digests_are_those_of_earlier_versions():
+    """Or else what stores know already would be fitted again."""
+    told = (
+        '{"class_weight": null, "data": "d", "fold": -1, "head": "ncm", "params": {"C": 0.1}, "seed": 0, "version": 1}'
+    )
+    fit = {"head": "ncm", "params": {"C": 0.1}, "class_weight": None, "seed": 0, "fold": -1}
+    assert key_of("d", **fit) == hashlib.sha256(told.encode()).hexdigest()
+    texts, keys = np.array(["a", "é"]), np.array([b"\1" * 31 + b"\0", b"\2" * 32], "S32")
+    data = [b"plain", "a\0é".encode(), b"01" * 31 + b"00\0" + b"02" * 32]
+    framed = b"".join(len(one).to_bytes(8, "little") + one for one in data)
+    assert digest("plain", texts, keys) == hashlib.sha256(framed).hexdigest()
+    assert digest(texts[:0]) == hashlib.sha256(bytes(8)).hexdigest()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 100])
+def test_an_outcome_comes_back_as_it_was(tmp_path, rows):
+    outcome = Outcome(np.arange(rows) % 3 == 0, 1.5, "a note")
+    for results in (Results(), Results(tmp_path / "results")):
+        assert results.get("ab" * 32) is None
+        results.put("ab" * 32, outcome)
+        same = results.get("ab" * 32)
+        assert same.right.dtype == bool and same.right.tolist() == outcome.right.tolist()
+        assert (same.seconds, same.note) == (1.5, "a note")
+    file = tmp_path / "results" / "ab" / f"{'ab' * 32}.json"
+    told = json.loads(file.read_text())
+    bits = np.packbits(outcome.right).tobytes().hex()
+    assert {name: told[name] for name in ("key", "rows", "right", "seconds", "note")} == {
+        "key": "ab" * 32, "rows": rows, "right": bits, "seconds": 1.5, "note": "a note",
+    }  # fmt: skip
+    other = file.with_name(f"{'ab' * 31}00.json")
+    shutil.copy(file, other)
+    assert read_sealed(other)["key"] == "ab" * 32
+    assert Results(tmp_path / "results").get("ab" * 31 + "00") is None  # what was copied is of another fit

@@ -16,7 +16,7 @@ from heads.head import class_weights, standardisation, standardise
 from heads.lbfgs import Minimizer, Point
 from heads.linear import LinearProblem, fit_many
 from heads.rows import MemoryRows, StreamedRows
-from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, Solution, solve
+from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, Solution, fits_together, solve
 
 FAMILIES = {"cross entropy": CROSS_ENTROPY, "squared hinge": SQUARED_HINGE, "squared": SQUARED}
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -112,6 +112,8 @@ def check(rows, Z, y, loss: Loss, path: Path, solutions: list[Solution]) -> None
     for C, solution in zip(path.Cs, solutions, strict=True):
         best = objective(loss, *reference(loss, Z, y, path.class_weights, C), Z, y, path.class_weights, C)
         ours = objective(loss, *rows.basis.weights(solution.W), Z, y, path.class_weights, C)
+        weight = C * path.class_weights.astype(float)[y].sum()
+        assert solution.objective == pytest.approx(ours / weight, rel=1e-3, abs=1e-9) and solution.converged
         assert -1e-5 < ours / best - 1 < WITHIN, f"C = {C}"
 
 
@@ -175,6 +177,56 @@ def test_wide_axes_are_orthonormal_down_to_the_smallest_variance() -> None:
     axes = rows.basis.axes
     np.testing.assert_allclose(axes.T @ axes, np.eye(40), atol=1e-5)
     np.testing.assert_allclose(Z @ axes @ axes.T, Z, atol=1e-4)
+
+
+@every_family
+def test_rows_too_wide_to_be_rotated_stay_as_they_are(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory and streamed, where they have one column more than may be rotated."""
+    loss, (X, y) = FAMILIES[family], blobs(300, 10, 3, 0.5)
+    path = Path((1e-3, 0.1), class_weights(y, 3, None))
+    for most, kept in ((10, False), (9, True)):
+        monkeypatch.setattr("heads.rows.MOST_ROTATED", most)
+        held, Z = prepared(X)
+        streamed = StreamedRows.surveyed(lambda: iter(np.array_split(X, 7)), 300, 300)
+        for rows in (held, streamed):
+            assert (rows.basis.axes is None) == kept
+            if kept:
+                np.testing.assert_array_equal(
+                    rows.basis.rotate(X), np.c_[standardise(X, rows.basis.mean, rows.basis.scale), np.ones(300)]
+                )
+                np.testing.assert_allclose(rows.basis.variances, np.square(Z).mean(axis=0), rtol=1e-4)
+            check(rows, Z, y, loss, path, list(solve(rows, y, 3, loss, [path])))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_survey_is_of_all_rows_and_its_sample_of_some(dtype: type) -> None:
+    """Mean and scale against NumPy's of all rows, the axes' variances against those of the sample."""
+    X = (blobs(5000, 4, 3, 1.0)[0] + [0, 30, -5, 1]).astype(dtype)
+    mean, scale = standardisation(X.astype(np.float32))
+    for sampled, kept in ((199, False), (200, True), (2500, True)):
+        rows = StreamedRows.surveyed(lambda: iter(np.array_split(X, 13)), 5000, sampled, room=17)
+        np.testing.assert_allclose(rows.basis.mean, mean, atol=1e-5)
+        np.testing.assert_allclose(rows.basis.scale, scale, rtol=1e-5)
+        at = np.sort(np.random.default_rng(0).permutation(5000)[:sampled])
+        Z = standardise(X[at].astype(np.float32), mean, scale).astype(float)
+        np.testing.assert_allclose(rows.basis.variances, np.linalg.eigvalsh(Z.T @ Z / sampled), rtol=1e-3)
+        np.testing.assert_allclose(rows.basis.axes.T @ rows.basis.axes, np.eye(4), atol=1e-5)
+        assert rows.room == 17 and rows.n == 5000 and (rows.sample is not None) == kept
+        if rows.sample is not None:
+            assert (rows.sample.at == at).all() and rows.sample.rows.n == sampled
+            assert rows.sample.rows.basis is rows.basis
+            blocks = np.concatenate([block for _, block in rows.sample.rows.blocks(64)])
+            np.testing.assert_allclose(blocks, np.c_[X[at].astype(np.float32) - mean, np.ones(sampled)], atol=1e-4)
+
+
+def test_problems_are_solved_together_where_there_is_a_sample_and_room() -> None:
+    """36 times the weights, in float32: 4 classes of 13 numbers for each of 10 problems."""
+    X = blobs(3000, 12, 4, 1.0)[0]
+    paths = [Path((0.1, 1.0, 10.0), np.ones(4, np.float32)), Path(tuple(range(1, 8)), np.ones(4, np.float32))]
+    for sampled, room, expected in ((600, 74_880, True), (600, 74_879, False), (599, 10**9, False)):
+        rows = StreamedRows.surveyed(lambda: iter([X]), 3000, sampled, room)
+        assert fits_together(rows, 4, paths) is expected
+    assert not fits_together(prepared(X)[0], 4, paths)
 
 
 @weighted_or_not
@@ -352,3 +404,138 @@ def test_minimizer_ends_where_no_step_leads_down(joint: bool) -> None:
         minimizer.tell(Point(minimizer.trial, data, ones, ones))
     assert minimizer.evaluations < 50
     assert minimizer.best.W is first
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "most"),
+    [
+        ("cross entropy", "digits", 74),
+        ("cross entropy", "many classes", 56),
+        ("squared hinge", "digits", 208),
+        ("squared hinge", "many classes", 126),
+        ("squared", "digits", 32),
+        ("squared", "n < d", 35),
+    ],
+)
+def test_a_path_takes_a_handful_of_passes_per_value_of_C(family: str, name: str, most: int) -> None:
+    """66, 50, 185, 112, 28 and 31 passes for thirteen values: what is learnt at one is used at the next."""
+    loss, (X, y) = FAMILIES[family], DATA[name]()
+    weights = class_weights(y, y.max() + 1, None)
+    found = list(solve(prepared(X)[0], y, len(weights), loss, [Path(tuple(np.logspace(-5, 1, 13)), weights)]))
+    assert sum(s.passes for s in found) <= most and all(s.converged for s in found)
+
+
+def told(minimizer: Minimizer, data: list[float], gradient: list[float], curvature: float = 1.0) -> None:
+    """The next evaluation, of problems of one number each."""
+    W = minimizer.trial
+    rows = np.array(gradient, np.float32)[:, None]
+    minimizer.tell(Point(W, np.array(data, float), rows, np.full(W.shape, curvature, np.float32)))
+
+
+def one_number(rows: int = 1, tolerance: float = 0.0, joint: bool = False) -> Minimizer:
+    """From 0, all but without a penalty."""
+    return Minimizer(np.zeros((rows, 1), np.float32), 1e-30, np.ones(1, np.float32), joint, tolerance)
+
+
+def test_a_step_that_is_too_long_is_shortened_by_the_parabola_through_what_is_known() -> None:
+    """From a value of 1 with a slope of -1, by at least half and at most nine tenths."""
+    for values, steps in (([2.0, 1.5], [0.25, 0.25 / 6]), ([1.0], [0.5]), ([1e6], [0.1]), ([1e6, 1e6], [0.1, 0.01])):
+        minimizer = one_number()
+        told(minimizer, [1.0], [-1.0])
+        assert minimizer.trial == 1
+        for value, step in zip(values, steps, strict=True):
+            told(minimizer, [value], [1.0])
+            assert minimizer.trial.item() == pytest.approx(step, rel=1e-6) and minimizer.best.W == 0
+        assert minimizer.evaluations == 1 + len(values) and not minimizer.done
+
+
+@pytest.mark.parametrize(("value", "taken"), [(1 - 1e-4 + 1.9e-7, True), (1 - 1e-4 + 2.1e-7, False)])
+def test_a_step_is_taken_where_it_leads_down_enough(value: float, taken: bool) -> None:
+    """By 1e-4 of what the slope promised, less what float32 cannot tell."""
+    minimizer = one_number()
+    told(minimizer, [1.0], [-1.0])
+    told(minimizer, [value], [-1e-3])
+    assert minimizer.best.W.item() == taken and minimizer.objective == pytest.approx(value if taken else 1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("tolerance", "done"), [(0.5, True), (0.499, False)])
+def test_the_end_is_where_newton_s_decrement_is_small_beside_the_objective(tolerance: float, done: bool) -> None:
+    """Of a value of 1 with a slope of -1 and a curvature of 1 half is left."""
+    minimizer = one_number(tolerance=tolerance)
+    told(minimizer, [1.0], [-1.0])
+    assert (minimizer.done, minimizer.converged) == (done, done)
+
+
+def test_rows_that_are_problems_of_their_own_step_on_their_own() -> None:
+    """The first may step on and has learnt its curvature, the second goes a quarter of the way."""
+    minimizer = one_number(rows=2)
+    told(minimizer, [1.0, 1.0], [-1.0, -1.0])
+    told(minimizer, [0.5, 2.0], [-0.5, 9.0], curvature=3.0)
+    best = minimizer.best
+    assert best.W.ravel().tolist() == [1, 0] and best.data.tolist() == [0.5, 1.0]
+    assert best.gradient.ravel().tolist() == [-0.5, -1] and best.curvature.ravel().tolist() == [3, 1]
+    np.testing.assert_allclose(minimizer.trial.ravel(), [2, 0.25], rtol=1e-6)
+    assert minimizer.objective == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_directions_are_those_of_bfgs(joint: bool) -> None:
+    """Against its formula with whole matrices: Nocedal & Wright, (6.17), from Shanno's multiple of the diagonal."""
+    random = np.random.default_rng(5)
+    penalised = np.append(np.ones(4), 0).astype(np.float32)
+    steps = random.normal(size=(6, 3, 5)).astype(np.float32)
+    changes = (steps * np.exp(random.normal(size=(3, 5))) + 0.1 * random.normal(size=(6, 3, 5))).astype(np.float32)
+    products = (steps * changes).sum(axis=2).astype(float)
+    products = products.sum(axis=1, keepdims=True) if joint else products
+    W, gradient = random.normal(size=(2, 3, 5)).astype(np.float32)
+    curvature = np.exp(random.normal(size=(3, 5))).astype(np.float32)
+    pairs = list(zip(steps, changes, 1 / products, strict=True))
+    minimizer = Minimizer(W, 0.5, penalised, joint, 1e-12, pairs)
+    minimizer.tell(Point(W, np.full(1 if joint else 3, 1e6), gradient, curvature))
+    for group in [slice(None)] if joint else [slice(i, i + 1) for i in range(3)]:
+        g = (gradient + 0.5 * penalised * W)[group].ravel().astype(float)
+        H = np.diag(1 / (curvature + 0.5 * penalised)[group].ravel().astype(float))
+        each = [
+            (s[group].ravel().astype(float), d[group].ravel().astype(float))
+            for s, d in zip(steps, changes, strict=True)
+        ]
+        s, d = each[-1]
+        H *= (s @ d) / (d @ H @ d)
+        for s, d in each:
+            V = np.eye(len(g)) - np.outer(d, s) / (s @ d)
+            H = V.T @ H @ V + np.outer(s, s) / (s @ d)
+        np.testing.assert_allclose((minimizer.trial - W)[group].ravel(), -H @ g, rtol=1e-3, atol=1e-4)
+
+    minimizer.move(0.1)
+    for (s, d, inverse), step, change in zip(minimizer.pairs, steps, changes, strict=True):
+        np.testing.assert_array_equal(s, step)
+        np.testing.assert_allclose(d, change - 0.4 * penalised * step, rtol=1e-5, atol=1e-6)
+        product = (s * d).sum(axis=1).astype(float)
+        product = product.sum(keepdims=True) if joint else product
+        good = product > 0
+        np.testing.assert_allclose(inverse, np.where(good, 1 / product, 0), rtol=1e-4)
+
+
+def test_the_last_six_steps_are_kept() -> None:
+    random = np.random.default_rng(4)
+    target, sizes = random.normal(size=(2, 20)), np.exp(2 * random.normal(size=(2, 20)))
+    minimizer = Minimizer(np.zeros((2, 20), np.float32), 1.0, np.ones(20, np.float32), True, 1e-12)
+    points, kept = [], []
+    for _ in range(12):
+        minimizer.tell(quadratic(minimizer.trial, target, sizes, True))
+        if not points or minimizer.best is not points[-1]:
+            points.append(minimizer.best)
+            kept.append(len(minimizer.pairs))
+    assert kept[:7] == [0, 1, 2, 3, 4, 5, 6] and set(kept[7:]) == {6}
+    last = [after.W - before.W for before, after in zip(points[-7:], points[-6:], strict=False)]
+    assert all((step == moved).all() for (step, _, _), moved in zip(minimizer.pairs, last, strict=True))
+
+
+def test_another_penalty_is_first_tried_along_the_line_that_is_given_if_it_leads_down() -> None:
+    for towards, expected in ((0.75, 0.75), (-0.5, None)):
+        minimizer = one_number()
+        told(minimizer, [1.0], [-1.0])
+        told(minimizer, [0.25], [-0.5])  # at 1: the curvature is a half, the minimum at 2
+        minimizer.move(1e-20, np.full((1, 1), 1 + towards, np.float32))
+        assert minimizer.evaluations == 0 and not minimizer.done
+        np.testing.assert_allclose(minimizer.trial.item(), 1 + expected if expected else 2, rtol=1e-6)

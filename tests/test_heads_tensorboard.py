@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_heads_train import DATASET
 
+from featurestore.errors import UsageError
 from heads import tensorboard
 from heads.train import train
 
@@ -45,3 +46,21 @@ def test_a_head_without_epochs_has_scores_alone(tmp_path):
     tensorboard.write(result, tmp_path)
     assert events(tmp_path / "train").keys() == {("head", 0)}
     assert events(tmp_path / "validation") == {("top1", 0): pytest.approx(result.val)}
+
+
+def test_a_folder_is_made_and_stays_as_it_was(tmp_path):
+    folder = tmp_path / "some" / "logs"
+    for _ in range(2):
+        tensorboard.check(folder)
+        assert list(folder.iterdir()) == []
+    (folder / "run").write_text("kept")
+    tensorboard.check(folder)
+    assert [path.name for path in folder.iterdir()] == ["run"]
+    for bad, why in ((folder / "run", "File exists"), (folder / "run" / "logs", "Not a directory")):
+        with pytest.raises(UsageError, match=f"--tensorboard, a folder that can be written. Got: {bad}: {why}"):
+            tensorboard.check(bad)
+    with pytest.raises(UsageError, match="--tensorboard, a folder that can be written"):
+        tensorboard.check(tmp_path / "a\0b")
+    if (system := Path("/proc")).is_dir():  # where nobody may write, whoever it is
+        with pytest.raises(UsageError, match="Got: /proc: "):
+            tensorboard.check(system)

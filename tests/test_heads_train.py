@@ -13,7 +13,7 @@ from heads.compare import compare
 from heads.evaluate import wilson
 from heads.head import softmax
 from heads.search import Search
-from heads.train import misclassified, train
+from heads.train import gained, misclassified, train
 
 
 def make_dataset(n=400, d=10, n_classes=4, noise=1.0, seed=0):
@@ -45,8 +45,38 @@ def test_train_scores_what_it_says():
     assert result.n == {"train": 200, "val": 100, "test": 100, "classes": 4}
     assert 0.15 < result.baseline < 0.4
     told = json.loads(json.dumps(result.to_json("run", "id")))
-    assert {"run_id", "head_id", "val", "test", "test_ci", "fit_seconds", "n", "calibration", "abstain"} <= told.keys()
-    assert told["history"] == []
+    assert told.keys() == {
+        "run_id", "head_id", "feature_set", "head", "params", "val", "val_ci", "fit_seconds", "test", "test_ci",
+        "metrics", "baseline", "n", "notes", "history", "calibration", "abstain", "without_views",
+    }  # fmt: skip
+    assert (told["run_id"], told["head_id"], told["feature_set"]) == ("run", "id", "set-1")
+    assert (told["head"], told["params"]) == ("logreg", {"C": 0.1})
+    assert told["val_ci"] == list(result.val_ci) == list(wilson(result.val, 100))
+    assert told["history"] == told["notes"] == [] and told["without_views"] is None
+    names, counts = np.unique(fit.y, return_counts=True)
+    assert result.baseline == np.mean(test.y == names[counts.argmax()])
+    weighted = train(DATASET, "logreg", {"C": 0.1}, "balanced")
+    same = registry.fit("logreg", fit.X, fit.y, params={"C": 0.1}, class_weight="balanced", X_val=val.X, y_val=val.y)
+    assert all((weighted.head.arrays[name] == array).all() for name, array in same.arrays.items())
+    assert (weighted.head.arrays["coef"] != result.head.arrays["coef"]).any()
+
+
+def test_a_head_with_views_is_told_beside_the_same_head_without():
+    fit, val = DATASET.part("train"), DATASET.part("val")
+    X = np.random.default_rng(5).normal(size=(400, 10)).astype(np.float32) + np.repeat(fit.X, 2, axis=0)
+    augmented = fit.with_views(X, np.repeat(np.arange(200), 2))
+    result, plain = train(DATASET, "knn", {"k": 3}, augmented=augmented), train(DATASET, "knn", {"k": 3})
+    same = registry.fit("knn", augmented.X, augmented.y, params={"k": 3})
+    assert (result.head.arrays["vectors"] == same.arrays["vectors"]).all() and result.views == 2 and plain.views == 0
+    assert result.val == np.mean(same.predict(val.X) == val.y) != plain.val
+    row, without = result.row(), plain.row()
+    assert row.keys() == without.keys() | {"views", "note"} and row["views"] == 2
+    assert row["note"] == gained(2, result.val, plain.val)
+    assert result.without_views.keys() == without.keys() == {"head", "params", "val", "val_ci", "fit_seconds"}
+    assert {**result.without_views, "fit_seconds": 0} == {**without, "fit_seconds": 0}
+    assert result.to_json()["without_views"] == result.without_views and result.n == plain.n
+    assert gained(3, 0.55, 0.5) == "with 3 views a picture: +5.0 points on validation over the pictures alone"
+    assert gained(1, 0.5, 0.625, "here") == "with 1 views a picture: -12.5 points here over the pictures alone"
 
 
 def test_what_cannot_be_asked_for():
@@ -123,8 +153,20 @@ def test_datasets_that_cannot_be_used(job):
         job(replace(DATASET, y=one))
     X = DATASET.X.copy()
     X[3, 3] = np.inf
-    with pytest.raises(HeadError, match=r"1 of 400 rows of set-1 .* /images/3\.png"):
+    X[[399, 399], [0, 9]] = np.nan, -np.inf
+    with pytest.raises(HeadError, match=r"^2 of 400 rows of set-1 .* /images/3\.png"):
         job(replace(DATASET, X=X))
+
+
+@pytest.mark.parametrize(("more", "names"), [(5, "z0, z1, z2, z3, z4"), (6, "z0, z1, z2, z3, z4, …")])
+def test_classes_that_train_lacks_are_named_up_to_five(more, names):
+    y, val = DATASET.y.astype("<U20"), np.flatnonzero(DATASET.splits == "val")
+    y[val[: 2 * more]] = [f"z{i // 2}" for i in range(2 * more)]
+    y[3] = "z0"
+    assert train(replace(DATASET, y=y), "ncm").notes == (
+        f"val: {2 * more} of 100 rows count as wrong, as train has no row of their class ({names}).",
+        "test: 1 of 100 rows count as wrong, as train has no row of their class (z0).",
+    )
 
 
 def test_classes_that_train_lacks_are_told_and_count_as_wrong():

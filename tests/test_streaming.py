@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import stores
 from click.testing import Result
 from typer.testing import CliRunner
 
+from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
 from featurestore.schema import features_batch
 from featurestore.store import FeatureStore
+from featurestore.stored import StoredVectors
+from heads import streaming
 from heads.rows import StreamedRows, _subtract
 from pipelines.cli import app
 
@@ -182,3 +186,66 @@ def test_float16_is_widened_exactly() -> None:
     wide = np.empty(finite.shape, np.float32)
     _subtract(finite, np.zeros(8, np.float32), wide)
     np.testing.assert_array_equal(wide.view(np.uint32), finite.astype(np.float32).view(np.uint32))
+
+
+def stored_dataset(width: int, memory_limit: int) -> tuple[Dataset, np.ndarray]:
+    """400 rows whose vectors are read in pieces of 150, half of them to train on, and the vectors."""
+    n, X = 400, np.arange(400 * width, dtype=np.float32).reshape(400, width)
+
+    def scan() -> Any:
+        for piece in np.split(X, [150, 300]):
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(piece.ravel()), width)
+            yield pa.record_batch([vectors], ["vector"])
+
+    data = Dataset(
+        feature_set="set",
+        fingerprint="f" * 64,
+        X=np.empty((n, 0), np.float32),
+        y=np.array(["a", "b"])[np.arange(n) % 2],
+        keys=np.array([i.to_bytes(32, "big") for i in range(n)], "S32"),
+        uris=np.array([f"{i}.png" for i in range(n)]),
+        splits=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
+        stored=StoredVectors(scan, np.arange(n), n, width, memory_limit),
+    )
+    return data, X
+
+
+def test_a_quarter_of_the_limit_may_be_val_and_test() -> None:
+    """200 of 2,500 numbers are 2,000,000 bytes."""
+    data, X = stored_dataset(2500, 8_000_000)
+    parts = streaming.split(data)
+    assert parts.keys() == {"train", "val", "test"} and parts["train"].stored is not None
+    for name, rows in (("val", np.arange(2, 400, 4)), ("test", np.arange(3, 400, 4))):
+        assert parts[name].stored is None and (X[rows] == parts[name].X).all()
+        assert parts[name].uris.tolist() == [f"{row}.png" for row in rows]
+    over, _ = stored_dataset(2500, 7_999_999)
+    with pytest.raises(UsageError) as said:
+        streaming.split(over)
+    assert str(said.value) == (
+        "The 200 images of val and test take 2 MB and may take a quarter of --memory-limit, 8 MB: raise it to 8 MB, "
+        "or lower --val and --test."
+    )
+    assert streaming._megabytes(1_000_001) == "2 MB" and streaming._megabytes(1_234_000_000) == "1,234 MB"
+    held = data.read()
+    assert [(part.X == held.part(name).X).all() for name, part in streaming.split(held).items()] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "sampled", "room"),
+    [(5000, 25, 500), (4999, 24, 499), (10_000, 50, 1000), (10**9, 50, 10**8), (399, 2, 39), (0, 2, 0)],
+)
+def test_a_fifth_of_the_limit_may_be_a_sample_and_a_tenth_problems(
+    monkeypatch: pytest.MonkeyPatch, limit: int, sampled: int, room: int
+) -> None:
+    """Of 200 training rows of 40 bytes a quarter at most, and two at least."""
+    asked = []
+    surveyed = StreamedRows.surveyed
+    monkeypatch.setattr(StreamedRows, "surveyed", lambda *args: asked.append(args[1:]) or surveyed(*args))
+    data, X = stored_dataset(10, limit)
+    train = data.part("train")
+    rows = streaming.streamed_rows(train)
+    assert asked == [(200, sampled, room)] and (rows.n, rows.room) == (200, room)
+    assert train.stored is not None
+    own = X[data.splits == "train"][train.stored.order]
+    pieces = [block[:, :-1] + rows.basis.mean for _, block in rows.blocks(64)]
+    np.testing.assert_allclose(np.concatenate(pieces), own, rtol=1e-6)
