@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pyarrow as pa
 import pytest
 from stores import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
 
-from featurestore import header, labels
+from featurestore import header, labels, ledger
 from featurestore.errors import (
     FormatError,
     HeadError,
@@ -31,7 +33,7 @@ from featurestore.errors import (
 from featurestore.files import read_sealed, write_sealed
 from featurestore.known import CHANGED, NEW, pair_digests, text_digests
 from featurestore.labels import ELSEWHERE, LISTED
-from featurestore.runs import RunRecord, library_versions, new_run_id
+from featurestore.runs import RunRecord, is_run_id, library_versions, new_run_id, time_of
 from featurestore.schema import features_schema, keys_of, vectors_of
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL
@@ -124,6 +126,126 @@ def test_damaged_header_is_corrupt(store: FeatureStore) -> None:
     (store.path / "penult.json").write_bytes(b"\0" * 100)
     with pytest.raises(StoreCorrupt, match=r"penult\.json"):
         FeatureStore(store.path)
+
+
+def ledger_path(store: FeatureStore) -> Path:
+    return store.catalog.path / "ledger.json"
+
+
+WRONG_HEADERS: list[dict[str, object]] = [
+    *({"format_version": value} for value in ("2", True, None, 2.0)),
+    *({"tables": value} for value in (None, [], 3, {"catalog.lance": 3}, {"catalog.lance": {}})),
+    *({"tables": {"catalog.lance": {"rows": 0} | value}} for value in ({}, {"version": "1"}, {"version": True})),
+    *({"tables": {"catalog.lance": {"version": 1} | value}} for value in ({}, {"rows": None}, {"rows": 0.0})),
+]
+
+
+@pytest.mark.parametrize("values", WRONG_HEADERS, ids=str)
+def test_a_header_that_no_penult_writes(store: FeatureStore, values: dict[str, object]) -> None:
+    path = store.path / header.NAME
+    write_sealed(path, read_sealed(path) | values)
+    with pytest.raises(StoreCorrupt, match=r"Expected in .*penult\.json: (format_version|version)"):
+        FeatureStore(store.path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format_version": 2}', '{"tables": {}}', "3"])
+def test_a_header_of_other_json(store: FeatureStore, text: str) -> None:
+    (store.path / header.NAME).write_text(text)
+    with pytest.raises(StoreCorrupt, match="format_version and tables"):
+        FeatureStore(store.path)
+
+
+def test_a_digit_of_the_format_version_that_flipped_is_no_newer_penult(store: FeatureStore) -> None:
+    path = store.path / header.NAME
+    for version, other in ((2, 3), (1, 9), (2, 0)):
+        write_sealed(path, read_sealed(path) | {"format_version": version})
+        path.write_text(path.read_text().replace(f'"format_version": {version}', f'"format_version": {other}'))
+        with pytest.raises(StoreCorrupt, match=rf"format version {version}\. Got: {other};"):
+            FeatureStore(store.path)
+        path.write_text(path.read_text().replace(f'"format_version": {other}', f'"format_version": {version}'))
+    for sealed in (True, False):  # what a newer penult seals it may seal otherwise
+        told = read_sealed(path) | {"format_version": 3}
+        write_sealed(path, told) if sealed else path.write_text(json.dumps(told))
+        with pytest.raises(FormatError, match="has format version 3, this penult reads up to 2: install a newer"):
+            FeatureStore(store.path)
+        write_sealed(path, told | {"format_version": 2})
+
+
+def test_a_header_tells_tables_that_are_not_what_they_were(filled: FeatureStore) -> None:
+    path = filled.path / header.NAME
+    sound = read_sealed(path)
+    now = sound["tables"]["catalog.lance"]
+    assert now == {"version": filled.catalog.version, "rows": 60}
+
+    def told(name: str, **values: int) -> None:
+        write_sealed(path, sound | {"tables": sound["tables"] | {name: now | values}})
+
+    for values in ({"version": now["version"] - 1, "rows": 7}, {}):  # another program may have written since
+        told("catalog.lance", **values)
+        FeatureStore(filled.path)
+    for values in ({"rows": 59}, {"rows": 61}, {"version": now["version"] + 1}):
+        told("catalog.lance", **values)
+        with pytest.raises(StoreCorrupt, match=rf"version {now['version']} with 60 rows; `penult doctor`"):
+            FeatureStore(filled.path)
+    told("other.lance")
+    with pytest.raises(StoreCorrupt, match=rf"a table .*other\.lance at version {now['version']}\. Got: none"):
+        FeatureStore(filled.path)
+
+
+def test_what_a_header_remembers(filled: FeatureStore) -> None:
+    told = header.read(filled.path)
+    assert (told["last_set"], told["last_run"], told["format_version"]) == (NAME, "r1", 2)
+    assert told["tables"] == {
+        "catalog.lance": filled.catalog.state(),
+        "labels.lance": filled.labels.state(),
+        f"features/{NAME}.lance": filled.table(NAME).state(),
+    }
+    header.remember(filled.path, [], last_run="r0")  # an older one
+    assert header.read(filled.path) == told
+    header.remember(filled.path, [], last_set="other", last_run="r2")
+    assert header.read(filled.path) == told | {"last_set": "other", "last_run": "r2"}
+    filled.remember()
+    assert header.read(filled.path)["tables"] == told["tables"]
+    assert not filled.unknown_origin and "unknown_origin" not in told
+
+
+WRONG_LEDGERS: list[tuple[dict[str, object], str]] = [
+    ({"table": "labels.lance"}, "another table's"),
+    ({"table": None}, "another table's"),
+    *(({"version": value}, "something else") for value in (None, "1", True, 1.0)),
+    *(({"rows": value}, "something else") for value in (None, "1", False)),
+    *(({"files": value}, "something else") for value in (None, [], {"data/x": 3}, {"data/x": "a", "data/y": None})),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), WRONG_LEDGERS, ids=str)
+def test_a_ledger_that_no_penult_writes(store: FeatureStore, values: dict[str, object], words: str) -> None:
+    write_sealed(ledger_path(store), read_sealed(ledger_path(store)) | values)
+    with pytest.raises(StoreCorrupt, match=rf"ledger\.json.*{words}.*`penult doctor`"):
+        store.catalog.count()
+
+
+def test_a_ledger_without_a_seal_or_that_leads_nowhere(store: FeatureStore) -> None:
+    told = read_sealed(ledger_path(store))
+    ledger_path(store).write_text(json.dumps(told))
+    with pytest.raises(StoreCorrupt, match="a seal in"):
+        store.catalog.count()
+    ledger_path(store).unlink()
+    assert store.catalog.count() == 0 and ledger.read(store.catalog.path) == ledger.Ledger(0, 0, {})
+    ledger_path(store).symlink_to("ledger.json")
+    with pytest.raises(StoreCorrupt, match=r"a ledger at .*ledger\.json\. Got: Too many levels"):
+        store.catalog.count()
+
+
+def test_a_ledger_is_read_anew_when_it_was_written_anew(store: FeatureStore) -> None:
+    path = store.catalog.path
+    for number in range(3):
+        ledger.write(path, ledger.Ledger(1, number, {"data/x": "0" * 64}))
+        assert ledger.read(path).rows == number
+    assert (ledger.damage(path / "data" / "x", "0" * 64) or "").endswith("Got: no such file")
+    with pytest.raises(StoreCorrupt, match="no such file; `penult doctor`"):
+        ledger.check(path, ["data/other", "data/x"])
+    ledger.check(path, ["data/other"])  # a file that it does not know passes
 
 
 def tables_of(store: FeatureStore) -> dict[str, Table]:
@@ -239,6 +361,14 @@ def test_require(filled: FeatureStore) -> None:
     assert SPEC.fingerprint()[:12] in str(caught.value)
 
 
+def test_a_set_with_the_spec_of_another(filled: FeatureStore) -> None:
+    other = filled.path / "features" / "other-00000000.lance"
+    filled.table(NAME).path.rename(other)
+    (other / ledger.NAME).unlink()  # which names its table
+    with pytest.raises(StoreCorrupt, match=rf"the features of other-00000000\. Got: those of {NAME}"):
+        filled.spec("other-00000000")
+
+
 # -- commit --------------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +431,30 @@ def test_commit_is_completed_after_a_crash_at_any_step(
         assert found["3"] == key(b"new 3") and found["13"] == key(b"13") and found["bad"] is None
         assert pending(again.path) == []
     FeatureStore(filled.path)
+
+
+@pytest.mark.parametrize("table", ["catalog", "labels", "features"])
+def test_a_note_that_a_killed_run_owes_is_made_by_the_next(filled: FeatureStore, table: str) -> None:
+    """Lance has the version, the ledger not yet: until it has, nothing tells damage to it."""
+    one = tables_of(filled)[table]
+    current = ledger.read(one.path)
+    ledger.write(one.path, ledger.Ledger(current.version - 1, 0, {}))
+    with filled.lock():
+        assert filled.recover() == []
+    known = ledger.read(one.path)
+    assert (known.version, known.rows) == (
+        current.version,
+        current.rows,
+    ) and current.files.items() <= known.files.items()
+
+
+def test_a_journal_that_another_run_has_committed(filled: FeatureStore) -> None:
+    with filled.lock():
+        staging = journal(filled, "r2", [pictures([60])])
+        staging.remove()
+        with pytest.raises(StoreError, match=r"The journal .*r2 is gone: .*lock was not honoured.*store/lock alone"):
+            filled.commit(staging)
+    assert filled.catalog.count() == 60
 
 
 def test_only_finished_shards_are_recovered(store: FeatureStore) -> None:
@@ -725,6 +879,60 @@ def test_status_of_an_empty_store(store: FeatureStore) -> None:
     found = status(store)
     assert (found["sets"], found["failures"], found["labels"]) == ([], {}, {})
     assert found["catalog"] == {"ok": 0, "failed": 0, "contents": 0, "removed": 0}
+
+
+def test_ids_are_behind_those_of_all_runs(store: FeatureStore) -> None:
+    late, later = (f"{year}0101T000000000000Z-embed-aaaaaa" for year in (2990, 2991))
+    first = store.new_run_id("train")
+    assert re.fullmatch(r"\d{8}T\d{12}Z-train-[0-9a-f]{6}", first) and first < late
+    assert abs((time_of(first) - datetime.now(UTC)).total_seconds()) < 60  # type: ignore[operator]
+    assert new_run_id("x", after=late).startswith("29900101T000000000001Z-x-")
+    assert new_run_id("x", after="no id") < late and new_run_id("x", after=first) > first
+    for place in ("runs", "staging"):
+        (store.path / place / late).mkdir(parents=True)
+        assert store.new_run_id("train").startswith("29900101T000000000001Z-train-")
+        (store.path / place / late).rename(store.path / place / "no id")
+    header.remember(store.path, [], last_run=later)
+    assert store.new_run_id("train").startswith("29910101T000000000001Z-train-")
+
+
+def test_a_store_of_an_older_penult_has_its_newest_run_in_its_labels(store: FeatureStore) -> None:
+    path = store.path / header.NAME
+    commit(store, "19900101T000000000000Z-embed-aaaaaa", pictures(range(2)))
+    relabel(store, "29900101T000000000000Z-label-aaaaaa", [Picture("0", None, "x")])
+    relabel(store, "29800101T000000000000Z-label-aaaaaa", [Picture("1", None, "x")])
+    told = read_sealed(path)
+    assert told["last_run"] == "29900101T000000000000Z-label-aaaaaa"
+    del told["last_run"]
+    write_sealed(path, told)
+    assert store.new_run_id("train").startswith("29900101T000000000001Z-train-")
+
+
+WRONG_RECORDS: list[dict[str, object]] = [
+    *({name: 3} for name in ("kind", "started", "parameters", "result", "versions")),
+    *({name: None} for name in ("run_id", "kind", "started", "parameters", "result", "versions")),
+    {"run_id": "other"},
+    {"parameters": "x"},
+    {"kind": {}},
+]
+
+
+@pytest.mark.parametrize("values", WRONG_RECORDS, ids=str)
+def test_a_record_that_no_run_writes(store: FeatureStore, values: dict[str, object]) -> None:
+    record = RunRecord("r1", "train", "now", {}, {}, {})
+    record.write(store.run_folder("r1"))
+    path = store.run_folder("r1") / "run.json"
+    write_sealed(path, read_sealed(path) | values)
+    words = "of run r1 in .* Got: another run's" if values == {"run_id": "other"} else f"Got: no {next(iter(values))}"
+    with pytest.raises(StoreCorrupt, match=words):
+        store.runs()
+    write_sealed(path, asdict(record) | {"more": "a newer penult's"})
+    assert store.runs() == [record]
+
+
+def test_names_of_runs() -> None:
+    assert all(map(is_run_id, ("r1", "20260101T000000000000Z-embed-a1b2c3", "0", "a.b_c-d", "Z")))
+    assert not any(map(is_run_id, ("", "-a", ".a", "_a", "a b", "a'b", "a/b", "é", "a\n", None, 3)))
 
 
 def test_run_records(store: FeatureStore) -> None:
