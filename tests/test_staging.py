@@ -62,9 +62,13 @@ def test_a_journal_comes_back(staging: Staging) -> None:
         "feature_set": SPEC.set_name,
         "files": {name: sha256_of(staging.folder / name) for name in (PLANNED, LABELLED)},
     }
-    (staging.folder / "shards" / "10.json").write_text("{}")
-    (staging.folder / "shards" / "9.json").write_text("{}")
-    assert [path.name for path in staging.damaged()] == ["10.json", "9.json"]
+    shards = staging.folder / "shards"
+    (shards / "0.json").rename(shards / "40.json")
+    change(shards / "40.json", shard=40)
+    assert [entry.shard for entry in staging.entries()] == [1, 40]  # by number
+    for name in ("10.json", "9.json", "x.json"):
+        (shards / name).write_text("{}")
+    assert [path.name for path in staging.damaged()] == ["10.json", "9.json", "x.json"]
 
 
 WRONG_NOTES = [

@@ -34,7 +34,7 @@ from featurestore.files import read_sealed, write_sealed
 from featurestore.known import CHANGED, NEW, pair_digests, text_digests
 from featurestore.labels import ELSEWHERE, LISTED
 from featurestore.runs import RunRecord, is_run_id, library_versions, new_run_id, time_of
-from featurestore.schema import features_schema, keys_of, vectors_of
+from featurestore.schema import features_batch, features_schema, keys_of, vectors_of
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL
 from featurestore.staging import ShardEntry, Staging, pending
@@ -966,3 +966,142 @@ def test_a_row_stays_until_another_takes_its_place(tmp_path: Path) -> None:
     rows = store.catalog.read(["uri", "run_id"]).to_pylist()
     assert sorted((row["uri"], row["run_id"]) for row in rows) == [("0", "r1"), ("1", "r2"), ("2", "r1")]
     assert len(store.dataset(SPEC.set_name)) == 3
+
+
+# -- views, and vectors that stay in the store ---------------------------------------------------------------------
+
+
+def add_views(store: FeatureStore, seed: int, views: dict[bytes, list[int]]) -> str:
+    """A set of augmented views of contents, by their numbers; the vector of a view is 100 a view more than its own."""
+    spec = replace(SPEC, augmentation=json.dumps({"seed": seed}), dtype="float32")
+    table = store.table(store.add_set(spec))
+    rows = [(key(content), view) for content, numbers in views.items() for view in numbers][::-1]
+    keys, numbers = np.array([k for k, _ in rows], "S32"), np.array([v for _, v in rows], np.int16)
+    vectors = np.stack([vector(k) + 100 * v for k, v in rows])
+    table.commit(f"v{seed}", table.stage([features_batch(table.schema, keys, vectors, f"v{seed}", numbers)]))
+    return spec.set_name
+
+
+@pytest.fixture
+def single(store: FeatureStore) -> FeatureStore:
+    """Ten images in a set of single precision, the set that a set of views belongs to."""
+    commit(store, "r1", pictures(range(10), split=TRAIN), replace(SPEC, dtype="float32"))
+    return store
+
+
+def test_training_rows_and_after_them_their_views(single: FeatureStore) -> None:
+    data = single.dataset(val=0, test=0)
+    with pytest.raises(UsageError, match=r"has no views: `penult embed SOURCE --views 2` makes some"):
+        single.augmented(data, 2)
+    one = add_views(single, 1, {b"%d" % i: [1, 2, 3] for i in range(12)})
+    assert single.views_sets(data.feature_set) == [one] and single.resolve() == data.feature_set
+    for name in (None, one):
+        more = single.augmented(data, 2, name)
+        assert len(more) == 30 and np.array_equal(more.X[:10], data.X)
+        order = [(row, view) for row in range(10) for view in (1, 2)]
+        assert more.ids[10:].tolist() == [data.ids[row] for row, _ in order]
+        assert np.array_equal(more.X[10:], [data.X[row] + np.float32(100 * view) for row, view in order])
+    two = add_views(single, 2, {b"%d" % i: [1, 2] if i else [1] for i in range(10)})
+    assert single.views_sets(data.feature_set) == sorted([one, two])
+    with pytest.raises(UsageError, match="views of several kinds: name one with --views-set, of"):
+        single.augmented(data, 2)
+    with pytest.raises(UsageError, match=r"Expected: --views-set, one of \[.*\]\. Got: 'three'"):
+        single.augmented(data, 2, "three")
+    assert len(single.augmented(data, 1, two)) == 20 and len(single.augmented(data, 3, one)) == 40
+    with pytest.raises(UsageError, match=rf"{two} holds 19 of the 20 views that training needs"):
+        single.augmented(data, 2, two)
+    other = replace(SPEC, augmentation="{}")  # of the set of half precision, which is not there
+    single.add_set(other)
+    assert single.views_sets(data.feature_set) == sorted([one, two])
+
+
+def test_what_is_known_of_views(single: FeatureStore) -> None:
+    name = add_views(single, 1, {b"0": [1, 2, 3], b"1": [1], b"2": [1, 2]})
+    keys, counts = single.view_counts(name)
+    assert dict(zip(keys.tolist(), counts.tolist(), strict=True)) == {
+        np.array([key(b"%d" % i)], "S32")[0]: n for i, n in enumerate((3, 1, 2))
+    }
+    assert keys.tolist() == sorted(keys.tolist())
+    for view, contents in ((None, b"012"), (1, b"012"), (2, b"02"), (3, b"0"), (4, b"")):
+        known = single.content_keys(name, view)
+        assert known.tolist() == np.sort(np.array([key(bytes([c])) for c in contents], "S32")).tolist()
+        files = single.known_files(name, view).lookup(
+            text_digests([str(i) for i in range(4)]), pair_digests(np.ones(4, int), np.ones(4, int))
+        )
+        assert files.tolist() == [
+            EMBEDDED if b"%d" % i in [bytes([c]) for c in contents] else NOT_IN_SET for i in range(4)
+        ]
+    X, rows = single.views(name, np.sort(np.array([key(b"2"), key(b"0"), key(b"9")], "S32")), 2)
+    names = np.sort(np.array([key(b"2"), key(b"0"), key(b"9")], "S32"))[rows].tolist()
+    assert sorted(names) == sorted(np.array([key(b"0"), key(b"0"), key(b"2"), key(b"2")], "S32").tolist())
+    assert rows.tolist() == sorted(rows.tolist()) and len(X) == 4
+    empty, none = single.views(name, np.empty(0, "S32"), 2)
+    assert empty.shape == (0, 8) and none.tolist() == []
+
+
+def test_vectors_stay_in_the_store_above_half_the_memory(filled: FeatureStore) -> None:
+    commit(filled, "r2", pictures(range(60, 70)), replace(SPEC, layer="other"))  # labelled, and not in this set
+    size = 60 * SPEC.width * 4
+    for limit, stays in ((2 * size, False), (2 * size - 1, True)):
+        data = filled.dataset(NAME, memory_limit=limit)
+        assert (data.stored is not None) == stays and len(data) == 60
+        assert data.X.shape == ((60, 0) if stays else (60, 8)) and data.width == 8
+    held, keys = filled.dataset(NAME), data.keys
+    assert np.array_equal(data.read().X, held.X) and data.read().stored is None
+    assert np.array_equal(data.part(TRAIN).read().X, held.part(TRAIN).X)
+    stored, found = filled.stored(NAME, keys[::2], 77)
+    assert (stored.n, stored.width, stored.memory_limit, found.tolist()) == (30, 8, 77, [True] * 30)
+    assert np.array_equal(stored.read(), held.X[::2]) and sorted(stored.order.tolist()) == list(range(30))
+    commit(filled, "r3", pictures(range(70, 80)))
+    assert np.array_equal(stored.read(), held.X[::2])  # one version of the set, whatever comes
+    mask = np.arange(30) % 3 == 0
+    for some, expected in ((stored.take(mask), held.X[::2][mask]), (stored.take(np.array([7, 2])), held.X[[14, 4]])):
+        assert np.array_equal(some.read(), expected) and some.n == len(expected)
+        assert np.array_equal(some.take(np.array([1])).read(), expected[1:2])
+    missing = np.sort(np.concatenate([keys[:3], np.array([b"\1" * 32, b"\xfe" * 32], "S32")]))
+    stored, found = filled.stored(NAME, missing, 77)
+    assert (
+        found.tolist() == np.isin(missing, keys).tolist()
+        and sorted(stored.order.tolist()) == np.flatnonzero(found).tolist()
+    )
+
+
+# -- making and opening --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign"),
+    [
+        *((name, False) for name in ("features", "catalog.lance", "labels.lance", "lock", ".penult.json.a1b2.tmp")),
+        *((name, True) for name in ("runs", "staging", ".penult.json", "x.penult.json.a1.tmp", "lock2", ".DS_Store")),
+    ],
+)
+def test_what_a_run_that_died_may_have_left_of_a_new_store(tmp_path: Path, name: str, foreign: bool) -> None:
+    path = tmp_path / name
+    path.touch() if name.endswith(("lock", ".tmp")) else path.mkdir()
+    if foreign:
+        with pytest.raises(UsageError, match="is not a penult store and not an empty folder: name another"):
+            FeatureStore.create(tmp_path)
+        assert [one.name for one in tmp_path.iterdir()] == [name]
+    else:
+        assert FeatureStore.create(tmp_path).sets() == []
+
+
+def test_the_set_written_last(store: FeatureStore) -> None:
+    names = [store.add_set(replace(SPEC, layer=layer)) for layer in ("a", "b")]
+    assert store.resolve() == sorted(names)[-1]  # none was written
+    for last in names:
+        header.remember(store.path, [], last_set=last)
+        assert store.resolve() == last
+    header.remember(store.path, [], last_set="gone")
+    assert store.resolve() == sorted(names)[-1]
+    views = store.add_set(replace(SPEC, layer="a", augmentation="{}"))
+    assert store.resolve(views) == views and store.sets() == sorted([*names, views])
+    with pytest.raises(StoreNotFound, match="Got: none of"):
+        store.resolve(views[:-1])
+
+
+def test_a_journal_of_views_leaves_the_last_set(filled: FeatureStore) -> None:
+    spec = replace(SPEC, augmentation="{}")
+    commit(filled, "r2", pictures([60]), spec)
+    assert header.read(filled.path)["last_set"] == NAME and header.read(filled.path)["last_run"] == "r2"
