@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -298,6 +299,34 @@ def test_lock_within_one_process(store: FeatureStore) -> None:
     with pytest.raises(ZeroDivisionError), store.lock():
         raise ZeroDivisionError
     with store.lock():
+        pass
+
+
+def test_who_holds_the_lock(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.path / "lock"
+    with store.lock():
+        said = path.read_text()
+    since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
+    assert re.fullmatch(rf"process {os.getpid()} on {re.escape(os.uname().nodename)} since {since}", said)
+    path.write_text("x" * 500)  # of somebody before; the shorter text takes its place whole
+    with store.lock():
+        assert len(path.read_text()) == len(said)
+    for held, name in ((b"", "another run"), (b"\xff you \n", "\ufffd you"), (b"y" * 300, "y" * 200)):
+        path.write_bytes(held)
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(StoreLocked, match=rf"store is locked by {name}: wait for it to end"), store.lock():
+                pass
+
+    def full() -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("featurestore.lock.utc_now", full)
+    with store.lock(), pytest.raises(StoreLocked), store.lock():
+        pass
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreError, match=r"store/lock: Is a directory: look after that disk"), store.lock():
         pass
 
 

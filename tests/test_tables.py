@@ -401,6 +401,11 @@ def test_other_writers_that_are_always_faster(table: Table, monkeypatch: pytest.
             "widen": lambda: table.widen(LABELS.append(pa.field("more", pa.int8()))),
         }[how]()
     assert len(tries) == (MAX_COMMIT_TRIES if how == "commit" else 1) and table.state() == before
+    for gone, new in (([0], []), ([], staged)):  # either is something to do
+        with pytest.raises(StoreError, match="Another writer"):
+            table.swap(gone, new)
+        with pytest.raises(StoreError, match="Another writer"):
+            table.exchange(new, Replaced(pa.array(["1" if gone else "7"])))
     tries.clear()
     assert table.exchange([], Replaced(pa.array(["7"]))) == 0  # nothing to do: no version
     table.swap([], [])
