@@ -27,7 +27,7 @@ from featurestore.verify import REPAIR, Finding, damaged_files, damaged_pieces, 
 
 NAME = SPEC.set_name
 F = f"features/{NAME}.lance"
-RUNS = [f"2026010{i}T000000000000Z-embed-aaaaaa" for i in (1, 2, 3)]
+RUNS = [f"2026010{i}T000000000000Z-embed-aaaaaa" for i in (1, 2, 3, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit(store, RUNS[0], pictures(range(12)))
     changed = [Picture(str(i), b"new %d" % i, "z", replaces=True) for i in range(4)]
     commit(store, RUNS[1], [*changed, *pictures(range(12, 20))])
-    for run, name in zip(RUNS, (NAME, "other-00000000", f"{NAME}-views"), strict=True):
+    for run, name in zip(RUNS, ("other-00000000", NAME, "other-00000000", f"{NAME}-views"), strict=True):
         RunRecord(run, "embed", "2026-01-01T00:00:00+00:00", {}, {"feature_set": name}).write(store.run_folder(run))
-    (store.run_folder(RUNS[1]) / "run.json").write_text("{}")
+    (store.run_folder(RUNS[2]) / "run.json").write_text("{}")
     return store.path
 
 
@@ -283,6 +283,20 @@ def test_the_rows_of_a_lost_version_come_back_from_their_files(store: Path, name
     assert done == {name: Repair(name, [], 2, 12, 0)}
 
 
+def test_rows_that_no_version_had_are_not_brought_back(store: Path) -> None:
+    """A dead run has staged them: its journal says what becomes of them. Without a ledger nothing tells them apart."""
+    staging = journal(FeatureStore(store), "r3", [pictures(range(30, 33))])
+    shutil.copytree(store, store.with_name("other"))
+    newest(store, F).unlink()
+    assert mended(store)[F] == Repair(F, [], 2, 12, 0) and staging.damaged() == []
+    assert rows_of(store)[2] == CONTENTS
+    other = store.with_name("other")
+    newest(other, F).unlink()
+    (other / F / "ledger.json").unlink()
+    assert mended(other)[F] == Repair(F, [], None, 15, 0)
+    assert rows_of(other)[2] == CONTENTS | {key(b"%d" % i) for i in (30, 31, 32)}
+
+
 def test_two_lost_versions(store: Path) -> None:
     """The newest manifest cannot be read, the one before is gone: it goes back to the empty table and finds all."""
     table = Table(store / "catalog.lance")
@@ -317,6 +331,14 @@ def test_features_that_are_damaged_are_lost_and_no_others(store: Path) -> None:
     assert aside(store) == {f"{F}/data/{path.name}"}
     finish(store, plan)
     assert not (store / REPAIR).exists() and list(verify(store)) == []
+
+
+def test_where_a_file_is_gone_the_images_are_not_all_known(store: Path) -> None:
+    """Of its rows nothing says which they were: the two that are known are not all that is lost."""
+    wrong_vectors(data(store, F, 0), b"3", b"7")
+    data(store, F, 1).unlink()
+    plan, done = repair(store)
+    assert plan is not None and plan.lost == {F: []} and [(one.restored, one.lost) for one in done] == [(10, 14)]
 
 
 def test_an_intact_fragment_gives_way_to_newer_rows_of_a_file(store: Path) -> None:
@@ -410,6 +432,7 @@ def test_a_killed_repair_goes_on_with_what_it_had_in_hand(store: Path) -> None:
     image = key(b"3").hex()
     told = {"rows": {F: 30, "catalog.lance": 20}, "lost": {"labels.lance": [], F: [image]}, "last_set": "other"}
     write_sealed(store / REPAIR, told)
+    newest(store, F).unlink()  # it has 24 rows left of 30
     plan, done = repair(store)
     assert plan == repairing.Plan({}, {"labels.lance": [], F: []}, "other")
     assert {one.table: one.lost for one in done} == {"catalog.lance": 0, F: 6}

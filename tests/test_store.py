@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 from stores import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
 
+import featurestore
 from featurestore import header, labels, ledger
 from featurestore.errors import (
     FormatError,
@@ -34,14 +35,14 @@ from featurestore.errors import (
 from featurestore.files import read_sealed, write_sealed
 from featurestore.known import CHANGED, NEW, pair_digests, text_digests
 from featurestore.labels import ELSEWHERE, LISTED
-from featurestore.runs import RunRecord, is_run_id, library_versions, new_run_id, time_of
-from featurestore.schema import features_batch, features_schema, keys_of, vectors_of
+from featurestore.runs import LIBRARIES, RunRecord, is_run_id, library_versions, new_run_id, time_of
+from featurestore.schema import LABELS, features_batch, features_schema, keys_of, vectors_of
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL
 from featurestore.staging import ShardEntry, Staging, pending
 from featurestore.status import status
 from featurestore.store import EMBEDDED, FAILED_BEFORE, FEW_KEYS, NOT_IN_SET, FeatureStore
-from featurestore.tables import Table
+from featurestore.tables import Replaced, Table
 
 NAME = SPEC.set_name
 
@@ -73,6 +74,12 @@ def expected_rows(ids: np.ndarray, width: int = SPEC.width) -> np.ndarray:
 # -- open ----------------------------------------------------------------------------------------------------------
 
 
+def test_the_package_gives_the_store() -> None:
+    assert featurestore.FeatureStore is FeatureStore
+    with pytest.raises(AttributeError, match="module 'featurestore' has no attribute 'Table'"):
+        featurestore.Table  # noqa: B018
+
+
 def test_create_is_repeatable(tmp_path: Path) -> None:
     made = FeatureStore.create(tmp_path / "a" / "b")
     commit(made, "r1", pictures(range(3)))
@@ -95,14 +102,16 @@ def test_create_refuses_a_foreign_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
-@pytest.mark.parametrize("name", ["a b", "a%20b", "a#b?c", "it's", "a:b", "memory:x", "ü日本", "-x", "x//y/../z"])
+@pytest.mark.parametrize(
+    "name", ["a b", "a%20b", "a#b?c", "it's", "a:b", "a:/b", "S3:/x", "memory:x", "ü日本", "-x", "x//y/../z"]
+)
 def test_a_store_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     commit(FeatureStore.create(name), "r1", pictures(range(3)))
     assert len(FeatureStore(name).dataset().X) == 3
 
 
-@pytest.mark.parametrize("name", [os.fsdecode(b"a\xff"), "a\nb", "s3://bucket/store"])
+@pytest.mark.parametrize("name", [os.fsdecode(b"a\xff"), "a\nb", "s3://bucket/store", "ab:/x", "a+1:/x"])
 def test_or_nearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="a folder here"):
@@ -587,6 +596,57 @@ def test_label_set_names(filled: FeatureStore, name: str) -> None:
         filled.dataset(label_set=name)
 
 
+def test_how_many_images_a_label_set_speaks_of(filled: FeatureStore) -> None:
+    assert filled.count_labels("default") == 60 and filled.count_labels("other") == 0
+    relabel(filled, "r2", [Picture("0", None), Picture("1", None, None, VAL), Picture("2", None, None, None, "g")])
+    assert filled.count_labels("default") == 59  # nothing is said of one of them any more
+    old = filled.labels.version
+    with filled.lock():
+        filled.commit_labels("r3", [labels.statements("012", [("x", None, None)] * 3, "default", "/a", "r3")])
+    assert filled.count_labels("default") == 60 and filled.count_labels("default", old) == 59
+    with filled.lock():
+        filled.commit_labels(
+            "r4", [labels.removals(filled.labels.read(LABELS.names, "source = '/a'").to_batches()[0], "r4")]
+        )
+    assert filled.removed_uris().to_pylist() == [] and filled.count_labels("default") == 59
+    assert filled.label_rows("default", old).num_rows == 60
+
+
+def test_readers_see_the_last_whole_commit(filled: FeatureStore) -> None:
+    """Another is under way: of the tables, one has its rows and one not yet."""
+    versions = {table.path.name: table.version for table in (filled.catalog, filled.labels)}
+    staged = filled.labels.stage([label_rows("r2", [Picture("0", None, "new")])])
+    filled.labels.commit("r2", staged, [Replaced(pa.array(["0"]))])
+    with filled.whole() as at:
+        assert at == versions and filled.labels.version == versions["labels.lance"] + 1
+        assert filled.labels.cleanup() is filled.catalog.cleanup() is None  # somebody reads
+    assert "new" not in filled.dataset().y and filled.labels.cleanup() is not None
+    with filled.lock():
+        filled.remember()
+    assert "new" in filled.dataset().y
+    told = read_sealed(filled.path / header.NAME)
+    told["tables"]["labels.lance"]["version"] = 99  # cleaned up by another tool, say: the latest stands in its place
+    write_sealed(filled.path / header.NAME, told)
+    with filled.whole() as at:
+        assert at == {"catalog.lance": versions["catalog.lance"]}
+
+
+def test_an_older_store_is_brought_up_once(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.path / header.NAME
+    before = path.read_bytes()
+    header.bring_up(store.path)
+    assert path.read_bytes() == before
+    told = read_sealed(path)
+    write_sealed(path, told | {"format_version": 1})
+    assert store.unknown_origin
+    header.bring_up(store.path)
+    assert read_sealed(path) == told | {"unknown_origin": True} and store.unknown_origin
+    assert told.keys() == {"format_version", "created", "tables"} and (told["format_version"], told["tables"]) == (
+        2,
+        {},
+    )
+
+
 # -- what is known -------------------------------------------------------------------------------------------------
 
 
@@ -972,7 +1032,7 @@ def test_run_records(store: FeatureStore) -> None:
         record.write(store.run_folder(record.run_id))
     assert store.runs() == sorted(records, key=lambda record: record.run_id)
     assert RunRecord.read(store.run_folder(ids[1])) == records[1]
-    assert records[0].versions == library_versions() and "numpy" in library_versions()
+    assert records[0].versions == library_versions() and library_versions().keys() == {"python", *LIBRARIES}
     with pytest.raises(StoreNotFound, match="penult runs"):
         RunRecord.read(store.run_folder("nothing"))
     (store.run_folder(ids[0]) / "run.json").write_text("{")
