@@ -555,6 +555,17 @@ def test_a_shard_whose_fragment_is_damaged_is_left_to_the_next_run(
     assert filled.catalog.count() == filled.table(NAME).count() == before["catalog"]["rows"] + 10
 
 
+def test_recovery_says_what_was_damaged(filled: FeatureStore, caplog: pytest.LogCaptureFixture) -> None:
+    with filled.lock():
+        staging = journal(filled, "r2", [pictures([60]), pictures([61])])
+        (staging.folder / "shards" / "0.json").write_bytes(b"x")
+        assert filled.recover() == ["r2"]
+    assert [
+        f"{path} is damaged: what it stands for is embedded anew." for path in [staging.folder / "shards/0.json"]
+    ] == (caplog.messages)
+    assert uris(filled.catalog) == sorted([*map(str, range(60)), "61"]) and filled.labels.count() == 62
+
+
 def test_first_to_finish_a_shard_wins(store: FeatureStore) -> None:
     staging = journal(store, "r1", [pictures(range(4))])
     won = staging.entry(0)

@@ -338,6 +338,8 @@ def test_gc_removes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
     left += ["damaged/x/catalog.lance/data/1.lance", "finetune/key/checkpoint.npz", "backbones/.w.h5.1.tmp"]
     left += ["catalog.lance/.ledger.json.1.tmp", "labels.lance/_transactions/.tmp1ct588"]
     left += ["labels.lance/_versions/18446744073709551600.manifest#1"]
+    left += [f"features/{store.resolve()}.lance/{name}" for name in (".canary.json.1.tmp", "_transactions/.tmp1")]
+    left += ["runs/20260101T000000000000Z-train-000001/.head.json.1.tmp"]
     kept = ["runs/20260101T000000000000Z-train-000001/run.json", "backbones/w.h5", "results/00/00.json", "notes.txt"]
     for name in left + kept:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
