@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stores import Picture, commit, journal, label_rows, pictures
 
 from faults.longrun import STEPS, Crash, Model, Step, few_rows_a_tier
-from featurestore import ledger, upkeep
+from featurestore import header, ledger, upkeep
 from featurestore import tables as tables_module
 from featurestore.errors import StoreError
 from featurestore.files import sha256_of
@@ -305,6 +305,20 @@ def test_the_next_run_finishes_what_tend_has_begun(table: Table, step: str, afte
     assert all((table.path / name).exists() for name in known.files)
     table.cleanup(staged_too=True)
     assert files(table) == named_files(table)
+
+
+def test_the_header_knows_what_tidying_up_has_made(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    with few_rows_a_tier():
+        for run in range(upkeep.MOST_VERSIONS + 1):
+            commit(store, f"r{run}", pictures(range(2 * run, 2 * run + 2)))
+            tables = [store.catalog, store.labels, store.table(store.resolve())]
+            told = header.read(store.path)["tables"]
+            assert told == {table.path.relative_to(store.path).as_posix(): table.state() for table in tables}
+        with store.lock():
+            store.commit_labels("r99", [label_rows("r99", [Picture("x", None, "a")])])
+        assert header.read(store.path)["tables"]["labels.lance"] == store.labels.state()
+        assert all(len(table.versions()) <= upkeep.MOST_VERSIONS for table in tables)
 
 
 def test_a_failure_to_tidy_up_fails_no_commit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
