@@ -446,11 +446,11 @@ def test_what_is_put_aside_hides_nothing(store: Path) -> None:
         put_aside(store / "x", folder / "a" / "x")
     assert [(folder / "a" / name).read_text() for name in ("x", "x~", "x~~")] == ["0", "1", "2"]
     put_aside(store / "x", folder / "a" / "x")  # nothing there
-    (store / "x").symlink_to("x")
+    (store / "x").symlink_to("nowhere")
     put_aside(store / "x", folder / "a" / "x")
     assert (folder / "a" / "x~~~").is_symlink() and not os.path.lexists(store / "x")
     (store / "x").touch()
-    put_aside(store / "x", folder / "a" / "x~~~")  # where a link to itself lies
+    put_aside(store / "x", folder / "a" / "x~~~")  # where a link to nothing lies
     assert (folder / "a" / "x~~~").is_symlink() and (folder / "a" / "x~~~~").is_file()
     assert len(list((folder / "a").iterdir())) == 5
 

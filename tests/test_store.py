@@ -1147,12 +1147,13 @@ def test_vectors_stay_in_the_store_above_half_the_memory(filled: FeatureStore) -
         assert (data.stored is not None) == stays and len(data) == 60
         assert data.X.shape == ((60, 0) if stays else (60, 8)) and data.width == 8
     held, keys = filled.dataset(NAME), data.keys
+    commit(filled, "r3", pictures(range(70, 80)))  # another fragment, of which none is wanted
     assert np.array_equal(data.read().X, held.X) and data.read().stored is None
     assert np.array_equal(data.part(TRAIN).read().X, held.part(TRAIN).X)
     stored, found = filled.stored(NAME, keys[::2], 77)
     assert (stored.n, stored.width, stored.memory_limit, found.tolist()) == (30, 8, 77, [True] * 30)
     assert np.array_equal(stored.read(), held.X[::2]) and sorted(stored.order.tolist()) == list(range(30))
-    commit(filled, "r3", pictures(range(70, 80)))
+    commit(filled, "r4", pictures(range(80, 90)))
     assert np.array_equal(stored.read(), held.X[::2])  # one version of the set, whatever comes
     mask = np.arange(30) % 3 == 0
     for some, expected in ((stored.take(mask), held.X[::2][mask]), (stored.take(np.array([7, 2])), held.X[[14, 4]])):
