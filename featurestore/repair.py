@@ -261,7 +261,7 @@ def _schema_of(table: Table) -> pa.Schema | None:
             schema = next(table.file_rows([f"data/{path.name}"])).schema
             if spec_of(schema).set_name == table.path.stem:
                 return schema
-        except (StoreCorrupt, StopIteration):
+        except (StoreCorrupt, StoreNotFound, StopIteration):  # a damaged file of a table that is not there
             continue
     return None
 

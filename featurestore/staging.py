@@ -350,6 +350,6 @@ def _stays_inside(fragment: str) -> bool:
 
     try:
         json.loads(fragment, object_pairs_hook=look)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         return False
     return inside

@@ -148,6 +148,87 @@ def test_limits() -> None:
     assert kept.deviation(vector * 0, vector * 0) == 0 and kept.deviation(vector * 0, vector) == np.inf
 
 
+def test_how_far_vectors_are_apart() -> None:
+    def said(then: list[float], now: list[float]) -> str:
+        return kept.described(np.array(then, np.float32), np.array(now, np.float32))
+
+    assert said([3, 4], [4, 3]) == "off by 28.28% (cosine 0.960000)"  # the root of 2, of 5; 24 of 25
+    assert said([3, 4], [-6, -8]) == "off by 300.00% (cosine -1.000000)"
+    assert said([0, 0], [0, 0]) == "off by 0.00% (cosine 1.000000)"
+    assert said([0, 0], [0, 1]) == "off by inf% (cosine 0.000000)"
+    assert said([1, 2, 3], [1, 2]) == "of 2 numbers instead of 3"
+    two = {name: np.ones(2, np.float32) for name in ("a", "b")}
+    with pytest.raises(
+        SpecMismatch, match=r"when set was made, within 0\.1% of .*Got: b of 0 numbers instead of 2, with"
+    ):
+        kept.compare("set", Canary(two), Canary({"a": two["a"]}), "f32")
+    kept.compare("set", Canary({"a": two["a"]}), Canary(two), "f32")
+    with pytest.raises(SpecMismatch, match=r"within 20\.0% of .*Got: a off by 100\.00% .*, b off by"):
+        kept.compare("set", Canary(two), Canary({name: 2 * vector for name, vector in two.items()}), "bf16")
+
+
+def test_what_has_changed_since() -> None:
+    same = "with the same libraries and processor, so the code, the weights or the cached graph have changed"
+    other = "go back to what it was, or embed everything into another --store"
+    then = Canary({}, {"pillow": "11", "numpy": "2"}, "A")
+    for versions, processor, words in (
+        ({"pillow": "11", "numpy": "2"}, "A", same),
+        ({"pillow": "11"}, "A", same),
+        ({"pillow": "11", "numpy": "2", "more": "1"}, "A", same),
+        ({"pillow": "12", "numpy": "3"}, "A", f"with numpy 3 instead of 2, pillow 12 instead of 11: {other}"),
+        ({"pillow": "11", "numpy": "2"}, "B", f"with the processor B instead of A: {other}"),
+    ):
+        assert kept.changes(then, Canary({}, versions, processor)).startswith(words)
+    assert kept.changes(Canary({}, {}, ""), Canary({}, {}, "B")).startswith(same)
+
+
+def test_the_name_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "m1")
+    monkeypatch.setattr("platform.processor", lambda: "p1")
+    for text, name in (("a: 1\nmodel name\t: A: B \nmodel name\t: C", "A: B m1"), ("cpu: 7", "p1 m1"), (None, "p1 m1")):
+
+        def read(path: Path, text: str | None = text, **_: object) -> str:
+            if text is None:
+                raise OSError
+            return text
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_text", read)
+            assert Canary({}, {}).processor == name
+
+
+WRONG_CANARIES = [
+    *({"vectors": value} for value in (None, [], {"a": 3}, {"a": "x"}, {"a": "AAAA"})),
+    *({"versions": value} for value in (None, 3, ["ab c"])),
+    *({"set": value} for value in (None, "other")),
+]
+
+
+@pytest.mark.parametrize("values", WRONG_CANARIES, ids=str)
+def test_a_canary_that_no_penult_writes(tmp_path: Path, values: dict[str, Any]) -> None:
+    table = tmp_path / "set-1.lance"
+    table.mkdir()
+    assert kept.read(table) is None
+    canary_now = Canary({"a": np.arange(3, dtype=np.float32)}, {"numpy": "2"}, "A")
+    kept.write(table, canary_now)
+    back = kept.read(table)
+    assert back is not None and back.vectors["a"].tolist() == [0, 1, 2]
+    assert (back.versions, back.processor) == ({"numpy": "2"}, "A")
+    sound = told(table / "canary.json")
+    assert (sound["set"], sound["format"]) == ("set-1", 1)
+    write_sealed(table / "canary.json", sound | values)
+    with pytest.raises(StoreCorrupt, match=r"another set's|vectors, versions, processor"):
+        kept.read(table)
+    for name in ("vectors", "versions", "processor"):
+        write_sealed(table / "canary.json", {key: value for key, value in sound.items() if key != name})
+        with pytest.raises(StoreCorrupt, match="vectors, versions, processor"):
+            kept.read(table)
+    for newer in (2, 10):
+        write_sealed(table / "canary.json", sound | {"format": newer})
+        with pytest.raises(FormatError, match=rf"has format {newer}, this penult reads 1: install a newer"):
+            kept.read(table)
+
+
 def test_the_sentence_says_what_differs(store: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_picture(corpus / "a" / "new.png", 100)
     other_numbers(monkeypatch)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.known import CHANGED, DIGEST, NEW, Known, contains, pair_digests, text_digests
+from featurestore.known import CHANGED, DIGEST, NEW, KeySet, Known, contains, pair_digests, text_digests
 
 # few distinct digests, so that lookups hit; zero bytes at the end must count
 digests = st.sampled_from(
@@ -35,8 +37,42 @@ def test_lookup_is_a_dict(table: dict[bytes, tuple[bytes, int]], asked: list[tup
     assert len(known) == len(table)
 
 
+@given(st.lists(st.tuples(digests, digests, st.integers(2, 5)), max_size=12), st.lists(digests, max_size=6))
+def test_what_was_never_looked_up(rows: list[tuple[bytes, bytes, int]], asked: list[bytes]) -> None:
+    """Keys may be there several times: the first one answers, and one look is enough for all of them."""
+    keys, values = (array([row[n] for row in rows]) for n in (0, 1))
+    known = Known(keys, values, np.array([row[2] for row in rows], np.uint8))
+    first = {key: (value, state) for key, value, state in reversed(rows)}
+    looked = (
+        known.lookup(array(asked[:3]), array(asked[:3])).tolist()
+        + known.lookup(array(asked[3:]), array(asked[3:])).tolist()
+    )
+    assert looked == [NEW if k not in first else first[k][1] if first[k][0] == k else CHANGED for k in asked]
+    assert known.values(array(asked)).tolist() == array([first.get(k, (b"", 0))[0] for k in asked]).tolist()
+    for states in ((), (2,), (3, 5), (2, 3, 4, 5)):
+        there = {key for key, _, state in rows if state in states}
+        assert known.unseen(*states).tolist() == np.sort(array(list(there - set(asked)))).tolist()
+        assert known.count(*states) == len(there)
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True, max_size=300), st.data())
+def test_a_growing_set(numbers: list[int], data: st.DataObject) -> None:
+    keys = np.array([b"%06d" % number for number in numbers], "S6")
+    start = data.draw(st.integers(0, len(keys)))
+    growing, at = KeySet(np.sort(keys[:start])), start
+    while at < len(keys):
+        end = data.draw(st.integers(at + 1, len(keys)))
+        growing.add(keys[at:end])
+        at = end
+        lengths = [len(level) for level in growing._levels]
+        assert all(long >= 4 * short for long, short in itertools.pairwise(lengths)) and sum(lengths) == at
+    assert all(key in growing for key in keys.tolist()) and b"x" not in growing
+
+
 def test_nothing_is_known_of_nothing() -> None:
-    assert Known.from_parts([]).lookup(array([b"a"]), array([b"b"])).tolist() == [NEW]
+    nothing = Known.from_parts([])
+    assert nothing.lookup(array([b"a"]), array([b"b"])).tolist() == [NEW]
+    assert nothing.values(array([b"a"])).tolist() == [b""] and nothing.unseen(2).tolist() == [] and len(nothing) == 0
 
 
 @given(st.sets(digests), st.lists(digests))

@@ -18,8 +18,10 @@ from featurestore.schema import (
     checksums,
     features_batch,
     features_schema,
+    intact,
     key_array,
     keys_of,
+    row_keys,
     spec_of,
     storable,
     vectors_of,
@@ -149,6 +151,39 @@ def test_keys_survive_arrow(found: list[bytes], start: int, length: int) -> None
     chunked = keys_of(pa.chunked_array([array.slice(start, length), array], array.type))
     assert key_array(chunked).to_pylist() == found[start : start + length] + found
     assert len(keys_of(pa.chunked_array([], array.type))) == 0
+
+
+@given(st.lists(st.tuples(digests, st.integers(0, 2**15 - 1)), max_size=6))
+def test_rows_sort_by_content_and_then_by_view(rows: list[tuple[bytes, int]]) -> None:
+    columns = pa.array([d for d, _ in rows], pa.binary(KEY_BYTES)), pa.array([v for _, v in rows], pa.int16())
+    keys = row_keys(*columns)
+    assert keys.dtype == "S34"
+    assert [k.ljust(34, b"\0") for k in keys.tolist()] == [d + v.to_bytes(2, "big") for d, v in rows]
+    assert np.argsort(keys, kind="stable").tolist() == sorted(range(len(rows)), key=rows.__getitem__)
+    chunked = [pa.chunked_array([column, column.slice(1)], column.type) for column in columns]
+    assert row_keys(*chunked).tolist() == keys.tolist() + keys[1:].tolist()
+
+
+def test_rows_that_are_not_what_their_checksum_says() -> None:
+    batch = features_batch(features_schema(SPEC), np.array([b"a", b"b", b"c"], "S32"), np.ones((3, 5)), "r", 7)
+    assert intact(batch).tolist() == [True] * 3 and intact(batch.slice(1, 0)).tolist() == []
+    for name, values in {
+        "sha256": key_array(np.array([b"a", b"x", b"c"], "S32")),
+        "view": pa.array([7, 6, 7], pa.int16()),
+        "checksum": pa.array([n ^ (i == 1) for i, n in enumerate(batch.column("checksum").to_pylist())], pa.uint64()),
+        "vector": features_batch(
+            batch.schema, np.array([b"a"] * 3, "S32"), [[1] * 5, [1] * 4 + [2], [1] * 5], "r"
+        ).column("vector"),
+        "run_id": pa.array(["r", "other", "r"]),  # has none
+    }.items():
+        field = batch.schema.get_field_index(name)
+        changed = batch.set_column(field, batch.schema.field(name), values)
+        assert intact(changed).tolist() == [True, name == "run_id", True]
+
+
+def test_columns_without_a_buffer() -> None:
+    assert keys_of(pa.array([], pa.binary(KEY_BYTES))).dtype == f"S{KEY_BYTES}"
+    assert len(keys_of(pa.Array.from_buffers(pa.binary(KEY_BYTES), 0, [None, None]))) == 0
 
 
 def test_vectors_of_slices() -> None:

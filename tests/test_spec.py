@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import FormatError, StoreCorrupt
-from featurestore.spec import FORMAT_VERSION, FeatureSpec, Preprocessing
+from featurestore.spec import FORMAT_VERSION, LONGEST, FeatureSpec, Preprocessing
 
 SPEC = FeatureSpec(
     backbone="efficientnet-lite0",
@@ -123,8 +123,31 @@ def without(name: str) -> str:
         SPEC.to_json().replace('"crop"', '"chop"'),
         SPEC.to_json().replace('"format_version":1', '"format_version":"1"'),
         SPEC.to_json().replace('"format_version":1', '"format_version":1,"unknown":0'),
+        SPEC.to_json().replace('"format_version":1', '"format_version":0.5'),
+        SPEC.to_json().replace('"format_version":1', '"format_version":true'),
+        SPEC.to_json().replace("1280", "1280.0"),
+        SPEC.to_json().replace("1280", '"1280"'),
+        SPEC.to_json().replace("224", "null"),
+        SPEC.to_json().replace('"avg"', "7"),
+        SPEC.to_json().replace('"squash"', "null"),
+        SPEC.to_json().replace('"avg"', f'"{"x" * LONGEST}"'),
+        SPEC.to_json().replace('"lite"', f'"{"x" * LONGEST}"'),
+        SPEC.to_json().replace('"width"', '"augmentation":7,"width"'),
+        SPEC.to_json().replace("1280", "[" * 10**5),
     ],
 )
 def test_garbage_is_corrupt(text: str) -> None:
     with pytest.raises(StoreCorrupt, match="Expected: a feature spec"):
         FeatureSpec.from_json(text)
+
+
+def test_long_texts_and_augmentations_are_sound() -> None:
+    for spec in (replace(SPEC, layer="x" * (LONGEST - 1)), replace(SPEC, augmentation='{"seed": 1}')):
+        assert FeatureSpec.from_json(spec.to_json()) == spec
+    views = replace(SPEC, augmentation="{}")
+    assert (SPEC.first_view, views.first_view) == (0, 1)
+    assert views.set_name == f"efficientnet-lite0-{views.fingerprint()[:8]}-views" != SPEC.set_name
+    assert views.fingerprint() != SPEC.fingerprint() and '"augmentation":"{}"' in views.to_json()
+    assert SPEC.difference(replace(SPEC, width=7, dtype="float32")) == (
+        "width: 1280 against 7, dtype: 'float16' against 'float32'"
+    )

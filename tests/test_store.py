@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,8 @@ import pyarrow as pa
 import pytest
 from stores import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
 
-from featurestore import header, labels
+import featurestore
+from featurestore import header, labels, ledger
 from featurestore.errors import (
     FormatError,
     HeadError,
@@ -31,14 +35,14 @@ from featurestore.errors import (
 from featurestore.files import read_sealed, write_sealed
 from featurestore.known import CHANGED, NEW, pair_digests, text_digests
 from featurestore.labels import ELSEWHERE, LISTED
-from featurestore.runs import RunRecord, library_versions, new_run_id
-from featurestore.schema import features_schema, keys_of, vectors_of
+from featurestore.runs import LIBRARIES, RunRecord, is_run_id, library_versions, new_run_id, time_of
+from featurestore.schema import LABELS, features_batch, features_schema, keys_of, vectors_of
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL
 from featurestore.staging import ShardEntry, Staging, pending
 from featurestore.status import status
 from featurestore.store import EMBEDDED, FAILED_BEFORE, FEW_KEYS, NOT_IN_SET, FeatureStore
-from featurestore.tables import Table
+from featurestore.tables import Replaced, Table
 
 NAME = SPEC.set_name
 
@@ -70,6 +74,12 @@ def expected_rows(ids: np.ndarray, width: int = SPEC.width) -> np.ndarray:
 # -- open ----------------------------------------------------------------------------------------------------------
 
 
+def test_the_package_gives_the_store() -> None:
+    assert featurestore.FeatureStore is FeatureStore
+    with pytest.raises(AttributeError, match="module 'featurestore' has no attribute 'Table'"):
+        featurestore.Table  # noqa: B018
+
+
 def test_create_is_repeatable(tmp_path: Path) -> None:
     made = FeatureStore.create(tmp_path / "a" / "b")
     commit(made, "r1", pictures(range(3)))
@@ -92,14 +102,16 @@ def test_create_refuses_a_foreign_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
-@pytest.mark.parametrize("name", ["a b", "a%20b", "a#b?c", "it's", "a:b", "memory:x", "ü日本", "-x", "x//y/../z"])
+@pytest.mark.parametrize(
+    "name", ["a b", "a%20b", "a#b?c", "it's", "a:b", "a:/b", "S3:/x", "memory:x", "ü日本", "-x", "x//y/../z"]
+)
 def test_a_store_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     commit(FeatureStore.create(name), "r1", pictures(range(3)))
     assert len(FeatureStore(name).dataset().X) == 3
 
 
-@pytest.mark.parametrize("name", [os.fsdecode(b"a\xff"), "a\nb", "s3://bucket/store"])
+@pytest.mark.parametrize("name", [os.fsdecode(b"a\xff"), "a\nb", "s3://bucket/store", "ab:/x", "a+1:/x"])
 def test_or_nearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="a folder here"):
@@ -124,6 +136,126 @@ def test_damaged_header_is_corrupt(store: FeatureStore) -> None:
     (store.path / "penult.json").write_bytes(b"\0" * 100)
     with pytest.raises(StoreCorrupt, match=r"penult\.json"):
         FeatureStore(store.path)
+
+
+def ledger_path(store: FeatureStore) -> Path:
+    return store.catalog.path / "ledger.json"
+
+
+WRONG_HEADERS: list[dict[str, object]] = [
+    *({"format_version": value} for value in ("2", True, None, 2.0)),
+    *({"tables": value} for value in (None, [], 3, {"catalog.lance": 3}, {"catalog.lance": {}})),
+    *({"tables": {"catalog.lance": {"rows": 0} | value}} for value in ({}, {"version": "1"}, {"version": True})),
+    *({"tables": {"catalog.lance": {"version": 1} | value}} for value in ({}, {"rows": None}, {"rows": 0.0})),
+]
+
+
+@pytest.mark.parametrize("values", WRONG_HEADERS, ids=str)
+def test_a_header_that_no_penult_writes(store: FeatureStore, values: dict[str, object]) -> None:
+    path = store.path / header.NAME
+    write_sealed(path, read_sealed(path) | values)
+    with pytest.raises(StoreCorrupt, match=r"Expected in .*penult\.json: (format_version|version)"):
+        FeatureStore(store.path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format_version": 2}', '{"tables": {}}', "3"])
+def test_a_header_of_other_json(store: FeatureStore, text: str) -> None:
+    (store.path / header.NAME).write_text(text)
+    with pytest.raises(StoreCorrupt, match="format_version and tables"):
+        FeatureStore(store.path)
+
+
+def test_a_digit_of_the_format_version_that_flipped_is_no_newer_penult(store: FeatureStore) -> None:
+    path = store.path / header.NAME
+    for version, other in ((2, 3), (1, 9), (2, 0)):
+        write_sealed(path, read_sealed(path) | {"format_version": version})
+        path.write_text(path.read_text().replace(f'"format_version": {version}', f'"format_version": {other}'))
+        with pytest.raises(StoreCorrupt, match=rf"format version {version}\. Got: {other};"):
+            FeatureStore(store.path)
+        path.write_text(path.read_text().replace(f'"format_version": {other}', f'"format_version": {version}'))
+    for sealed in (True, False):  # what a newer penult seals it may seal otherwise
+        told = read_sealed(path) | {"format_version": 3}
+        write_sealed(path, told) if sealed else path.write_text(json.dumps(told))
+        with pytest.raises(FormatError, match="has format version 3, this penult reads up to 2: install a newer"):
+            FeatureStore(store.path)
+        write_sealed(path, told | {"format_version": 2})
+
+
+def test_a_header_tells_tables_that_are_not_what_they_were(filled: FeatureStore) -> None:
+    path = filled.path / header.NAME
+    sound = read_sealed(path)
+    now = sound["tables"]["catalog.lance"]
+    assert now == {"version": filled.catalog.version, "rows": 60}
+
+    def told(name: str, **values: int) -> None:
+        write_sealed(path, sound | {"tables": sound["tables"] | {name: now | values}})
+
+    for values in ({"version": now["version"] - 1, "rows": 7}, {}):  # another program may have written since
+        told("catalog.lance", **values)
+        FeatureStore(filled.path)
+    for values in ({"rows": 59}, {"rows": 61}, {"version": now["version"] + 1}):
+        told("catalog.lance", **values)
+        with pytest.raises(StoreCorrupt, match=rf"version {now['version']} with 60 rows; `penult doctor`"):
+            FeatureStore(filled.path)
+    told("other.lance")
+    with pytest.raises(StoreCorrupt, match=rf"a table .*other\.lance at version {now['version']}\. Got: none"):
+        FeatureStore(filled.path)
+
+
+def test_what_a_header_remembers(filled: FeatureStore) -> None:
+    told = header.read(filled.path)
+    assert (told["last_set"], told["last_run"], told["format_version"]) == (NAME, "r1", 2)
+    assert told["tables"] == {
+        "catalog.lance": filled.catalog.state(),
+        "labels.lance": filled.labels.state(),
+        f"features/{NAME}.lance": filled.table(NAME).state(),
+    }
+    header.remember(filled.path, [], last_run="r0")  # an older one
+    assert header.read(filled.path) == told
+    header.remember(filled.path, [], last_set="other", last_run="r2")
+    assert header.read(filled.path) == told | {"last_set": "other", "last_run": "r2"}
+    filled.remember()
+    assert header.read(filled.path)["tables"] == told["tables"]
+    assert not filled.unknown_origin and "unknown_origin" not in told
+
+
+WRONG_LEDGERS: list[tuple[dict[str, object], str]] = [
+    ({"table": "labels.lance"}, "another table's"),
+    ({"table": None}, "another table's"),
+    *(({"version": value}, "something else") for value in (None, "1", True, 1.0)),
+    *(({"rows": value}, "something else") for value in (None, "1", False)),
+    *(({"files": value}, "something else") for value in (None, [], {"data/x": 3}, {"data/x": "a", "data/y": None})),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), WRONG_LEDGERS, ids=str)
+def test_a_ledger_that_no_penult_writes(store: FeatureStore, values: dict[str, object], words: str) -> None:
+    write_sealed(ledger_path(store), read_sealed(ledger_path(store)) | values)
+    with pytest.raises(StoreCorrupt, match=rf"ledger\.json.*{words}.*`penult doctor`"):
+        store.catalog.count()
+
+
+def test_a_ledger_without_a_seal_or_that_leads_nowhere(store: FeatureStore) -> None:
+    told = read_sealed(ledger_path(store))
+    ledger_path(store).write_text(json.dumps(told))
+    with pytest.raises(StoreCorrupt, match="a seal in"):
+        store.catalog.count()
+    ledger_path(store).unlink()
+    assert store.catalog.count() == 0 and ledger.read(store.catalog.path) == ledger.Ledger(0, 0, {})
+    ledger_path(store).symlink_to("ledger.json")
+    with pytest.raises(StoreCorrupt, match=r"a ledger at .*ledger\.json\. Got: Too many levels"):
+        store.catalog.count()
+
+
+def test_a_ledger_is_read_anew_when_it_was_written_anew(store: FeatureStore) -> None:
+    path = store.catalog.path
+    for number in range(3):
+        ledger.write(path, ledger.Ledger(1, number, {"data/x": "0" * 64}))
+        assert ledger.read(path).rows == number
+    assert (ledger.damage(path / "data" / "x", "0" * 64) or "").endswith("Got: no such file")
+    with pytest.raises(StoreCorrupt, match="no such file; `penult doctor`"):
+        ledger.check(path, ["data/other", "data/x"])
+    ledger.check(path, ["data/other"])  # a file that it does not know passes
 
 
 def tables_of(store: FeatureStore) -> dict[str, Table]:
@@ -176,6 +308,34 @@ def test_lock_within_one_process(store: FeatureStore) -> None:
     with pytest.raises(ZeroDivisionError), store.lock():
         raise ZeroDivisionError
     with store.lock():
+        pass
+
+
+def test_who_holds_the_lock(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.path / "lock"
+    with store.lock():
+        said = path.read_text()
+    since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
+    assert re.fullmatch(rf"process {os.getpid()} on {re.escape(os.uname().nodename)} since {since}", said)
+    path.write_text("x" * 500)  # of somebody before; the shorter text takes its place whole
+    with store.lock():
+        assert len(path.read_text()) == len(said)
+    for held, name in ((b"", "another run"), (b"\xff you \n", "\ufffd you"), (b"y" * 300, "y" * 200)):
+        path.write_bytes(held)
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(StoreLocked, match=rf"store is locked by {name}: wait for it to end"), store.lock():
+                pass
+
+    def full() -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("featurestore.lock.utc_now", full)
+    with store.lock(), pytest.raises(StoreLocked), store.lock():
+        pass
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreError, match=r"store/lock: Is a directory: look after that disk"), store.lock():
         pass
 
 
@@ -237,6 +397,14 @@ def test_require(filled: FeatureStore) -> None:
     with pytest.raises(SpecMismatch, match="Expected: features with fingerprint") as caught:
         filled.require(NAME, replace(SPEC, precision="bf16").fingerprint())
     assert SPEC.fingerprint()[:12] in str(caught.value)
+
+
+def test_a_set_with_the_spec_of_another(filled: FeatureStore) -> None:
+    other = filled.path / "features" / "other-00000000.lance"
+    filled.table(NAME).path.rename(other)
+    (other / ledger.NAME).unlink()  # which names its table
+    with pytest.raises(StoreCorrupt, match=rf"the features of other-00000000\. Got: those of {NAME}"):
+        filled.spec("other-00000000")
 
 
 # -- commit --------------------------------------------------------------------------------------------------------
@@ -303,6 +471,30 @@ def test_commit_is_completed_after_a_crash_at_any_step(
     FeatureStore(filled.path)
 
 
+@pytest.mark.parametrize("table", ["catalog", "labels", "features"])
+def test_a_note_that_a_killed_run_owes_is_made_by_the_next(filled: FeatureStore, table: str) -> None:
+    """Lance has the version, the ledger not yet: until it has, nothing tells damage to it."""
+    one = tables_of(filled)[table]
+    current = ledger.read(one.path)
+    ledger.write(one.path, ledger.Ledger(current.version - 1, 0, {}))
+    with filled.lock():
+        assert filled.recover() == []
+    known = ledger.read(one.path)
+    assert (known.version, known.rows) == (
+        current.version,
+        current.rows,
+    ) and current.files.items() <= known.files.items()
+
+
+def test_a_journal_that_another_run_has_committed(filled: FeatureStore) -> None:
+    with filled.lock():
+        staging = journal(filled, "r2", [pictures([60])])
+        staging.remove()
+        with pytest.raises(StoreError, match=r"The journal .*r2 is gone: .*lock was not honoured.*store/lock alone"):
+            filled.commit(staging)
+    assert filled.catalog.count() == 60
+
+
 def test_only_finished_shards_are_recovered(store: FeatureStore) -> None:
     rows = pictures(range(30))
     journal(store, "r1", [rows[:10], rows[10:20], rows[20:]], finished=2)
@@ -363,6 +555,17 @@ def test_a_shard_whose_fragment_is_damaged_is_left_to_the_next_run(
     assert filled.catalog.count() == filled.table(NAME).count() == before["catalog"]["rows"] + 10
 
 
+def test_recovery_says_what_was_damaged(filled: FeatureStore, caplog: pytest.LogCaptureFixture) -> None:
+    with filled.lock():
+        staging = journal(filled, "r2", [pictures([60]), pictures([61])])
+        (staging.folder / "shards" / "0.json").write_bytes(b"x")
+        assert filled.recover() == ["r2"]
+    assert [
+        f"{path} is damaged: what it stands for is embedded anew." for path in [staging.folder / "shards/0.json"]
+    ] == (caplog.messages)
+    assert uris(filled.catalog) == sorted([*map(str, range(60)), "61"]) and filled.labels.count() == 62
+
+
 def test_first_to_finish_a_shard_wins(store: FeatureStore) -> None:
     staging = journal(store, "r1", [pictures(range(4))])
     won = staging.entry(0)
@@ -402,6 +605,57 @@ def test_no_labels_make_no_version(filled: FeatureStore) -> None:
 def test_label_set_names(filled: FeatureStore, name: str) -> None:
     with pytest.raises(UsageError, match="label set"):
         filled.dataset(label_set=name)
+
+
+def test_how_many_images_a_label_set_speaks_of(filled: FeatureStore) -> None:
+    assert filled.count_labels("default") == 60 and filled.count_labels("other") == 0
+    relabel(filled, "r2", [Picture("0", None), Picture("1", None, None, VAL), Picture("2", None, None, None, "g")])
+    assert filled.count_labels("default") == 59  # nothing is said of one of them any more
+    old = filled.labels.version
+    with filled.lock():
+        filled.commit_labels("r3", [labels.statements("012", [("x", None, None)] * 3, "default", "/a", "r3")])
+    assert filled.count_labels("default") == 60 and filled.count_labels("default", old) == 59
+    with filled.lock():
+        filled.commit_labels(
+            "r4", [labels.removals(filled.labels.read(LABELS.names, "source = '/a'").to_batches()[0], "r4")]
+        )
+    assert filled.removed_uris().to_pylist() == [] and filled.count_labels("default") == 59
+    assert filled.label_rows("default", old).num_rows == 60
+
+
+def test_readers_see_the_last_whole_commit(filled: FeatureStore) -> None:
+    """Another is under way: of the tables, one has its rows and one not yet."""
+    versions = {table.path.name: table.version for table in (filled.catalog, filled.labels)}
+    staged = filled.labels.stage([label_rows("r2", [Picture("0", None, "new")])])
+    filled.labels.commit("r2", staged, [Replaced(pa.array(["0"]))])
+    with filled.whole() as at:
+        assert at == versions and filled.labels.version == versions["labels.lance"] + 1
+        assert filled.labels.cleanup() is filled.catalog.cleanup() is None  # somebody reads
+    assert "new" not in filled.dataset().y and filled.labels.cleanup() is not None
+    with filled.lock():
+        filled.remember()
+    assert "new" in filled.dataset().y
+    told = read_sealed(filled.path / header.NAME)
+    told["tables"]["labels.lance"]["version"] = 99  # cleaned up by another tool, say: the latest stands in its place
+    write_sealed(filled.path / header.NAME, told)
+    with filled.whole() as at:
+        assert at == {"catalog.lance": versions["catalog.lance"]}
+
+
+def test_an_older_store_is_brought_up_once(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.path / header.NAME
+    before = path.read_bytes()
+    header.bring_up(store.path)
+    assert path.read_bytes() == before
+    told = read_sealed(path)
+    write_sealed(path, told | {"format_version": 1})
+    assert store.unknown_origin
+    header.bring_up(store.path)
+    assert read_sealed(path) == told | {"unknown_origin": True} and store.unknown_origin
+    assert told.keys() == {"format_version", "created", "tables"} and (told["format_version"], told["tables"]) == (
+        2,
+        {},
+    )
 
 
 # -- what is known -------------------------------------------------------------------------------------------------
@@ -727,6 +981,60 @@ def test_status_of_an_empty_store(store: FeatureStore) -> None:
     assert found["catalog"] == {"ok": 0, "failed": 0, "contents": 0, "removed": 0}
 
 
+def test_ids_are_behind_those_of_all_runs(store: FeatureStore) -> None:
+    late, later = (f"{year}0101T000000000000Z-embed-aaaaaa" for year in (2990, 2991))
+    first = store.new_run_id("train")
+    assert re.fullmatch(r"\d{8}T\d{12}Z-train-[0-9a-f]{6}", first) and first < late
+    assert abs((time_of(first) - datetime.now(UTC)).total_seconds()) < 60  # type: ignore[operator]
+    assert new_run_id("x", after=late).startswith("29900101T000000000001Z-x-")
+    assert new_run_id("x", after="no id") < late and new_run_id("x", after=first) > first
+    for place in ("runs", "staging"):
+        (store.path / place / late).mkdir(parents=True)
+        assert store.new_run_id("train").startswith("29900101T000000000001Z-train-")
+        (store.path / place / late).rename(store.path / place / "no id")
+    header.remember(store.path, [], last_run=later)
+    assert store.new_run_id("train").startswith("29910101T000000000001Z-train-")
+
+
+def test_a_store_of_an_older_penult_has_its_newest_run_in_its_labels(store: FeatureStore) -> None:
+    path = store.path / header.NAME
+    commit(store, "19900101T000000000000Z-embed-aaaaaa", pictures(range(2)))
+    relabel(store, "29900101T000000000000Z-label-aaaaaa", [Picture("0", None, "x")])
+    relabel(store, "29800101T000000000000Z-label-aaaaaa", [Picture("1", None, "x")])
+    told = read_sealed(path)
+    assert told["last_run"] == "29900101T000000000000Z-label-aaaaaa"
+    del told["last_run"]
+    write_sealed(path, told)
+    assert store.new_run_id("train").startswith("29900101T000000000001Z-train-")
+
+
+WRONG_RECORDS: list[dict[str, object]] = [
+    *({name: 3} for name in ("kind", "started", "parameters", "result", "versions")),
+    *({name: None} for name in ("run_id", "kind", "started", "parameters", "result", "versions")),
+    {"run_id": "other"},
+    {"parameters": "x"},
+    {"kind": {}},
+]
+
+
+@pytest.mark.parametrize("values", WRONG_RECORDS, ids=str)
+def test_a_record_that_no_run_writes(store: FeatureStore, values: dict[str, object]) -> None:
+    record = RunRecord("r1", "train", "now", {}, {}, {})
+    record.write(store.run_folder("r1"))
+    path = store.run_folder("r1") / "run.json"
+    write_sealed(path, read_sealed(path) | values)
+    words = "of run r1 in .* Got: another run's" if values == {"run_id": "other"} else f"Got: no {next(iter(values))}"
+    with pytest.raises(StoreCorrupt, match=words):
+        store.runs()
+    write_sealed(path, asdict(record) | {"more": "a newer penult's"})
+    assert store.runs() == [record]
+
+
+def test_names_of_runs() -> None:
+    assert all(map(is_run_id, ("r1", "20260101T000000000000Z-embed-a1b2c3", "0", "a.b_c-d", "Z")))
+    assert not any(map(is_run_id, ("", "-a", ".a", "_a", "a b", "a'b", "a/b", "é", "a\n", None, 3)))
+
+
 def test_run_records(store: FeatureStore) -> None:
     ids = [new_run_id("train") for _ in range(3)]
     assert len(set(ids)) == 3 and [i.rsplit("-", 1)[0] for i in ids] == sorted(i.rsplit("-", 1)[0] for i in ids)
@@ -735,7 +1043,7 @@ def test_run_records(store: FeatureStore) -> None:
         record.write(store.run_folder(record.run_id))
     assert store.runs() == sorted(records, key=lambda record: record.run_id)
     assert RunRecord.read(store.run_folder(ids[1])) == records[1]
-    assert records[0].versions == library_versions() and "numpy" in library_versions()
+    assert records[0].versions == library_versions() and library_versions().keys() == {"python", *LIBRARIES}
     with pytest.raises(StoreNotFound, match="penult runs"):
         RunRecord.read(store.run_folder("nothing"))
     (store.run_folder(ids[0]) / "run.json").write_text("{")
@@ -758,3 +1066,143 @@ def test_a_row_stays_until_another_takes_its_place(tmp_path: Path) -> None:
     rows = store.catalog.read(["uri", "run_id"]).to_pylist()
     assert sorted((row["uri"], row["run_id"]) for row in rows) == [("0", "r1"), ("1", "r2"), ("2", "r1")]
     assert len(store.dataset(SPEC.set_name)) == 3
+
+
+# -- views, and vectors that stay in the store ---------------------------------------------------------------------
+
+
+def add_views(store: FeatureStore, seed: int, views: dict[bytes, list[int]]) -> str:
+    """A set of augmented views of contents, by their numbers; the vector of a view is 100 a view more than its own."""
+    spec = replace(SPEC, augmentation=json.dumps({"seed": seed}), dtype="float32")
+    table = store.table(store.add_set(spec))
+    rows = [(key(content), view) for content, numbers in views.items() for view in numbers][::-1]
+    keys, numbers = np.array([k for k, _ in rows], "S32"), np.array([v for _, v in rows], np.int16)
+    vectors = np.stack([vector(k) + 100 * v for k, v in rows])
+    table.commit(f"v{seed}", table.stage([features_batch(table.schema, keys, vectors, f"v{seed}", numbers)]))
+    return spec.set_name
+
+
+@pytest.fixture
+def single(store: FeatureStore) -> FeatureStore:
+    """Ten images in a set of single precision, the set that a set of views belongs to."""
+    commit(store, "r1", pictures(range(10), split=TRAIN), replace(SPEC, dtype="float32"))
+    return store
+
+
+def test_training_rows_and_after_them_their_views(single: FeatureStore) -> None:
+    data = single.dataset(val=0, test=0)
+    with pytest.raises(UsageError, match=r"has no views: `penult embed SOURCE --views 2` makes some"):
+        single.augmented(data, 2)
+    one = add_views(single, 1, {b"%d" % i: [1, 2, 3] for i in range(12)})
+    assert single.views_sets(data.feature_set) == [one] and single.resolve() == data.feature_set
+    for name in (None, one):
+        more = single.augmented(data, 2, name)
+        assert len(more) == 30 and np.array_equal(more.X[:10], data.X)
+        order = [(row, view) for row in range(10) for view in (1, 2)]
+        assert more.ids[10:].tolist() == [data.ids[row] for row, _ in order]
+        assert np.array_equal(more.X[10:], [data.X[row] + np.float32(100 * view) for row, view in order])
+    two = add_views(single, 2, {b"%d" % i: [1, 2] if i else [1] for i in range(10)})
+    assert single.views_sets(data.feature_set) == sorted([one, two])
+    with pytest.raises(UsageError, match="views of several kinds: name one with --views-set, of"):
+        single.augmented(data, 2)
+    with pytest.raises(UsageError, match=r"Expected: --views-set, one of \[.*\]\. Got: 'three'"):
+        single.augmented(data, 2, "three")
+    assert len(single.augmented(data, 1, two)) == 20 and len(single.augmented(data, 3, one)) == 40
+    with pytest.raises(UsageError, match=rf"{two} holds 19 of the 20 views that training needs"):
+        single.augmented(data, 2, two)
+    other = replace(SPEC, augmentation="{}")  # of the set of half precision, which is not there
+    single.add_set(other)
+    assert single.views_sets(data.feature_set) == sorted([one, two])
+
+
+def test_what_is_known_of_views(single: FeatureStore) -> None:
+    name = add_views(single, 1, {b"0": [1, 2, 3], b"1": [1], b"2": [1, 2]})
+    keys, counts = single.view_counts(name)
+    assert dict(zip(keys.tolist(), counts.tolist(), strict=True)) == {
+        np.array([key(b"%d" % i)], "S32")[0]: n for i, n in enumerate((3, 1, 2))
+    }
+    assert keys.tolist() == sorted(keys.tolist())
+    for view, contents in ((None, b"012"), (1, b"012"), (2, b"02"), (3, b"0"), (4, b"")):
+        known = single.content_keys(name, view)
+        assert known.tolist() == np.sort(np.array([key(bytes([c])) for c in contents], "S32")).tolist()
+        files = single.known_files(name, view).lookup(
+            text_digests([str(i) for i in range(4)]), pair_digests(np.ones(4, int), np.ones(4, int))
+        )
+        assert files.tolist() == [
+            EMBEDDED if b"%d" % i in [bytes([c]) for c in contents] else NOT_IN_SET for i in range(4)
+        ]
+    X, rows = single.views(name, np.sort(np.array([key(b"2"), key(b"0"), key(b"9")], "S32")), 2)
+    names = np.sort(np.array([key(b"2"), key(b"0"), key(b"9")], "S32"))[rows].tolist()
+    assert sorted(names) == sorted(np.array([key(b"0"), key(b"0"), key(b"2"), key(b"2")], "S32").tolist())
+    assert rows.tolist() == sorted(rows.tolist()) and len(X) == 4
+    empty, none = single.views(name, np.empty(0, "S32"), 2)
+    assert empty.shape == (0, 8) and none.tolist() == []
+
+
+def test_vectors_stay_in_the_store_above_half_the_memory(filled: FeatureStore) -> None:
+    commit(filled, "r2", pictures(range(60, 70)), replace(SPEC, layer="other"))  # labelled, and not in this set
+    size = 60 * SPEC.width * 4
+    for limit, stays in ((2 * size, False), (2 * size - 1, True)):
+        data = filled.dataset(NAME, memory_limit=limit)
+        assert (data.stored is not None) == stays and len(data) == 60
+        assert data.X.shape == ((60, 0) if stays else (60, 8)) and data.width == 8
+    held, keys = filled.dataset(NAME), data.keys
+    commit(filled, "r3", pictures(range(70, 80)))  # another fragment, of which none is wanted
+    assert np.array_equal(data.read().X, held.X) and data.read().stored is None
+    assert np.array_equal(data.part(TRAIN).read().X, held.part(TRAIN).X)
+    stored, found = filled.stored(NAME, keys[::2], 77)
+    assert (stored.n, stored.width, stored.memory_limit, found.tolist()) == (30, 8, 77, [True] * 30)
+    assert np.array_equal(stored.read(), held.X[::2]) and sorted(stored.order.tolist()) == list(range(30))
+    commit(filled, "r4", pictures(range(80, 90)))
+    assert np.array_equal(stored.read(), held.X[::2])  # one version of the set, whatever comes
+    mask = np.arange(30) % 3 == 0
+    for some, expected in ((stored.take(mask), held.X[::2][mask]), (stored.take(np.array([7, 2])), held.X[[14, 4]])):
+        assert np.array_equal(some.read(), expected) and some.n == len(expected)
+        assert np.array_equal(some.take(np.array([1])).read(), expected[1:2])
+    missing = np.sort(np.concatenate([keys[:3], np.array([b"\1" * 32, b"\xfe" * 32], "S32")]))
+    stored, found = filled.stored(NAME, missing, 77)
+    assert (
+        found.tolist() == np.isin(missing, keys).tolist()
+        and sorted(stored.order.tolist()) == np.flatnonzero(found).tolist()
+    )
+
+
+# -- making and opening --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign"),
+    [
+        *((name, False) for name in ("features", "catalog.lance", "labels.lance", "lock", ".penult.json.a1b2.tmp")),
+        *((name, True) for name in ("runs", "staging", ".penult.json", "x.penult.json.a1.tmp", "lock2", ".DS_Store")),
+    ],
+)
+def test_what_a_run_that_died_may_have_left_of_a_new_store(tmp_path: Path, name: str, foreign: bool) -> None:
+    path = tmp_path / name
+    path.touch() if name.endswith(("lock", ".tmp")) else path.mkdir()
+    if foreign:
+        with pytest.raises(UsageError, match="is not a penult store and not an empty folder: name another"):
+            FeatureStore.create(tmp_path)
+        assert [one.name for one in tmp_path.iterdir()] == [name]
+    else:
+        assert FeatureStore.create(tmp_path).sets() == []
+
+
+def test_the_set_written_last(store: FeatureStore) -> None:
+    names = [store.add_set(replace(SPEC, layer=layer)) for layer in ("a", "b")]
+    assert store.resolve() == sorted(names)[-1]  # none was written
+    for last in names:
+        header.remember(store.path, [], last_set=last)
+        assert store.resolve() == last
+    header.remember(store.path, [], last_set="gone")
+    assert store.resolve() == sorted(names)[-1]
+    views = store.add_set(replace(SPEC, layer="a", augmentation="{}"))
+    assert store.resolve(views) == views and store.sets() == sorted([*names, views])
+    with pytest.raises(StoreNotFound, match="Got: none of"):
+        store.resolve(views[:-1])
+
+
+def test_a_journal_of_views_leaves_the_last_set(filled: FeatureStore) -> None:
+    spec = replace(SPEC, augmentation="{}")
+    commit(filled, "r2", pictures([60]), spec)
+    assert header.read(filled.path)["last_set"] == NAME and header.read(filled.path)["last_run"] == "r2"

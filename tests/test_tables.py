@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Barrier
 
+import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -16,9 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import Picture, label_rows
 
-from featurestore.errors import StoreCorrupt, StoreNotFound
-from featurestore.schema import LABELS
-from featurestore.tables import Replaced, Table
+from featurestore import ledger, tables
+from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
+from featurestore.files import sha256_of
+from featurestore.schema import LABELS, LABELS_V1
+from featurestore.tables import KEPT_VERSIONS, MAX_COMMIT_TRIES, Replaced, Table
 
 NAMES = LABELS.names
 
@@ -319,3 +327,250 @@ def test_conditions_and_columns(table: Table) -> None:
     assert pc.count_distinct(read.column("uri")).as_py() == 20
     batches = list(table.scan(["uri"], batch_rows=4))
     assert max(batch.num_rows for batch in batches) <= 4 and sum(batch.num_rows for batch in batches) == 25
+
+
+# -- what the ledger, the disk and other writers have to do with it --------------------------------------------------
+
+
+def files_of(table: Table) -> dict[str, str]:
+    """Sha256 of all that Lance has written, by path; its hint is none of what the ledger knows."""
+    folders = ("data", "_deletions", "_transactions", "_versions")
+    paths = [path for name in folders for path in (table.path / name).glob("*") if path.suffix != ".json"]
+    return {path.relative_to(table.path).as_posix(): sha256_of(path) for path in paths}
+
+
+def test_the_ledger_knows_every_file(table: Table) -> None:
+    assert ledger.read(table.path) == ledger.Ledger(1, 0, files_of(table))
+    [staged] = table.stage([rows("r1", range(10))])
+    told = json.loads(staged)
+    assert told["sha256"] == {f"data/{data_file(table).name}": sha256_of(data_file(table))}
+    table.commit("r1", [staged])
+    table.commit("r2", table.stage([rows("r2", range(4))]), [Replaced(pa.array(list("0123")))])
+    assert table.exchange([], Replaced(pa.array(["4", "5", "77"]))) == 2
+    assert len(table.pieces()) == 2 and table.pieces()[0] == table.pieces(table.version)[0]
+    known = ledger.read(table.path)
+    assert (known.version, known.rows) == (table.version, 8) and known.files == files_of(table)
+    assert len([name for name in known.files if name.startswith("_deletions/")]) == 2
+    piece, other = table.pieces()
+    assert (piece.physical_rows, piece.rows, len(piece.data), len(piece.deletions)) == (10, 4, 1, 1)
+    assert (other.physical_rows, other.rows, other.deletions) == (4, 4, [])
+    (table.path / "_transactions" / "x.tmp").touch()
+    ledger.write(table.path, ledger.Ledger(1, 0, {}))
+    table.note()
+    assert ledger.read(table.path) == ledger.Ledger(
+        known.version, 8, {name: sha for name, sha in known.files.items() if name in named(table)}
+    )
+    before = ledger.read(table.path)
+    table.note()
+    assert ledger.read(table.path) is before  # not written again
+
+
+def named(table: Table) -> set[str]:
+    """What a ledger begins with: every manifest and transaction, and what the latest version names."""
+    pieces = [name for piece in table.pieces() for name in piece.data + piece.deletions]
+    return {*pieces, *table.versions().values(), *(n for n in files_of(table) if n.startswith("_transactions/"))}
+
+
+def test_what_cleanup_has_freed_is_what_is_gone(table: Table) -> None:
+    for run in range(6):
+        table.commit(f"r{run}", table.stage([rows(f"r{run}", range(3))]), [Replaced(pa.array(list("012")))])
+    table.stage([rows("dead", range(50))])
+
+    def size() -> int:
+        return sum((table.path / name).stat().st_size for name in files_of(table))
+
+    sizes = [size()]
+    for staged_too in (False, True):
+        freed = table.cleanup(staged_too)
+        sizes.append(size())
+        assert freed == sizes[-2] - sizes[-1] > 0
+        assert len(table.versions()) == KEPT_VERSIONS and ledger.read(table.path).files.keys() <= files_of(table).keys()
+    assert table.cleanup(staged_too=True) == 0 and stored(table) == expected(r5=range(3))
+
+
+@pytest.mark.parametrize("how", ["commit", "exchange", "swap", "widen"])
+def test_other_writers_that_are_always_faster(table: Table, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+    staged, before, tries = table.stage([rows("r2", range(2))]), table.state(), []
+    monkeypatch.setattr(Table, "_land", lambda *_: tries.append(1))  # None: it has not landed
+    with pytest.raises(StoreError, match=r"Other writers keep changing|Another writer changes .*stop it, then run"):
+        {
+            "commit": lambda: table.commit("r2", staged),
+            "exchange": lambda: table.exchange(staged, Replaced(pa.array(["7"]))),
+            "swap": lambda: table.swap([0], staged),
+            "widen": lambda: table.widen(LABELS.append(pa.field("more", pa.int8()))),
+        }[how]()
+    assert len(tries) == (MAX_COMMIT_TRIES if how == "commit" else 1) and table.state() == before
+    for gone, new in (([0], []), ([], staged)):  # either is something to do
+        with pytest.raises(StoreError, match="Another writer"):
+            table.swap(gone, new)
+        with pytest.raises(StoreError, match="Another writer"):
+            table.exchange(new, Replaced(pa.array(["1" if gone else "7"])))
+    tries.clear()
+    assert table.exchange([], Replaced(pa.array(["7"]))) == 0  # nothing to do: no version
+    table.swap([], [])
+    table.widen(LABELS)
+    assert not tries
+
+
+def test_a_wider_table(tmp_path: Path) -> None:
+    table = Table(tmp_path / "labels.lance")
+    table.create(LABELS_V1)
+    batch = label_rows("r1", [Picture(str(i), None, label="x") for i in range(3)]).select(LABELS_V1.names)
+    table.commit("r1", table.stage([batch.cast(LABELS_V1)]))
+    version, data = table.version, data_file(table).read_bytes()
+    table.widen(LABELS)
+    assert (table.version, table.columns(), table.columns(version)) == (version + 1, LABELS.names, LABELS_V1.names)
+    assert table.read(["source", "label"]).to_pylist() == [{"source": None, "label": "x"}] * 3
+    assert data_file(table).read_bytes() == data and ledger.read(table.path).version == version + 1
+    table.widen(LABELS)
+    assert table.version == version + 1
+
+
+def test_versions_by_either_naming(table: Table) -> None:
+    """Older Lance counts up; today's names count down from 2 ** 64 - 1, so that the newest is listed first."""
+    for run in range(2):
+        table.commit(f"r{run}", table.stage([rows(f"r{run}", range(1))]))
+    assert table.versions() == {n: f"_versions/{2**64 - 1 - n:020}.manifest" for n in (1, 2, 3)}
+    assert list(table.versions()) == [1, 2, 3]
+    folder = table.path / "_versions"
+    for name in ("x.manifest", "4.manifest.tmp", "-5.manifest", "12.manifest", "7.manifest#1"):
+        (folder / name).touch()
+    assert list(table.versions()) == [1, 2, 3, 12] and table.versions()[12] == "_versions/12.manifest"
+
+
+def test_another_run_was_faster_to_create(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, path = lance.write_dataset, tmp_path / "labels.lance"
+
+    def slow(schema: pa.Schema) -> None:
+        def write(*arguments: object, **options: object) -> None:
+            real(schema.empty_table(), str(path), data_storage_version="2.2")
+            raise OSError("Dataset already exists")
+
+        monkeypatch.setattr(lance, "write_dataset", write)
+
+    slow(LABELS)
+    Table(path).create(LABELS)
+    assert Table(path).count() == 0
+    shutil.rmtree(path)
+    slow(LABELS_V1)
+    with pytest.raises(StoreCorrupt, match="columns"):
+        Table(path).create(LABELS)
+    shutil.rmtree(path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("LanceError(IO): No space left on device (os error 28), /src/x.rs:1")
+
+    monkeypatch.setattr(lance, "write_dataset", full)
+    with pytest.raises(StoreError, match=r"labels\.lance: No space left on device: make room there"):
+        Table(path).create(LABELS)
+
+
+@pytest.mark.parametrize("left", [0, 10])
+def test_a_last_write_that_lance_overlooks(table: Table, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    real = tables.write_fragments
+
+    def write(*arguments: object, **options: object) -> object:
+        fragments = real(*arguments, **options)
+        os.truncate(data_file(table), left)
+        return fragments
+
+    monkeypatch.setattr(tables, "write_fragments", write)
+    with pytest.raises(StoreError, match=rf"Got: {left}: make room there, then run the same command again"):
+        table.stage([rows("r1", range(9))])
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "checksums"])
+@pytest.mark.parametrize("how", ["cut", "longer", "gone"])
+def test_data_of_another_size_is_not_waited_for(tmp_path: Path, sealed: bool, how: str) -> None:
+    table = Table(tmp_path / "labels.lance", sealed)
+    table.create(LABELS)
+    table.commit("r1", table.stage([rows("r1", range(9))]))
+    size = data_file(table).stat().st_size
+    path = data_file(table)
+    path.unlink() if how == "gone" else os.truncate(path, {"cut": size - 1, "longer": size + 1}[how])
+    got = {"cut": size - 1, "longer": size + 1, "gone": None}[how]
+    for ask in (table.count, lambda: list(table.fragment_rows([0])), lambda: table.read(["uri"])):
+        with pytest.raises(StoreCorrupt, match=rf"{path.name} of {size} bytes\. Got: {got}; `penult doctor`"):
+            ask()
+    assert list(table.fragment_rows([])) == []
+
+
+def test_a_fragment_outside_is_no_fragment_of_a_table(table: Table) -> None:
+    [staged] = table.stage([rows("r1", range(3))])
+    told = json.loads(staged)
+    assert table.staged_damage(json.dumps(told["fragment"])) is None  # older journals hold it bare
+    for change in ({"path": "../x.lance"}, {"path": "/etc/passwd"}, {"base_id": 1}):
+        files = [file | change for file in told["fragment"]["files"]]
+        spoilt = json.dumps(told | {"fragment": told["fragment"] | {"files": files}})
+        for ask in (table.staged_damage, lambda text: list(table.staged_columns(text, ["uri"]))):
+            with pytest.raises(StoreCorrupt, match="data files inside the table"):
+                ask(spoilt)
+
+
+def test_a_large_hint_is_not_left_for_lance_to_read(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would read it whole, whatever its size."""
+    hint, gone, real = table.path / "_versions" / "latest_version_hint.json", list[Path](), Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        gone.append(path)
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    for run, size in enumerate((4096, 4097)):
+        hint.write_text(" " * size)
+        assert table.commit(f"r{run}", table.stage([rows(f"r{run}", range(3))]))
+        assert (hint in gone) == (size > 4096)
+    assert table.count() == 6
+
+
+def test_where_a_folder_cannot_be_locked_nothing_is_cleaned_up(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in range(5):
+        table.commit(f"r{run}", table.stage([rows(f"r{run}", range(1))]))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert table.count() == 5 and table.cleanup() is None and len(table.versions()) == 6
+    with Table(table.path / "nothing.lance").lease():
+        pass
+
+
+def test_what_a_commit_has_written_is_flushed_and_nothing_older(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.commit("r1", table.stage([rows("r1", range(9))]))
+    old = files_of(table)
+    for name in old:
+        os.utime(table.path / name, (1e9, 1e9))
+    flushed: list[Path] = []
+    monkeypatch.setattr(tables, "fsync", flushed.append)
+    staged = table.stage([rows("r2", range(2))])
+    new = [table.path / name for name in files_of(table).keys() - old.keys()]
+    assert flushed == [*new, table.path / "data", table.path]
+    flushed.clear()
+    table.commit("r2", staged, [Replaced(pa.array(["0"]))])
+    parts = {name: table.path / name for name in ("_deletions", "_transactions", "_versions")}
+    written = {table.path / name for name in files_of(table).keys() - old.keys() if not name.startswith("data/")}
+    assert {path.parent.name for path in written} == set(parts)
+    assert written | set(parts.values()) <= set(flushed) and flushed[-1] == table.path
+    assert not {table.path / name for name in old} & set(flushed)
+    for path in written:  # a folder after its files
+        assert flushed.index(path) < flushed.index(path.parent)
+    flushed.clear()
+    other = Table(table.path.with_name("other.lance"))
+    other.create(LABELS)
+    assert set(flushed) >= {other.path / name for name in files_of(other)} | {other.path, other.path.parent}
+    assert list(table.stage([])) == []
+
+
+def test_what_lance_says_without_the_places_in_its_source() -> None:
+    for said, words in {
+        'External error: "the file is odd", /root/x.rs:12:7': "the file is odd",
+        "LanceError(IO): it failed, /root/x.rs:12:7, more": "LanceError(IO): it failed",
+        'task 12 panicked with message "an offset"': "an offset",
+        "Wrapped error: External error: it is odd": "it is odd",
+        "first\nsecond": "first",
+        "": "ValueError",
+        "x" * 301: "x" * 300,
+    }.items():
+        assert tables._first_words(ValueError(said)) == words

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stores import Picture, commit, journal, label_rows, pictures
 
 from faults.longrun import STEPS, Crash, Model, Step, few_rows_a_tier
-from featurestore import ledger, upkeep
+from featurestore import header, ledger, upkeep
 from featurestore import tables as tables_module
 from featurestore.errors import StoreError
 from featurestore.files import sha256_of
@@ -50,6 +50,25 @@ def test_merging_leaves_few_small_fragments_and_goes_on_until_it_does(made: list
         assert all(piece.rows >= (1 - MOST_DELETED) * piece.physical_rows for piece in pieces)
     assert worth_merging(pieces) == []
     assert sum(piece.rows for piece in pieces) == total
+
+
+def test_what_is_merged_exactly() -> None:
+    """Sixteen fragments of one size are, of fewer than 16, 256 or 2,048 rows; and whatever is mostly deleted."""
+
+    def merged(*sizes: tuple[int, int] | int) -> int:
+        pairs = [(size, size) if isinstance(size, int) else size for size in sizes]
+        return len(worth_merging([Piece(n, physical, rows, [], []) for n, (rows, physical) in enumerate(pairs)]))
+
+    assert (TIER, LARGE) == (16, 2048)
+    for smallest, largest in ((0, 15), (16, 255), (256, 2047)):
+        tier = [smallest, largest] * 8
+        assert merged(*tier) == 16 and merged(*tier, largest) == 17 and merged(*tier[1:]) == 0
+        assert merged(*tier[1:], largest + 1) == 0
+    assert merged(*[2048] * 40) == 0 and merged(*[1] * 15, *[16] * 15, *[256] * 15) == 0
+    assert merged((5, 10), (4, 10), (2048, 4096), (2047, 4096)) == 2
+    assert worth_merging(
+        [Piece(9, 10, 4, [], []), *(Piece(n, 1, 1, [], []) for n in (20, 3, *range(30, 44)))]
+    ) == sorted([9, 20, 3, *range(30, 44)])
 
 
 def test_a_large_fragment_is_left_alone() -> None:
@@ -288,6 +307,20 @@ def test_the_next_run_finishes_what_tend_has_begun(table: Table, step: str, afte
     assert files(table) == named_files(table)
 
 
+def test_the_header_knows_what_tidying_up_has_made(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    with few_rows_a_tier():
+        for run in range(upkeep.MOST_VERSIONS + 1):
+            commit(store, f"r{run}", pictures(range(2 * run, 2 * run + 2)))
+            tables = [store.catalog, store.labels, store.table(store.resolve())]
+            told = header.read(store.path)["tables"]
+            assert told == {table.path.relative_to(store.path).as_posix(): table.state() for table in tables}
+        with store.lock():
+            store.commit_labels("r99", [label_rows("r99", [Picture("x", None, "a")])])
+        assert header.read(store.path)["tables"]["labels.lance"] == store.labels.state()
+        assert all(len(table.versions()) <= upkeep.MOST_VERSIONS for table in tables)
+
+
 def test_a_failure_to_tidy_up_fails_no_commit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = FeatureStore.create(tmp_path / "store")
     with mock.patch.object(upkeep, "tend", side_effect=StoreError("the disk is full")):
@@ -302,7 +335,7 @@ def test_a_failure_to_tidy_up_fails_no_commit(tmp_path: Path, caplog: pytest.Log
 
 def aged(path: Path, seconds: float = 1000) -> Path:
     for one in [path, *path.rglob("*")]:
-        os.utime(one, (time.time() - seconds,) * 2)
+        os.utime(one, (time.time() - seconds,) * 2, follow_symlinks=False)
     return path
 
 
@@ -319,6 +352,8 @@ def test_gc_removes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
     left += ["damaged/x/catalog.lance/data/1.lance", "finetune/key/checkpoint.npz", "backbones/.w.h5.1.tmp"]
     left += ["catalog.lance/.ledger.json.1.tmp", "labels.lance/_transactions/.tmp1ct588"]
     left += ["labels.lance/_versions/18446744073709551600.manifest#1"]
+    left += [f"features/{store.resolve()}.lance/{name}" for name in (".canary.json.1.tmp", "_transactions/.tmp1")]
+    left += ["runs/20260101T000000000000Z-train-000001/.head.json.1.tmp"]
     kept = ["runs/20260101T000000000000Z-train-000001/run.json", "backbones/w.h5", "results/00/00.json", "notes.txt"]
     for name in left + kept:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -393,6 +428,44 @@ def test_gc_keeps_the_newest_outcomes(tmp_path: Path) -> None:
     with mock.patch.object(upkeep, "MOST_RESULTS", 4):
         assert gc(store.path, 0)["kept outcomes"] == 4
     assert sorted(path.stem for path in store.path.glob("results/*/*.json")) == ["2", "3", "4", "5"]
+
+
+def test_what_gc_has_freed_and_what_is_not_old_enough(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    path, tables = store.path, [store.catalog, store.labels]
+    made = {
+        "runs/dead/a/x": 10,
+        "runs/dead/y": 20,
+        "runs/live/z": 30,
+        "finetune/key/checkpoint.npz": 40,
+        "damaged/now/x": 50,
+        "damaged/file": 60,
+        "backbones/.w.h5.1.tmp": 70,
+    }
+    for name, size in made.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"x" * size)
+    (path / "runs" / "dead" / "link").symlink_to("/nowhere")
+    for name in ("runs", "finetune", "damaged", "backbones"):
+        aged(path / name)
+    os.utime(path / "runs" / "live" / "z", None)
+    (outside := tmp_path / "outside").mkdir()
+    (outside / "mine").touch()
+    aged(outside)
+    (path / "results").symlink_to(outside)
+    with store.lock():
+        freed = collect(path, tables, older_than=500)
+    link = len("/nowhere")
+    assert freed == {"old versions": 0, "unfinished": 30 + link + 40 + 70, "put aside": 110, "kept outcomes": 0}
+    assert [one.name for one in (path / "runs").iterdir()] == ["live"] and (outside / "mine").exists()
+    assert not list((path / "damaged").iterdir()) and not list((path / "finetune").iterdir())
+    with store.lock():
+        assert collect(path, tables, older_than=0)["unfinished"] == 30
+    for run in range(5):
+        add(store.labels, run)
+    with store.lock():
+        freed = collect(path, tables, older_than=0)
+    assert freed["old versions"] > 0 and len(store.labels.versions()) == KEPT_VERSIONS
 
 
 def test_gc_says_which_table_somebody_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
