@@ -96,9 +96,10 @@ def judge(mutant: Mutant, suite: Suite, tree: Path, seconds: float) -> dict[str,
 def equivalent(told: dict[str, Any]) -> bool:
     """Whether the list of equivalent mutants has it."""
     known = tomllib.loads((Path(__file__).parent / "equivalents.toml").read_text())
-    return any(re.search(one["pattern"], told["before"]) for one in known["kind"]) or any(
-        all(one[key] == told[key] for key in ("module", "before", "after")) for one in known["mutant"]
-    )
+    return any(
+        re.search(one["before"], told["before"]) and re.search(one.get("after", ""), told["after"])
+        for one in known["kind"]
+    ) or any(all(one[key] == told[key] for key in ("module", "before", "after")) for one in known["mutant"])
 
 
 def fails(tests: list[str], tree: Path, seconds: float) -> str:

@@ -132,10 +132,10 @@ def sample(tree: Path, modules: list[str], seed: int, count: int) -> list[Mutant
 
 
 def compiles(tree: Path, mutant: Mutant) -> bool:
-    """Whether Python can read it: an operator now and then writes ``if not name := value``."""
+    """Whether it can be made, and read by Python: one operator writes ``if not a := b``, another knows no ``a.b``."""
     try:
         compile(mutant.source(tree), mutant.module, "exec")
-    except SyntaxError:
+    except (SyntaxError, AttributeError):
         return False
     return True
 
