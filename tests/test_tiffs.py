@@ -190,6 +190,12 @@ def test_a_page_after_the_first_is_written_where_it_lies() -> None:
     found = tiffs.tiff(data).data
     assert struct.unpack_from("<I", found, 4) == (places[1],) and len(found) == len(data)
     assert found[8 : places[1]] == data[8 : places[1]] and found[:4] == data[:4]
+    for order, big, header in (
+        ("<", False, b"II*\0" + (77).to_bytes(4, "little")),
+        (">", False, b"MM\0*" + (77).to_bytes(4, "big")),
+        ("<", True, b"II+\0\x08\0\0\0" + (77).to_bytes(8, "little")),
+    ):
+        assert tiffs._header(order, big, 77) == header
 
 
 # --- what the samples are
