@@ -254,6 +254,9 @@ def test_the_kind_of_samples_in_words() -> None:
     assert kind(extra=[2], bits=[8, 8], samples=[2]) == "2 × 8 bits, unsigned, grey, with extra samples or alpha"
     assert kind(planar=[2], bits=[8] * 3, samples=[3], photometric=[2]) == "3 × 8 bits, unsigned, RGB, planar"
     assert kind(planar=[1]) == "1 × 8 bits, unsigned, grey"
+    first = kind(bits=[8, 16], samples=[1, 3], photometric=[1, 2], format=[1, 2])
+    assert first == "1 × 8/16 bits, unsigned, grey"  # of more values than there are to be, the first counts
+    assert tiffs.tiff(made({259: [5, 1234]}))
     bare = made(dict.fromkeys((258, 262, 277, 339), (2, b"x\x00")))  # texts say nothing
     assert tiffs.tiff(bare).kind.endswith("(1 × 1 bits, unsigned, grey, zero is white)")
 
@@ -315,6 +318,14 @@ def test_samples_that_would_be_decoded_wrong_are_refused(given: dict[int, list[i
         kind = tiffs._kind({tag: tuple(value) for tag, value in given.items()})
         end = "is not supported: convert it to grey or RGB of 8 bits, without planes."
         assert refused(data) == f"unsupported: {kind} {end}"
+
+
+def test_a_directory_may_be_anywhere() -> None:
+    """At byte 43, say, whose number is the mark of a BigTIFF."""
+    data, _ = pages(WHOLE, WHOLE)
+    for at in (9, 42, 43, 100):
+        moved = data[:4] + struct.pack("<I", at) + bytes(at - 8) + data[8:]
+        assert width(moved) == 1
 
 
 def test_big_endian_bigtiff_is_refused() -> None:
