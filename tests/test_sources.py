@@ -152,7 +152,7 @@ def test_special_files_are_never_opened(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket.jpg"))
         entries = list(list_source(tmp_path))
-        assert [entry.size for entry in entries] == [-1, -1]
+        assert [(entry.size, entry.mtime_ns) for entry in entries] == [(-1, 0), (-1, 0)]
         assert [read_failure(entry.uri) for entry in entries] == ["unreadable", "unreadable"]
 
 
