@@ -749,6 +749,14 @@ def test_a_split_folder_that_cannot_be_looked_into(tmp_path, monkeypatch):
     assert source.incomplete == [uri_of(tmp_path / "val") + "/"]
 
 
+def test_a_folder_that_cannot_be_looked_into_has_no_class_folders(tmp_path, monkeypatch):
+    source = folder(tmp_path, "train/1.jpg", "val/cat/2.jpg")
+    fail(monkeypatch, "scandir", errno.EIO, "val")
+    assert listed(source) == {"train/1.jpg": ("train", None)}
+    why_ = "since there are no class folders in them"
+    assert source.notes == [f"Taken for classes, not for splits: 'train', 'val', {why_}."]
+
+
 def test_pictures_of_one_scene_are_a_group_of_their_class(tmp_path):
     source = folder(tmp_path, "a_nohash_1.jpg", "cat/a_nohash_1_nohash_2.jpg", "cat/a.jpg", "cat/deep/b_nohash_.jpg")
     assert {Path(path_of(entry.uri)).name: entry.group for entry in source} == {

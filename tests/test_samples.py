@@ -72,6 +72,15 @@ def test_the_smallest_range_that_holds_all_values_becomes_all_levels(
     assert found[: len(values)].tolist() == wanted and (found[len(values) :] == wanted[0]).all()
 
 
+def test_8_bits_are_what_they_are_and_signed_ones_are_scaled() -> None:
+    values = square(0, 1, 127, 128, 255, dtype="u1")
+    for format in ("PNG", "TIFF", "BMP"):
+        assert levels(encode(Image.fromarray(values), format)).tolist() == values.reshape(-1).tolist()
+    data = encode(Image.fromarray(values), "TIFF", tiffinfo={339: 2})
+    signed = (0, 1, 127, -128, -1)
+    assert levels(data)[:5].tolist() == expected(signed, -128, 127)
+
+
 def test_a_picture_of_one_value_outside_all_ranges_is_black() -> None:
     for value in (-5, 1e6):
         assert not levels(encode(Image.fromarray(square(value, dtype="f4")), "TIFF")).any()
@@ -99,7 +108,8 @@ def test_no_number_is_refused_wherever_it_is(value: float, monkeypatch: pytest.M
         (0x0001, 12, True, False), (0x000F, 12, True, True), (0x0002, 12, True, True), (0x0FF0, 12, True, False),
         (0x0FF8, 12, True, True), (0x7FFF, 15, False, True), (0x8000, 15, False, False), (0x0000, 12, False, True),
         (0x00FF, 8, False, True), (0x00FF, 7, False, False), (0x00FF, 16, False, False), (0x0100, 8, True, False),
-        (0x0040, 8, True, True), (0x0080, 8, True, True), (0x0001, 8, True, False),
+        (0x007F, 7, False, False), (0x00FF, 17, False, False), (0x0040, 8, True, True),
+        (0x0080, 8, True, True), (0x0001, 8, True, False),
     ],
 )  # fmt: skip
 def test_whether_samples_were_scaled_up(used: int, bits: int, png_says: bool, unscaled: bool) -> None:
