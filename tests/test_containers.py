@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -99,6 +100,7 @@ def test_a_png_says_how_many_bits_it_uses(said: bytes, bits: int) -> None:
         ([chunk(b"eXIf", TURNED), text(b"XML:com.adobe.xmp", XMP), chunk(b"iCCP", b"\0\0" + zlib.compress(b"p"))],
          TURNED, XMP, b"p"),
     ],
+    ids=itertools.count(),
 )  # fmt: skip
 def test_a_png_gives_its_metadata(
     chunks: list[bytes], exif: bytes | None, xmp: bytes | None, icc: bytes | None
@@ -420,6 +422,7 @@ def test_a_place_beyond_any_memory_is_beyond_the_end() -> None:
         (b"MM*\0" + struct.pack(">IHHHIHH", 8, 1, 274, 3, 1, 5, 0), XMP, 5),
         (b"II+\0" + TURNED[4:], XMP, 1),
     ],
+    ids=itertools.count(),
 )
 def test_exif_and_xmp_say_how_a_picture_is_turned(
     exif_says: bytes | None, xmp_says: bytes | None, expected: int
@@ -482,6 +485,7 @@ RED, GREEN, BLUE, GREY = b"rTRC", b"gTRC", b"bTRC", b"kTRC"
         (profile((GREY, b"curv" + bytes(4) + struct.pack(">I", 2**16 + 1) + bytes(2**18))), False),
         (bytes(131), False),
     ],
+    ids=itertools.count(),
 )
 def test_linear_light(icc: bytes, linear: bool) -> None:
     assert is_linear(icc) is linear

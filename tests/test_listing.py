@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -1032,6 +1033,7 @@ def test_side_files_apart_add_to_those_beside_the_picture(tmp_path):
         ('["a"]', (None, None, None), "('list' object has no attribute 'get')"),
         ("[" * 100_000, (None, None, None), "("),
     ],
+    ids=itertools.count(),
 )
 def test_values_in_json(tmp_path, text, values, problem):
     source = list_source(shard(tmp_path / "s.tar", {"1.jpg": "x", "1.json": text}))
