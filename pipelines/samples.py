@@ -95,7 +95,6 @@ def _low_bytes(
         tile._replace(args=(name + swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else name + swapped)
         for tile in other.tile
     ]
-    other.load()
     return other
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -305,6 +306,169 @@ def test_a_percentage_that_is_no_share_is_said_plainly() -> None:
             cli._share(text)
         assert str(caught.value) == said
     assert cli._share("10%") == cli._share("0.1") == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("0", 0),
+        ("0%", 0),
+        ("0.999", 0.999),
+        ("99.5%", 0.995),
+        (" 10 % ", 0.1),
+        ("50%", 0.5),
+        (0.15, 0.15),
+        ("1e-3", 0.001),
+    ],
+)
+def test_shares_as_people_write_them(text: str, share: float) -> None:
+    assert cli._share(text) == share
+
+
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("1", " For 1 percent say 1% or 0.01."),
+        ("99.5", " For 99.5 percent say 99.5% or 0.995."),
+        ("100", ""),
+        ("100%", ""),
+        ("15%%", ""),
+        ("150%", ""),
+        ("-0.1", ""),
+        ("nan", ""),
+        ("x", ""),
+        ("", ""),
+    ],
+)
+def test_what_is_no_share(text: str, more: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        cli._share(text)
+    assert str(caught.value) == f"Expected: a share below 1, such as 0.1 or 10%. Got: {text or 'nothing'}.{more}"
+
+
+def test_times_have_a_longest_and_budgets_a_shortest() -> None:
+    most = 1000 * 365 * 24 * 3600
+    assert cli._seconds(f"{most}") == cli._budget(f"{1000 * 365}d") == most
+    for wrong, said in (
+        (f"{most + 1}", f"Expected: a time of at most a thousand years. Got: {most + 1}."),
+        ("2x", "Expected: a time such as 90s, 30min, 12h, 2d or 1w. Got: 2x."),
+        ("1h 5", "Expected: a time such as 90s, 30min, 12h, 2d or 1w. Got: 1h 5."),
+        ("", "Expected: a time such as 90s, 30min, 12h, 2d or 1w. Got: nothing."),
+    ):
+        for function in (cli._seconds, cli._budget):
+            with pytest.raises(UsageError) as caught:
+                function(wrong)
+            assert str(caught.value) == said
+    assert cli._budget("0.5s") == 0.5 and cli._seconds(7 * 86_400) == 604_800  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"^Expected: a time above 0, such as 60s, 5m or 1h\. Got: 0s\.$"):
+        cli._budget("0s")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("500MB", 500_000_000), ("4GB", 4_000_000_000), ("2GiB", 2_147_483_648), ("1.5 tb", 1_500_000_000_000),
+        ("1TiB", 2**40), ("3mib", 3 * 2**20), (" 1GB ", 10**9), ("0.000001MB", 1), (f"{2**20}TiB", 2**60),
+        ("0.0000009MB", None), (f"{2**20 + 1}TiB", None), ("0GB", None), ("5", None), ("GB", None), ("1 kB", None),
+        ("", None), ("1GB1", None),
+    ],
+)  # fmt: skip
+def test_amounts_of_memory_as_people_write_them(text: str, count: int | None) -> None:
+    if count is not None:
+        assert cli._bytes(text) == count
+        return
+    with pytest.raises(UsageError) as caught:
+        cli._bytes(text)
+    said = f"Expected: an amount of memory such as 500MB, 4GB or 2GiB. Got: {text or 'nothing'}."
+    assert str(caught.value) == said
+
+
+def test_lists_of_numbers_and_parameters() -> None:
+    assert cli._counts("--x", "1,5, 10") == cli._widths("1,5, 10") == [1, 5, 10]
+    with pytest.raises(UsageError, match=r"^Expected: --x with whole numbers such as 1,5,10\. Got: 1,,2\.$"):
+        cli._counts("--x", "1,,2")
+    with pytest.raises(UsageError, match=r"^Expected: --hidden with widths such as 1024,512\. Got: 1\.5\.$"):
+        cli._widths("1.5")
+    given = ["k=3", "metric=cosine", "x=[1, 2]", "y=", "z=a=b", "n=null", "deep=" + "[" * 100_000]
+    assert cli._parameters(given, {"C": 0.0, "seed": None}) == {
+        **{"C": 0.0, "k": 3, "metric": "cosine", "x": [1, 2], "y": "", "z": "a=b", "n": None},
+        "deep": "[" * 100_000,
+    }
+    assert cli._parameters(None, {"C": None}) == {}
+    for wrong, said in (
+        (["k"], "Expected: --param NAME=VALUE. Got: 'k'."),
+        (["C=1"], "C is given twice: leave --param C=1 out."),
+        (["k=1", "k=2"], "k is given twice: leave --param k=2 out."),
+    ):
+        with pytest.raises(UsageError) as caught:
+            cli._parameters(wrong, {"C": 2.0})
+        assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("chosen", "crop"),
+    [((), "squash"), (("squash",), "squash"), (("center",), "center"), (("pad",), "pad"), (("pad", "squash"), None)],
+)
+def test_one_rule_for_rectangles(chosen: tuple[str, ...], crop: str | None) -> None:
+    given = {name: name in chosen for name in ("squash", "center", "pad")}
+    if crop is not None:
+        assert cli._crop(**given) == crop
+        return
+    with pytest.raises(UsageError, match=r"^Give one of --squash, --center-crop and --pad\.$"):
+        cli._crop(**given)
+
+
+def test_json_is_one_line_in_the_letters_that_stdout_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"b": "Käse", "a": [1, None]}
+    for encoding, expected in (
+        ("utf-8", '{"b": "Käse", "a": [1, null]}\n'),
+        ("ascii", '{"b": "K\\u00e4se", "a": [1, null]}\n'),
+    ):
+        raw = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding, newline="\n"))
+        cli._print_json(False, value)
+        assert raw.getvalue() == b""
+        cli._print_json(True, value)
+        assert raw.getvalue().decode() == expected  # flushed, too
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, "utf-8", newline="\n"))
+    cli._print_json(True, "\udcff")
+    assert raw.getvalue() == b'"\\udcff"\n'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        cli._print_json(True, math.nan)
+    monkeypatch.setattr("sys.stdout", io.StringIO())  # of no encoding
+    cli._print_json(True, "Käse")
+    assert sys.stdout.getvalue() == '"Käse"\n'  # type: ignore[attr-defined]
+
+
+def test_errors_are_a_sentence_and_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, code, said in (
+        (UsageError("Give one."), 2, "penult: Give one.\n"),
+        (StoreNotFound("There is none."), 1, "penult: There is none.\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "penult: The disk: No space left on device: make room"),
+    ):
+
+        def fail(error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "app", fail)
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == code and err.getvalue().startswith(said)
+
+
+def test_help_is_wide_plain_and_says_the_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    ended = penult()
+    assert ended.code == 2 and "Usage:" in ended.out + ended.err and "Commands:" in ended.out + ended.err
+    told = penult("--help").out
+    said = " ".join(told.split())
+    assert "[OPTIONS] COMMAND [ARGS]..." in said and "Embed an image corpus once with a frozen CNN" in said
+    assert "Exit codes: 0 done, 1 an error, 2 usage, 3 more failures than --max-failure-rate" in said
+    assert "completion" not in said and "╭" not in told
+    assert max(map(len, penult("embed", "--help").out.splitlines())) in range(101, 111)
+    assert "[env var: PENULT_STORE" in penult("embed", "--help").out
 
 
 # --- the same from Python ---------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from featurestore import canary as kept
 from featurestore.canary import Canary
 from featurestore.errors import FormatError, SpecMismatch, StoreCorrupt, StoreError
 from featurestore.files import write_sealed
+from featurestore.runs import RunRecord
+from featurestore.spec import Preprocessing
 from featurestore.store import FeatureStore
 from pipelines import augment, backbones, beam, canary, images, worker
 from pipelines import predict as predicting
@@ -586,3 +588,35 @@ def test_a_set_of_today_on_a_real_network(world: dict[str, Any], new: Path, tmp_
     assert before is not None and after is not None
     for name, vector in before.vectors.items():
         assert kept.deviation(vector, after.vectors[name]) < 1e-5
+
+
+def test_images_that_are_still_what_they_were(tmp_path: Path) -> None:
+    """The first so many of them, each content once, decoded as the set is."""
+    files = [write_picture(tmp_path / f"{number}.png", number, side=20) for number in range(5)]
+    copy = write_picture(tmp_path / "copy.png", 0, side=20)
+    rows = [(path.as_uri(), hashlib.sha256(path.read_bytes()).digest()) for path in (files[0], copy, *files[1:])]
+    files[1].unlink()
+    write_picture(files[2], 99)
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    rows.insert(1, (text.as_uri(), hashlib.sha256(b"no picture").digest()))
+    seen = Preprocessing(8, "lite", crop="center")
+    for count, expected in ((0, []), (1, [0]), (2, [0, 3]), (3, [0, 3, 4]), (9, [0, 3, 4])):
+        found = canary.still_there(rows, seen, count)
+        assert [uri for uri, _ in found.values()] == [files[number].as_uri() for number in expected]
+        for number, (key, (_, pixels)) in zip(expected, found.items(), strict=True):
+            assert key == hashlib.sha256(files[number].read_bytes()).digest()
+            assert np.array_equal(pixels, images.decode(files[number].read_bytes(), 8, "center").pixels)
+
+
+def test_when_a_set_was_embedded_last(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store")
+    for number, (kind, name, version) in enumerate(
+        [("embed", "one", "1"), ("embed", "one", "2"), ("embed", "two", "3"), ("train", "one", "4")]
+    ):
+        versions = {"numpy": version, "another": "9"}
+        record = RunRecord(f"2026010{number + 1}T000000-{kind}-abcdef", kind, "", {}, {"feature_set": name}, versions)
+        record.write(store.run_folder(record.run_id))
+    for name, version in (("one", {"numpy": "2"}), ("two", {"numpy": "3"}), ("three", {})):
+        found = canary._when_embedded(store, name)
+        assert (found.versions, found.processor, found.vectors) == (version, "", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import CountingEngine
+from featurestore.arrays import write_npz
 from featurestore.errors import (
     BackboneError,
     EngineError,
@@ -22,10 +24,14 @@ from featurestore.errors import (
     UsageError,
 )
 from featurestore.files import write_sealed
+from featurestore.repair import Repair
+from featurestore.runs import RunRecord
 from featurestore.store import FeatureStore
 from featurestore.tables import Table
 from featurestore.verify import REPAIR
-from pipelines import cli, restore
+from heads import artifact
+from heads.registry import fit
+from pipelines import care, cli, restore
 from pipelines.care import DoctorResult, doctor, gc, verify
 from pipelines.embed import EmbedOptions, embed
 from pipelines.labels import import_labels
@@ -202,3 +208,141 @@ def test_a_damaged_key_is_no_missing_image(store: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(StoreCorrupt, match="checksum"):
         FeatureStore(store).dataset()
+
+
+# --- what runs have made, each kind by itself
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """A store without images that holds one of each: a run, a head, a backbone with its run, an outcome, a tuning."""
+    store = FeatureStore.create(tmp_path / "store").path
+    for kind in ("embed", "train", "finetune"):
+        run_id = f"20260102T030405-{kind}-abcdef"
+        RunRecord(run_id, kind, "2026-01-02", {}, {}).write(store / "runs" / run_id)
+        if kind != "embed":
+            head = fit("ncm", np.eye(4, dtype=np.float32), np.array(list("abab")))
+            artifact.save(head, store / "runs" / run_id, {})
+    weights = b"no weights, but of this digest"
+    digest = hashlib.sha256(weights).hexdigest()
+    (store / "backbones").mkdir()
+    (store / "backbones" / f"{digest}.weights.h5").write_bytes(weights)
+    write_sealed(store / "backbones" / f"{run_id}.json", {"id": run_id, "sha256": digest})
+    for folder in ("results/ab", "finetune/x"):
+        (store / folder).mkdir(parents=True)
+    write_sealed(store / "results/ab/abc.json", {"key": "abc"})
+    write_sealed(store / "finetune/x/begun.json", {"run_id": "x"})
+    write_npz(store / "finetune/x/checkpoint.npz", {"a": np.zeros(9)})
+    assert verify(store) == []
+    return store
+
+
+@pytest.mark.parametrize(
+    ("damaged", "aside", "todo"),
+    [
+        ("runs/R-embed/run.json", ["runs/R-embed"], ""),
+        ("runs/R-train/run.json", ["runs/R-train"], "`penult train` again"),
+        ("runs/R-train/head.json", ["runs/R-train"], "`penult train` again"),
+        ("runs/R-train/head.npz", ["runs/R-train"], "`penult train` again"),
+        ("runs/R-finetune/head.npz", ["runs/R-finetune"], "`penult finetune` again"),
+        ("backbones/R-finetune.json", ["backbones/R-finetune.json", "runs/R-finetune"], "`penult finetune` again"),
+        (
+            "backbones/WEIGHTS",
+            ["backbones/R-finetune.json", "runs/R-finetune", "backbones/WEIGHTS"],
+            "`penult finetune`",
+        ),
+        ("results/ab/abc.json", ["results/ab/abc.json"], ""),
+        ("finetune/x/begun.json", ["finetune/x"], "`penult finetune` again"),
+        ("finetune/x/checkpoint.npz", ["finetune/x"], "`penult finetune` again"),
+    ],
+)
+def test_what_is_damaged_is_found_and_put_aside_with_what_is_of_no_use_without_it(
+    artifacts: Path, damaged: str, aside: list[str], todo: str
+) -> None:
+    (weights,) = (artifacts / "backbones").glob("*.weights.h5")
+
+    def named(path: str) -> str:
+        run = path.partition("R-")[2].partition("/")[0].partition(".")[0]
+        return path.replace(f"R-{run}", f"20260102T030405-{run}-abcdef").replace("WEIGHTS", weights.name)
+
+    damage(artifacts / named(damaged))
+    found = [finding.path for finding in verify(artifacts)]
+    assert named(damaged).replace("head.npz", "head.json") in found
+    contents = {path: (artifacts / path).is_dir() for path in map(named, aside)}
+    result = doctor(artifacts)
+    assert sorted(result.artifacts) == sorted(contents) and not result.repairs
+    for path, is_folder in contents.items():
+        assert not (artifacts / path).exists()
+        (kept,) = (artifacts / "damaged").glob(f"*/{path}")
+        assert kept.is_dir() is is_folder
+    assert [
+        todo in told and told.endswith("was damaged, and what it belongs to is put aside.") for told in result.todo
+    ] == ([True] * len(result.todo))
+    assert bool(result.todo) == bool(todo)
+    assert verify(artifacts) == []
+
+
+def test_a_backbone_is_its_own_description_and_weights(artifacts: Path) -> None:
+    """What is not named by a digest is still being written; a description whose weights or id differ is another's."""
+    (weights,) = (artifacts / "backbones").glob("*.weights.h5")
+    (artifacts / "backbones" / "unfinished.weights.h5").write_bytes(b"half")
+    assert verify(artifacts) == []
+    (described,) = (artifacts / "backbones").glob("*.json")
+    digest = weights.name.removesuffix(".weights.h5")
+    for told in (
+        {"id": "other", "sha256": digest},
+        {"id": described.stem, "sha256": digest[:-1]},
+        {"id": described.stem},
+    ):
+        write_sealed(described, told)
+        (finding,) = verify(artifacts)
+        said = f"Expected: the description of backbone {described.stem} in {described}. Got: another."
+        assert (finding.path, finding.problem) == (f"backbones/{described.name}", str(StoreCorrupt(said)))
+    write_sealed(described, {"id": described.stem, "sha256": digest})
+    weights.write_bytes(b"others")
+    other = hashlib.sha256(b"others").hexdigest()
+    said = f"{weights}: Expected: sha256 {digest}. Got: {other}."
+    assert {finding.problem for finding in verify(artifacts)} == {str(StoreCorrupt(said))}
+    described.unlink()  # a run that made a backbone which nothing describes
+    assert f"backbones/{described.name}" in [finding.path for finding in verify(artifacts)]
+
+
+def test_an_outcome_is_of_its_own_name(artifacts: Path) -> None:
+    path = artifacts / "results/ab/abc.json"
+    write_sealed(path, {"score": 1})  # older ones do not say
+    assert verify(artifacts) == []
+    write_sealed(path, {"key": "abd"})
+    (finding,) = verify(artifacts)
+    said = f"Expected: the outcome abc in {path}. Got: abd."
+    assert (finding.path, finding.problem) == ("results/ab/abc.json", str(StoreCorrupt(said)))
+    path.write_text('{"key": "abc"}')  # without a seal
+    assert len(verify(artifacts)) == 1
+
+
+def test_what_went_back_to_an_older_version_is_to_be_done_again() -> None:
+    repairs = [
+        Repair("catalog.lance", back_to=0, lost=1),
+        Repair("labels.lance", back_to=3, lost=2),
+        Repair("catalog.lance", lost=1),
+        Repair("labels.lance", back_to=3),
+        Repair("features/x.lance", back_to=1, lost=1),
+    ]
+    assert care._stale(repairs) == [
+        "`penult embed` what has changed lately: catalog.lance is as it was before that.",
+        "`penult label` or `embed` what has changed lately: labels.lance is as it was before that.",
+    ]
+
+
+def test_cleaning_up_says_how_many_images_it_forgot(store: Path, corpus: Path) -> None:
+    (corpus / "a" / "00.png").unlink()
+    embed(str(corpus), store)
+    with pytest.raises(UsageError, match="--older-than in seconds"):
+        gc(store, -1)
+    assert gc(store, 3600)["removed images"] == 0
+    freed = gc(store, 0)
+    assert freed["removed images"] == 1 and len(freed) > 1
+    assert FeatureStore(store).catalog.count() == 29

@@ -92,6 +92,12 @@ def test_reduced_jpegs_equal_pillows_draft(path, side):
     np.testing.assert_array_equal(decode(data, side).pixels, squashed(image, side))
 
 
+@pytest.mark.parametrize("size", [(3, 400), (400, 3), (1, 90), (7, 7), (3, 3), (5, 2), (17, 16)])
+def test_narrow_and_tiny_jpegs_are_decoded_whole(size):
+    data = encode(photo(*size), "JPEG", quality=95)
+    np.testing.assert_array_equal(decode(data, 16).pixels, squashed(Image.open(BytesIO(data)), 16))
+
+
 def test_a_square_of_the_target_size_is_copied_out():
     files = [encode(photo(96, 96).rotate(angle), "JPEG") for angle in (0, 90)]
     first, second = (decode(data, 96).pixels for data in files)

@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from test_sources import put, shard
 from featurestore.errors import NoPictures, SourceError
 from pipelines import files, folders, listing, tars
 from pipelines.classes import notes_on_classes
+from pipelines.missing import why_missing
 from pipelines.sources import Source, list_source, member_of, path_of, source_uri, uri_of
 
 
@@ -683,3 +685,386 @@ def test_zeros_between_members_cost_what_they_are(tmp_path, monkeypatch):
     with path.open("rb") as file:
         assert sum(1 for _ in tars.members(file.fileno())) == 2000
     assert sum(reads) < 25 * len(data)
+
+
+# --- sentences and limits of each kind of source
+
+
+def test_wrappers_are_looked_through_to_a_depth(tmp_path):
+    for depth, label in ((3, "cat"), (4, "cat"), (5, "w4")):
+        root = tmp_path / str(depth)
+        source = folder(root, "/".join([*(f"w{n}" for n in range(depth)), "cat", "1.jpg"]))
+        assert {label for label, _ in listed(source).values()} == {label}
+        above = [str(root.joinpath(*(f"w{m}" for m in range(n)))) for n in range(min(depth, 4))]
+        end = "and was looked through: the folders in it are what counts."
+        assert source.notes == [f"'w{n}' is the only folder in {path!r} {end}" for n, path in enumerate(above)]
+
+
+def test_a_wrapper_that_cannot_be_read_or_is_a_class(tmp_path, monkeypatch):
+    source = folder(tmp_path / "a", "only/notes.txt", "only/x.md")
+    with pytest.raises(NoPictures):
+        list(source)
+    assert not source.notes and source.ignored == {".txt": 1, ".md": 1}
+    source = folder(tmp_path / "b", "only/cat/1.jpg", "only/@eaDir/1.jpg", "loose.txt")
+    assert listed(source) == {"only/cat/1.jpg": ("cat", None)}
+    fail(monkeypatch, "scandir", errno.EIO, "only")
+    with pytest.raises(NoPictures, match="only' cannot be read: Input/output error"):
+        list(source)
+    assert not source.notes and source.incomplete == [uri_of(tmp_path / "b" / "only") + "/"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "why"),
+    [
+        (("train/1.jpg", "Val/2.jpg"), "'Val', 'train', since there are no class folders in them"),
+        (
+            ("train/@eaDir/1.jpg", "train/1.jpg", "val/2.jpg"),
+            "'train', 'val', since there are no class folders in them",
+        ),
+        (("train/cat/1.jpg", "val/2.jpg", "3.jpg"), "'train', 'val', since there are pictures beside them"),
+        (
+            ("train/cat/1.jpg", "val/2.jpg", "x/3.jpg", "y/3.jpg"),
+            "'train', 'val', since there are other folders beside them, such as 'x'",
+        ),
+    ],
+)
+def test_why_folders_are_classes_and_not_splits(tmp_path, paths, why):
+    source = folder(tmp_path, *paths)
+    list(source)
+    assert source.notes == [f"Taken for classes, not for splits: {why}."] and not source.splits
+    assert set(source.classes) >= {path.split("/")[0] for path in paths if path[:5].lower() in ("train", "val/2")}
+
+
+def test_split_folders_are_told_by_their_names(tmp_path):
+    source = folder(tmp_path, "train/cat/1.jpg", "Dev/2.jpg")
+    assert listed(source) == {"Dev/2.jpg": (None, "val"), "train/cat/1.jpg": ("cat", "train")}
+    assert source.notes == [
+        "The folders 'Dev', 'train' are taken for splits; --no-split-folders takes them for classes."
+    ]
+
+
+def test_a_split_folder_that_cannot_be_looked_into(tmp_path, monkeypatch):
+    source = folder(tmp_path, "train/cat/1.jpg", "val/cat/2.jpg")
+    fail(monkeypatch, "scandir", errno.EIO, "val")
+    assert listed(source) == {"train/cat/1.jpg": ("cat", "train")}
+    assert source.incomplete == [uri_of(tmp_path / "val") + "/"]
+
+
+def test_a_folder_that_cannot_be_looked_into_has_no_class_folders(tmp_path, monkeypatch):
+    source = folder(tmp_path, "train/1.jpg", "val/cat/2.jpg")
+    fail(monkeypatch, "scandir", errno.EIO, "val")
+    assert listed(source) == {"train/1.jpg": ("train", None)}
+    why_ = "since there are no class folders in them"
+    assert source.notes == [f"Taken for classes, not for splits: 'train', 'val', {why_}."]
+
+
+def test_pictures_of_one_scene_are_a_group_of_their_class(tmp_path):
+    source = folder(tmp_path, "a_nohash_1.jpg", "cat/a_nohash_1_nohash_2.jpg", "cat/a.jpg", "cat/deep/b_nohash_.jpg")
+    assert {Path(path_of(entry.uri)).name: entry.group for entry in source} == {
+        "a_nohash_1.jpg": "/a",
+        "a_nohash_1_nohash_2.jpg": "cat/a",
+        "a.jpg": None,
+        "b_nohash_.jpg": "cat/b",
+    }
+
+
+def test_odd_classes_in_words():
+    """The thresholds, and each sentence whole."""
+    few = Counter({str(n): 2 for n in range(20)})
+    assert not list(notes_on_classes(few)) and not list(notes_on_classes(Counter({str(n): 1 for n in range(20)})))
+    assert not list(notes_on_classes(few + Counter({"x": 2})))
+    assert list(notes_on_classes(few + Counter({"x": 1}))) == [
+        "There are 21 classes for 41 labelled images: is this the label?"
+    ]
+    alike = Counter({name: 1 for letter in "bcda" for name in (letter, letter.upper())})
+    start = "Classes that differ only by case, blanks or Unicode form, each a class of its own: "
+    assert list(notes_on_classes(alike)) == [
+        f"{start}'B' (1) and 'b' (1); 'C' (1) and 'c' (1); 'D' (1) and 'd' (1), and 1 more."
+    ]
+    del alike["A"]
+    assert list(notes_on_classes(alike)) == [f"{start}'B' (1) and 'b' (1); 'C' (1) and 'c' (1); 'D' (1) and 'd' (1)."]
+    assert list(notes_on_classes(Counter({" a": 1, "b": 1, "c ": 1}))) == [
+        "2 of 3 classes begin or end with a blank, such as ' a'."
+    ]
+    for nothing in ("nan", "None", "NULL", " n/a", "<NA>", "NaT"):
+        assert list(notes_on_classes(Counter({"x": 1, nothing: 1234})))[-1] == (
+            f"{nothing!r} is taken for a class (1,234 images); an empty cell means no label."
+        )
+    assert not list(notes_on_classes(Counter({"1.0": 1, "cat": 1}))) and not list(notes_on_classes(Counter({"1.5": 1})))
+    assert not list(notes_on_classes(Counter()))
+
+
+def test_very_many_classes_are_not_looked_at_one_by_one(monkeypatch):
+    monkeypatch.setattr("pipelines.classes.MAX_CLASSES", 2)
+    assert len(list(notes_on_classes(Counter({"a": 1, "A": 1})))) == 1
+    assert not list(notes_on_classes(Counter({"a": 1, "A": 1, "b": 1})))
+
+
+# --- columns and rows in words
+
+PATHS = (
+    *("file", "filename", "file_name", "File Names", "file-path", "filepaths", "image", "image_file", "ImageFileName"),
+    *("image name", "image_path", "img", "img_file", "imgname", "IMG-PATH"),
+)
+LABELS = ("category", "category_name", "Class", "class-name", "label name", "labels", "target")
+
+
+def test_every_name_of_a_column(tmp_path):
+    for name in PATHS:
+        source = csv_source(tmp_path, f"{name},label\n1.jpg,x\n")
+        assert len(list(source)) == 1 and source.columns == {"path": name, "label": "label"}
+        assert source.notes == [f"Columns were taken by their names: the path from {name!r}."]
+    for name in LABELS:
+        source = csv_source(tmp_path, f"path,{name}\n1.jpg,x\n")
+        assert [entry.label for entry in source] == ["x"]
+        assert source.notes == [f"Columns were taken by their names: the label from {name!r}."]
+    source = csv_source(tmp_path, "file,class\n1.jpg,x\n")
+    list(source)
+    assert source.notes == ["Columns were taken by their names: the path from 'file' and the label from 'class'."]
+    source = csv_source(tmp_path, "path,uri,split\n1.jpg,,\n")
+    list(source)
+    assert source.columns == {"path": "path", "split": "split"}
+    assert source.notes == [f"{tmp_path}/m.csv has no column for the label; its columns are 'path', 'uri', 'split'."]
+
+
+@pytest.mark.parametrize("count", [20, 21])
+def test_columns_that_are_of_no_use_are_listed(tmp_path, count):
+    names = [f"c{number}" for number in range(count)]
+    shown = ", ".join(map(repr, names[:20])) + (" … (21 columns)" if count == 21 else "")
+    with pytest.raises(SourceError) as caught:
+        list(csv_source(tmp_path, ",".join(names) + "\n"))
+    wanted = "Expected: a column path or uri (or file_name, image …)"
+    assert str(caught.value) == f"{tmp_path}/m.csv lists no pictures. {wanted}. Got: {shown}."
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "separator"),
+    [("m.csv", "path|label", "bars"), ("m.tsv", "path,label", "commas"), ("m.tsv", "x;image", "semicolons")],
+)
+def test_other_separators_are_called_by_their_names(tmp_path, name, header, separator):
+    with pytest.raises(SourceError) as caught:
+        list(csv_source(tmp_path, header + "\n", name))
+    assert str(caught.value) == (
+        f"{tmp_path}/{name}, line 1: the columns are separated by {separator}. "
+        "Expected: commas in a .csv file, tabs in a .tsv file."
+    )
+
+
+def test_a_row_of_parquet_is_named_by_its_number(tmp_path):
+    path = tmp_path / "m.parquet"
+    names, splits = ["1.jpg"] * 20_002 + ["2.jpg"], ["train"] * 20_002 + ["x"]  # in batches of 10,000
+    pq.write_table(pa.table({"path": names, "split": splits}), path)
+    with pytest.raises(SourceError, match=r"m\.parquet, row 20003: Expected: split train, val or test\. Got: 'x'\.$"):
+        list(list_source(path))
+
+
+def test_rows_are_named_by_their_lines(tmp_path):
+    """The first line is the header's; a record that goes over lines is named by all of them."""
+    for text, place in (
+        ("path,split\n1.jpg,\n2.jpg,x\n", "line 3, row 2"),
+        ("path,split\n\n\n1.jpg,x\n", "line 4, row 1"),
+        ('path,split,note\n1.jpg,,"a\nb"\n2.jpg,x,\n', "line 4, row 2"),
+        ('path,split,note\n1.jpg,x,"a\nb\nc"\n', "lines 2 to 4, row 1"),
+    ):
+        with pytest.raises(SourceError) as caught:
+            list(csv_source(tmp_path, text))
+        assert str(caught.value) == f"{tmp_path}/m.csv, {place}: Expected: split train, val or test. Got: 'x'."
+
+
+@pytest.mark.parametrize(("given", "split"), [*listing.SPLITS.items(), (" Train ", "train"), ("", None), ("  ", None)])
+def test_splits_by_all_their_names(given, split):
+    assert listing.split_of(given, "x") == listing.split_of(given.upper(), "x") == split
+    assert set(listing.SPLITS.values()) == {"train", "val", "test"}
+
+
+def test_lines_have_a_length(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.manifests.MAX_LINE", 20)
+    for length, good in ((19, True), (21, False), (50, False)):  # with the line's end
+        source = csv_source(tmp_path, "path,label\n1.jpg," + "x" * (length - 7) + "\n")
+        if good:
+            assert len(list(source)) == 1
+        else:
+            with pytest.raises(SourceError, match=r"m\.csv, line 2: it is longer than 20 characters\.$"):
+                list(source)
+
+
+def test_other_files_are_called_by_their_names(tmp_path):
+    for data, name in ((b"\xfe\xff\0p", "UTF-16"), (b"\xff\xfep\0", "UTF-16"), (b"PK\3\4", "a zip or Excel file")):
+        with pytest.raises(SourceError) as caught:
+            list(list_source(put(tmp_path / "m.csv", data)))
+        wanted = "Expected: text in UTF-8 (in a spreadsheet: save as CSV UTF-8)"
+        assert str(caught.value) == f"{tmp_path}/m.csv is {name}. {wanted}."
+
+
+def test_what_only_looks_like_a_uri_is_a_path(tmp_path):
+    for text in ("1://2.jpg", "a b://2.jpg", "~x.jpg", "file:2.jpg"):
+        (entry,) = csv_source(tmp_path, f"path\n{text}\n")
+        assert path_of(entry.uri) == os.path.normpath(f"{tmp_path}/{text}")
+    for text in ("s3://x/2.jpg", "HTTP+x-1.2://2.jpg"):
+        with pytest.raises(SourceError) as caught:
+            list(csv_source(tmp_path, f"path\n{text}\n"))
+        wanted = "only files can be read. Expected: a path or file:// URI"
+        assert str(caught.value) == f"{tmp_path}/m.csv, line 2, row 1: {wanted}. Got: {text}."
+
+
+# --- why nothing is there, each cause by itself
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """The folder of a manifest; the working folder is another."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "data"
+
+
+def why(data: Path, *written: str) -> str:
+    return why_missing([(text, os.path.join(data, text)) for text in written], str(data))  # noqa: PTH118
+
+
+def test_each_cause_in_words(data):
+    top = data.parent
+    elsewhere = f"relative paths begin in the manifest's folder, {str(data)!r}; "
+    for there, written, cause in (
+        ("data/a/1.jpg", "a\\1.jpg", "the paths hold backslashes, as on Windows; write 'a\\\\1.jpg' as 'a/1.jpg'"),
+        ("data/2.jpg", "2.jpg\t", "there are blanks around the paths, as in '2.jpg\\t'"),
+        ("data/3.jpeg", "3", f"the paths lack their extension; '{data}/3.jpeg' is there"),
+        ("data/4.TIFF", "4.jpg", f"the paths have another extension than the files; '{data}/4.TIFF' is there"),
+        ("data/5 é.jpg", "5%20%C3%A9.jpg", "the paths are percent-encoded; write '5%20%C3%A9.jpg' as '5 é.jpg'"),
+        ("work/6.jpg", "6.jpg", f"{elsewhere}'6.jpg' is there as '{top}/work/6.jpg'"),
+        ("7.jpg", "7.jpg", f"{elsewhere}'7.jpg' is there as '{top}/7.jpg'"),
+        ("data/sub/8.jpg", "8.jpg", f"{elsewhere}'8.jpg' is there as '{data}/sub/8.jpg'"),
+        ("data/c/9.jpg", "/a/b/c/9.jpg", f"{elsewhere}'/a/b/c/9.jpg' is there as '{data}/c/9.jpg'"),
+        ("data/sub/d/10.jpg", "x/d/10.jpg", f"{elsewhere}'x/d/10.jpg' is there as '{data}/sub/d/10.jpg'"),
+        ("x", "11.jpg", f"'{data}/11.jpg' for one; relative paths begin in the manifest's folder"),
+        ("x", "C:\\12.jpg", "the paths hold backslashes, as on Windows, such as 'C:\\\\12.jpg'; write them with /"),
+        ("x", "file:///13.jpg", f"'{data}/file:///13.jpg' for one; relative paths begin in the manifest's folder"),
+        ("x", "14\0.jpg", f"'{data}/14\\x00.jpg' for one; relative paths begin in the manifest's folder"),
+    ):
+        put(top / there)
+        assert why(data, written) == cause
+    assert why(data, "no.jpg", "11.jpg", "8.jpg").endswith("'8.jpg' is there as '" + str(data / "sub/8.jpg'"))
+
+
+def test_every_extension_is_tried(data):
+    for ending in (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+        for name in (ending, ending.upper()):
+            path = put(data / f"a{name}")
+            assert why(data, "a") == f"the paths lack their extension; '{path}' is there"
+            path.unlink()
+
+
+def test_a_file_that_cannot_be_looked_at_is_said(data, monkeypatch):
+    real = os.stat
+
+    def stat(path, *more, **options):
+        if str(path).endswith("1.jpg"):
+            raise OSError(number, os.strerror(number))
+        return real(path, *more, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    for number, said_ in ((errno.EACCES, True), (errno.EIO, True), (errno.ENOENT, False), (errno.ENOTDIR, False),
+                          (errno.ENAMETOOLONG, False)):  # fmt: skip
+        told = f"'{data}/1.jpg' cannot be read ({os.strerror(number)})"
+        assert (why(data, "1.jpg") == told) is said_
+
+
+def test_some_folders_below_are_looked_into(data, monkeypatch):
+    monkeypatch.setattr("pipelines.missing.MAX_FOLDERS", 3)
+    for number in range(3):
+        put(data / f"{number}" / "a.jpg")
+    assert "is there as" in why(data, "a.jpg")
+    monkeypatch.setattr("pipelines.missing.MAX_FOLDERS", 0)
+    assert "for one" in why(data, "a.jpg")
+
+
+def test_some_rows_are_looked_at(data):
+    put(data / "sub" / "last.jpg")
+    for count, found in ((19, True), (20, False)):
+        text = "path\n" + "".join(f"{n}.jpg\n" for n in range(count)) + "last.jpg\nmore.jpg\n"
+        source = list_source(put(data / "m.csv", text.encode()))
+        list(source)
+        assert (f"'last.jpg' is there as '{data}/sub/last.jpg'" in source.problems[0]) is found
+        start = f"None of the {count + 2} files that {data}/m.csv names is there: "
+        assert source.problems[0].startswith(start) and source.problems[0].endswith(".")
+
+
+# --- samples of tars in words
+
+
+def test_samples_without_labels_are_named(tmp_path):
+    members = {f"{n}.jpg": "x" for n in range(3)} | {"8.jpg": "x", "8.cls": "a", "9.jpg": "x", "9.cls": "a"}
+    source = list_source(shard(tmp_path / "s.tar", members))
+    list(source)
+    assert source.notes == ["3 of 5 pictures have no label in their tar, such as '0.jpg' and '1.jpg'."]
+    members = {"1.cls": "a", "0.jpg": "x", "0.cls": "z", "1.jpg": "x", "2.cls": "b", "3.txt": "c", "4.json": "{}"}
+    source = list_source(shard(tmp_path / "s.tar", members))
+    assert labels(source) == {"0.jpg": "z", "1.jpg": "a"}
+    assert source.notes == [
+        "The labels of 1 samples were found elsewhere in their tar.",
+        "2 samples in the tars have a .cls or .json file, and no picture.",
+    ]
+    source = list_source(
+        shard(tmp_path / "s.tar", {"1.cls": "a", "1.jpg": "x", "2.JSON": '{"label": 2}', "2.jpg": "x"})
+    )
+    assert labels(source) == {"1.jpg": "a", "2.jpg": "2"} and not source.notes
+
+
+def test_side_files_apart_add_to_those_beside_the_picture(tmp_path):
+    members = {"1.cls": "far", "2.jpg": "x", "1.json": '{"group": "g"}', "1.jpg": "x", "3.jpg": "x"}
+    source = list_source(shard(tmp_path / "s.tar", members))
+    assert [(member_of(entry.uri), entry.label, entry.group) for entry in source] == [
+        ("2.jpg", None, None),
+        ("1.jpg", "far", "g"),
+        ("3.jpg", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "problem"),
+    [
+        ('{"label": "a", "split": "dev", "group": 7}', ("a", "val", "7"), ""),
+        ('{"label": -3, "group": 2.0}', ("-3", None, "2"), ""),
+        ("{}", (None, None, None), ""),
+        ('{"label": true}', (None, None, None), "(Expected: a string or an integer. Got: True)"),
+        ('{"label": 2.5}', (None, None, None), "(Expected: a string or an integer. Got: 2.5)"),
+        ('{"label": ["a"]}', (None, None, None), "(Expected: a string or an integer. Got: ['a'])"),
+        ('["a"]', (None, None, None), "('list' object has no attribute 'get')"),
+        ("[" * 100_000, (None, None, None), "("),
+    ],
+    ids=itertools.count(),
+)
+def test_values_in_json(tmp_path, text, values, problem):
+    source = list_source(shard(tmp_path / "s.tar", {"1.jpg": "x", "1.json": text}))
+    assert [(entry.label, entry.split, entry.group) for entry in source] == [values]
+    start = f"'{tmp_path}/s.tar': '1.json' is not a JSON object with label, split or group "
+    assert bool(source.problems) == bool(problem)
+    assert not problem or source.problems[0].startswith(start + problem)
+
+
+def test_side_files_are_read_up_to_a_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.shards.MAX_SIDE_FILE_BYTES", 20)
+    long = '{"label": "a"}' + " " * 20
+    path = shard(tmp_path / "s.tar", {"1.jpg": "x", "1.cls": "c" * 30, "2.jpg": "x", "2.json": long})
+    assert labels(list_source(path)) == {"1.jpg": "c" * 20, "2.jpg": "a"}
+
+
+def test_problems_are_counted_from_the_last_that_is_told(monkeypatch):
+    monkeypatch.setattr(listing, "MAX_PROBLEMS", 3)
+    problems, lengths = listing.Problems(), []
+    for number in range(5):
+        problems.append(str(number))
+        lengths.append(list(problems))
+    assert lengths == [
+        ["0"], ["0", "1"], ["0", "1", "2"], ["0", "1", "… and 2 more."], ["0", "1", "… and 3 more."],
+    ]  # fmt: skip
+
+
+def test_places_that_could_not_be_listed_are_remembered_up_to_a_number(monkeypatch):
+    monkeypatch.setattr(listing, "MAX_INCOMPLETE", 2)
+    source = listing.Listing("x", "folder")
+    for number in range(3):
+        source.could_not_list(f"file:///{number}/", f"problem {number}")
+        assert source.incomplete == [["file:///0/"], ["file:///0/", "file:///1/"], ["file:///0/", "file:///"]][number]
+    assert source.problems == ["problem 0", "problem 1", "problem 2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores import journal, pictures
 
 from conftest import CountingEngine, write_picture
 from featurestore import runs
@@ -24,7 +26,7 @@ from featurestore.schema import LABELS
 from featurestore.status import failed_files, status
 from featurestore.store import FeatureStore
 from featurestore.tables import Replaced
-from pipelines import cli
+from pipelines import cli, membership
 from pipelines.care import gc
 from pipelines.embed import EmbedOptions, EmbedResult, embed
 from pipelines.forget import forget
@@ -468,7 +470,7 @@ def test_what_was_understood_is_said(corpus: Path, penult: Callable[..., Any], t
 def test_of_very_many_classes_the_ends_are_told(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines import membership, show
+    from pipelines import show
 
     monkeypatch.setattr(membership, "MAX_CLASSES", 6)
     names = [f"class-{number}" for number in range(9) for _ in range(9 - number)]
@@ -543,3 +545,143 @@ def test_ambiguous_images_are_named(corpus: Path, penult: Callable[..., Any]) ->
     assert told["ambiguous_uris"] == [(corpus / "a" / "00.png").as_uri()]
     assert f"Left out: 1 with ambiguous label, such as {corpus / 'a' / '00.png'}." in said
     assert np.isfinite(told["test"])
+
+
+# --- the sums and sentences of one module each
+
+
+def test_labels_that_changed_are_told_the_most_frequent_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counter({("a", "b"): 2, (None, "c"): 5, ("d", None): 1, ("e", "f"): 0})
+    told = [
+        {"from": None, "to": "c", "images": 5},
+        {"from": "a", "to": "b", "images": 2},
+        {"from": "d", "to": None, "images": 1},
+    ]
+    assert membership.changes(counted) == told
+    monkeypatch.setattr(membership, "MAX_CHANGES", 2)
+    assert membership.changes(counted) == told[:2]
+
+
+def test_of_very_many_classes_the_ends_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "MAX_CLASSES", 4)
+    for count, kept in ((4, [0, 1, 2, 3]), (5, [0, 1, 3, 4]), (9, [0, 1, 7, 8])):
+        classes = Counter({str(number): 10 - number for number in range(count)})
+        found = membership.largest_and_smallest(classes)
+        assert list(found.items()) == [(str(number), 10 - number) for number in kept]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "location", "same"),
+    [
+        ("/data/photos", "/data/photos", True), ("/data/photos/", "/data/photos", True),
+        ("/data/photos", "/data/other", False), ("/photos", "/data/photos", False), ("photos", "/data/photos", True),
+        ("./photos/", "/data/photos", True), ("../data/photos", "/data/photos", True), ("tos", "/data/photos", False),
+        ("x/photos", "/data/photos", False), ("data/photos", "/photos", False), (".", "/data/photos", False),
+        (None, "/data/photos", False), (5, "/data/photos", False), ("~/photos", "/home/~/photos", True),
+    ],
+)  # fmt: skip
+def test_a_source_of_old_is_known_by_how_it_was_typed(recorded: object, location: str, same: bool) -> None:
+    assert membership._names(recorded, location) is same
+
+
+def test_a_source_of_old_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert membership._names(".", str(tmp_path)) and membership._names("x", "~/x") and not membership._names("", "y")
+
+
+def test_a_label_file_is_counted_in_full(corpus: Path, store: Path, tmp_path: Path) -> None:
+    """Labels, splits and groups added, changed or said again; rows of unknown pictures; and the run's record."""
+    rows = [f"{corpus}/{'abc'[i % 3]}/{i:02}.png" for i in range(30)]
+    embed(write(tmp_path / "m.csv", "path\n" + "\n".join(rows)), store)  # without labels
+    first = write(tmp_path / "1.csv", "path,label\n" + "\n".join(f"{row},x" for row in rows[:14]))
+    assert (import_labels(first, store).added, import_labels(first, store).unchanged) == (14, 14)
+    lines = [f"{row},y,," for row in rows[:12]]  # other labels
+    lines += [f"{rows[12]},x,test,", f"{rows[13]},x,,g"]  # a split and a group, over labels
+    lines += [f"{rows[14]},,,g", f"{rows[15]},z,,", f"{rows[16]},,,", f"{tmp_path}/unknown.png,z,train,"]
+    second = write(tmp_path / "2.csv", "path,label,split,group\n" + "\n".join(lines))
+    result = import_labels(second, store)
+    assert result.to_json() == {
+        "run_id": result.run_id,
+        "label_set": "default",
+        "rows": 18,
+        "added": 3,
+        "changed": 14,
+        "unchanged": 1,
+        "unknown": 1,
+        "labels": {"y": 12, "x": 2, "z": 2},
+        "examples": [(Path(row).as_uri(), "x", "y") for row in rows[:10]],
+        "class_count": 3,
+        "unlabelled": 2,
+        "splits": {"test": 1, "train": 1},
+        "changes": [{"from": "x", "to": "y", "images": 12}],
+        "columns": {"path": "path", "label": "label", "split": "split", "group": "group"},
+        "notes": [],
+        "problems": [],
+    }
+    record = FeatureStore(store).runs()[-1]
+    assert (record.run_id, record.kind) == (result.run_id, "label")
+    assert record.parameters == {"file": second, "label_set": "default", "withdraw": False}
+    assert record.result == json.loads(json.dumps(result.to_json()))
+    assert import_labels(second, store).unchanged == 18
+    with pytest.raises(SourceError) as caught:
+        import_labels(str(corpus), store)
+    wanted = "Expected: a .csv, .tsv or .parquet file with labels"
+    assert str(caught.value) == f"{wanted}. Got: {corpus}, a folder."
+    taken_back = import_labels(write(tmp_path / "3.csv", f"path,split\n{rows[12]},\n"), store, withdraw=True)
+    assert (taken_back.changed, taken_back.changes) == (1, [])
+    assert FeatureStore(store).runs()[-1].parameters["withdraw"] is True
+    everything = import_labels(write(tmp_path / "4.csv", f"path\n{rows[13]}\n{rows[0]}\n"), store, withdraw=True)
+    assert (everything.changed, everything.changes) == (2, [
+        {"from": "x", "to": None, "images": 1}, {"from": "y", "to": None, "images": 1},
+    ])  # fmt: skip
+
+
+def test_an_image_that_one_of_two_sources_drops_is_not_removed(corpus: Path, store: Path, tmp_path: Path) -> None:
+    names = [f"corpus/a/{number:02}.png" for number in (0, 3, 6, 9)]
+    for name, kept in (("1", names), ("2", names[:2]), ("3", names[2:])):
+        embed(write(tmp_path / f"{name}.csv", "path,label\n" + "".join(f"{path},x\n" for path in kept)), store)
+    write(tmp_path / "1.csv", f"path,label\n{names[0]},x\n")
+    assert counts(embed(str(tmp_path / "1.csv"), store, ALL)) == {"unchanged": 1}
+    write(tmp_path / "2.csv", f"path,label\n{names[0]},x\n")
+    assert counts(embed(str(tmp_path / "2.csv"), store, ALL))["removed"] == 1
+    result = forget(store, str(tmp_path / "3.csv"))
+    record = FeatureStore(store).runs()[-1]
+    assert result == {
+        "run_id": record.run_id,
+        "source": (tmp_path / "3.csv").as_uri(),
+        "images": 2,
+        "removed": 2,
+    }
+    assert (record.kind, record.parameters, record.result) == ("forget", {"source": str(tmp_path / "3.csv")}, result)
+
+
+def test_a_source_that_is_not_there_names_those_that_are(corpus: Path, store: Path, tmp_path: Path) -> None:
+    FeatureStore.create(store)
+    with pytest.raises(UsageError) as caught:
+        forget(store, "x")
+    assert str(caught.value) == "Expected: a source of this store, of which it has none. Got: x."
+    for name in ("b", "a"):
+        embed(str(corpus / name), store)
+    with pytest.raises(UsageError) as caught:
+        forget(store, "x")
+    there = f"one of {(corpus / 'a').as_uri()}, {(corpus / 'b').as_uri()}"
+    assert str(caught.value) == f"Expected: a source of this store, {there}. Got: x."
+    assert forget(store, (corpus / "a").as_uri())["images"] == 10
+    for arguments in ((None, False), ("x", True)):
+        with pytest.raises(UsageError, match=r"^Name one source, or give --unknown-origin\.$"):
+            forget(store, arguments[0], unknown_origin=arguments[1])
+
+
+@pytest.mark.parametrize("command", ["label", "forget"])
+def test_what_a_dead_run_had_finished_is_counted(store: Path, tmp_path: Path, command: str) -> None:
+    opened = FeatureStore.create(store)
+    with opened.lock():
+        journal(opened, "20260101T000000-embed-000000", [pictures(range(9))])
+    if command == "label":
+        file = write(tmp_path / "l.csv", "uri,label\nfile:///0,x\n")
+        assert import_labels(file, store).unknown == 1  # its uris are no files of this store
+    else:
+        with pytest.raises(UsageError):
+            forget(store, "nothing")
+    assert FeatureStore(store).catalog.count() == 9

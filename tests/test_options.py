@@ -71,7 +71,8 @@ ARGUMENTS = {  # the least that a command takes, but for its store
     "predict": ["a.png"],
     "export": ["--to", "folder"],
 }
-UNRECORDED = {"self", "progress", "say", "value"}  # what only tells people
+UNRECORDED = {"self", "value"}  # what only tells people
+TELLING = {"progress", "say"}  # likewise, and whether it is given counts
 
 
 class Case(NamedTuple):
@@ -141,8 +142,10 @@ TABLE: dict[str, Case] = {
     "embed --flip": at(f"{VIEW}.flip", "both", beside=("--views", "2")),
     "embed --fill": at(f"{VIEW}.fill", "black", beside=("--views", "2")),
     "embed --view-seed": at(f"{VIEW}.seed", 5, beside=("--views", "2")),
-    "status --failed": Case(None, {"status": None, "failed_files": True}),
-    "status --csv": Case("f.csv", {"write_csv": True, "write_csv.path": "f.csv", "write_csv.rows": ()}, ("--failed",)),
+    "status --failed": Case(None, {"status": None, "failed_files": True, "shown": ["failed"]}),
+    "status --csv": Case(
+        "f.csv", {"write_csv": True, "write_csv.path": "f.csv", "write_csv.rows": (), "shown": []}, ("--failed",)
+    ),
     "forget --unknown-origin": flag("forget.unknown_origin"),
     "label --label-set": at("import_labels.label_set", "second"),
     "label --withdraw": flag("import_labels.withdraw"),
@@ -278,7 +281,9 @@ def asked_for(
             at = name if call == 1 else f"{name}#{call}"
             told[at] = True
             for argument, value in bound.arguments.items():
-                if argument not in UNRECORDED and not isinstance(value, mock.Mock):
+                if argument in TELLING:
+                    told[f"{at}.{argument}"] = value is not None
+                elif argument not in UNRECORDED and not isinstance(value, mock.Mock):
                     told.update(flat(f"{at}.{argument}", plain(value)))
                     if defaults is not None:
                         own = own_defaults(signature.parameters[argument].default, value)
@@ -291,8 +296,9 @@ def asked_for(
     patches.append(recording("pipelines.cli._print_json", None))
     with monkeypatch.context() as patch:
         patch.chdir(folder)
+        shown = mock.MagicMock()
         for name in [name for name, one in vars(show).items() if inspect.isfunction(one)]:
-            patch.setattr(show, name, mock.MagicMock())
+            patch.setattr(show, name, getattr(shown, name))
         for owner, name, record in patches:
             patch.setattr(owner, name, record)
         patch.setattr("sys.argv", ["penult", command, *arguments])
@@ -302,6 +308,8 @@ def asked_for(
         except SystemExit as ended:
             assert not ended.code, arguments
     assert told, "none of the command's jobs was called"
+    told["shown"] = [name for name, *_ in shown.method_calls if "." not in name]
+    told["said"] = [call.args[0] for call in shown.say.call_args_list]
     return told
 
 
@@ -381,7 +389,8 @@ def check(
 ) -> None:
     before = asked_for(monkeypatch, place, command, without)
     after = asked_for(monkeypatch, place, command, given)
-    changed = {path: after.get(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    paths = (before.keys() | after.keys()) - {"said"}
+    changed = {path: after.get(path) for path in paths if before.get(path) != after.get(path)}
     assert changed == {path: one for top, value in case.arrives.items() for path, one in flat(top, value).items()}
 
 
@@ -389,6 +398,176 @@ def test_words_after_two_dashes_are_the_runners(place: Path, monkeypatch: pytest
     least = ["corpus", "--store", "store"]
     case = Case(None, {f"{EMBED}.runner_arguments": ("--x=1", "y")})
     check(place, monkeypatch, "embed", least, [*least, "--", "--x=1", "y"], case)
+
+
+# --- what is asked for where nothing is given
+
+EMBEDS = {
+    "backbone": "efficientnet-lite0",
+    "weights": "imagenet",
+    "layer": None,
+    "pooling": "avg",
+    "input_size": None,
+    "crop": "squash",
+    "precision": "f32",
+    "dtype": "float16",
+    "engine": "openvino",
+    "batch_size": None,
+    "shard_images": 4096,
+    "label_set": "default",
+    "retry_failed": False,
+    "split_folders": True,
+    "max_removed": 0.5,
+    "accept_removed": False,
+    "views": 0,
+    "augmentation": None,
+    "runner": "FnApiRunner",
+    "runner_arguments": (),
+}
+DRAWS = {"rotation": 15.0, "shift": 0.1, "shear": 0.0, "zoom": 0.1, "flip": "horizontal", "fill": "nearest", "seed": 0}
+STILL = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": "none", "fill": "nearest", "seed": 0}
+SPLITS = {"feature_set": None, "label_set": "default", "val": 0.15, "test": 0.15, "split_seed": 0}
+FITS = {"data": SPLITS | {"views": 0, "views_set": None}, "gallery_seed": 0, "tensorboard_folder": None}
+COMPARES = {
+    **{"store": "store", "search": {"class_weights": ()}, "sets": (), "seeds": (0,), "folds": 0, "fewshot": ()},
+    **{"budget": None, "memory_limit": None, "progress": True, **FITS},
+}
+
+
+def embeds(source: str, store: str, **options: Any) -> dict[str, Any]:
+    return {"source": source, "store": store, "options": EMBEDS | options, "progress": True, "as_source": True}
+
+
+LISTED = {"source": "corpus", "split_folders": True}
+SHARES = {"max_failure_rate": 0.05, "max_removed": 0.5}
+# By command, the jobs in their order, what each is asked for, and the functions of ``show`` that tell of it.
+DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "demo": (
+        {
+            "write_digits": {"folder": "penult-demo/digits"},
+            "embed": embeds("penult-demo/digits", "penult-demo/store"),
+            "compare_heads": COMPARES | {"store": "penult-demo/store"},
+        },
+        ["say", "bar", "embedded", "bar", "compared", "say"],
+    ),
+    "embed": ({"list_source": LISTED, "embed": embeds("corpus", "store"), "check": SHARES}, ["bar", "embedded"]),
+    "embed --views 2": (
+        {
+            "list_source": LISTED,
+            "embed": embeds("corpus", "store"),
+            "embed#2": embeds("corpus", "store", views=2, augmentation=DRAWS),
+            "check": SHARES,
+        },
+        ["bar", "embedded", "bar", "embedded"],
+    ),
+    "status": ({"FeatureStore": {"path": "store"}, "status": {}}, ["status"]),
+    "status --failed": ({"FeatureStore": {"path": "store"}, "failed_files": {}}, ["failed"]),
+    "status --failed --csv x": (
+        {"FeatureStore": {"path": "store"}, "failed_files": {}, "write_csv": {"path": "x", "rows": ()}},
+        [],
+    ),
+    "forget": ({"forget": {"store": "store", "source": "corpus", "unknown_origin": False}}, ["forgotten"]),
+    "label": (
+        {"import_labels": {"file": "labels.csv", "store": "store", "label_set": "default", "withdraw": False}},
+        ["labelled"],
+    ),
+    "train": (
+        {
+            "train_head": {
+                **{"store": "store", "head": "logreg", "class_weight": None, "seed": 0, "list_misclassified": False},
+                **FITS,
+            }
+        },
+        ["trained"],
+    ),
+    "compare": ({"compare_heads": COMPARES}, ["bar", "compared"]),
+    "compare --set a --set b": ({"compare_heads": COMPARES | {"sets": ("a", "b")}}, ["bar", "compared"]),
+    "finetune": (
+        {
+            "finetune": {
+                **{"store": "store", "head_id": None, "weights": None, "progress": True, "say": True},
+                "options": {
+                    **{"unfreeze_from": "top_conv", "optimizer": "sgd", "learning_rate": 0.0001, "momentum": None},
+                    **{"schedule": "constant", "epochs": 20, "batch_size": 32, "augmentation": STILL},
+                },
+            }
+        },
+        ["bar", "finetuned"],
+    ),
+    "predict": (
+        {
+            "predict": {
+                **{"pictures": ("a.png",), "store": "store", "head_id": None, "top": 5, "weights": None},
+                "engine": "openvino",
+            }
+        },
+        ["predicted"],
+    ),
+    "export": (
+        {"export": {"store": "store", "to": "folder", "format": "keras", "head_id": None, "weights": None}},
+        ["exported"],
+    ),
+    "verify": ({"verify": {"store": "store", "progress": True}}, ["bar", "verified"]),
+    "doctor": ({"doctor": {"store": "store", "progress": True}}, ["bar", "repaired"]),
+    "gc": ({"gc": {"store": "store", "older_than": 604_800.0}}, ["freed"]),
+    "backbones": ({"table": {}}, ["table"]),
+    "heads": ({}, ["table"]),
+    "runs": ({"FeatureStore": {"path": "store"}}, ["table"]),
+}
+
+
+@pytest.mark.parametrize("words", DEFAULTS)
+def test_without_options_a_command_asks_for_its_defaults(
+    place: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    command, *options = words.split()
+    store = ["--store", "store"] if f"{command} --store" in TABLE else []
+    told = asked_for(monkeypatch, place, command, [*ARGUMENTS.get(command, []), *store, *options])
+    del told["said"]
+    jobs, shown = DEFAULTS[words]
+    expected: dict[str, Any] = {"shown": shown, "_print_json": True, "_print_json.wanted": False}
+    for job, arguments in jobs.items():
+        expected |= {job: True, **flat(job, arguments)}
+    assert told == expected
+    order = [job for job in told if told[job] is True and "." not in job]
+    if "check" in jobs:  # exit code 3 comes after all is said
+        assert order == [*(job for job in jobs if job != "check"), "_print_json", "check"]
+    else:
+        assert order == [*jobs, "_print_json"]
+
+
+def test_every_command_has_defaults() -> None:
+    assert {words.split()[0] for words in DEFAULTS} == JOBS.keys()
+
+
+def test_the_demo_says_what_to_try(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = asked_for(monkeypatch, place, "demo", ["folder"])["said"]
+    assert said == [
+        "Writing scikit-learn's handwritten digits to folder/digits.",
+        "\nThe store is folder/store. Try:\n  penult status --store folder/store\n"
+        "  penult predict folder/digits/7/0007.png --store folder/store",
+    ]
+
+
+def test_every_command_option_and_argument_says_what_it_is_for() -> None:
+    for command, about in COMMAND.commands.items():
+        assert about.help, command
+        for parameter in about.params:
+            assert parameter.help, f"{command} {parameter.name}"
+    metavars = {
+        f"{command} {parameter.opts[0]}": parameter.metavar
+        for command, about in COMMAND.commands.items()
+        for parameter in about.params
+        if parameter.metavar
+    }
+    shares = {f"{command} --{part}": "SHARE" for command in ("train", "compare") for part in ("val", "test")}
+    assert metavars == shares | {
+        "embed source": "SOURCE... [-- RUNNER OPTIONS]",
+        "status --csv": "FILE",
+        "compare --budget": "TIME",
+        "compare --memory-limit": "SIZE",
+        "gc --older-than": "TIME",
+    }
 
 
 # --- what comes of it

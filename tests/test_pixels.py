@@ -87,6 +87,16 @@ def test_bands_change_nothing_of_deep_pictures(monkeypatch):
                 np.testing.assert_array_equal(decoded(case.data), right, err_msg=case.name)
 
 
+def test_planes_without_a_tag_of_their_compression_are_plain() -> None:
+    for dtype, top in (("u1", 255), ("u2", 65535)):
+        values = pixels.scene(SIZE, 3, top, dtype)
+        data = pixels.tiff_case("", values, photometric="rgb", planarconfig="separate").data
+        entry = struct.pack("<HHIHH", 259, 3, 1, 1, 0)
+        assert data.count(entry) == 1
+        without = data.replace(entry, struct.pack("<HHIHH", 65000, 3, 1, 1, 0))
+        np.testing.assert_array_equal(decoded(without), (values >> (8 if dtype == "u2" else 0)).astype(np.uint8))
+
+
 # --- pages
 
 

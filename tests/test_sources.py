@@ -152,7 +152,7 @@ def test_special_files_are_never_opened(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket.jpg"))
         entries = list(list_source(tmp_path))
-        assert [entry.size for entry in entries] == [-1, -1]
+        assert [(entry.size, entry.mtime_ns) for entry in entries] == [(-1, 0), (-1, 0)]
         assert [read_failure(entry.uri) for entry in entries] == ["unreadable", "unreadable"]
 
 
@@ -635,3 +635,140 @@ def test_a_file_that_changes_while_read_is_unreadable(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pread", pread)
     assert read_failure(uri_of(path)) == "unreadable"
+
+
+def test_a_file_that_is_read_in_pieces_is_whole(tmp_path, monkeypatch):
+    """As over a network: each call gives a few bytes."""
+    data = bytes(range(256)) * 3
+    path, tar = put(tmp_path / "a.jpg", data), shard(tmp_path / "s.tar", {"0.jpg": b"x" * 700, "1.jpg": data})
+    real = os.pread
+    (zero, one) = list_source(tar)
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, start: real(descriptor, min(size, 100), start))
+    assert read(uri_of(path))[:2] == (data, 768)
+    assert read(one.uri, one.offset, one.size)[:2] == (data, 768)
+    assert read(zero.uri, zero.offset, 3)[:2] == (b"xxx", 3)
+
+
+def test_a_member_at_the_first_byte_is_no_whole_file(tmp_path):
+    path = put(tmp_path / "a.tar", b"abcdef")
+    assert read(uri_of(path, "m"), 0, 3) == (b"abc", 3, path.stat().st_mtime_ns)
+    assert read_failure(uri_of(path, "m"), 0, 7) == "truncated"
+    assert (locate(uri_of(path, "m")).size, locate(uri_of(path, "m")).offset) == (-1, -1)
+    assert locate(uri_of(tmp_path / "none.tar", "m")) == Entry(uri_of(tmp_path / "none.tar", "m"), -1, 0)
+
+
+def test_what_changes_between_two_looks_at_it_is_not_read(tmp_path, monkeypatch):
+    path = put(tmp_path / "a.jpg", b"x" * 100)
+    pread, open_ = os.pread, os.open
+
+    def touching(descriptor, size, start):
+        os.utime(path, ns=(5, 5))
+        return pread(descriptor, size, start)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", touching)
+        with pytest.raises(ImageError, match="changed while it was read: run again") as caught:
+            read(uri_of(path))
+        assert caught.value.error_type == "unreadable"
+
+    def swapping(name, *more):
+        path.unlink()
+        os.mkfifo(path)
+        return open_(name, *more)
+
+    monkeypatch.setattr(os, "open", swapping)
+    with pytest.raises(ImageError, match="is not a regular file") as caught:
+        read(uri_of(path))
+    assert caught.value.error_type == "unreadable"
+
+
+def test_no_file_stays_open(tmp_path, monkeypatch):
+    path, tar = put(tmp_path / "a.jpg"), shard(tmp_path / "s.tar", {"1.jpg": b"x"})
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 1)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for _ in range(3):
+        read(uri_of(path))
+        read(uri_of(tar, "1.jpg"))
+        assert read_failure(uri_of(tar)) == "too_large"
+        assert len(list(list_source(tar))) == 1
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_files_of_just_the_limit_are_read(tmp_path, monkeypatch):
+    path = put(tmp_path / "a.jpg", b"x" * 100)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
+    assert read(uri_of(path))[1] == 100
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 99)
+    with pytest.raises(ImageError, match=r"^100 bytes are more than the limit of 99\.$"):
+        read(uri_of(path))
+
+
+def test_an_empty_file_is_a_file_that_is_there(tmp_path):
+    put(tmp_path / "a.jpg", b"")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
+    source = list_source(tmp_path)
+    assert [entry.size for entry in source] == [0, -1] and source.missing == 1
+
+
+def test_what_was_found_instead_of_pictures_is_said(tmp_path):
+    for number, kind in enumerate(("txt", "md", "csv", "db", "ini", "log", "xml")):
+        for copy in range(9 - number):
+            put(tmp_path / f"{copy}.{kind}")
+    ignored = "9 × .txt, 8 × .md, 7 × .csv, 6 × .db, 5 × .ini"
+    looked_for = "picture files (.jpg, .png, .webp, .gif, .bmp, .tif …), in sub-folders named after their class"
+    with pytest.raises(SourceError) as caught:
+        list(list_source(tmp_path))
+    assert str(caught.value) == f"{tmp_path} has no pictures. Expected: {looked_for}. Got: only {ignored}."
+    for number in range(4):
+        (tmp_path / f"loop{number}").symlink_to(tmp_path)
+    with pytest.raises(SourceError) as caught:
+        list(list_source(tmp_path))
+    loops = "; ".join(f"'{tmp_path}/loop{n}' links back to a folder above it and was not followed." for n in range(3))
+    assert str(caught.value).endswith(f" Got: {loops}; only {ignored}.")
+    for name, expected in (("m.csv", "at least one row"), ("s.tar", "members such as 0001.jpg with 0001.cls")):
+        path = put(tmp_path / "x" / name, b"path\n" if name == "m.csv" else bytes(1024))
+        with pytest.raises(SourceError) as caught:
+            list(list_source(path))
+        assert str(caught.value) == f"{path} has no pictures. Expected: {expected}. Got: nothing."
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        *(
+            (f"a{ending}", "{} is a compressed tar, which cannot be read at random: decompress it to .tar first.")
+            for ending in (".tar.gz", ".TGZ", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+        ),
+        ("a.zip", "Expected: a folder, or a .csv, .tsv, .parquet or .tar file. Got: {}."),
+        ("a.gz", "Expected: a folder, or a .csv, .tsv, .parquet or .tar file. Got: {}."),
+        ("no.csv", "There is no {}: name a folder, a manifest or a tar."),
+        ("no.tar", "There is no shard {}: check the path and the braces."),
+        ("a.tar/no.csv", "There is no {}: name a folder, a manifest or a tar."),
+        ("a\0b", "There is no {}: name a folder, a manifest or a tar."),
+        ("a.jpg", "{} is a single picture: name the folder that holds it, <folder>."),
+    ],
+)
+def test_a_source_of_no_known_kind(tmp_path, name, sentence):
+    put(tmp_path / "a.tar")
+    if not name.startswith("no") and "/" not in name and "\0" not in name:
+        put(tmp_path / name)
+    with pytest.raises(SourceError) as caught:
+        list_source(tmp_path / name)
+    assert str(caught.value) == sentence.format(tmp_path / name).replace("<folder>", str(tmp_path))
+
+
+def test_a_single_picture_in_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(put(tmp_path / "a.jpg").parent)
+    with pytest.raises(SourceError, match=r"^a\.jpg is a single picture: name the folder that holds it, \.\.$"):
+        list_source("a.jpg")
+
+
+def test_a_pattern_of_tars_needs_no_file_of_its_name(tmp_path):
+    path = shard(tmp_path / "S{0,1}.TAR", {"1.jpg": b"x"})  # what is there under that very name is no pattern
+    source = list_source(path)
+    assert source.kind == "tar" and len(list(source)) == 1
+    assert source.uri == f"file://{tmp_path}/S{{0,1}}.TAR"
+    (tmp_path / "folder.tar").mkdir()
+    put(tmp_path / "folder.tar" / "1.jpg")
+    assert list_source(tmp_path / "folder.tar").kind == "folder"
+    assert list_source(put(tmp_path / "M.CSV", b"path\n1.jpg\n")).kind == "manifest"

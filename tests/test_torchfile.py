@@ -142,3 +142,51 @@ def test_other_damage_is_refused(small, tmp_path):
         read_state_dict(tmp_path / "text.pth")
     with pytest.raises(BackboneError, match=r"missing\.pth cannot be read"):
         read_state_dict(tmp_path / "missing.pth")
+
+
+def headers(magic=MAGIC, protocol=PROTOCOL):
+    return b"".join(pickle.dumps(part, protocol=2) for part in (magic, protocol, {"little_endian": True}))
+
+
+def refused(tmp_path, content, words):
+    path = tmp_path / "odd.pth"
+    path.write_bytes(content)
+    with pytest.raises(BackboneError, match=words) as caught:
+        read_state_dict(path)
+    start = f"{path} is damaged or no legacy PyTorch state dict ("
+    assert str(caught.value).startswith(start) and str(caught.value).endswith("): use the file as it was published.")
+
+
+@pytest.mark.parametrize(
+    ("pid", "words"),
+    [
+        (("module", "FloatStorage", "0", "cpu", 1, None), "it holds more than tensors"),
+        (("storage", "FloatStorage", "0", "cpu", 1, ("view", 0, 1)), "it holds more than tensors"),
+        (("storage", "FloatStorage", "0"), "unpack"),
+    ],
+)
+def test_what_is_no_storage_is_refused(tmp_path, pid, words):
+    refused(tmp_path, headers() + pickle.dumps(pid, protocol=2)[:-1] + b"Q.", words)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torch\nTensor", "torch._utils\n_rebuild_tensor", "numpy\nFloatStorage", "x\nOrderedDict", "collections\ndeque"],
+)
+def test_every_other_name_is_refused(tmp_path, name):
+    refused(tmp_path, headers() + b"\x80\x02c" + name.encode() + b"\n.", f"it asks for {name}".replace("\n", "."))
+
+
+def test_other_versions_and_lengths_are_refused(small, tmp_path):
+    content = small.read_bytes()
+    body = content[len(headers()) :]
+    refused(tmp_path, headers(protocol=1002) + body, "wrong magic number")
+    at = len(content) - 8 - 4 * 8  # of the last storage's length
+    for length, words in ((-1, "a storage of negative length"), (3, "Expected: "), (5, "buffer")):
+        refused(tmp_path, content[:at] + struct.pack("<q", length) + content[at + 8 :], words)
+
+
+def test_a_part_of_a_storage_is_read_up_to_its_end(tmp_path):
+    state = OrderedDict(end=Tensor(np.arange(6.0), offset=5, shape=(1,)))
+    (end,) = read_state_dict(write(tmp_path / "parts.pth", state)).values()
+    assert end.tolist() == [5.0] and not end.flags.writeable

@@ -1,0 +1,93 @@
+"""The Beam graph: every shard once, its runner's own options, and the error that a worker raised; and the demo."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from PIL import Image
+
+from featurestore.errors import StoreCorrupt, UsageError
+from pipelines import beam
+from pipelines.demo import write_digits
+
+
+def test_a_shard_is_embedded_and_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    job: Any = object()
+    monkeypatch.setattr(beam, "embed_shard", lambda *given: asked.append(given) or SimpleNamespace(embedded=7))
+    assert list(beam.EmbedShard(job).process(3)) == [7]
+    assert asked == [(job, 3)]
+
+
+def test_a_run_has_its_runner_and_its_options_and_raises_what_a_worker_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    error = StoreCorrupt("This is damaged.")
+
+    class Pipeline:
+        def __init__(self, options: Any) -> None:
+            seen.append(options.view_as(beam.PipelineOptions).get_all_options())
+
+        def __or__(self, step: Any) -> Any:
+            seen.append(type(step).__name__)
+            return self
+
+        def run(self) -> Any:
+            return self
+
+        def wait_until_finish(self) -> None:
+            raise RuntimeError("a step failed [while running 'x']") from error
+
+    monkeypatch.setattr(beam.beam, "Pipeline", Pipeline)
+    with pytest.raises(StoreCorrupt) as caught:
+        beam.run_shards(object(), 3, "FnApiRunner", ["--direct_num_workers=2"])  # type: ignore[arg-type]
+    assert caught.value is error
+    assert (seen[0]["runner"], seen[0]["direct_num_workers"]) == ("FnApiRunner", 2)
+    assert seen[1:] == ["Create", "ParDo"]
+    assert logging.getLogger("apache_beam.runners.common").level == logging.CRITICAL
+
+
+def chained(*errors: BaseException, suppressed: bool = False) -> BaseException:
+    """The first error, each raised from the next, or while the next was handled."""
+    for one, cause in itertools.pairwise(errors):
+        if suppressed:
+            one.__context__ = cause
+        else:
+            one.__cause__ = cause
+    return errors[0]
+
+
+def test_the_error_that_a_worker_raised_is_found_under_what_beam_made_of_it() -> None:
+    own, disk, other = UsageError("Give one."), OSError(28, "full"), RuntimeError("x")
+    copy = UsageError("Give one. [while running 'ParDo']")
+    assert beam._own_error(chained(RuntimeError("a"), RuntimeError("b"), own)) is own
+    assert beam._own_error(chained(RuntimeError("a"), disk, suppressed=True)) is disk
+    assert beam._own_error(chained(copy, own)) is own
+    assert beam._own_error(own) is own
+    assert beam._own_error(chained(own, disk)) is own
+    assert beam._own_error(chained(other, RuntimeError("y"))) is other
+    hidden = chained(RuntimeError("a"), disk, suppressed=True)
+    hidden.__suppress_context__ = True
+    assert beam._own_error(hidden) is hidden
+
+
+def test_digits_are_pictures_of_their_grey_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sklearn.datasets.load_digits()
+    some = SimpleNamespace(images=real.images[:12], target=real.target[:12])
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: some)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "0001.png").write_text("left alone")
+    assert write_digits(tmp_path) == 12
+    names = {f"{label}/{number:04}.png" for number, label in enumerate(some.target)}
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")} == names
+    assert (tmp_path / "1" / "0001.png").read_text() == "left alone"
+    pixels = np.asarray(Image.open(tmp_path / "0" / "0000.png"))
+    assert pixels.shape == (32, 32) and pixels.dtype == np.uint8 and pixels.max() == round(15 * 255 / 16)
+    expected = np.round(some.images[0] * (255 / 16)).astype(np.uint8).repeat(4, axis=0).repeat(4, axis=1)
+    assert (pixels == expected).all()

@@ -1,0 +1,183 @@
+"""Ctrl-C and SIGTERM in this process, step by step; ``tests/faults`` sends them to whole ones."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from featurestore.errors import Interrupted
+from pipelines import interrupt
+
+TERM, INT = signal.SIGTERM, signal.SIGINT
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing noted, nothing watched; handlers are the same afterwards."""
+    monkeypatch.setattr(interrupt, "_noted", [])
+    monkeypatch.setattr(interrupt, "_watched", False)
+    monkeypatch.setattr(interrupt, "_deferring", False)
+    before = [signal.getsignal(number) for number in (INT, TERM)]
+    yield
+    assert [signal.getsignal(number) for number in (INT, TERM)] == before
+
+
+@pytest.mark.parametrize("number", [INT, TERM])
+def test_a_signal_waits_for_the_end_of_the_block(number: signal.Signals) -> None:
+    done = []
+    with pytest.raises(Interrupted) as caught, interrupt.deferred():
+        os.kill(os.getpid(), number)
+        done.append(True)
+    assert done and caught.value.exit_code == 128 + number
+    with interrupt.deferred():  # which begins anew
+        interrupt.check()
+    assert not interrupt._noted
+
+
+def test_a_signal_is_raised_at_a_check() -> None:
+    interrupt.check()
+    with pytest.raises(Interrupted), interrupt.deferred():
+        interrupt.check()
+        os.kill(os.getpid(), TERM)
+        interrupt.check()
+        pytest.fail("went on")
+
+
+def test_an_error_of_the_block_is_not_lost() -> None:
+    with pytest.raises(ValueError, match="its own"), interrupt.deferred():
+        os.kill(os.getpid(), TERM)
+        raise ValueError("its own")
+    assert not interrupt._deferring
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    found: list[Any] = []
+
+    def work() -> None:
+        with interrupt.deferred():
+            found.append((signal.getsignal(TERM), interrupt._deferring))
+
+    before = signal.getsignal(TERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(before, False)]
+
+
+def test_where_signals_are_watched_their_handlers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "_watched", True)
+    before = signal.getsignal(TERM)
+    with interrupt.deferred():
+        assert signal.getsignal(TERM) is before and interrupt._deferring
+    assert not interrupt._deferring
+
+
+def test_a_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
+    monkeypatch.setattr(os, "kill", lambda *given: done.append(given))
+    interrupt._note(INT, None)
+    assert done == [] and interrupt._noted == [INT]
+    interrupt._note(TERM, None)
+    assert done == [(TERM, signal.SIG_DFL), (os.getpid(), TERM)]
+
+
+class Ended(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("deferring", "sent", "ended", "noted"),
+    [
+        (False, [signal.SIGCHLD, TERM], TERM, []),
+        (False, [INT, TERM], INT, []),
+        (True, [signal.SIGCHLD, INT, signal.SIGUSR1, TERM], TERM, [INT]),
+        (True, [TERM, TERM], TERM, [TERM]),
+    ],
+)
+def test_the_watcher_ends_the_process_or_notes_the_first_signal(
+    monkeypatch: pytest.MonkeyPatch, deferring: bool, sent: list[int], ended: int, noted: list[int]
+) -> None:
+    def end(number: int) -> None:
+        raise Ended(number)
+
+    monkeypatch.setattr(interrupt, "_end", end)
+    monkeypatch.setattr(interrupt, "_deferring", deferring)
+    reads, writes = os.pipe()
+    os.write(writes, bytes(sent))
+    with pytest.raises(Ended) as caught:
+        interrupt._watch(reads)
+    assert caught.value.args == (ended,) and interrupt._noted == noted
+    os.close(reads)
+    os.close(writes)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_end_is_a_sentence_and_an_exit_code(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    said: list[tuple[int, bytes]] = []
+    codes: list[int] = []
+    monkeypatch.setattr(os, "isatty", lambda descriptor: terminal and descriptor == 2)
+    monkeypatch.setattr(os, "write", lambda *given: said.append(given))
+    monkeypatch.setattr(os, "_exit", codes.append)
+    interrupt._end(TERM)
+    cursor = b"\x1b[?25h\n" if terminal else b""
+    assert said == [(2, cursor + f"penult: {Interrupted(TERM)}\n".encode())] and codes == [143]
+
+    def closed(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(os, "write", closed)
+    interrupt._end(INT)
+    assert codes == [143, 130]
+
+
+def test_heeding_takes_both_signals_but_not_one_that_the_shell_ignores(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    handlers = {INT: signal.SIG_IGN, TERM: signal.SIG_DFL}
+    monkeypatch.setattr(signal, "getsignal", handlers.get)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: done.append((number, handler(number, None))))
+    monkeypatch.setattr(signal, "siginterrupt", lambda *given: done.append(given))
+    descriptors: list[int] = []
+
+    def wake(descriptor: int, warn_on_full_buffer: bool = True) -> None:
+        descriptors.append(descriptor)
+        done.append((os.get_blocking(descriptor), warn_on_full_buffer))
+
+    class Thread:
+        def __init__(self, target: Any, args: tuple[int], daemon: bool = False) -> None:
+            descriptors.extend(args)
+            done.append((target, daemon))
+
+        def start(self) -> None:
+            done.append("started")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "set_wakeup_fd", wake)
+        patch.setattr(threading, "Thread", Thread)
+        patch.setattr(atexit, "register", done.append)
+        interrupt.heed()
+    assert done == [
+        *((False, False), (TERM, None), (TERM, False)),
+        *((interrupt._watch, True), "started", interrupt._ignore),
+    ]
+    assert interrupt._watched
+    monkeypatch.undo()
+    writes, reads = descriptors
+    os.write(writes, b"x")
+    assert os.read(reads, 1) == b"x"
+    os.close(reads)
+    os.close(writes)
+
+
+def test_at_the_very_end_signals_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
+    interrupt._ignore()
+    assert done == [(INT, signal.SIG_IGN), (TERM, signal.SIG_IGN)]
+    monkeypatch.undo()

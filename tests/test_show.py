@@ -1,0 +1,484 @@
+"""What people read on stderr, word for word: every function of ``pipelines.show`` on numbers chosen by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.color import ColorSystem
+from rich.console import Console
+
+from featurestore.repair import Repair
+from featurestore.verify import Finding
+from pipelines import care, show
+from pipelines.care import DoctorResult
+from pipelines.embed import EmbedResult
+from pipelines.labels import LabelResult
+from pipelines.predict import Prediction
+
+NAMES = {f"class-{number}": 9000 - 1000 * number for number in range(8)}
+NO_LABELS: dict[str, Any] = {"classes": {}, "class_count": 0, "unlabelled": 0, "splits": {}, "changed": []}
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Call a function; the lines that it has written to stderr, and nothing to stdout."""
+
+    def run(function: Callable[..., Any], *arguments: Any, **options: Any) -> list[str]:
+        function(*arguments, **options)
+        out, err = capsys.readouterr()
+        assert not out
+        return [line.rstrip() for line in err.splitlines()]
+
+    return run
+
+
+def made(**values: Any) -> EmbedResult:
+    return EmbedResult("run-1", "set-1", "f", **values)
+
+
+# --- lines and tables
+
+
+def test_lines_are_not_folded_and_mean_what_they_say(said: Callable[..., list[str]]) -> None:
+    long = "[bold]not markup[/bold] 1.5 " + "x" * 500
+    assert said(show.say, long) == [long]
+
+
+def test_a_table_has_its_rows_and_says_how_many_more_there_are(said: Callable[..., list[str]]) -> None:
+    rows = [
+        {"a_name": "[x]", "n": n, "b": True, "none": None, "side": [2, 3], "params": {"C": 1}} for n in range(7, 12)
+    ]
+    shown = said(show.table, rows, limit=4)
+    assert shown[0].split() == ["a", "name", "n", "b", "none", "side", "params"]
+    assert [line.split() for line in shown[1:5]] == [["[x]", str(n), "True", "2×3", "C=1"] for n in range(7, 11)]
+    assert shown[5:] == ["… and 1 more"]
+    assert shown[1].index("7") == shown[4].index("10") + 1  # numbers stand at the right
+    assert shown[1].index("True") == shown[0].index("b")  # and all else at the left
+    assert len(said(show.table, rows, limit=5)) == len(said(show.table, rows)) == 6
+    assert said(show.table, []) == []
+    assert said(show.table, [{"a": {}, "b": 0.5}])[1].split() == ["no", "parameters", "0.5"]
+
+
+def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, said: Callable[..., list[str]]) -> None:
+    now = [100.0]
+    monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def work() -> None:
+        with show.bar("embed") as progress:
+            for seconds, done in ((9.5, 1), (10, 1500), (19, 1600), (20, 4000), (21, 5000)):
+                now[0] = 100 + seconds
+                progress(done, 12_000)
+
+    assert said(work) == ["embed: 1,500 of 12,000, 150.0 a second", "embed: 4,000 of 12,000, 200.0 a second"]
+
+
+def test_progress_on_a_terminal_is_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(show, "_console", Console(file=screen, force_terminal=True, width=80))
+    with show.bar("embed") as progress:
+        progress(3, 12)
+    assert "embed" in screen.getvalue() and "3/12" in screen.getvalue()
+    assert screen.getvalue().endswith("\x1b[2K")  # the last line is wiped
+
+
+def test_numbers_have_no_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch, said: Callable[..., list[str]]) -> None:
+    monkeypatch.setattr(show._console, "_force_terminal", True)
+    monkeypatch.setattr(show._console, "_color_system", ColorSystem.STANDARD)
+    assert said(show.say, "1,234 images in 'a' of /b") == ["1,234 images in 'a' of /b"]
+
+
+# --- embed
+
+
+def test_what_an_embed_run_did(said: Callable[..., list[str]]) -> None:
+    ignored = {".txt": 3, "hidden": 40, ".db": 2, "a": 9, "b": 8, "c": 7, "d": 6}
+    labels = {
+        "classes": NAMES,
+        "class_count": 1008,
+        "unlabelled": 1200,
+        "splits": {"train": 30_000, "val": 6000},
+        "changed": [{"from": None, "to": "cat", "images": 1100}, {"from": "dog", "to": None, "images": 2}],
+    }
+    result = made(
+        seen=12_345, new=1001, changed=2002, unchanged=9342, deduplicated=1003, embedded=2000, failed=1004,
+        failures={"truncated": 1000, "empty": 4}, failed_before=1005, removed=1006, recovered=["run-0"],
+        ignored=ignored, problems=["a lost folder"], labels=labels, columns={"path": "Path", "label": "label"},
+        notes=["as [is]"], seconds={"total": 12.34, "list": 1.0}, images_per_second=162.07,
+    )  # fmt: skip
+    assert said(show.embedded, result) == [
+        "Recovered what run run-0 had finished before it died.",
+        "Problem: a lost folder",
+        "Ignored files that are no pictures: 40 hidden, 9 a, 8 b, 7 c, 6 d, 3 .txt.",
+        "12,345 files seen: 1,001 new, 2,002 changed, 9,342 unchanged.",
+        "2,000 embedded in 12.3 s (162.1 a second), 1,003 copies of known contents, 1,004 failed.",
+        "  failed: 1,000 truncated",
+        "  failed: 4 empty",
+        "1,005 files that failed before were left alone; --retry-failed tries them again.",
+        "Note: as [is]",
+        "Columns: path from 'Path', label.",
+        "1,008 classes: the largest class-0 9,000, class-1 8,000, class-2 7,000; the smallest class-7 2,000, "
+        "class-6 3,000, class-5 4,000. 1,200 images without a label.",
+        "Given splits: train 30,000, val 6,000.",
+        "1,102 labels changed: no label → cat 1,100, dog → no label 2.",
+        "1,006 images removed, which no source lists any more.",
+        "Feature set: set-1",
+    ]
+
+
+def test_where_nothing_was_to_be_embedded(said: Callable[..., list[str]]) -> None:
+    quiet = ["0 files seen: 0 new, 0 changed, 0 unchanged.", "Nothing to embed: the store has it all."]
+    assert said(show.embedded, made()) == [*quiet, "Feature set: set-1"]
+    for one in ("embedded", "deduplicated", "failed"):
+        busy = said(show.embedded, made(**{one: 1}, seconds={"total": 2.0}, images_per_second=0.5))
+        numbers = [int(name == one) for name in ("embedded", "deduplicated", "failed")]
+        assert busy[1] == "{} embedded in 2.0 s (0.5 a second), {} copies of known contents, {} failed.".format(
+            *numbers
+        )
+
+
+@pytest.mark.parametrize(
+    ("labels", "lines"),
+    [
+        ({}, []),
+        (NO_LABELS, []),
+        (NO_LABELS | {"unlabelled": 1234}, ["None of the 1,234 images has a label."]),
+        (NO_LABELS | {"classes": {"cat": 5}, "class_count": 1}, ["1 class: cat 5."]),
+        (
+            NO_LABELS | {"classes": {"cat": 5, "dog": 4, "owl": 3}, "class_count": 3, "unlabelled": 1},
+            ["3 classes: cat 5, dog 4, owl 3. 1 images without a label."],
+        ),
+        (
+            NO_LABELS | {"classes": {"a": 5, "b": 4, "c": 3, "d": 2}, "class_count": 4},
+            ["4 classes: the largest a 5, b 4, c 3; the smallest d 2."],
+        ),
+        (
+            NO_LABELS | {"changed": [{"from": "a", "to": str(n), "images": n} for n in range(14)]},
+            [f"91 labels changed: {', '.join(f'a → {n} {n}' for n in range(12))}, and 2 more kinds."],
+        ),
+        (
+            NO_LABELS | {"changed": [{"from": "a", "to": str(n), "images": 1} for n in range(12)]},
+            [f"12 labels changed: {', '.join(f'a → {n} 1' for n in range(12))}."],
+        ),
+    ],
+)
+def test_how_a_source_was_understood(said: Callable[..., list[str]], labels: dict[str, Any], lines: list[str]) -> None:
+    assert said(show.embedded, made(labels=labels))[2:-1] == lines
+
+
+@pytest.mark.parametrize("count", [12, 13, 1012])
+def test_of_many_problems_some_are_told(said: Callable[..., list[str]], count: int) -> None:
+    lines = said(show.embedded, made(problems=[f"p{n}" for n in range(count)]))[:-3]
+    more = [f"Problem: and {count - 12:,} more; --json lists them."] if count > 12 else []
+    assert lines == [f"Problem: p{n}" for n in range(12)] + more
+
+
+# --- labels
+
+
+def test_what_a_label_import_changed(said: Callable[..., list[str]]) -> None:
+    result = LabelResult(
+        "run-2", "default", rows=5000, added=1001, changed=1002, unchanged=2997, unknown=1003,
+        labels={"cat": 2500, "dog": 1300}, class_count=1004, unlabelled=1200, splits={"test": 1005},
+        examples=[("file:///a.jpg", None, "cat"), ("file:///b.jpg", "dog", None)],
+        changes=[{"from": None, "to": "cat", "images": 2}], columns={"path": "uri", "label": "Label"},
+        notes=["a note"], problems=["a problem"],
+    )  # fmt: skip
+    assert said(show.labelled, result) == [
+        "Note: a note",
+        "Columns: path from 'uri', label from 'Label'.",
+        "1,004 classes: cat 2,500, dog 1,300. 1,200 images without a label.",
+        "Given splits: test 1,005.",
+        "2 labels changed: no label → cat 2.",
+        "5,000 rows: 1,001 added, 1,002 changed, 2,997 unchanged, 1,004 labels.",
+        "  file:///a.jpg: no label → cat",
+        "  file:///b.jpg: dog → no label",
+        "Problem: a problem",
+        "1,003 rows name images that the catalog does not have: embed them, or check the paths.",
+    ]
+    assert said(show.labelled, LabelResult("run-2", "default")) == [
+        "0 rows: 0 added, 0 changed, 0 unchanged, 0 labels."
+    ]
+
+
+# --- care
+
+
+def test_what_is_damaged(said: Callable[..., list[str]]) -> None:
+    assert said(show.verified, []) == ["Everything is as it was written."]
+    rows = tuple(f"{n:02}" for n in range(1013))
+    for count, more in ((0, []), (12, []), (13, ["  … and 1 more"]), (1013, ["  … and 1,001 more"])):
+        finding = Finding("a/b", "is cut off", rows[:count])
+        lines = ["a/b: is cut off", *(f"  image {row}" for row in rows[: min(count, 12)]), *more]
+        assert said(show.verified, [finding]) == lines
+
+
+def test_what_was_repaired(said: Callable[..., list[str]]) -> None:
+    nothing = ["Nothing is damaged."]
+    assert said(show.repaired, DoctorResult()) == nothing
+    assert said(show.repaired, DoctorResult(todo=["look"])) == [*nothing, "To do: look"]
+    assert said(show.repaired, DoctorResult(artifacts=["runs/x"])) == []
+    result = DoctorResult(
+        [Repair("catalog.lance", ["a", "b"], 0, 1001, 1002), Repair("labels.lance", back_to=3), Repair("x", ["."])],
+        embedded=1003,
+        todo=["first", "second"],
+    )
+    assert said(show.repaired, result) == [
+        "catalog.lance: 2 files put aside, back to version 0, 1,001 rows put back, 1,002 rows lost.",
+        "labels.lance: back to version 3.",
+        "x: 1 files put aside.",
+        "1,003 images embedded anew.",
+        "To do: first",
+        "To do: second",
+    ]
+
+
+def test_what_was_freed_and_forgotten(said: Callable[..., list[str]]) -> None:
+    assert show.FORGOTTEN == "removed images" and "removed images" in (care.gc.__doc__ or "")
+    assert said(show.freed, {"old versions": 1_234_567_890, "removed images": 1234}) == [
+        "old versions: 1,234.6 MB freed",
+        "removed images: 1,234",
+    ]
+    result = {"source": "file:///my%20photos", "images": 1234, "removed": 1000}
+    end = "it listed 1,234 images; 1,000 of them are removed, as no other source lists them."
+    assert said(show.forgotten, result) == [f"Forgot /my photos: {end}"]
+    assert said(show.forgotten, result | {"source": None}) == [f"Forgot unknown origin: {end}"]
+    assert said(show.forgotten, result | {"source": "file:///%FF"}) == [f"Forgot /\\xff: {end}"]
+
+
+def test_the_files_that_failed(said: Callable[..., list[str]], tmp_path: Path) -> None:
+    rows = [
+        {"uri": "file:///a,b.jpg", "error_type": "empty", "error": "It is empty."},
+        {"uri": "file:///c.jpg", "error_type": "corrupt", "error": 'It says "no", ü.'},
+    ]
+    assert said(show.failed, rows) == [
+        "file:///a,b.jpg: empty: It is empty.",
+        'file:///c.jpg: corrupt: It says "no", ü.',
+        "2 files failed; `penult embed SOURCE --retry-failed` tries them again.",
+    ]
+    path = tmp_path / "failed.csv"
+    assert said(show.write_csv, path, rows) == [f"2 failed files are listed in {path}."]
+    with path.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["uri", "error_type", "error"], *([*row.values()] for row in rows)]
+    assert path.read_bytes().endswith(b'"It says ""no"", \xc3\xbc."\r\n') and path.read_bytes().count(b"\n") == 3
+
+
+# --- heads
+
+SCORES = {"test": 0.9, "test_ci": [0.81, 0.949], "val": 0.876}
+
+
+def test_one_heads_scores(said: Callable[..., list[str]]) -> None:
+    result = SCORES | {"head": "logreg", "baseline": 0.3333, "head_id": "id-1"}
+    first = (
+        "logreg: top-1 90.0% on test (95 % interval 81.0% to 94.9%), 87.6% on validation; the most frequent class "
+        "alone gives 33.3%."
+    )
+    assert said(show.trained, result) == [first, "Head: id-1"]
+    more = {
+        "excluded": {"ambiguous label": 1234, "no label": 2},
+        "ambiguous_uris": ["file:///a%20b.jpg", "file:///c.jpg"],
+        "notes": ["a note"],
+        "misclassified": [
+            {"probability": 0.987, "predicted": "cat", "true": "dog", "uri": "file:///d.jpg"},
+            {"probability": 0.05, "predicted": "owl", "true": "dog", "uri": "file:///e.jpg"},
+        ],
+    }
+    assert said(show.trained, result | more) == [
+        first,
+        "Left out: 1,234 with ambiguous label, such as /a b.jpg and /c.jpg.",
+        "Left out: 2 with no label.",
+        "Note: a note",
+        "2 test images predicted wrong, the surest first:",
+        "   98.7%  cat, is dog  file:///d.jpg",
+        "    5.0%  owl, is dog  file:///e.jpg",
+        "Head: id-1",
+    ]
+
+
+def row(head: str, **more: Any) -> dict[str, Any]:
+    scored = {"val": 0.9, "val_ci": [0.8, 0.95], "fit_seconds": 1.234, "class_weight": None}
+    return {"head": head, "params": {}, **scored, **more}
+
+
+def compared(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
+    winner = row("logreg", params={"C": 0.1}, calibration=None, head_id="id-1", **SCORES)
+    plain = {"n": {"train": 1500, "test": 1400}, "learning_curve": None, "fewshot": [], "report": "r.html"}
+    return {"leaderboard": rows, "chosen_by": "validation", "winner": winner, **plain, **more}
+
+
+def test_a_leaderboard_and_its_winner(said: Callable[..., list[str]]) -> None:
+    rows = [
+        row("logreg", params={"C": 0.1}, class_weight="balanced", tied=True, val_range=[0.7, 0.91], note="a note"),
+        row("logreg", params={"C": 10.0}),
+        row("ncm", val=None, val_ci=None, error="no numbers", tied=True, fit_seconds=0),
+    ]
+    winner = row(
+        "logreg", params={"C": 0.1}, head_id="id-1", **SCORES,
+        calibration={"ece_after": 0.012, "ece_before": 0.0456, "temperature": 1.234},
+    )  # fmt: skip
+    shot = [{"k": 5, "head": "ncm", "val": 0.5, "val_range": [0.4, 0.6]}]
+    curve = {"at_twice": {"n": 3000, "val": 0.92, "low": 0.91, "high": 0.93}}
+    lines = said(
+        show.compared, compared(*rows, winner=winner, fewshot=shot, learning_curve=curve, notes=["last"], excluded={})
+    )
+    cells = [[cell for cell in line.split("  ") if cell.strip()] for line in lines[:4]]
+    assert [[cell.strip() for cell in line] for line in cells] == [
+        ["head", "parameters", "val", "interval", "seconds", "note"],
+        [
+            *("logreg", "C 0.1, balanced", "90.0%", "80.0% to 95.0%", "1.23"),
+            "tied with the first, seeds from 70.0% to 91.0%, a note",
+        ],
+        ["logreg", "C 10.0", "90.0%", "80.0% to 95.0%", "1.23"],
+        ["ncm", "failed", "0.00", "no numbers"],
+    ]
+    assert lines[4:7] == [
+        "Winner by validation: logreg C 0.1. On test: 90.0% (95 % interval 81.0% to 94.9%, 1,400 images).",
+        "Calibration error on test: 1.2% with temperature 1.2, 4.6% without.",
+        "With 3,000 training images instead of 1,500: about 92.0% on validation (91.0% to 93.0%).",
+    ]
+    assert lines[7].split() == ["images", "a", "class", "head", "val", "range"]
+    assert lines[8].split() == ["5", "ncm", "50.0%", "40.0%", "to", "60.0%"]
+    assert lines[9:] == ["Note: last", "Head: id-1", "Report: r.html"]
+
+
+def test_what_a_comparison_has_not_found_is_not_told(said: Callable[..., list[str]]) -> None:
+    for curve in (None, {"at_twice": None}):
+        lines = said(show.compared, compared(row("ncm"), learning_curve=curve))
+        assert [line.split()[0] for line in lines] == ["head", "ncm", "Winner", "Head:", "Report:"]
+    for count, more in ((20, []), (22, ["… and 2 more"])):
+        lines = said(show.compared, compared(*[row("ncm")] * count))
+        assert lines[21:-3] == more
+    lines = said(show.compared, compared(row("ncm"), row("svm", feature_set="other")))
+    assert [line.split()[0] for line in lines[:3]] == ["set", "ncm", "other"]
+
+
+def test_what_fine_tuning_has_brought(said: Callable[..., list[str]]) -> None:
+    result = {
+        "n": {"test": 1234}, "best_epoch": 3, "epochs": 20, "before": SCORES,
+        "after": {"test": 0.95, "test_ci": [0.9, 0.98], "val": 0.96}, "p_value": 0.01234,
+        "left_out": {"without a file": 1001}, "notes": ["a note"], "seconds": {"train": 12.34, "score": 5.0},
+        "images_per_second": 98.76, "backbone": "ft:x", "head_id": "id-1", "report": "r.html",
+    }  # fmt: skip
+    assert said(show.finetuned, result) == [
+        "Best on validation: epoch 3 of 20.",
+        "Before: top-1 90.0% on test (95 % interval 81.0% to 94.9%, 1,234 images), 87.6% on validation.",
+        "After: top-1 95.0% on test (95 % interval 90.0% to 98.0%, 1,234 images), 96.0% on validation.",
+        "Exact McNemar test of the difference: p = 0.012.",
+        "Left out: 1,001 without a file.",
+        "Note: a note",
+        "Seconds: train 12.3, score 5.0; trained on 98.8 images a second.",
+        "Backbone: ft:x",
+        "Head: id-1",
+        "Report: r.html",
+    ]
+
+
+def test_predictions_and_why_there_are_none(said: Callable[..., list[str]]) -> None:
+    good = Prediction("file:///a.jpg", "cat", 0.9, [("cat", 0.9), ("[dog]", 0.0123)], given="./a.jpg")
+    bad = Prediction("file:///b%0A.jpg", error_type="empty", error="It is empty.", given="b\n.jpg")
+    assert said(show.predicted, [good, bad]) == [
+        "./a.jpg",
+        "   90.0%  cat",
+        "    1.2%  [dog]",
+        "file:///b%0A.jpg",
+        "  empty: It is empty.",
+    ]
+    assert Prediction("file:///c.jpg").name == "file:///c.jpg"
+
+
+def test_where_an_exported_model_is(said: Callable[..., list[str]]) -> None:
+    parity = {"pictures": 16, "max_difference": 1.23e-6, "batch_1_against_n": 0.0004}
+    told = {"path": "m", "input_size": 224, "classes": 1234, "bytes": 12_345_678, "labels": "labels.txt"}
+    assert said(show.exported, told | {"parity": parity}) == [
+        "m: 224×224 RGB in, 1,234 classes out, 12.3 MB with labels.txt.",
+        "Checked on 16 pictures: probabilities within 1e-06 of the head's on stored features, one picture at a time "
+        "within 0.0004 of all at once.",
+    ]
+
+
+# --- status and runs
+
+
+def counted(**more: Any) -> dict[str, Any]:
+    catalog = {"ok": 1001, "contents": 1000, "failed": 0, "removed": 0}
+    return {
+        "store": "s", "bytes": 999, "catalog": catalog, "failures": {}, "sources": [], "sets": [], "labels": {},
+        "differing_labels": {}, "runs": {"count": 0, "last": []},
+    } | more  # fmt: skip
+
+
+def test_what_a_store_holds(said: Callable[..., list[str]]) -> None:
+    assert said(show.status, counted()) == [
+        "s: 1,001 images, 999 B",
+        "  1,001 read (1,000 different contents), 0 failed",
+        "0 runs.",
+    ]
+    one_set = {
+        "name": "net-1", "layer": "top", "input_size": 224, "width": 1280, "dtype": "float16", "precision": "f32",
+        "rows": 1234, "coverage": 0.987, "bytes": 1500,
+    }  # fmt: skip
+    full = counted(
+        catalog={"ok": 1001, "contents": 1000, "failed": 1002, "removed": 1003},
+        failures={"truncated": 1002},
+        sources=[{"source": "file:///my%20photos", "listed": 5}, {"source": None, "listed": 7}],
+        sets=[one_set],
+        labels={"default": 1234, "other": 5},
+        differing_labels={
+            "default": {"contents": 1100, "ambiguous": 1050, "examples": ["0123456789abcdef", "ba9876543210fedc"]},
+            "other": {"contents": 0, "ambiguous": 0, "examples": []},
+        },
+        runs={"count": 9, "last": [{"run_id": "run-8"}, {"run_id": "run-9"}]},
+    )
+    lines = said(show.status, full)
+    assert lines[:5] == [
+        "s: 2,003 images, 999 B",
+        "  1,001 read (1,000 different contents), 1,002 failed",
+        "    1,002 truncated",
+        "    `penult status --failed` names them.",
+        "  1,003 removed, which no source lists any more",
+    ]
+    assert [line.split("  ")[0] for line in lines[5:8]] == ["source", "/my photos", "unknown origin"]
+    assert lines[8].split() == ["set", "layer", "input", "stored", "as", "precision", "rows", "coverage", "size"]
+    assert lines[9].split() == ["net-1", "top", "224", "1280", "×", "float16", "f32", "1,234", "98.7%", "1.5", "kB"]
+    assert lines[10:] == [
+        "Label set default: 1,234 rows.",
+        "  1,100 contents have copies with different labels; 1,050 of them are left out of training, for example "
+        "0123456789ab, ba9876543210.",
+        "Label set other: 5 rows.",
+        "9 runs, the last ones:",
+        "  run-8",
+        "  run-9",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1550, "1.6 kB"), (999_900, "999.9 kB"), (10**6, "1.0 MB"),
+        (10**9, "1.0 GB"), (999_900_000_000, "999.9 GB"), (10**12, "1.0 TB"), (12_345 * 10**12, "12345.0 TB"),
+    ],
+)  # fmt: skip
+def test_sizes_in_words(size: int, text: str) -> None:
+    assert show._size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "result", "outcome", "name"),
+    [
+        ("embed", {"embedded": 1001, "failed": 1002, "feature_set": "s"}, "1,001 embedded, 1,002 failed", "s"),
+        ("forget", {"removed": 1003}, "1,003 images removed", ""),
+        ("label", {"added": 1004, "changed": 1005}, "1,004 added, 1,005 changed", ""),
+        ("finetune", {"before": {"test": 0.8}, "after": {"test": 0.876}}, "80.0% → 87.6% on test", ""),
+        ("train", {"head": "ncm", "test": 0.5, "feature_set": "s"}, "ncm 50.0% on test", "s"),
+        ("compare", {"winner": {"head": "svm", "test": 0.75}, "feature_set": "s"}, "svm 75.0% on test", "s"),
+    ],
+)
+def test_a_run_as_a_row(kind: str, result: dict[str, Any], outcome: str, name: str) -> None:
+    record: Any = SimpleNamespace(kind=kind, result=result, run_id="run-1", started="2026-01-02")
+    assert show.run_row(record) == {"run": "run-1", "started": "2026-01-02", "outcome": outcome, "set": name}
