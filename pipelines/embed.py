@@ -300,11 +300,11 @@ def _plan(
 
 
 def _listed(listing: sources.Source, membership: Membership | None) -> Iterator[sources.Entry]:
-    """The listing; nothing at all is an error, but for a source that had images and may have lost them."""
+    """The listing; nothing at all is an error, but for a source that has listed images and may have lost them."""
     try:
         yield from listing
     except sources.NoPictures:
-        if membership is None or not membership.before:
+        if membership is None or not membership.is_known:
             raise
 
 

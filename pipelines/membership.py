@@ -27,6 +27,7 @@ class Membership:
     Attributes:
         source: its identity, a URI.
         before: how many images it listed last.
+        is_known: whether it has ever listed any.
         written: how many statements are new or changed, those that say nothing left out.
         removed: after ``removals``, how many images no source lists any more.
         refused: after ``removals``, how many are no longer listed and stay, as they are too many.
@@ -37,6 +38,7 @@ class Membership:
         self._store, self._label_set, self._run_id = store, label_set, run_id
         self._known, self._names = store.membership(source, label_set)
         self.before = self._known.count(LISTED, ELSEWHERE)
+        self.is_known = len(self._known) > 0
         self._classes, self._splits, self._changes = Counter[str](), Counter[str](), Counter[tuple[Any, Any]]()
         self._unlabelled = 0
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from stores import journal, pictures
 
@@ -405,6 +405,7 @@ PATHS = [f"{folder}/{number}.png" for folder in "ab" for number in range(3)]
 @given(
     listings=st.lists(st.dictionaries(st.sampled_from(PATHS), st.sampled_from(["x", "y", ""])), min_size=1, max_size=4)
 )
+@example(listings=[{"a/0.png": "x"}, {}, {}])  # empty, and empty again
 def test_what_is_trained_on_is_what_was_listed_last(
     listings: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory, engine: CountingEngine
 ) -> None:
