@@ -34,7 +34,7 @@ $(VENV)/mutants: requirements-mutants.txt $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-mutants.txt
 	@touch $@
 
-mutants: $(VENV)/mutants  ## random mutants against the tests that run their lines: SEED=0 COUNT=200 MODULES="heads pipelines/embed" LIMIT=60; takes hours
+mutants: $(VENV)/mutants  ## random mutants against the tests that run their lines: SEED=0 COUNT=200 MODULES="heads pipelines/embed" LIMIT=60; the suite once, then up to LIMIT seconds of tests per mutant
 	cd tests && $(abspath $(BIN))/python -m mutants --seed $(SEED) --count $(COUNT) $(if $(LIMIT),--seconds $(LIMIT)) $(MODULES)
 
 check: setup  ## lint, format, types, import rules, generated docs
@@ -58,5 +58,5 @@ lock: setup  ## resolve the requirements anew for Python 3.11 to 3.13
 	$(COMPILE) --all-extras --output-file requirements.txt pyproject.toml
 	$(COMPILE) --group mutants --constraint requirements.txt --output-file requirements-mutants.txt
 
-clean:  ## remove .venv and the demo
-	rm -rf $(VENV) $(DEMO)
+clean:  ## remove .venv, the demo and what make mutants has kept
+	rm -rf $(VENV) $(DEMO) .mutants

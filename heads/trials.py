@@ -183,10 +183,10 @@ def _sweep(
     rows, order = table.rows()
     classes, y = np.unique(table.training.y, return_inverse=True)
     judged = {trial.fold: table.judged(trial.fold) for trial in trials}
-    chosen = [candidates[trial.candidate] for trial in trials]
     problems = [
         LinearProblem(sweep.C(**candidate.params), candidate.class_weight, trial.fold)
-        for trial, candidate in zip(trials, chosen, strict=True)
+        for trial in trials
+        for candidate in [candidates[trial.candidate]]
     ]
     fits = fit_many(
         rows,

@@ -83,8 +83,8 @@ def _labels(store: FeatureStore) -> Iterator[str]:
         except SourceError as error:
             yield f"`penult embed {source}` again, for labels that were lost: {error}"
     said: dict[str, list[RunRecord]] = {}
-    for record in _newest_first(store, "label"):
-        said.setdefault(record.parameters["label_set"], []).insert(0, record)
+    for record in reversed([*_newest_first(store, "label")]):
+        said.setdefault(record.parameters["label_set"], []).append(record)
     for label_set, records in said.items():
         people = NOTHING_SAID
         for record in records:

@@ -18,39 +18,23 @@ from pipelines import beam
 from pipelines.demo import write_digits
 
 
-def test_a_shard_is_embedded_and_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    job: Any = object()
-    monkeypatch.setattr(beam, "embed_shard", lambda *given: asked.append(given) or SimpleNamespace(embedded=7))
-    assert list(beam.EmbedShard(job).process(3)) == [7]
-    assert asked == [(job, 3)]
-
-
-def test_a_run_has_its_runner_and_its_options_and_raises_what_a_worker_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    error = StoreCorrupt("This is damaged.")
-
-    class Pipeline:
-        def __init__(self, options: Any) -> None:
-            seen.append(options.view_as(beam.PipelineOptions).get_all_options())
-
-        def __or__(self, step: Any) -> Any:
-            seen.append(type(step).__name__)
-            return self
-
-        def run(self) -> Any:
-            return self
-
-        def wait_until_finish(self) -> None:
-            raise RuntimeError("a step failed [while running 'x']") from error
-
-    monkeypatch.setattr(beam.beam, "Pipeline", Pipeline)
-    with pytest.raises(StoreCorrupt) as caught:
-        beam.run_shards(object(), 3, "FnApiRunner", ["--direct_num_workers=2"])  # type: ignore[arg-type]
-    assert caught.value is error
-    assert (seen[0]["runner"], seen[0]["direct_num_workers"]) == ("FnApiRunner", 2)
-    assert seen[1:] == ["Create", "ParDo"]
+def test_every_shard_is_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[Any] = []
+    monkeypatch.setattr(beam, "embed_shard", lambda *given: embedded.append(given) or SimpleNamespace(embedded=1))
+    beam.run_shards("job", 5, "FnApiRunner")  # type: ignore[arg-type]
+    assert sorted(embedded) == [("job", shard) for shard in range(5)]
     assert logging.getLogger("apache_beam.runners.common").level == logging.CRITICAL
+
+
+@pytest.mark.parametrize("error", [StoreCorrupt("This is damaged."), OSError(28, "No space left on device")], ids=repr)
+def test_the_error_of_a_worker_is_raised_as_it_was(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(beam, "embed_shard", fail)
+    with pytest.raises(type(error)) as caught:
+        beam.run_shards("job", 1, "FnApiRunner")  # type: ignore[arg-type]
+    assert caught.value.args == error.args
 
 
 def chained(*errors: BaseException, suppressed: bool = False) -> BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import threading
@@ -135,44 +134,6 @@ def test_the_end_is_a_sentence_and_an_exit_code(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(os, "write", closed)
     interrupt._end(INT)
     assert codes == [143, 130]
-
-
-def test_heeding_takes_both_signals_but_not_one_that_the_shell_ignores(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[Any] = []
-    handlers = {INT: signal.SIG_IGN, TERM: signal.SIG_DFL}
-    monkeypatch.setattr(signal, "getsignal", handlers.get)
-    monkeypatch.setattr(signal, "signal", lambda number, handler: done.append((number, handler(number, None))))
-    monkeypatch.setattr(signal, "siginterrupt", lambda *given: done.append(given))
-    descriptors: list[int] = []
-
-    def wake(descriptor: int, warn_on_full_buffer: bool = True) -> None:
-        descriptors.append(descriptor)
-        done.append((os.get_blocking(descriptor), warn_on_full_buffer))
-
-    class Thread:
-        def __init__(self, target: Any, args: tuple[int], daemon: bool = False) -> None:
-            descriptors.extend(args)
-            done.append((target, daemon))
-
-        def start(self) -> None:
-            done.append("started")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(signal, "set_wakeup_fd", wake)
-        patch.setattr(threading, "Thread", Thread)
-        patch.setattr(atexit, "register", done.append)
-        interrupt.heed()
-    assert done == [
-        *((False, False), (TERM, None), (TERM, False)),
-        *((interrupt._watch, True), "started", interrupt._ignore),
-    ]
-    assert interrupt._watched
-    monkeypatch.undo()
-    writes, reads = descriptors
-    os.write(writes, b"x")
-    assert os.read(reads, 1) == b"x"
-    os.close(reads)
-    os.close(writes)
 
 
 def test_at_the_very_end_signals_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -564,7 +564,7 @@ def test_the_rows_read_are_the_rows_there(tmp_path_factory, cells, where, tabs):
         ("cat%20s/1.jpg", "data/cat s/1.jpg", "percent-encoded"),
         ("data/cat/1.jpg", "data/cat/1.jpg", "relative paths begin in the manifest's folder"),
         ("1.jpg", "data/images/1.jpg", "'1.jpg' is there as .*/data/images/1.jpg"),
-        ("/home/her/cat/1.jpg", "data/cat/1.jpg", "is there as .*/data/cat/1.jpg"),
+        ("/elsewhere/cat/1.jpg", "data/cat/1.jpg", "is there as .*/data/cat/1.jpg"),
         ("cat/1.jpg", "data/dog/2.jpg", "cat/1.jpg' for one; relative paths begin"),
     ],
 )
@@ -914,8 +914,8 @@ def test_what_only_looks_like_a_uri_is_a_path(tmp_path):
 def data(tmp_path, monkeypatch):
     """The folder of a manifest; the working folder is another."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
     return tmp_path / "data"
 
 
@@ -932,7 +932,7 @@ def test_each_cause_in_words(data):
         ("data/3.jpeg", "3", f"the paths lack their extension; '{data}/3.jpeg' is there"),
         ("data/4.TIFF", "4.jpg", f"the paths have another extension than the files; '{data}/4.TIFF' is there"),
         ("data/5 é.jpg", "5%20%C3%A9.jpg", "the paths are percent-encoded; write '5%20%C3%A9.jpg' as '5 é.jpg'"),
-        ("work/6.jpg", "6.jpg", f"{elsewhere}'6.jpg' is there as '{top}/work/6.jpg'"),
+        ("photos/6.jpg", "6.jpg", f"{elsewhere}'6.jpg' is there as '{top}/photos/6.jpg'"),
         ("7.jpg", "7.jpg", f"{elsewhere}'7.jpg' is there as '{top}/7.jpg'"),
         ("data/sub/8.jpg", "8.jpg", f"{elsewhere}'8.jpg' is there as '{data}/sub/8.jpg'"),
         ("data/c/9.jpg", "/a/b/c/9.jpg", f"{elsewhere}'/a/b/c/9.jpg' is there as '{data}/c/9.jpg'"),

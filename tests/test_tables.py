@@ -565,8 +565,8 @@ def test_what_a_commit_has_written_is_flushed_and_nothing_older(table: Table, mo
 
 def test_what_lance_says_without_the_places_in_its_source() -> None:
     for said, words in {
-        'External error: "the file is odd", /root/x.rs:12:7': "the file is odd",
-        "LanceError(IO): it failed, /root/x.rs:12:7, more": "LanceError(IO): it failed",
+        'External error: "the file is odd", /build/x.rs:12:7': "the file is odd",
+        "LanceError(IO): it failed, /build/x.rs:12:7, more": "LanceError(IO): it failed",
         'task 12 panicked with message "an offset"': "an offset",
         "Wrapped error: External error: it is odd": "it is odd",
         "first\nsecond": "first",

@@ -24,6 +24,7 @@ import tomllib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any
@@ -95,11 +96,17 @@ def judge(mutant: Mutant, suite: Suite, tree: Path, seconds: float) -> dict[str,
 
 def equivalent(told: dict[str, Any]) -> bool:
     """Whether the list of equivalent mutants has it."""
-    known = tomllib.loads((Path(__file__).parent / "equivalents.toml").read_text())
+    known = equivalents()
     return any(
         re.search(one["before"], told["before"]) and re.search(one.get("after", ""), told["after"])
         for one in known["kind"]
     ) or any(all(one[key] == told[key] for key in ("module", "before", "after")) for one in known["mutant"])
+
+
+@cache
+def equivalents() -> dict[str, list[dict[str, str]]]:
+    """Mutants, and kinds of mutants, that change nothing."""
+    return tomllib.loads((Path(__file__).parent / "equivalents.toml").read_text())
 
 
 def fails(tests: list[str], tree: Path, seconds: float) -> str:
@@ -118,10 +125,8 @@ def fails(tests: list[str], tree: Path, seconds: float) -> str:
                 os.killpg(run.pid, signal.SIGKILL)
     if not run.returncode:
         return ""
-    said = output.decode(errors="replace").strip().splitlines()
-    return next((line for line in said if line.startswith(("FAILED", "ERROR"))), said[-1] if said else "no output")[
-        :200
-    ]
+    said = output.decode(errors="replace").strip().splitlines() or ["no output"]
+    return next((line for line in said if line.startswith(("FAILED", "ERROR"))), said[-1])[:200]
 
 
 def campaign(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -199,10 +204,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mutants", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the drawing of mutants")
     parser.add_argument("--count", type=int, default=200, help="mutants to draw")
-    parser.add_argument("--seconds", type=float, default=60, help="of tests per mutant, the quickest first")
+    parser.add_argument("--seconds", type=float, default=60, help="of tests per mutant, the narrowest first")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout to judge; by default this one")
-    parser.add_argument("modules", nargs="*", help="begin of the paths to draw from, like heads or pipelines/embed")
+    parser.add_argument("modules", nargs="*", help="beginnings of paths to draw from, such as heads or pipelines/embed")
     asked = parser.parse_args()
     folder = ROOT / ".mutants" / state(asked.tree)
     folder.mkdir(parents=True, exist_ok=True)

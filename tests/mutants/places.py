@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ class Mutant:
         return old, new
 
 
+@cache
 def operators() -> dict[str, Operator]:
     """Every operator by its name."""
     names = [name for name in operator_names() if not LEFT_OUT.search(name)]
