@@ -132,13 +132,15 @@ def fails(tests: list[str], tree: Path, seconds: float) -> str:
 def campaign(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Judge every mutant that was drawn; those of an earlier run of the same campaign are only read."""
     tree = asked.tree.resolve()
-    suite = measure(tree, folder, asked.jobs)
     modules = [
         str(path.relative_to(tree))
         for package in PACKAGES
         for path in sorted((tree / package).rglob("*.py"))
         if not asked.modules or any(str(path.relative_to(tree)).startswith(name) for name in asked.modules)
     ]
+    if not modules:
+        raise SystemExit(f"Expected: beginnings of paths in {', '.join(PACKAGES)}. Got: {' '.join(asked.modules)}.")
+    suite = measure(tree, folder, asked.jobs)
     drawn = sample(tree, modules, asked.seed, asked.count)
     kept = folder / "judged.jsonl"
     judged = {key(told): told for told in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
