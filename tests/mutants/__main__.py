@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import compileall
-import contextlib
 import hashlib
 import json
 import os
 import queue
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +29,7 @@ from typing import Any
 
 from mutants.places import Mutant, sample
 from mutants.suite import PACKAGES, Suite, measure, statement
+from mutants.warm import run_tests
 
 ROOT = Path(__file__).parents[2]
 SECONDS_TO_START = 60
@@ -111,21 +110,12 @@ def equivalents() -> dict[str, list[dict[str, str]]]:
 
 def fails(tests: list[str], tree: Path, seconds: float) -> str:
     """What the first test to fail says, in one line; "" where all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "--tb=line", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    with subprocess.Popen(
-        command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    ) as run:
-        try:
-            output, _ = run.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return "timeout"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.pid, signal.SIGKILL)
-    if not run.returncode:
+    code, output = run_tests(["-x", "-n", "0", "--tb=line", "-p", "no:cacheprovider", *tests], tree, seconds)
+    if code is None:
+        return "timeout"
+    if not code:
         return ""
-    said = output.decode(errors="replace").strip().splitlines() or ["no output"]
+    said = output.strip().splitlines() or ["no output"]
     return next((line for line in said if line.startswith(("FAILED", "ERROR"))), said[-1])[:200]
 
 
