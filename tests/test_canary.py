@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import lancedb
 import numpy as np
 import pytest
 import seeded
@@ -115,6 +114,8 @@ def test_it_is_asked_once_a_run_and_never_where_nothing_is_embedded(
 
 
 def test_other_tools_and_cleaning_up_leave_it_alone(store: Path, corpus: Path) -> None:
+    import lancedb  # takes seconds, and no other test here needs it
+
     before, name = canary_of(store).read_bytes(), FeatureStore(store).resolve()
     for number in range(20):  # fragments enough to be merged
         write_picture(corpus / "a" / f"new{number}.png", 100 + number)

@@ -148,13 +148,17 @@ def campaign(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
         left = [mutant for mutant in drawn if open_still(judged.get(key(asdict(mutant))), asked.seconds)]
         print(f"{len(drawn)} mutants, {len(drawn) - len(left)} of them judged before", flush=True)
-        with kept.open("a") as sink:
-            for done, future in enumerate(as_completed([pool.submit(judged_somewhere, mutant) for mutant in left]), 1):
-                told = future.result()
-                judged[key(told)] = told
-                sink.write(json.dumps(told) + "\n")
-                sink.flush()
-                print(f"{done} of {len(left)}: {told['outcome']:<10} {title(told)}", flush=True)
+        futures = [pool.submit(judged_somewhere, mutant) for mutant in left]
+        try:
+            with kept.open("a") as sink:
+                for done, future in enumerate(as_completed(futures), 1):
+                    told = future.result()
+                    judged[key(told)] = told
+                    sink.write(json.dumps(told) + "\n")
+                    sink.flush()
+                    print(f"{done} of {len(left)}: {told['outcome']:<10} {title(told)}", flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, only those that are at work come to their end
     return [judged[key(asdict(mutant))] for mutant in drawn]
 
 
