@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,9 @@ class Suite:
     """What one run of the whole suite under coverage has shown."""
 
     tests: dict[str, dict[str, Any]]
-    """By test: ``seconds``, ``passed``, and ``shared``, the contexts of its shared fixtures."""
+    """By test: ``seconds`` without those of its shared fixtures, ``passed``, and ``shared``, their contexts."""
+    fixtures: dict[str, float]
+    """By shared fixture: its seconds."""
     lines: dict[str, dict[int, set[str]]]
     """By module and line: the contexts, which are tests and shared fixtures."""
 
@@ -103,15 +105,19 @@ class Suite:
     def chosen(self, tests: list[str], seconds: float) -> list[str]:
         """The first tests that fit into so many seconds, a file's together; one at least."""
         files: dict[str, list[str]] = defaultdict(list)
+        made: set[str] = set()
         for test in tests:
-            if seconds > self.tests[test]["seconds"] or not files:
+            cost = self.seconds([test], made)
+            if seconds > cost or not files:
                 files[file_of(test)].append(test)
-                seconds -= self.tests[test]["seconds"]
+                made.update(self.tests[test]["shared"])
+                seconds -= cost
         return [test for file in files.values() for test in file]
 
-    def seconds(self, tests: list[str]) -> float:
-        """What the tests took together."""
-        return sum(self.tests[test]["seconds"] for test in tests)
+    def seconds(self, tests: list[str], made: Collection[str] = ()) -> float:
+        """What the tests take together, with the shared fixtures that are not ``made`` yet."""
+        needed = {context for test in tests for context in self.tests[test]["shared"]}.difference(made)
+        return sum(self.tests[test]["seconds"] for test in tests) + sum(self.fixtures.get(name, 0) for name in needed)
 
 
 def file_of(test: str) -> str:
@@ -138,11 +144,11 @@ def measure(tree: Path, folder: Path, jobs: int) -> Suite:
         command += [f"--deselect={test}" for test in BLIND]
         if subprocess.run(command, cwd=tree, env=environment, check=False).returncode not in (0, 1):
             raise SystemExit("Expected a run of the whole suite. Got none: see what pytest says above.")
-        written = {"tests": json.loads(heard.read_text()), "lines": lines(tree, folder, configuration)}
-        kept.write_text(json.dumps(written))
+        kept.write_text(json.dumps(json.loads(heard.read_text()) | {"lines": lines(tree, folder, configuration)}))
     read = json.loads(kept.read_text())
     return Suite(
         read["tests"],
+        read["fixtures"],
         {module: {int(line): set(found) for line, found in known.items()} for module, known in read["lines"].items()},
     )
 
