@@ -14,6 +14,7 @@ import tempfile
 import traceback
 import unittest
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 Trial = Callable[[Path], None]
@@ -24,6 +25,13 @@ def needs(program: str) -> None:
     """Skip a trial, under pytest too, where a program is not installed."""
     if shutil.which(program) is None:
         raise unittest.SkipTest(f"{program} is not installed")
+
+
+def own_folder() -> Path:
+    """A folder that is there until this process ends, a forked one too."""
+    folder = Path(tempfile.mkdtemp(prefix="faults-")).resolve()
+    Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=0)
+    return folder
 
 
 def play_each(trials: Iterable[tuple[str, Trial]], folder: Path) -> None:

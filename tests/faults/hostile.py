@@ -6,7 +6,6 @@ of memory and time, and ends in one of penult's errors, a sentence each, or in a
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import io
 import json
@@ -22,7 +21,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +36,7 @@ import pyarrow as pa
 from stores import SPEC, commit, journal, pictures
 
 from conftest import CountingEngine, write_picture
-from faults import Faults
+from faults import Faults, own_folder
 from featurestore.errors import PenultError, StoreCorrupt
 from featurestore.files import SEAL, sealed, sha256_of, write_sealed
 from featurestore.runs import RunRecord, new_run_id
@@ -95,8 +93,7 @@ def store_in(folder: Path) -> Path:
 
 @cache
 def _template() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="hostile-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = own_folder()
     (folder / "outside" / "inner").mkdir(parents=True)
     (folder / "outside" / "mine.txt").write_text("mine")
     store = FeatureStore.create(folder / "store")

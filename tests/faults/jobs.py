@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import io
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ from PIL import Image
 
 import faults.child
 from conftest import CountingEngine
-from faults import invariant
+from faults import invariant, own_folder
 from faults.warm import TESTS, Forked
 from pipelines import worker
 from pipelines.cli import app
@@ -112,7 +110,7 @@ def embed_here(job: Job) -> tuple[EmbedResult, int]:
 @cache
 def vectors(engine: str) -> dict[str, np.ndarray]:
     """The features of every picture, from a run that nothing befell, by sha256 in hex."""
-    folder = _folder()
+    folder = own_folder()
     for number in (*range(PICTURES), *(100 + number for number in CHANGED)):
         (folder / "corpus" / "a").mkdir(parents=True, exist_ok=True)
         (folder / "corpus" / "a" / f"{number}.jpg").write_bytes(picture(number))
@@ -273,16 +271,9 @@ def _photographs() -> list[np.ndarray]:
     return list(load_sample_images().images)
 
 
-def _folder() -> Path:
-    """A folder that is there until this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="faults-")).resolve()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 @cache
 def _corpus() -> Path:
-    corpus = _folder() / "corpus"
+    corpus = own_folder() / "corpus"
     for number in range(PICTURES):
         (corpus / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
         (corpus / "abc"[number % 3] / f"{number:02}.jpg").write_bytes(picture(number))
@@ -293,7 +284,7 @@ def _corpus() -> Path:
 
 @cache
 def _changed() -> Path:
-    folder = _folder()
+    folder = own_folder()
     _write(folder, range(20), "abc")
     (folder / "pictures" / "07.jpg").write_bytes(b"")
     embed_here(_embedding("", folder / "manifest.csv", folder / "store", {}, {}))
@@ -305,7 +296,7 @@ def _changed() -> Path:
 
 @cache
 def _grown() -> Path:
-    folder = _folder()
+    folder = own_folder()
     for count in range(1, 16):  # one less than are merged
         _write(folder, range(count), "abc")
         embed_here(_embedding("", folder / "manifest.csv", folder / "store", {}, {}))
@@ -326,7 +317,7 @@ def _write(folder: Path, numbers: range, classes: str) -> None:
 
 @cache
 def _done(engine: str) -> Path:
-    folder = _folder()
+    folder = own_folder()
     job = replace(_embed(folder), engine=engine)
     embed_here(job)
     run(replace(job, name="train", command=["train", "--store", str(job.store)]))
@@ -341,7 +332,7 @@ def _digits() -> Path:
     """A store with the features of a small network with seeded weights, and a head on them."""
     from sklearn.datasets import load_digits
 
-    folder, digits = _folder(), load_digits(n_class=3)
+    folder, digits = own_folder(), load_digits(n_class=3)
     for number, (pixels, label) in enumerate(zip(digits.images[:66], digits.target[:66], strict=True)):
         path = folder / "corpus" / str(label) / f"{number:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

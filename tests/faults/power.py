@@ -6,15 +6,12 @@ all that was not flushed by then.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
 import pickle
 import random
 import re
-import shutil
 import sys
-import tempfile
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from conftest import write_picture
-from faults import Faults, Trial, child, invariant
+from faults import Faults, Trial, child, invariant, own_folder
 from faults.jobs import JOBS, PATIENCE, SHARD, TESTS, Job, embed_here
 from faults.replay import BYTES, Disk, Image, damage, read, write
 from faults.trace import Change, traced
@@ -93,8 +90,7 @@ def recorded(name: str) -> Path:
     Raises:
         SkipTest: strace is missing or may not trace.
     """
-    folder = Path(tempfile.mkdtemp(prefix="power-")).resolve()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = own_folder()
     (folder / "place").mkdir()
     if name == "story":
         told = story(folder)

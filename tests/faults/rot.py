@@ -32,7 +32,6 @@ a second doctor does nothing, all rows that have a source are what they were, an
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import pickle
@@ -53,7 +52,7 @@ import numpy as np
 from lance.file import LanceFileReader
 
 from conftest import CountingEngine, write_picture
-from faults import Faults, child, invariant
+from faults import Faults, child, invariant, own_folder
 from faults.warm import Forked
 from featurestore.arrays import read_npz, write_npz
 from featurestore.errors import PenultError
@@ -210,8 +209,7 @@ def counting() -> Iterator[CountingEngine]:
 @cache
 def made() -> Path:
     """Make the stores in a folder that lasts as long as this process."""
-    folder = Path(tempfile.mkdtemp(prefix="rot-")).resolve()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = own_folder()
     with counting():
         (folder / "template").write_bytes(pickle.dumps(_make(folder)))
     return folder
