@@ -58,10 +58,15 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(trouble(error, path)) from error
 
 
-def fsync(path: Path) -> None:
-    """Flush one file or folder to the disk."""
+def fsync(path: Path, missing_ok: bool = False) -> None:
+    """Flush one file or folder to the disk; with ``missing_ok`` nothing happens where it is gone."""
     with writing(path):
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            if missing_ok:
+                return
+            raise
         try:
             os.fsync(descriptor)
         finally:

@@ -499,9 +499,9 @@ class Table:
             folder = self.path / name
             if folder.is_dir():
                 for path in folder.iterdir():
-                    with suppress(FileNotFoundError):  # another writer's temporary file
+                    with suppress(FileNotFoundError):  # another writer's temporary file, or its attempt that lost
                         if path.stat().st_mtime_ns >= since_ns - CLOCK_SLACK_NS:
-                            fsync(path)
+                            fsync(path, missing_ok=True)
                 fsync(folder)
         fsync(self.path)
 

@@ -24,7 +24,7 @@ from stores import Picture, label_rows
 
 from featurestore import ledger, tables
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
-from featurestore.files import sha256_of
+from featurestore.files import fsync, sha256_of
 from featurestore.schema import LABELS, LABELS_V1
 from featurestore.tables import KEPT_VERSIONS, MAX_COMMIT_TRIES, Replaced, Table
 
@@ -117,6 +117,22 @@ def test_different_runs_from_six_threads_all_land(table: Table) -> None:
 
     assert sum(together(6, work)) == 3
     assert stored(table) == expected(r0=range(5), r1=range(10, 15), r2=range(20, 25))
+
+
+def test_what_another_writer_takes_back_meanwhile_is_not_missed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lance removes the transaction of an attempt that lost, perhaps between a look at it and its flush."""
+    lost, flushed = table.path / "_transactions" / "7-lost.txn", []
+
+    def vanish_first(path: Path, **options: bool) -> None:
+        if path == lost:
+            path.unlink()
+        flushed.append(path)
+        fsync(path, **options)
+
+    monkeypatch.setattr(tables, "fsync", vanish_first)
+    lost.touch()
+    assert table.commit("r1", table.stage([rows("r1", range(3))]))
+    assert lost in flushed and stored(table) == expected(r1=range(3))
 
 
 def test_replaces_deletes_exactly_the_old_rows_in_one_version(table: Table) -> None:
