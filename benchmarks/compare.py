@@ -25,10 +25,10 @@ import numpy as np
 
 from benchmarks.report import show
 from featurestore import FeatureStore
-from heads.head import standardisation, standardise
-from heads.linear import LinearProblem, fit_many
-from heads.rows import MemoryRows
-from heads.sweep import CROSS_ENTROPY, SQUARED_HINGE, Loss
+from heads.base import standardisation, standardise
+from heads.families.linear import LinearProblem, fit_many
+from heads.solvers.rows import MemoryRows
+from heads.solvers.sweep import CROSS_ENTROPY, SQUARED_HINGE, Loss
 
 FOLDS = 5
 TIGHT = 1e-6

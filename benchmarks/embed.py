@@ -26,8 +26,8 @@ GUIDE_SECONDS = 60  # Keras's guide is slow: it gets as many images as it does i
 
 def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6.0) -> float:
     """Images a second of the bare engine, on pixels in memory."""
-    from pipelines.backbones import resolve
-    from pipelines.worker import THREADS_A_CORE, cores, engine_for
+    from pipelines.backbones.table import resolve
+    from pipelines.embedding.worker import THREADS_A_CORE, cores, engine_for
 
     tap = resolve(backbone, weights)
     engine = engine_for(tap, "openvino", precision, None)
@@ -45,8 +45,8 @@ def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6
 
 def decode_rate(files: list[Path], input_size: int) -> float:
     """Images a second of the bare decoder, on bytes in memory, with as many threads as the embed loop has."""
-    from pipelines.images import decode
-    from pipelines.worker import THREADS_A_CORE, cores
+    from pipelines.embedding.worker import THREADS_A_CORE, cores
+    from pipelines.images.decoder import decode
 
     data = [path.read_bytes() for path in files]
     with ThreadPoolExecutor(THREADS_A_CORE * cores()) as pool:
@@ -59,8 +59,8 @@ def decode_rate(files: list[Path], input_size: int) -> float:
 
 def penult_rate(corpus: Path, backbone: str, weights: str, precision: str) -> float:
     """Images a second of a whole embed run into a new store; imports not counted."""
-    import pipelines.beam  # noqa: F401
-    from pipelines.embed import EmbedOptions, embed
+    import pipelines.embedding.beam  # noqa: F401
+    from pipelines.embedding.embed import EmbedOptions, embed
 
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -77,7 +77,7 @@ def guide_rate(corpus: Path, backbone: str, weights: str) -> float:
 
 def measure(corpus: Path, backbone: str, weights: str, precisions: list[str], rounds: int) -> list[dict[str, Any]]:
     """Measure one backbone in some precisions, the parts in turn, ``rounds`` times; medians."""
-    from pipelines.backbones import resolve
+    from pipelines.backbones.table import resolve
 
     files = sorted(corpus.rglob("*.jpg"))
     size = resolve(backbone, weights).input_size

@@ -22,6 +22,6 @@ class FreeEngine:
 
 def install(width: int = WIDTH) -> None:
     """Let this process embed with it."""
-    from pipelines import worker
+    from pipelines.embedding import worker
 
     worker.open_engine = lambda *_args, **_options: FreeEngine(width)  # type: ignore[assignment]

@@ -18,7 +18,7 @@ def main(corpus: str, backbone: str, weights: str, seconds: float) -> None:
     import keras
     import tensorflow as tf
 
-    from pipelines.backbones import build, resolve
+    from pipelines.backbones.table import build, resolve
 
     tap = resolve(backbone, weights)
     model = build(tap)

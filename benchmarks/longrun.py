@@ -62,14 +62,14 @@ def training(_: str, store: str) -> None:
 
 
 def listing(source: str, _: str) -> None:
-    from pipelines.sources import list_source
+    from pipelines.sources.corpus import list_source
 
     for _entry in list_source(source):
         pass
 
 
 def rerun(source: str, store: str) -> None:
-    from pipelines.embed import embed
+    from pipelines.embedding.embed import embed
 
     result = embed(source, store)
     assert (result.embedded, result.failed, result.removed, result.labels["changed"]) == (0, 0, 0, []), result
@@ -83,9 +83,9 @@ def counting(_: str, store: str) -> None:
 
 def commit(_: str, store: str) -> None:
     """One row more in each table, and what tidies up after it; fragments of any size count as large."""
-    from featurestore import upkeep
+    from featurestore.storage import compaction
 
-    upkeep.LARGE = 1
+    compaction.LARGE = 1
     opened, run = FeatureStore(store), f"{time.time_ns()}"
     features = opened.table(opened.sets()[0])
     key, uri = np.array([os.urandom(32)], "S32"), [f"file:///{run}"]
@@ -96,7 +96,7 @@ def commit(_: str, store: str) -> None:
             (opened.catalog, catalog_batch(uri, key, [0], run)),
         ):
             table.commit(run, table.stage([rows]))
-            upkeep.tend(table)
+            compaction.tend(table)
         opened.remember()
 
 
@@ -107,7 +107,7 @@ MEASURED: dict[str, Callable[[str, str], None]] = {
 
 def run(what: str, source: str, store: str) -> None:
     """Measure in this process, and print what it took."""
-    for module in ("pipelines.embed", "pipelines.sources", "featurestore.status"):
+    for module in ("pipelines.embedding.embed", "pipelines.sources.corpus", "featurestore.status"):
         importlib.import_module(module)
     fake.install(WIDTH)
     began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
@@ -201,7 +201,7 @@ def write_fragments(path: Path, fragments: int) -> None:
 
 def empty_store(path: Path) -> FeatureStore:
     """A store with the feature set that penult makes of this engine, and one picture that could not be read."""
-    from pipelines.embed import embed
+    from pipelines.embedding.embed import embed
 
     folder = path.with_name("one")
     folder.mkdir(exist_ok=True)
@@ -266,7 +266,7 @@ def many_fragments(folder: Path, fragments: int) -> list[dict[str, Any]]:
 
 def many_runs(folder: Path, runs: int) -> list[dict[str, Any]]:
     """One new picture a run."""
-    from pipelines.embed import embed
+    from pipelines.embedding.embed import embed
 
     corpus, store, rows = folder / "growing", folder / "growing.store", []
     for number in range(runs):

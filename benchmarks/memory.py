@@ -37,7 +37,7 @@ def write_small(folder: Path, count: int) -> Path:
 
 def run(corpus: str, store: str) -> None:
     """Embed in this process and print what it took."""
-    from pipelines.embed import embed
+    from pipelines.embedding.embed import embed
 
     fake.install()
     began = time.perf_counter()

@@ -39,7 +39,7 @@ LIMIT, SMALL_LIMIT = 4 * 10**9, 200 * 10**6
 def digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """The features of scikit-learn's digits, float32 (1797, 1280), and their labels."""
     from pipelines.demo import write_digits
-    from pipelines.embed import embed
+    from pipelines.embedding.embed import embed
 
     write_digits(folder / "digits")
     embed(str(folder / "digits"), folder / "digits.store")
@@ -99,8 +99,9 @@ def write_store(path: Path, X: np.ndarray, y: np.ndarray, rows: int) -> None:
 
 def run(store: str, limit: int, values: int) -> None:
     """Compare in this process; print what came of it, and what it took."""
-    from heads import search, sweep
-    from pipelines.fit import FitData, compare_heads
+    from heads.comparison import search
+    from heads.solvers import sweep
+    from pipelines.training import FitData, compare_heads
 
     taken: dict[int, list[float]] = defaultdict(list)  # seconds of each pass, by the number of rows
     evaluate = sweep._evaluate

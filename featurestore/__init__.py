@@ -1,4 +1,7 @@
-"""The feature store: what was computed, from what, and whether it can be trusted."""
+"""The feature store: what was computed, from what, and whether it can be trusted.
+
+``featurestore.store`` is its front door. Imports neither ``heads`` nor ``pipelines``: the store knows no CNN.
+"""
 
 from __future__ import annotations
 

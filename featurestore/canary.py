@@ -1,7 +1,8 @@
 """The canary of a feature set: vectors of built-in pictures, kept beside its rows.
 
 A fingerprint holds formula and network by name. It cannot see that the code, a library or the weights under that name
-now give other numbers; these vectors can. ``pipelines.canary`` computes them, this module keeps and compares them.
+now give other numbers; these vectors can. ``pipelines.backbones.canary`` computes them, this module keeps and compares
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.errors import FormatError, SpecMismatch, StoreCorrupt
-from featurestore.files import read_sealed, write_sealed
+from featurestore.storage.files import read_sealed, write_sealed
 
 NAME = "canary.json"
 FORMAT = 1  # which pictures, and how they are written down

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.reader import StoredVectors
 from featurestore.schema import KEY_BYTES, keys_of
 from featurestore.splits import FOLDS, SPLITS, assign, check_name, place
-from featurestore.stored import StoredVectors
 
 AT_A_TIME = 65_536  # rows that are Python objects
 AMBIGUOUS = "ambiguous label"  # why images are left out

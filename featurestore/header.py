@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FormatError, StoreCorrupt, StoreNotFound
-from featurestore.files import SEAL, read_json, read_sealed, sealed, write_sealed
 from featurestore.runs import utc_now
-from featurestore.tables import Table
+from featurestore.storage.files import SEAL, read_json, read_sealed, sealed, write_sealed
+from featurestore.storage.table import Table
 
 NAME = "penult.json"
 FORMAT_VERSION = 2  # 2: labels have sources; 1 is read, and brought up by the first run that has something to say

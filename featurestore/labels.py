@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
-from featurestore.known import DIGEST, Known, text_digests
+from featurestore.index import DIGEST, Known, text_digests
 from featurestore.schema import LABELS, LABELS_V1
-from featurestore.tables import Replaced
+from featurestore.storage.table import Replaced
 
 PEOPLE = ""  # the source of what people said
 COLUMNS = ("label", "split", "group")

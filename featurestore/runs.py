@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import StoreCorrupt, StoreNotFound
-from featurestore.files import fsync, read_sealed, write_sealed
+from featurestore.storage.files import fsync, read_sealed, write_sealed
 
 STAMP = "%Y%m%dT%H%M%S%fZ"
 LIBRARIES = (

@@ -28,7 +28,7 @@ class Preprocessing:
     normalization: str  # a name from the backbone table, e.g. "lite", "caffe", "tf"
     crop: str = "squash"  # one of CROPS
     resize: str = "pillow-bilinear"  # antialiased
-    decode: str = "rgb8-v1"  # the rules of pipelines/images.py
+    decode: str = "rgb8-v1"  # the rules of pipelines/images/decoder.py
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dataset import hex_ids
-from featurestore.known import contains
+from featurestore.index import contains
 from featurestore.schema import FAILED, OK, keys_of
 from featurestore.store import FeatureStore
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import header, labels, upkeep
+from featurestore import header, labels
 from featurestore.dataset import Dataset, LabelledContents, assemble, hex_ids, labelled_contents
 from featurestore.errors import (
     HeadError,
@@ -30,9 +30,9 @@ from featurestore.errors import (
     StoreNotFound,
     UsageError,
 )
-from featurestore.files import fsync, listed
-from featurestore.known import Known, contains, pair_digests, text_digests
-from featurestore.lock import locked
+from featurestore.index import Known, contains, pair_digests, text_digests
+from featurestore.journal import ShardEntry, Staging, pending
+from featurestore.reader import StoredVectors
 from featurestore.runs import RunRecord, new_run_id, time_of
 from featurestore.schema import (
     CATALOG,
@@ -48,9 +48,10 @@ from featurestore.schema import (
 )
 from featurestore.spec import VIEWS_SUFFIX, FeatureSpec
 from featurestore.splits import TEST_SHARE, VAL_SHARE, check_name
-from featurestore.staging import ShardEntry, Staging, pending
-from featurestore.stored import StoredVectors
-from featurestore.tables import Pin, Replaced, Table
+from featurestore.storage import compaction
+from featurestore.storage.files import fsync, listed
+from featurestore.storage.lock import locked
+from featurestore.storage.table import Pin, Replaced, Table
 
 EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known file, for Known.lookup
 FEW_KEYS = 500  # up to so many are looked up by a filter
@@ -368,7 +369,7 @@ class FeatureStore:
         """After a commit: keep tables small in files and versions."""
         try:
             for table in tables:
-                upkeep.tend(table)
+                compaction.tend(table)
         except StoreError as error:  # the commit is done, and this can wait
             LOG.warning("Not tidied up: %s", error)
         header.remember(self.path, tables)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.arrays import OVERHEAD, read_npz, write_npz
 from featurestore.errors import FormatError, HeadError, SpecMismatch, StoreCorrupt, StoreNotFound
-from featurestore.files import is_plain_name, read_sealed, write_sealed
-from heads.head import Head
+from featurestore.storage.files import is_plain_name, read_sealed, write_sealed
+from featurestore.storage.npz import OVERHEAD, read_npz, write_npz
+from heads.base import Head
 from heads.registry import FAMILIES
 
 FORMAT_VERSION = 1

@@ -10,12 +10,12 @@ import numpy as np
 
 from featurestore.errors import HeadError, UsageError
 from featurestore.limits import check_seed
-from heads.dense import DenseHead, check_dense, fit_dense
-from heads.head import Head, Problem, fit_temperature, standardisation, standardise
-from heads.linear import C_of_alpha, LinearHead, checked_C, fit_logreg, fit_ridge, fit_svm
-from heads.neighbors import NeighborsHead, check_knn, fit_knn, fit_ncm
-from heads.svm import RBFHead, check_rbf_svm, fit_rbf_svm
-from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss
+from heads.base import Head, Problem, fit_temperature, standardisation, standardise
+from heads.families.dense import DenseHead, check_dense, fit_dense
+from heads.families.linear import C_of_alpha, LinearHead, checked_C, fit_logreg, fit_ridge, fit_svm
+from heads.families.neighbors import NeighborsHead, check_knn, fit_knn, fit_ncm
+from heads.families.svm import RBFHead, check_rbf_svm, fit_rbf_svm
+from heads.solvers.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss
 
 HALF_DECADES = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
 

@@ -12,8 +12,10 @@ import numpy as np
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError
 from featurestore.splits import SPLITS
-from heads import calibration, evaluate, registry
-from heads.head import Head, softmax
+from heads import registry
+from heads.base import Head, softmax
+from heads.evaluation import calibration
+from heads.evaluation import metrics as evaluate
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,4 @@
-"""Jobs over images: list, decode, embed, predict."""
+"""Jobs over images: embed, train, compare, predict, fine-tune, export, and the command line that starts them.
+
+Imports ``heads`` and ``featurestore``. Heavy libraries are imported when a job needs them.
+"""

@@ -1,11 +1,11 @@
 """Start penult: heed Ctrl-C and SIGTERM first, then import the command line, which takes a while."""
 
-from pipelines import interrupt
+from pipelines import signals
 
 
 def main() -> None:
     """Entry point of the command ``penult``."""
-    interrupt.heed()
+    signals.heed()
     from pipelines.cli import main as run
 
     run()

@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperCommand
 
 from featurestore.errors import ImageError, PenultError, StoreCorrupt, UsageError
-from featurestore.files import trouble
 from featurestore.splits import TEST_SHARE, VAL_SHARE
+from featurestore.storage.files import trouble
 
 RUNNER_ARGUMENTS = "penult.runner_arguments"  # in click's context
 
@@ -133,8 +133,8 @@ def demo(
     """
     from pipelines import show
     from pipelines.demo import write_digits
-    from pipelines.embed import embed
-    from pipelines.fit import compare_heads
+    from pipelines.embedding.embed import embed
+    from pipelines.training import compare_heads
 
     corpus, store = folder / "digits", folder / "store"
     show.say(f"Writing scikit-learn's handwritten digits to {corpus}.")
@@ -224,10 +224,10 @@ def embed(
     from dataclasses import replace
 
     from pipelines import show
-    from pipelines.augment import Augmentation
-    from pipelines.embed import EmbedOptions, check_failure_rate
-    from pipelines.embed import embed as run
-    from pipelines.sources import list_source
+    from pipelines.embedding.embed import EmbedOptions, check_failure_rate
+    from pipelines.embedding.embed import embed as run
+    from pipelines.images.augment import Augmentation
+    from pipelines.sources.corpus import list_source
 
     options = EmbedOptions(
         backbone=backbone,
@@ -323,7 +323,7 @@ def forget(
     `penult gc`, so that embedding the source again costs nothing.
     """
     from pipelines import show
-    from pipelines.forget import forget as run
+    from pipelines.embedding.forget import forget as run
 
     result = run(store, source, unknown_origin=unknown_origin)
     show.forgotten(result)
@@ -349,7 +349,7 @@ def label(
     column that the file lacks, or an empty cell, changes nothing.
     """
     from pipelines import show
-    from pipelines.labels import import_labels
+    from pipelines.embedding.labels import import_labels
 
     result = import_labels(file, store, label_set, withdraw=withdraw)
     show.labelled(result)
@@ -393,7 +393,7 @@ def train(
     head's parameters; what is not given is at the default that `penult heads` lists.
     """
     from pipelines import show
-    from pipelines.fit import FitData, train_head
+    from pipelines.training import FitData, train_head
 
     data = FitData(feature_set, label_set, val, test, split_seed, views, views_set)
     options = {
@@ -471,9 +471,9 @@ def compare(
     Heads are ranked on the validation split, or over folds; the winner alone is scored, once, on the test split, and
     kept. Fits that are done are kept too: the same command goes on where it was interrupted, and makes no fit twice.
     """
-    from heads import search as searches
+    from heads.comparison import search as searches
     from pipelines import show
-    from pipelines.fit import FitData, compare_heads
+    from pipelines.training import FitData, compare_heads
 
     if context.args and not hidden:
         raise UsageError(f"Expected: an option. Got: {context.args[0]!r}; `penult compare --help` lists them.")
@@ -542,9 +542,9 @@ def finetune(
     on after the last whole epoch.
     """
     from pipelines import show
-    from pipelines.augment import Augmentation
-    from pipelines.finetune import FinetuneOptions
-    from pipelines.finetune import finetune as run
+    from pipelines.finetuning.finetune import FinetuneOptions
+    from pipelines.finetuning.finetune import finetune as run
+    from pipelines.images.augment import Augmentation
 
     options = FinetuneOptions(
         unfreeze_from=unfreeze_from,
@@ -620,10 +620,10 @@ def verify(store: Store, as_json: Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from pipelines import care, show
+    from pipelines import maintenance, show
 
     with show.bar("verify, MB") as progress:
-        found = care.verify(store, progress)
+        found = maintenance.verify(store, progress)
     show.verified(found)
     _print_json(as_json, [asdict(finding) for finding in found])
     if found:
@@ -637,10 +637,10 @@ def doctor(store: Store, as_json: Json = False) -> None:
     What is damaged is put aside under STORE/damaged. Rows that any file still holds come back; lost features are
     embedded anew from the sources that the runs name, and nothing else is.
     """
-    from pipelines import care, show
+    from pipelines import maintenance, show
 
     with show.bar("embed") as progress:
-        result = care.doctor(store, progress)
+        result = maintenance.doctor(store, progress)
     show.repaired(result)
     _print_json(as_json, result.to_json())
 
@@ -659,9 +659,9 @@ def gc(
     Old versions, what dead runs have left, what doctor has put aside; small files are merged. Embedding does most of
     it by itself.
     """
-    from pipelines import care, show
+    from pipelines import maintenance, show
 
-    freed = care.gc(store, older_than)
+    freed = maintenance.gc(store, older_than)
     show.freed(freed)
     _print_json(as_json, freed)
 
@@ -671,8 +671,8 @@ def backbones(
     name: Annotated[str | None, typer.Argument(help="A backbone, to list its layers.")] = None, as_json: Json = False
 ) -> None:
     """List the backbones, or one's layers."""
-    from pipelines import backbones as known
     from pipelines import show
+    from pipelines.backbones import table as known
 
     if name is None:
         rows = [row._asdict() for row in known.table()]

@@ -2,7 +2,7 @@
 
 The model takes uint8 pixels (n, s, s, 3), RGB, and gives probabilities float32 (n, c); normalisation, backbone,
 standardisation, head and temperature are inside. The square of s pixels is made before it, by penult's own decoder
-(``pipelines.images.decode``) or any that follows its rules.
+(``pipelines.images.decoder.decode``) or any that follows its rules.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from featurestore.errors import EngineError, HeadError, PenultError, SourceError, SpecMismatch, UsageError
-from featurestore.files import fsync, write_json, write_text
-from featurestore.known import contains
+from featurestore.index import contains
 from featurestore.schema import keys_of
 from featurestore.spec import FeatureSpec
+from featurestore.storage.files import fsync, write_json, write_text
 from featurestore.store import FeatureStore
-from heads.quiet import import_keras, import_tensorflow
-from pipelines import backbones, canary, engines, headnet
+from heads.backend import import_keras, import_tensorflow
+from pipelines import keras_head
+from pipelines.backbones import canary, engines, table
 from pipelines.predict import find_head, head_of, tap_of
 
 if TYPE_CHECKING:
@@ -84,10 +85,10 @@ def export(
     feature_set = meta["feature_set"]
     spec = opened.spec(feature_set)
     _check_exportable(head.classes, spec, feature_set)
-    last = headnet.with_probabilities(head)
+    last = keras_head.with_probabilities(head)
     pixels, X = _pictures(opened, feature_set, spec)
     keras = import_keras()
-    first = backbones.build(tap_of(opened, feature_set, weights))
+    first = table.build(tap_of(opened, feature_set, weights))
     canary.check(opened, feature_set, first.predict_on_batch)
     model = keras.Model(first.input, last(first.output), name="classifier")
 

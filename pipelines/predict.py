@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import ImageError, SpecMismatch, StoreCorrupt, StoreNotFound, UsageError
-from featurestore.files import listed
 from featurestore.limits import check_count
 from featurestore.runs import is_run_id
 from featurestore.schema import storable
 from featurestore.spec import FeatureSpec
+from featurestore.storage.files import listed
 from featurestore.store import FeatureStore
 from heads import artifact
-from heads.head import Head
-from pipelines import canary, images, sources, tuned
-from pipelines.backbones import Tap, feature_spec, resolve
-from pipelines.engines import Engine, check_request, open_engine
-from pipelines.worker import OVERFLOW
+from heads.base import Head
+from pipelines.backbones import canary, finetuned
+from pipelines.backbones.engines import Engine, check_request, open_engine
+from pipelines.backbones.table import Tap, feature_spec, resolve
+from pipelines.embedding.worker import OVERFLOW
+from pipelines.images import decoder
+from pipelines.sources import corpus
 
 MAX_TOP = 1_000_000
 CANDIDATES_SHOWN = 5
@@ -88,7 +90,7 @@ def predict(
     feature_set = meta["feature_set"]
     spec = opened.spec(feature_set)
     check_request(engine, spec.precision, None, spec.preprocessing.input_size)
-    predictions = [Prediction(p if p.startswith("file://") else sources.uri_of(p), given=p) for p in pictures]
+    predictions = [Prediction(p if p.startswith("file://") else corpus.uri_of(p), given=p) for p in pictures]
     keys = [_key(prediction) for prediction in predictions]
     X, found = _stored(opened, feature_set, keys)
     missing = [i for i, prediction in enumerate(predictions) if not found[i] and prediction.error is None]
@@ -172,7 +174,7 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
     """
     spec = store.spec(feature_set)
     if weights is None:
-        weights = tuned.weights_in(store, spec.weights_sha256)
+        weights = finetuned.weights_in(store, spec.weights_sha256)
     if weights is None:
         embeds = (r for r in reversed(store.runs()) if r.kind == "embed" and r.result["feature_set"] == feature_set)
         weights = next((run.parameters["weights"] for run in embeds), "imagenet")
@@ -187,7 +189,7 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
 def _key(prediction: Prediction) -> bytes | None:
     """Sha256 of the picture's bytes, or None with the reason noted."""
     try:
-        return hashlib.sha256(sources.read(prediction.uri)[0]).digest()
+        return hashlib.sha256(corpus.read(prediction.uri)[0]).digest()
     except ImageError as error:
         _fail(prediction, error)
         return None
@@ -206,8 +208,8 @@ def _embed(rows: list[int], predictions: list[Prediction], run: Engine, X: np.nd
     decoded: dict[int, np.ndarray] = {}
     for i in rows:
         try:
-            data = sources.read(predictions[i].uri)[0]
-            decoded[i] = images.decode(data, spec.preprocessing.input_size, spec.preprocessing.crop).pixels
+            data = corpus.read(predictions[i].uri)[0]
+            decoded[i] = decoder.decode(data, spec.preprocessing.input_size, spec.preprocessing.crop).pixels
         except ImageError as error:
             _fail(predictions[i], error)
     if decoded:

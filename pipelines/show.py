@@ -14,21 +14,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from featurestore.files import replacing
+from featurestore.storage.files import replacing
 
 if TYPE_CHECKING:
+    from featurestore.maintenance.verify import Finding
     from featurestore.runs import RunRecord
-    from featurestore.verify import Finding
-    from pipelines.care import DoctorResult
-    from pipelines.embed import EmbedResult
-    from pipelines.labels import LabelResult
+    from pipelines.embedding.embed import EmbedResult
+    from pipelines.embedding.labels import LabelResult
+    from pipelines.maintenance import DoctorResult
     from pipelines.predict import Prediction
 
 LINE_SECONDS = 10  # between log lines where there is no terminal
 ROWS_SHOWN = 12
 LEADERS_SHOWN = 20
 AMBIGUOUS = "ambiguous label"  # as in featurestore.dataset
-FORGOTTEN = "removed images"  # as in pipelines.care
+FORGOTTEN = "removed images"  # as in pipelines.maintenance
 CLASSES_SHOWN = 3  # the largest and the smallest
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from featurestore.spec import CROPS
-from heads import learning
-from pipelines import canary, images, worker
+from heads.evaluation import learning_curve
+from pipelines.backbones import canary
+from pipelines.embedding import worker
+from pipelines.images import decoder
 
 MEMORY = "/dev/shm"
 if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
@@ -26,8 +28,8 @@ if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usa
 class CountingEngine:
     """Block means of the pixels: 12 numbers that tell pictures apart, at no cost; counts what it is asked.
 
-    Batches that begin with the built-in picture of ``pipelines.canary`` are counted as ``canaries``, and not among the
-    images.
+    Batches that begin with the built-in picture of ``pipelines.backbones.canary`` are counted as ``canaries``, and not
+    among the images.
     """
 
     width = 12
@@ -50,8 +52,8 @@ class CountingEngine:
 @cache
 def first_canary(side: int) -> set[bytes]:
     """The pixels of the first built-in picture, by every crop rule."""
-    data = (Path(images.__file__).parent / canary.PICTURES[0]).read_bytes()
-    return {images.decode(data, side, crop).pixels.tobytes() for crop in CROPS}
+    data = (Path(decoder.__file__).parent / canary.PICTURES[0]).read_bytes()
+    return {decoder.decode(data, side, crop).pixels.tobytes() for crop in CROPS}
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
 def few_resamples() -> Iterator[None]:
     """A rough interval of the learning curve's end, which takes most of a small comparison's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "RESAMPLES", 5)
+        patch.setattr(learning_curve, "RESAMPLES", 5)
         yield
 
 

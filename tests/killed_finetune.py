@@ -12,9 +12,9 @@ from dataclasses import replace
 from test_finetune import GENTLE, VIEWS
 
 from faults.child import strike_at
-from pipelines import finetune
+from pipelines.finetuning import finetune
 
 if __name__ == "__main__":
     store, head = sys.argv[1:]
-    strike_at("pipelines.checkpoint:save", "after", 1, signal.SIGKILL)
+    strike_at("pipelines.finetuning.checkpoint:save", "after", 1, signal.SIGKILL)
     finetune.finetune(store, head, replace(GENTLE, learning_rate=1e-4, schedule="cosine", epochs=3, augmentation=VIEWS))

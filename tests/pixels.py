@@ -1,8 +1,8 @@
 """Picture files of every kind that tifffile, imagecodecs, Pillow and ``faults.craft`` write, and their right pixels.
 
 The right pixels come from decoders that share no code with penult's (tifffile with imagecodecs, or the very samples
-that were written) and from the conversion to 8-bit RGB that the docstrings of ``pipelines.images``, ``samples`` and
-``tiffs`` promise, written here once more in NumPy. ``verdict`` compares: equal pixels, or "unsupported".
+that were written) and from the conversion to 8-bit RGB that the docstrings of ``decoder``, ``samples`` and ``tiffs``
+promise, written here once more in NumPy. ``verdict`` compares: equal pixels, or "unsupported".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 
 from faults.craft import bmp, chunk, encode, png
 from featurestore.errors import ImageError
-from pipelines import images
+from pipelines.images import decoder
 
 SIDE = 24  # of the square that pictures are decoded to
 Size = tuple[int, int]
@@ -52,7 +52,7 @@ Make = Callable[[], Case | None]  # None where the encoder cannot write it
 def verdict(case: Case) -> str | None:
     """What is wrong with how penult decodes a file, None where nothing is."""
     try:
-        pixels = images.decode(case.data, SIDE).pixels
+        pixels = decoder.decode(case.data, SIDE).pixels
     except ImageError as error:
         sound = error.error_type == "unsupported" and not (case.must and case.right is not None)
         return None if sound else f"{error.error_type}: {error}"

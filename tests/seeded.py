@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pipelines import backbones
+from pipelines.backbones import table
 
 
 def network(name, include_top=False, **options):
@@ -22,7 +22,7 @@ def network(name, include_top=False, **options):
     normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in normalisations:
         layer.momentum = 0.0
-    module = importlib.import_module(f"keras.applications.{backbones.TABLE[name].module}")
+    module = importlib.import_module(f"keras.applications.{table.TABLE[name].module}")
     size = model.input_shape[1] or 96
     if normalisations:
         model(module.preprocess_input(pictures(size).astype("float32")), training=True)

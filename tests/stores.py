@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from featurestore.journal import PLAN, ShardEntry, Staging
 from featurestore.schema import CATALOG, FAILED, LABELS, OK, features_batch
 from featurestore.spec import FeatureSpec, Preprocessing
-from featurestore.staging import PLAN, ShardEntry, Staging
 from featurestore.store import FeatureStore
 
 SPEC = FeatureSpec("fake", "0" * 64, Preprocessing(32, "lite"), "top", "avg", 8)

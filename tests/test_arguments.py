@@ -26,15 +26,17 @@ from typer.main import get_command
 from conftest import CountingEngine, write_picture
 from featurestore.errors import StoreNotFound, UsageError
 from featurestore.store import FeatureStore
-from heads import search
-from heads.compare import compare
-from pipelines import care, cli, engines, worker
-from pipelines.augment import Augmentation
-from pipelines.backbones import MAX_INPUT_SIZE, resolve
-from pipelines.embed import RUNNERS, EmbedOptions, embed
-from pipelines.engines import MAX_BATCH_PIXELS, check_request, open_engine
-from pipelines.fit import FitData, compare_heads, train_head
+from heads.comparison import search
+from heads.comparison.compare import compare
+from pipelines import cli, maintenance
+from pipelines.backbones import engines
+from pipelines.backbones.engines import MAX_BATCH_PIXELS, check_request, open_engine
+from pipelines.backbones.table import MAX_INPUT_SIZE, resolve
+from pipelines.embedding import worker
+from pipelines.embedding.embed import RUNNERS, EmbedOptions, embed
+from pipelines.images.augment import Augmentation
 from pipelines.predict import find_head, predict
+from pipelines.training import FitData, compare_heads, train_head
 
 HUGE = "9" * 30
 COMMAND = get_command(cli.app)  # made once: typer makes it anew for every call, which takes most of its time
@@ -289,7 +291,7 @@ def test_no_time_is_0_unless_0_was_written(text: str) -> None:
 def test_a_wrong_time_from_python_is_refused_too(world: World) -> None:
     for seconds in (-1, math.nan, math.inf):
         with pytest.raises(UsageError, match="--older-than"):
-            care.gc(world.store, seconds)
+            maintenance.gc(world.store, seconds)
         with pytest.raises(UsageError, match="--budget"):
             compare_heads(world.store, budget=seconds)
     with pytest.raises(UsageError, match="--memory-limit"):
@@ -712,7 +714,7 @@ def test_without_a_home_tensorflow_makes_no_folder_of_that_name(tmp_path: Path) 
         "import os, pwd\n"
         "os.environ.pop('HOME', None)\n"
         "pwd.getpwuid = {}.__getitem__\n"
-        "from heads.quiet import import_tensorflow\n"
+        "from heads.backend import import_tensorflow\n"
         "import_tensorflow().keras.backend"
     )
     place = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

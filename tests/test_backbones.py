@@ -13,9 +13,10 @@ import pytest
 import seeded
 
 from featurestore.errors import BackboneError, UsageError
-from heads.quiet import import_keras
-from pipelines import backbones, lite
-from pipelines.backbones import build, feature_spec, layers, resolve, table
+from heads.backend import import_keras
+from pipelines.backbones import lite
+from pipelines.backbones import table as backbones
+from pipelines.backbones.table import build, feature_spec, layers, resolve, table
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_layer_names_do_not_depend_on_what_was_built_before():
 def test_words_are_checked_without_tensorflow():
     code = """
 import numpy, sys, time
-from pipelines.backbones import resolve, table
+from pipelines.backbones.table import resolve, table
 start = time.perf_counter()
 rows = table()
 assert time.perf_counter() - start < 0.05

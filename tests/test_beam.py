@@ -14,8 +14,8 @@ import sklearn.datasets
 from PIL import Image
 
 from featurestore.errors import StoreCorrupt, UsageError
-from pipelines import beam
 from pipelines.demo import write_digits
+from pipelines.embedding import beam
 
 
 def test_every_shard_is_embedded(monkeypatch: pytest.MonkeyPatch) -> None:

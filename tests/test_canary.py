@@ -21,19 +21,22 @@ from conftest import CountingEngine, write_picture
 from featurestore import canary as kept
 from featurestore.canary import Canary
 from featurestore.errors import FormatError, SpecMismatch, StoreCorrupt, StoreError
-from featurestore.files import write_sealed
 from featurestore.runs import RunRecord
 from featurestore.spec import Preprocessing
+from featurestore.storage.files import write_sealed
 from featurestore.store import FeatureStore
-from pipelines import augment, backbones, beam, canary, images, worker
 from pipelines import predict as predicting
-from pipelines.augment import Augmentation
-from pipelines.care import doctor, gc, verify
-from pipelines.embed import EmbedOptions, embed
+from pipelines.backbones import canary
+from pipelines.backbones import table as backbones
+from pipelines.embedding import beam, worker
+from pipelines.embedding.embed import EmbedOptions, embed
 from pipelines.export import export
-from pipelines.finetune import FinetuneOptions, finetune
-from pipelines.fit import train_head
+from pipelines.finetuning.finetune import FinetuneOptions, finetune
+from pipelines.images import augment, decoder
+from pipelines.images.augment import Augmentation
+from pipelines.maintenance import doctor, gc, verify
 from pipelines.predict import predict
+from pipelines.training import train_head
 
 SHA256 = {
     "canary.jpg": "6e4789807a99ac6f4819a8829eca130341341d8550882166acec982fd6412e4c",
@@ -43,7 +46,7 @@ VIEWS = EmbedOptions(views=2, augmentation=Augmentation(rotation=30, zoom=0.2, s
 
 
 def picture(name: str) -> bytes:
-    return (Path(images.__file__).parent / name).read_bytes()
+    return (Path(decoder.__file__).parent / name).read_bytes()
 
 
 def canary_of(store: Path) -> Path:
@@ -94,7 +97,7 @@ def test_a_set_keeps_the_vectors_of_the_pictures_and_where_they_were_computed(st
     canary_then = kept.read(canary_of(store).parent)
     assert canary_then is not None and list(canary_then.vectors) == list(canary.PICTURES)
     for name, vector in canary_then.vectors.items():
-        expected = CountingEngine(8)(images.decode(picture(name), 224).pixels[None])[0]
+        expected = CountingEngine(8)(decoder.decode(picture(name), 224).pixels[None])[0]
         assert vector.dtype == np.float32 and np.array_equal(vector, expected)
     assert canary_then.versions.keys() == set(kept.LIBRARIES)
     assert canary_then.versions["numpy"] == np.__version__ and canary_then.processor
@@ -267,7 +270,7 @@ def test_a_worker_on_another_machine_asks_for_itself(
     store: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, engine: CountingEngine
 ) -> None:
     """The driver found nothing wrong; this process would."""
-    from pipelines import embed as embedding
+    from pipelines.embedding import embed as embedding
 
     write_picture(corpus / "a" / "new.png", 100)
     monkeypatch.setattr(embedding, "settle_canary", lambda _: other_numbers(monkeypatch))
@@ -554,7 +557,7 @@ def test_whatever_gives_other_numbers_is_refused(
 def test_a_cached_graph_of_other_weights_is_refused(
     world: dict[str, Any], new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.engines import _digest
+    from pipelines.backbones.engines import _digest
 
     shutil.copytree(world["folder"] / "cache", tmp_path / "cache")
     monkeypatch.setenv("PENULT_CACHE", str(tmp_path / "cache"))
@@ -607,7 +610,7 @@ def test_images_that_are_still_what_they_were(tmp_path: Path) -> None:
         assert [uri for uri, _ in found.values()] == [files[number].as_uri() for number in expected]
         for number, (key, (_, pixels)) in zip(expected, found.items(), strict=True):
             assert key == hashlib.sha256(files[number].read_bytes()).digest()
-            assert np.array_equal(pixels, images.decode(files[number].read_bytes(), 8, "center").pixels)
+            assert np.array_equal(pixels, decoder.decode(files[number].read_bytes(), 8, "center").pixels)
 
 
 def test_when_a_set_was_embedded_last(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from conftest import CountingEngine
-from featurestore.arrays import write_npz
 from featurestore.errors import (
     BackboneError,
     EngineError,
@@ -23,18 +22,19 @@ from featurestore.errors import (
     StoreNotFound,
     UsageError,
 )
-from featurestore.files import write_sealed
-from featurestore.repair import Repair
+from featurestore.maintenance.repair import Repair
+from featurestore.maintenance.verify import REPAIR
 from featurestore.runs import RunRecord
+from featurestore.storage.files import write_sealed
+from featurestore.storage.npz import write_npz
+from featurestore.storage.table import Table
 from featurestore.store import FeatureStore
-from featurestore.tables import Table
-from featurestore.verify import REPAIR
 from heads import artifact
 from heads.registry import fit
-from pipelines import care, cli, restore
-from pipelines.care import DoctorResult, doctor, gc, verify
-from pipelines.embed import EmbedOptions, embed
-from pipelines.labels import import_labels
+from pipelines import cli, maintenance, recovery
+from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.labels import import_labels
+from pipelines.maintenance import DoctorResult, doctor, gc, verify
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_whatever_keeps_pictures_from_being_embedded_anew_is_told(
         def fail(*_: Any, error: type[Exception] = error, **__: Any) -> None:
             raise error("for a reason")
 
-        monkeypatch.setattr(restore, "embed", fail)
+        monkeypatch.setattr(recovery, "embed", fail)
         result = doctor(shutil.copytree(store, tmp_path / error.__name__))
         assert result.todo == [f"`penult embed` again 10 pictures of {name} that were lost: for a reason"]
         assert result.embedded == 0
@@ -331,7 +331,7 @@ def test_what_went_back_to_an_older_version_is_to_be_done_again() -> None:
         Repair("labels.lance", back_to=3),
         Repair("features/x.lance", back_to=1, lost=1),
     ]
-    assert care._stale(repairs) == [
+    assert maintenance._stale(repairs) == [
         "`penult embed` what has changed lately: catalog.lance is as it was before that.",
         "`penult label` or `embed` what has changed lately: labels.lance is as it was before that.",
     ]

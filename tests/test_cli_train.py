@@ -16,14 +16,16 @@ from conftest import CountingEngine, write_picture
 from featurestore.errors import UsageError
 from featurestore.runs import RunRecord
 from featurestore.store import FeatureStore
-from heads import compare as comparison
 from heads import registry
-from heads.search import from_options
-from pipelines import demo, sources, worker
+from heads.comparison import compare as comparison
+from heads.comparison.search import from_options
+from pipelines import demo
 from pipelines.cli import app
-from pipelines.embed import embed
-from pipelines.fit import FitData, compare_heads
-from pipelines.labels import import_labels
+from pipelines.embedding import worker
+from pipelines.embedding.embed import embed
+from pipelines.embedding.labels import import_labels
+from pipelines.sources import corpus as sources
+from pipelines.training import FitData, compare_heads
 
 
 @pytest.fixture(scope="module")

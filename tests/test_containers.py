@@ -11,8 +11,8 @@ import pytest
 
 from faults.craft import bmp, chunk, exif, patched, png, seeds, segment
 from featurestore.errors import ImageError
-from pipelines import containers
-from pipelines.containers import Container, directory, integer, is_linear, orientation
+from pipelines.images import containers
+from pipelines.images.containers import Container, directory, integer, is_linear, orientation
 
 TURNED = exif(6)[6:]  # a directory whose orientation is 6
 XMP = b'<x tiff:Orientation="3"/>'

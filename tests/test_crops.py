@@ -16,12 +16,15 @@ from featurestore.errors import EngineError, UsageError
 from featurestore.spec import CROPS, DTYPES
 from featurestore.store import FeatureStore
 from heads import artifact
-from pipelines import canary, cli, images, worker
+from pipelines import cli
 from pipelines import predict as predicting
-from pipelines.embed import EmbedOptions, embed
-from pipelines.engines import PRECISIONS
-from pipelines.fit import train_head
+from pipelines.backbones import canary
+from pipelines.backbones.engines import PRECISIONS
+from pipelines.embedding import worker
+from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.images import decoder
 from pipelines.predict import predict
+from pipelines.training import train_head
 
 SHAPES = ((90, 40), (40, 91), (37, 38), (200, 30), (64, 64))  # of pictures: width, height
 
@@ -75,7 +78,7 @@ def model(pixels: np.ndarray, side: int, crop: str) -> np.ndarray:
 @pytest.mark.parametrize("side", [32, 48])
 def test_the_square_is_that_of_the_rule(crop: str, shape: tuple[int, int], side: int) -> None:
     pixels = picture(*shape)
-    found = images.decode(file_of(pixels), side, crop).pixels
+    found = decoder.decode(file_of(pixels), side, crop).pixels
     expected = model(pixels, side, crop)
     assert np.abs(found - expected).max() < 1.5  # Pillow rounds twice
     others = [model(pixels, side, other) for other in CROPS if other != crop]
@@ -87,13 +90,13 @@ def test_exact_pixels_of_two_blocks() -> None:
     red, blue, grey = (200, 0, 0), (0, 0, 100), (60, 60, 60)
     pixels = np.zeros((32, 64, 3), np.uint8)
     pixels[:, :16], pixels[:, 16:48], pixels[:, 48:] = red, grey, blue
-    centre = images.decode(file_of(pixels), 32, "center").pixels
+    centre = decoder.decode(file_of(pixels), 32, "center").pixels
     assert (centre == grey).all()
-    pad = images.decode(file_of(pixels), 64, "pad").pixels
+    pad = decoder.decode(file_of(pixels), 64, "pad").pixels
     assert (pad[16:48] == pixels).all() and not pad[:16].any() and not pad[48:].any()
-    upright = images.decode(file_of(pixels.swapaxes(0, 1)), 64, "pad").pixels
+    upright = decoder.decode(file_of(pixels.swapaxes(0, 1)), 64, "pad").pixels
     assert (upright == pad.swapaxes(0, 1)).all()
-    squashed = images.decode(file_of(pixels), 32, "squash").pixels
+    squashed = decoder.decode(file_of(pixels), 32, "squash").pixels
     assert [tuple(squashed[9, x]) for x in (0, 6, 9, 16, 22, 25, 31)] == [red, red, grey, grey, grey, blue, blue]
 
 
@@ -101,9 +104,9 @@ def test_exact_pixels_of_two_blocks() -> None:
 def test_a_turned_picture_is_turned_after_the_rule(crop: str) -> None:
     pixels, exif = picture(90, 41), Image.Exif()
     exif[0x0112] = 6  # turn clockwise
-    turned = images.decode(file_of(pixels, exif=exif), 32, crop)
+    turned = decoder.decode(file_of(pixels, exif=exif), 32, crop)
     assert (turned.width, turned.height) == (41, 90)
-    assert (turned.pixels == np.rot90(images.decode(file_of(pixels), 32, crop).pixels, -1)).all()
+    assert (turned.pixels == np.rot90(decoder.decode(file_of(pixels), 32, crop).pixels, -1)).all()
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -111,7 +114,7 @@ def test_a_jpeg_that_is_decoded_small_follows_the_rule_too(crop: str) -> None:
     pixels = np.asarray(Image.fromarray(picture(90, 40)).resize((720, 320), Image.Resampling.BICUBIC))
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
-    found = images.decode(file.getvalue(), 32, crop).pixels
+    found = decoder.decode(file.getvalue(), 32, crop).pixels
     assert np.abs(found - model(pixels, 32, crop)).mean() < 2
 
 
@@ -225,7 +228,7 @@ def test_the_canary_is_cropped_as_the_set_is(rectangles: Path, tmp_path: Path, c
     found = kept.read(tmp_path / "store" / "features" / f"{name}.lance")
     assert found is not None
     for file in canary.PICTURES:
-        square = images.decode((Path(images.__file__).parent / file).read_bytes(), 32, crop).pixels
+        square = decoder.decode((Path(decoder.__file__).parent / file).read_bytes(), 32, crop).pixels
         assert np.array_equal(found.vectors[file], CountingEngine(8)(square[None])[0])
 
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import CountingEngine, write_picture
 from featurestore.errors import SourceError, StoreLocked, TooManyFailures, UsageError
 from featurestore.store import FeatureStore
-from pipelines.embed import EmbedOptions, EmbedResult, embed
+from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
 
 SMALL_SHARDS = EmbedOptions(shard_images=7, batch_size=8)
 
@@ -95,7 +95,7 @@ def test_what_a_run_says_of_itself(
 
 
 def test_features_belong_to_their_pictures(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
-    from pipelines.images import decode
+    from pipelines.images.decoder import decode
 
     result = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
     data = FeatureStore(tmp_path / "store").dataset()
@@ -329,7 +329,7 @@ def test_unlabelled_folder(tmp_path: Path, engine: CountingEngine) -> None:
 def test_file_that_vanishes_between_plan_and_read(
     corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import sources
+    from pipelines.sources import corpus as sources
 
     read = sources.read
 

@@ -13,10 +13,10 @@ import pytest
 import seeded
 
 from featurestore.errors import EngineError, UsageError
-from heads.quiet import import_keras
-from pipelines import backbones, engines
-from pipelines.backbones import resolve
-from pipelines.engines import open_engine
+from heads.backend import import_keras
+from pipelines.backbones import engines, table
+from pipelines.backbones.engines import open_engine
+from pipelines.backbones.table import resolve
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def converted(shallow, tmp_path_factory):
 @pytest.fixture
 def counted_builds(monkeypatch):
     builds = []
-    build = backbones.build
-    monkeypatch.setattr(backbones, "build", lambda tap: builds.append(tap) or build(tap))
+    build = table.build
+    monkeypatch.setattr(table, "build", lambda tap: builds.append(tap) or build(tap))
     return builds
 
 
@@ -76,7 +76,7 @@ def test_features_equal_keras_own(cache, tmp_path, name, size, layer):
     network.save_weights(tmp_path / "w.weights.h5")
     maps = network.get_layer(layer).output if layer else network.output
     reference = keras.Model(network.input, keras.layers.GlobalAveragePooling2D()(maps))
-    module = getattr(keras.applications, backbones.TABLE[name].module)
+    module = getattr(keras.applications, table.TABLE[name].module)
     pictures = seeded.pictures(size)
     expected = reference(module.preprocess_input(pictures.astype("float32")), training=False).numpy()
 
@@ -89,8 +89,8 @@ def test_features_equal_keras_own(cache, tmp_path, name, size, layer):
 
 
 def test_lite_features_equal_keras_own(cache):
-    """Two engines on real weights, against the graph of pipelines/lite.py as Keras runs it."""
-    from pipelines import lite
+    """Two engines on real weights, against the graph of pipelines/backbones/lite.py as Keras runs it."""
+    from pipelines.backbones import lite
 
     keras = import_keras()
     graph = lite.graph("efficientnet-lite0", include_top=False, input_size=96)
@@ -117,8 +117,8 @@ def test_a_picture_does_not_see_its_neighbours(cache, mobilenet, engine):
 
 def test_a_run_changes_no_weight(cache, mobilenet, counted_builds, monkeypatch):
     models = []
-    build = backbones.build
-    monkeypatch.setattr(backbones, "build", lambda tap: models.append(build(tap)) or models[-1])
+    build = table.build
+    monkeypatch.setattr(table, "build", lambda tap: models.append(build(tap)) or models[-1])
     engine = open_engine(mobilenet, "tensorflow", batch_size=4)
     before = [weight.numpy() for weight in models[0].weights]
     first = engine(seeded.pictures(96))
@@ -284,8 +284,8 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 START = """
 import sys
 import numpy as np
-from pipelines.backbones import resolve
-from pipelines.engines import open_engine
+from pipelines.backbones.table import resolve
+from pipelines.backbones.engines import open_engine
 
 tap = resolve("MobileNet", sys.argv[1], "conv_pw_1_relu", input_size=96)
 print(open_engine(tap, batch_size=2)(np.full((1, 96, 96, 3), 99, np.uint8)).sum())

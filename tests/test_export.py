@@ -19,11 +19,12 @@ from sklearn.datasets import load_digits
 from featurestore.errors import EngineError, HeadError, SourceError, SpecMismatch, StoreCorrupt, UsageError
 from featurestore.store import FeatureStore
 from heads import artifact, registry
-from pipelines import backbones, cli
-from pipelines.embed import EmbedOptions, embed
+from pipelines import cli
+from pipelines.backbones import table
+from pipelines.embedding.embed import EmbedOptions, embed
 from pipelines.export import FORMATS, PICTURES, export
-from pipelines.fit import train_head
 from pipelines.predict import predict, tap_of
+from pipelines.training import train_head
 
 RECIPE = Path(__file__).parent.parent / "docs" / "recipes" / "export.md"
 SIDE = 32
@@ -47,7 +48,7 @@ def digits(tmp_path_factory):
 def network(digits):
     """The store's backbone, built once."""
     opened = FeatureStore(digits[0] / "store")
-    return backbones.build(tap_of(opened, opened.resolve(), None))
+    return table.build(tap_of(opened, opened.resolve(), None))
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_the_command_prints_one_object(digits, tmp_path, monkeypatch, capsys):
 def test_a_model_that_differs_is_not_kept(fault, said, digits, network, tmp_path, monkeypatch):
     folder, head_id = digits
     row = FORMATS["keras"]
-    monkeypatch.setattr(backbones, "build", lambda _: network)
+    monkeypatch.setattr(table, "build", lambda _: network)
 
     def faulty(path):
         run = row.load(path)

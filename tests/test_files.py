@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from faults.hostile import ABSENT, ODD_ARRAYS, ODD_FILES
 from featurestore import errors
-from featurestore.arrays import OVERHEAD, read_npz, write_npz
 from featurestore.errors import ImageError, PenultError, StoreCorrupt, StoreError, UsageError
-from featurestore.files import (
+from featurestore.limits import MAX_SEED, check_amount, check_count, check_seed
+from featurestore.storage.files import (
     is_plain_name,
     listed,
     read_bytes,
@@ -35,7 +35,7 @@ from featurestore.files import (
     write_sealed,
     write_text,
 )
-from featurestore.limits import MAX_SEED, check_amount, check_count, check_seed
+from featurestore.storage.npz import OVERHEAD, read_npz, write_npz
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 JSON = st.recursive(

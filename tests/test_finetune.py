@@ -30,13 +30,16 @@ from featurestore.runs import RunRecord
 from featurestore.schema import keys_of, storable
 from featurestore.store import FeatureStore
 from heads import artifact
-from pipelines import backbones, finetune, images, tuned, worker
-from pipelines.augment import Augmentation
+from pipelines.backbones import finetuned, table
 from pipelines.cli import app
-from pipelines.embed import EmbedOptions, embed
-from pipelines.finetune import FinetuneOptions
-from pipelines.fit import train_head
+from pipelines.embedding import worker
+from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.finetuning import finetune
+from pipelines.finetuning.finetune import FinetuneOptions
+from pipelines.images import decoder
+from pipelines.images.augment import Augmentation
 from pipelines.predict import newest_head, predict
+from pipelines.training import train_head
 
 LAYER = "conv_dw_12"
 GENTLE = FinetuneOptions(LAYER, learning_rate=1e-5, epochs=2, batch_size=16)
@@ -90,9 +93,9 @@ def store(world: dict[str, Any], tmp_path: Path) -> Path:
     return Path(shutil.copytree(world["store"], tmp_path / "store"))
 
 
-def arrays(tap: backbones.Tap) -> dict[str, np.ndarray]:
+def arrays(tap: table.Tap) -> dict[str, np.ndarray]:
     """Every weight of a network by its name."""
-    return {v.path: v.numpy() for v in backbones.build(tap).variables}
+    return {v.path: v.numpy() for v in table.build(tap).variables}
 
 
 def without_seconds(history: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -104,9 +107,9 @@ def without_seconds(history: list[dict[str, float]]) -> list[dict[str, float]]:
 
 def test_only_what_is_unfrozen_is_trained(world: dict[str, Any], done: dict[str, Any]) -> None:
     store = FeatureStore(world["store"])
-    tap = tuned.find(store, done["backbone"])
+    tap = finetuned.find(store, done["backbone"])
     before, after = arrays(replace(tap, weights=str(world["weights"]))), arrays(tap)
-    order = [layer for layer, _ in backbones.layers("MobileNet")]
+    order = [layer for layer, _ in table.layers("MobileNet")]
     changed = {path for path in before if not np.array_equal(before[path], after[path])}
     trained = {path for path in before if order.index(path.split("/")[-2]) >= order.index(LAYER)}
     statistics = {path for path in trained if "moving_" in path}
@@ -162,13 +165,13 @@ def head_set(store: FeatureStore, head: str) -> str:
 
 def test_its_features_are_the_networks_own(world: dict[str, Any], done: dict[str, Any]) -> None:
     store = FeatureStore(world["store"])
-    tap = tuned.find(store, done["backbone"])
+    tap = finetuned.find(store, done["backbone"])
     again = embed(str(world["corpus"]), store.path, EmbedOptions(done["backbone"]))
     assert (again.feature_set, again.embedded, again.unchanged) == (done["feature_set"], 0, 66)
     rows = store.catalog.read(["uri", "sha256"]).sort_by("sha256")
     paths = [uri.removeprefix("file://") for uri in rows.column("uri").to_pylist()]
-    pixels = np.stack([images.decode(Path(path).read_bytes(), tap.input_size, tap.crop).pixels for path in paths])
-    expected = backbones.build(tap).predict(pixels, verbose=0)
+    pixels = np.stack([decoder.decode(Path(path).read_bytes(), tap.input_size, tap.crop).pixels for path in paths])
+    expected = table.build(tap).predict(pixels, verbose=0)
     stored, found = store.vectors(done["feature_set"], keys_of(rows.column("sha256")))
     assert found.all() and seeded.cosine(stored, expected).min() > 0.99999
     head, _ = artifact.load(store.run_folder(done["run_id"]))
@@ -186,8 +189,8 @@ def test_predict_finds_the_weights(world: dict[str, Any], done: dict[str, Any], 
     finally:
         hidden.rename(world["weights"])
     store = FeatureStore(world["store"])
-    tap = tuned.find(store, done["backbone"])
-    X = backbones.build(tap).predict(images.decode(new.read_bytes(), 64).pixels[None], verbose=0)
+    tap = finetuned.find(store, done["backbone"])
+    X = table.build(tap).predict(decoder.decode(new.read_bytes(), 64).pixels[None], verbose=0)
     head, _ = artifact.load(store.run_folder(done["run_id"]))
     assert told.label == head.predict(X)[0]
     assert told.probability == pytest.approx(head.probabilities(X).max(), abs=1e-3)
@@ -408,7 +411,7 @@ def test_wrong_fine_tuned_backbones_are_refused(world: dict[str, Any], done: dic
 
 
 def test_labels_that_the_head_does_not_know_are_refused(world: dict[str, Any], store: Path, tmp_path: Path) -> None:
-    from pipelines.labels import import_labels
+    from pipelines.embedding.labels import import_labels
 
     rows = [f"{path},{path.parent.name}-{int(path.stem) % 2}" for path in world["corpus"].rglob("*.png")]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))

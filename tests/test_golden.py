@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from conftest import CountingEngine
+from featurestore.journal import pending
 from featurestore.runs import RunRecord
 from featurestore.spec import FeatureSpec, Preprocessing
-from featurestore.staging import pending
 from featurestore.status import status
 from featurestore.store import FeatureStore
 from heads import artifact, registry
-from pipelines.embed import embed
+from pipelines.embedding.embed import embed
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 JOURNAL, HEADS = GOLDEN.with_name("journal-v1"), GOLDEN.with_name("heads-v1")

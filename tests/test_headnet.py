@@ -5,8 +5,8 @@ import pytest
 
 from featurestore.errors import HeadError
 from heads import registry
-from heads.quiet import import_keras
-from pipelines import headnet
+from heads.backend import import_keras
+from pipelines import keras_head
 
 SMALL = {"dense": {"hidden": [12, 7], "epochs": 3, "dropout": 0.5}}
 
@@ -26,28 +26,28 @@ def fitted(family, classes=4, seed=0):
 def test_layers_give_the_heads_scores(family, classes):
     head, X = fitted(family, classes)
     scores = head.scores(X)
-    found = headnet.as_layers(head).predict(X, verbose=0)
+    found = keras_head.as_layers(head).predict(X, verbose=0)
     assert found.dtype == np.float32 and found.shape == scores.shape
     assert abs(found - scores).max() <= 2e-6 * abs(scores).max()
-    probabilities = headnet.with_probabilities(head).predict(X, verbose=0)
+    probabilities = keras_head.with_probabilities(head).predict(X, verbose=0)
     assert abs(probabilities - head.probabilities(X)).max() < 1e-5
 
 
 @pytest.mark.parametrize("family", ["logreg", "dense", "rbf-svm"])
 def test_layers_come_back_from_a_file_in_safe_mode(family, tmp_path):
     head, X = fitted(family)
-    headnet.as_layers(head).save(tmp_path / "head.keras")
+    keras_head.as_layers(head).save(tmp_path / "head.keras")
     loaded = import_keras().saving.load_model(tmp_path / "head.keras", safe_mode=True)
     assert abs(loaded.predict(X, verbose=0) - head.scores(X)).max() <= 2e-6 * abs(head.scores(X)).max()
 
 
 def test_dense_layers_can_be_trained_further():
     head, _ = fitted("dense")
-    model = headnet.as_layers(head)
+    model = keras_head.as_layers(head)
     assert [tuple(v.shape) for v in model.trainable_variables] == [(24, 12), (12,), (12, 7), (7,), (7, 4), (4,)]
     assert np.array_equal(model.get_layer("dense1").get_weights()[0], head.arrays["kernel1"])
 
 
 def test_neighbours_are_no_layers():
     with pytest.raises(HeadError, match=r"A knn head cannot become layers.*logreg"):
-        headnet.as_layers(fitted("knn")[0])
+        keras_head.as_layers(fitted("knn")[0])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import FormatError, HeadError, PenultError, SpecMismatch, StoreCorrupt, StoreNotFound
-from featurestore.files import read_sealed, write_sealed
+from featurestore.storage.files import read_sealed, write_sealed
 from heads import artifact, registry
 
 FAST = [name for name in registry.FAMILIES if name != "dense"]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.calibration import calibration_curve
 
-from heads.calibration import TARGETS, abstain, expected_calibration_error, reliability
-from heads.evaluate import wilson
+from heads.evaluation.calibration import TARGETS, abstain, expected_calibration_error, reliability
+from heads.evaluation.metrics import wilson
 
 # Few different values, so that many are equal, and values at the edges of bins.
 CONFIDENCES = st.one_of(st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 0.6, 0.8, 1.0]), st.floats(0, 1))

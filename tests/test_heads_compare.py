@@ -12,12 +12,14 @@ from sklearn.linear_model import LogisticRegression
 
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
-from heads import compare as comparing
-from heads import evaluate, learning, registry, search, trials
-from heads.compare import check, compare
-from heads.head import fit_temperature, standardisation, standardise
-from heads.results import Outcome, Results, digest, key_of
-from heads.search import Candidate, Search
+from heads import registry
+from heads.base import fit_temperature, standardisation, standardise
+from heads.comparison import compare as comparing
+from heads.comparison import search, trials
+from heads.comparison.compare import check, compare
+from heads.comparison.fit_cache import Outcome, Results, digest, key_of
+from heads.comparison.search import Candidate, Search
+from heads.evaluation import learning_curve, metrics
 from heads.train import accuracy, train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -68,7 +70,9 @@ def counted(monkeypatch):
 
 
 def test_the_history_of_the_kept_head_is_told(monkeypatch):
-    monkeypatch.setattr("heads.compare.CURVE_SECONDS", 0)  # no learning curve, which would fit five more nets
+    monkeypatch.setattr(
+        "heads.comparison.compare.CURVE_SECONDS", 0
+    )  # no learning curve, which would fit five more nets
     points = {"dense": ({"epochs": 1, "learning_rate": 1e-9}, {"epochs": 3, "learning_rate": 0.01})}
     winner = json.loads(json.dumps(compare(DATASET, only("dense", **points)).to_json()))["winner"]
     assert [row["epoch"] for row in winner["history"]] == [1, 2, 3]
@@ -208,7 +212,7 @@ def test_a_family_that_fails_costs_neither_the_others_nor_what_it_had(monkeypatc
 
 
 def test_a_fit_that_did_not_converge_says_so(monkeypatch):
-    monkeypatch.setattr("heads.lbfgs.MOST_EVALUATIONS", 4)
+    monkeypatch.setattr("heads.solvers.lbfgs.MOST_EVALUATIONS", 4)
     rows = compare(DATASET, only("svm", svm=({"C": 1e-6}, {"C": 1.0}))).leaderboard
     assert {row["params"]["C"]: row.get("note") for row in rows} == {1e-6: None, 1.0: "not solved within 4 passes"}
 
@@ -262,7 +266,7 @@ def test_a_search_is_asked_for_the_training_rows_and_the_judged_ones(folds, to_s
     ((y, width, judged),) = asked.asked
     assert (y == data.part("train").y).all() and (width, judged) == (10, to_score)
     (row,) = result.leaderboard
-    assert row["val_ci"] == list(evaluate.wilson(row["val"], to_score))
+    assert row["val_ci"] == list(metrics.wilson(row["val"], to_score))
 
 
 @pytest.mark.parametrize("folds", [0, 4])
@@ -466,7 +470,7 @@ def test_columns_cannot_run_into_one_another(monkeypatch):
     assert digest("ab", "c") != digest("a", "bc")
     keys = np.array([bytes([i]) * 31 + b"\0" for i in range(3)], "S32")
     assert digest(keys) == digest(np.array([f"{i:02x}" * 31 + "00" for i in range(3)]))
-    monkeypatch.setattr("heads.results.AT_A_TIME", 2)
+    monkeypatch.setattr("heads.comparison.fit_cache.AT_A_TIME", 2)
     assert digest(np.array(["ab", "", "é"])) == digest("ab\0\0é")
 
 
@@ -566,8 +570,13 @@ def test_the_learning_curve_is_of_the_winner_s_own_fit():
         some = train_rows.take(order[:n])
         head = registry.fit("logreg", some.X, some.y, params={"C": 0.003}, class_weight="balanced")
         value = accuracy(head, val)
-        points.append({"n": n, "val": value, "val_ci": list(evaluate.wilson(value, 100))})
-    expected = {"head": "logreg", "params": {"C": 0.003}, "points": points, "at_twice": learning.expect(points, 400)}
+        points.append({"n": n, "val": value, "val_ci": list(metrics.wilson(value, 100))})
+    expected = {
+        "head": "logreg",
+        "params": {"C": 0.003},
+        "points": points,
+        "at_twice": learning_curve.expect(points, 400),
+    }
     assert curve == expected
 
 

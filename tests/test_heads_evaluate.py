@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from heads import evaluate
+from heads.evaluation import metrics as evaluate
 
 CLASSES = np.array(["a", "b", "c", "d"])
 

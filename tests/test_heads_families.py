@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from featurestore.errors import HeadError, UsageError
-from heads import dense as nets
 from heads import registry
-from heads.head import MAX_FLOAT, class_weights, fit_temperature, softmax, standardisation, standardise
-from heads.linear import C_of_alpha, checked_C
-from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE
+from heads.base import MAX_FLOAT, class_weights, fit_temperature, softmax, standardisation, standardise
+from heads.families import dense as nets
+from heads.families.linear import C_of_alpha, checked_C
+from heads.solvers.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE
 
 
 def problem(n_classes, n=240, d=12, seed=0):
@@ -212,7 +212,7 @@ def test_probabilities_are_probabilities_and_chunks_do_not_show(name, monkeypatc
     whole = head.probabilities(new)
     np.testing.assert_allclose(whole.sum(axis=1), 1, rtol=1e-5)
     assert (whole >= 0).all() and whole.shape == (80, 4)
-    monkeypatch.setattr("heads.head.CHUNK_ROWS", 7)
+    monkeypatch.setattr("heads.base.CHUNK_ROWS", 7)
     np.testing.assert_allclose(head.probabilities(new), whole, atol=1e-5)
     assert head.scores(new[:0]).shape == (0, 4)
     with pytest.raises(HeadError, match=r"Expected: features of shape \(n, 12\)\. Got: \(80, 5\)"):

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_heads_compare import make_dataset, only
 
-from heads import compare as comparing
 from heads import train as training
-from heads.compare import compare
-from heads.evaluate import wilson
-from heads.head import Head
-from heads.results import Results
+from heads.base import Head
+from heads.comparison import compare as comparing
+from heads.comparison.compare import compare
+from heads.comparison.fit_cache import Results
+from heads.evaluation.metrics import wilson
 from heads.train import train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from heads.evaluate import wilson
-from heads.learning import EXPONENTS, expect, power_law
+from heads.evaluation.learning_curve import EXPONENTS, expect, power_law
+from heads.evaluation.metrics import wilson
 
 SIZES = np.array([100, 180, 320, 560, 1000])
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_heads_compare import make_dataset, only
 
-from featurestore.files import read_sealed
+from featurestore.storage.files import read_sealed
 from heads import registry
-from heads.compare import compare
-from heads.results import Outcome, Results, digest, key_of
-from heads.search import Search
+from heads.comparison.compare import compare
+from heads.comparison.fit_cache import Outcome, Results, digest, key_of
+from heads.comparison.search import Search
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 DATASET = make_dataset(n=120, noise=1.5)

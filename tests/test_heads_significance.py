@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from heads.significance import mcnemar
+from heads.evaluation.significance import mcnemar
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 99), st.integers(0, 99))

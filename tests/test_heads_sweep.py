@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.svm import LinearSVC
 
-from heads.head import class_weights, standardisation, standardise
-from heads.lbfgs import Minimizer, Point
-from heads.linear import LinearProblem, fit_many
-from heads.rows import MemoryRows, StreamedRows
-from heads.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, Solution, fits_together, solve
+from heads.base import class_weights, standardisation, standardise
+from heads.families.linear import LinearProblem, fit_many
+from heads.solvers.lbfgs import Minimizer, Point
+from heads.solvers.rows import MemoryRows, StreamedRows
+from heads.solvers.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, Solution, fits_together, solve
 
 FAMILIES = {"cross entropy": CROSS_ENTROPY, "squared hinge": SQUARED_HINGE, "squared": SQUARED}
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -185,7 +185,7 @@ def test_rows_too_wide_to_be_rotated_stay_as_they_are(family: str, monkeypatch: 
     loss, (X, y) = FAMILIES[family], blobs(300, 10, 3, 0.5)
     path = Path((1e-3, 0.1), class_weights(y, 3, None))
     for most, kept in ((10, False), (9, True)):
-        monkeypatch.setattr("heads.rows.MOST_ROTATED", most)
+        monkeypatch.setattr("heads.solvers.rows.MOST_ROTATED", most)
         held, Z = prepared(X)
         streamed = StreamedRows.surveyed(lambda: iter(np.array_split(X, 7)), 300, 300)
         for rows in (held, streamed):

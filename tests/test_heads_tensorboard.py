@@ -7,7 +7,7 @@ import pytest
 from test_heads_train import DATASET
 
 from featurestore.errors import UsageError
-from heads import tensorboard
+from heads.reporting import tensorboard
 from heads.train import train
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
-from heads import calibration, registry
-from heads.compare import compare
-from heads.evaluate import wilson
-from heads.head import softmax
-from heads.search import Search
+from heads import registry
+from heads.base import softmax
+from heads.comparison.compare import compare
+from heads.comparison.search import Search
+from heads.evaluation import calibration
+from heads.evaluation.metrics import wilson
 from heads.train import gained, misclassified, train
 
 

@@ -8,11 +8,12 @@ import pytest
 from test_heads_compare import make_dataset, only
 
 from featurestore.errors import UsageError
-from heads import compare as comparing
-from heads import registry, trials
-from heads.compare import compare
-from heads.results import Results
-from heads.significance import mcnemar
+from heads import registry
+from heads.comparison import compare as comparing
+from heads.comparison import trials
+from heads.comparison.compare import compare
+from heads.comparison.fit_cache import Results
+from heads.evaluation.significance import mcnemar
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 BIG = make_dataset(n=2000, noise=1.5)

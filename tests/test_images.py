@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from featurestore.errors import ImageError, UsageError
-from pipelines import containers, images, samples
-from pipelines.images import decode, thumbnail
+from pipelines.images import containers, decoder, samples
+from pipelines.images.decoder import decode, thumbnail
 
 PHOTOS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
 
@@ -332,7 +332,7 @@ def test_measuring_decodes_no_pixels(monkeypatch):
     files = {format.lower(): encode(photo(), format) for format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
     for format, data in files.items():
-        assert images.measure(data) == (400, 300, format)
+        assert decoder.measure(data) == (400, 300, format)
 
 
 def test_decoders_print_nothing(capfd):
@@ -346,7 +346,7 @@ def test_decoders_print_nothing(capfd):
 
 def test_threads_share_the_room_for_pixels(monkeypatch):
     """Together they never hold more pixels than there is room for, and a large picture is not passed for ever."""
-    monkeypatch.setattr(images, "_room", images._Room(400 * 300 * 2))
+    monkeypatch.setattr(decoder, "_room", decoder._Room(400 * 300 * 2))
     files = [encode(photo(400, 300), "PNG"), encode(photo(800, 300), "PNG")]
     held, most, lock = [0], [0], threading.Lock()
     real = samples.to_rgb
@@ -426,14 +426,14 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
     )
     assert failure(data) == "too_large"
     photo_data = encode(photo(), "JPEG")
-    monkeypatch.setattr(images, "MAX_PIXELS", 400 * 300 - 1)
+    monkeypatch.setattr(decoder, "MAX_PIXELS", 400 * 300 - 1)
     monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *args, **options: pytest.fail("decoded"))
     assert failure(photo_data) == "too_large"
 
 
 def test_large_files_are_refused(monkeypatch):
     data = encode(photo(), "JPEG")
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(data) - 1)
+    monkeypatch.setattr(decoder, "MAX_FILE_BYTES", len(data) - 1)
     assert failure(data) == "too_large"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from featurestore.errors import Interrupted
-from pipelines import interrupt
+from pipelines import signals
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 
@@ -19,9 +19,9 @@ TERM, INT = signal.SIGTERM, signal.SIGINT
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing noted, nothing watched; handlers are the same afterwards."""
-    monkeypatch.setattr(interrupt, "_noted", [])
-    monkeypatch.setattr(interrupt, "_watched", False)
-    monkeypatch.setattr(interrupt, "_deferring", False)
+    monkeypatch.setattr(signals, "_noted", [])
+    monkeypatch.setattr(signals, "_watched", False)
+    monkeypatch.setattr(signals, "_deferring", False)
     before = [signal.getsignal(number) for number in (INT, TERM)]
     yield
     assert [signal.getsignal(number) for number in (INT, TERM)] == before
@@ -30,37 +30,37 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("number", [INT, TERM])
 def test_a_signal_waits_for_the_end_of_the_block(number: signal.Signals) -> None:
     done = []
-    with pytest.raises(Interrupted) as caught, interrupt.deferred():
+    with pytest.raises(Interrupted) as caught, signals.deferred():
         os.kill(os.getpid(), number)
         done.append(True)
     assert done and caught.value.exit_code == 128 + number
-    with interrupt.deferred():  # which begins anew
-        interrupt.check()
-    assert not interrupt._noted
+    with signals.deferred():  # which begins anew
+        signals.check()
+    assert not signals._noted
 
 
 def test_a_signal_is_raised_at_a_check() -> None:
-    interrupt.check()
-    with pytest.raises(Interrupted), interrupt.deferred():
-        interrupt.check()
+    signals.check()
+    with pytest.raises(Interrupted), signals.deferred():
+        signals.check()
         os.kill(os.getpid(), TERM)
-        interrupt.check()
+        signals.check()
         pytest.fail("went on")
 
 
 def test_an_error_of_the_block_is_not_lost() -> None:
-    with pytest.raises(ValueError, match="its own"), interrupt.deferred():
+    with pytest.raises(ValueError, match="its own"), signals.deferred():
         os.kill(os.getpid(), TERM)
         raise ValueError("its own")
-    assert not interrupt._deferring
+    assert not signals._deferring
 
 
 def test_other_threads_leave_signals_alone() -> None:
     found: list[Any] = []
 
     def work() -> None:
-        with interrupt.deferred():
-            found.append((signal.getsignal(TERM), interrupt._deferring))
+        with signals.deferred():
+            found.append((signal.getsignal(TERM), signals._deferring))
 
     before = signal.getsignal(TERM)
     thread = threading.Thread(target=work)
@@ -70,20 +70,20 @@ def test_other_threads_leave_signals_alone() -> None:
 
 
 def test_where_signals_are_watched_their_handlers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interrupt, "_watched", True)
+    monkeypatch.setattr(signals, "_watched", True)
     before = signal.getsignal(TERM)
-    with interrupt.deferred():
-        assert signal.getsignal(TERM) is before and interrupt._deferring
-    assert not interrupt._deferring
+    with signals.deferred():
+        assert signal.getsignal(TERM) is before and signals._deferring
+    assert not signals._deferring
 
 
 def test_a_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
     monkeypatch.setattr(os, "kill", lambda *given: done.append(given))
-    interrupt._note(INT, None)
-    assert done == [] and interrupt._noted == [INT]
-    interrupt._note(TERM, None)
+    signals._note(INT, None)
+    assert done == [] and signals._noted == [INT]
+    signals._note(TERM, None)
     assert done == [(TERM, signal.SIG_DFL), (os.getpid(), TERM)]
 
 
@@ -106,13 +106,13 @@ def test_the_watcher_ends_the_process_or_notes_the_first_signal(
     def end(number: int) -> None:
         raise Ended(number)
 
-    monkeypatch.setattr(interrupt, "_end", end)
-    monkeypatch.setattr(interrupt, "_deferring", deferring)
+    monkeypatch.setattr(signals, "_end", end)
+    monkeypatch.setattr(signals, "_deferring", deferring)
     reads, writes = os.pipe()
     os.write(writes, bytes(sent))
     with pytest.raises(Ended) as caught:
-        interrupt._watch(reads)
-    assert caught.value.args == (ended,) and interrupt._noted == noted
+        signals._watch(reads)
+    assert caught.value.args == (ended,) and signals._noted == noted
     os.close(reads)
     os.close(writes)
 
@@ -124,7 +124,7 @@ def test_the_end_is_a_sentence_and_an_exit_code(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(os, "isatty", lambda descriptor: terminal and descriptor == 2)
     monkeypatch.setattr(os, "write", lambda *given: said.append(given))
     monkeypatch.setattr(os, "_exit", codes.append)
-    interrupt._end(TERM)
+    signals._end(TERM)
     cursor = b"\x1b[?25h\n" if terminal else b""
     assert said == [(2, cursor + f"penult: {Interrupted(TERM)}\n".encode())] and codes == [143]
 
@@ -132,13 +132,13 @@ def test_the_end_is_a_sentence_and_an_exit_code(monkeypatch: pytest.MonkeyPatch,
         raise OSError
 
     monkeypatch.setattr(os, "write", closed)
-    interrupt._end(INT)
+    signals._end(INT)
     assert codes == [143, 130]
 
 
 def test_at_the_very_end_signals_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
-    interrupt._ignore()
+    signals._ignore()
     assert done == [(INT, signal.SIG_IGN), (TERM, signal.SIG_IGN)]
     monkeypatch.undo()

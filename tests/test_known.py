@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.known import CHANGED, DIGEST, NEW, KeySet, Known, contains, pair_digests, text_digests
+from featurestore.index import CHANGED, DIGEST, NEW, KeySet, Known, contains, pair_digests, text_digests
 
 # few distinct digests, so that lookups hit; zero bytes at the end must count
 digests = st.sampled_from(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from featurestore import labels
 from featurestore.errors import UsageError
-from featurestore.known import DIGEST, text_digests
+from featurestore.index import DIGEST, text_digests
 from featurestore.labels import ELSEWHERE, LISTED, PEOPLE, REMOVED
 from featurestore.schema import LABELS, LABELS_V1
 

@@ -9,25 +9,11 @@ from types import ModuleType
 
 import pytest
 
-from pipelines import (
-    canary,
-    classes,
-    cli,
-    containers,
-    files,
-    folders,
-    images,
-    labels,
-    listing,
-    manifests,
-    membership,
-    missing,
-    predict,
-    samples,
-    shards,
-    tars,
-    tiffs,
-)
+from pipelines import cli, predict
+from pipelines.backbones import canary
+from pipelines.embedding import labels, membership
+from pipelines.images import containers, decoder, samples, tiffs
+from pipelines.sources import class_names, folders, listing, manifests, missing_files, tars, uris, webdataset
 
 MEBI = 1024 * 1024
 
@@ -36,7 +22,7 @@ MEBI = 1024 * 1024
     ("module", "limits"),
     [
         (canary, {"STORED": 5, "MAX_TRIES": 200}),
-        (classes, {"MAX_EXAMPLES": 3, "MAX_CLASSES": 100_000}),
+        (class_names, {"MAX_EXAMPLES": 3, "MAX_CLASSES": 100_000}),
         (cli, {"MAX_SECONDS": 31_536_000_000, "MAX_BYTES": 1_152_921_504_606_846_976}),
         (
             containers,
@@ -50,17 +36,17 @@ MEBI = 1024 * 1024
                 "MAX_PROFILE_TAGS": 100,
             },
         ),
-        (files, {"MAX_FILE_BYTES": 256 * MEBI}),
+        (uris, {"MAX_FILE_BYTES": 256 * MEBI}),
         (folders, {"MAX_WRAPPERS": 4}),
-        (images, {"MAX_PIXELS": 89_478_485, "MAX_SIDE": MEBI, "MESSAGE_LENGTH": 200}),
+        (decoder, {"MAX_PIXELS": 89_478_485, "MAX_SIDE": MEBI, "MESSAGE_LENGTH": 200}),
         (labels, {"ROWS_PER_BATCH": 10_000, "EXAMPLES": 10}),
         (listing, {"MAX_KINDS": 100, "MAX_PROBLEMS": 1000, "MAX_PROBLEM_LENGTH": 1000, "MAX_INCOMPLETE": 10_000}),
         (manifests, {"MAX_LINE": MEBI, "EXAMPLES": 20}),
         (membership, {"MAX_REMOVED": 0.5, "MAX_CLASSES": 10_000, "MAX_CHANGES": 1000}),
-        (missing, {"MAX_FOLDERS": 100}),
+        (missing_files, {"MAX_FOLDERS": 100}),
         (predict, {"MAX_TOP": 1_000_000, "CANDIDATES_SHOWN": 5}),
         (samples, {"BAND_PIXELS": 4_194_304}),
-        (shards, {"MAX_SIDE_FILE_BYTES": MEBI}),
+        (webdataset, {"MAX_SIDE_FILE_BYTES": MEBI}),
         (
             tars,
             {

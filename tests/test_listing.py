@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from test_sources import put, shard
 
 from featurestore.errors import NoPictures, SourceError
-from pipelines import files, folders, listing, tars
-from pipelines.classes import notes_on_classes
-from pipelines.missing import why_missing
-from pipelines.sources import Source, list_source, member_of, path_of, source_uri, uri_of
+from pipelines.sources import folders, listing, tars, uris
+from pipelines.sources.class_names import notes_on_classes
+from pipelines.sources.corpus import Source, list_source, member_of, path_of, source_uri, uri_of
+from pipelines.sources.missing_files import why_missing
 
 
 def said(source: Source) -> list[tuple[str, str | None, str | None]]:
@@ -660,7 +660,7 @@ def test_joined_tars_are_read_on(tmp_path, padding):
     two = shard(tmp_path / "2.tar", {"2.jpg": "two", "2.cls": "b"}).read_bytes()
     source = list_source(put(tmp_path / "s.tar", one + bytes(padding) + two + bytes(padding)))
     assert labels(source) == {"1.jpg": "a", "2.jpg": "b"} and not source.problems
-    assert [files.read(entry.uri)[0] for entry in source] == [b"one", b"two"]
+    assert [uris.read(entry.uri)[0] for entry in source] == [b"one", b"two"]
     for rest in (b"garbage" * 200, b"x"):
         put(tmp_path / "s.tar", one + bytes(padding) + rest)
         assert labels(source) == {"1.jpg": "a"}
@@ -795,7 +795,7 @@ def test_odd_classes_in_words():
 
 
 def test_very_many_classes_are_not_looked_at_one_by_one(monkeypatch):
-    monkeypatch.setattr("pipelines.classes.MAX_CLASSES", 2)
+    monkeypatch.setattr("pipelines.sources.class_names.MAX_CLASSES", 2)
     assert len(list(notes_on_classes(Counter({"a": 1, "A": 1})))) == 1
     assert not list(notes_on_classes(Counter({"a": 1, "A": 1, "b": 1})))
 
@@ -878,7 +878,7 @@ def test_splits_by_all_their_names(given, split):
 
 
 def test_lines_have_a_length(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.manifests.MAX_LINE", 20)
+    monkeypatch.setattr("pipelines.sources.manifests.MAX_LINE", 20)
     for length, good in ((19, True), (21, False), (50, False)):  # with the line's end
         source = csv_source(tmp_path, "path,label\n1.jpg," + "x" * (length - 7) + "\n")
         if good:
@@ -971,11 +971,11 @@ def test_a_file_that_cannot_be_looked_at_is_said(data, monkeypatch):
 
 
 def test_some_folders_below_are_looked_into(data, monkeypatch):
-    monkeypatch.setattr("pipelines.missing.MAX_FOLDERS", 3)
+    monkeypatch.setattr("pipelines.sources.missing_files.MAX_FOLDERS", 3)
     for number in range(3):
         put(data / f"{number}" / "a.jpg")
     assert "is there as" in why(data, "a.jpg")
-    monkeypatch.setattr("pipelines.missing.MAX_FOLDERS", 0)
+    monkeypatch.setattr("pipelines.sources.missing_files.MAX_FOLDERS", 0)
     assert "for one" in why(data, "a.jpg")
 
 
@@ -1044,7 +1044,7 @@ def test_values_in_json(tmp_path, text, values, problem):
 
 
 def test_side_files_are_read_up_to_a_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.shards.MAX_SIDE_FILE_BYTES", 20)
+    monkeypatch.setattr("pipelines.sources.webdataset.MAX_SIDE_FILE_BYTES", 20)
     long = '{"label": "a"}' + " " * 20
     path = shard(tmp_path / "s.tar", {"1.jpg": "x", "1.cls": "c" * 30, "2.jpg": "x", "2.json": long})
     assert labels(list_source(path)) == {"1.jpg": "c" * 20, "2.jpg": "a"}

@@ -21,16 +21,17 @@ from conftest import CountingEngine, write_picture
 from featurestore import runs
 from featurestore.dataset import Dataset
 from featurestore.errors import SourceError, TooManyRemoved, UsageError
-from featurestore.files import read_sealed, write_sealed
 from featurestore.schema import LABELS
 from featurestore.status import failed_files, status
+from featurestore.storage.files import read_sealed, write_sealed
+from featurestore.storage.table import Replaced
 from featurestore.store import FeatureStore
-from featurestore.tables import Replaced
-from pipelines import cli, membership
-from pipelines.care import gc
-from pipelines.embed import EmbedOptions, EmbedResult, embed
-from pipelines.forget import forget
-from pipelines.labels import import_labels
+from pipelines import cli
+from pipelines.embedding import membership
+from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
+from pipelines.embedding.forget import forget
+from pipelines.embedding.labels import import_labels
+from pipelines.maintenance import gc
 
 ALL = EmbedOptions(accept_removed=True)
 
@@ -247,7 +248,7 @@ def test_a_run_in_2030_does_not_decide_for_ever(corpus: Path, store: Path, monke
     assert worker_names == [first.run_id] and first.run_id.startswith("2030")
     corpus_of = Path(str(corpus))
     shutil.copy(corpus_of / "a" / "00.png", corpus_of / "b" / "later.png")  # a later run says otherwise of this content
-    from pipelines import worker
+    from pipelines.embedding import worker
 
     counting = CountingEngine(8)
     monkeypatch.setattr(worker, "open_engine", lambda *_a, **_o: counting)

@@ -21,27 +21,28 @@ from typer.main import get_command
 
 from conftest import CountingEngine, write_picture
 from featurestore.store import FeatureStore
-from pipelines import cli, show, worker
+from pipelines import cli, show
 from pipelines import predict as predicting
-from pipelines.augment import Augmentation
-from pipelines.backbones import Tap
-from pipelines.embed import EmbedOptions, EmbedResult, embed
-from pipelines.finetune import FinetuneOptions
-from pipelines.fit import FitData
+from pipelines.backbones.table import Tap
+from pipelines.embedding import worker
+from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
+from pipelines.finetuning.finetune import FinetuneOptions
+from pipelines.images.augment import Augmentation
 from pipelines.predict import Prediction
+from pipelines.training import FitData
 
 COMMAND = get_command(cli.app)
 # What each command calls that is replaced here, and what that answers.
 JOBS: dict[str, dict[str, Any]] = {
     "demo": {
         "pipelines.demo.write_digits": None,
-        "pipelines.embed.embed": EmbedResult("run", "set", "print"),
-        "pipelines.fit.compare_heads": {},
+        "pipelines.embedding.embed.embed": EmbedResult("run", "set", "print"),
+        "pipelines.training.compare_heads": {},
     },
     "embed": {
-        "pipelines.embed.embed": EmbedResult("run", "set", "print"),
-        "pipelines.embed.EmbedResult.check": None,
-        "pipelines.sources.list_source": None,
+        "pipelines.embedding.embed.embed": EmbedResult("run", "set", "print"),
+        "pipelines.embedding.embed.EmbedResult.check": None,
+        "pipelines.sources.corpus.list_source": None,
     },
     "status": {
         "featurestore.store.FeatureStore": mock.DEFAULT,
@@ -49,17 +50,17 @@ JOBS: dict[str, dict[str, Any]] = {
         "featurestore.status.failed_files": [],
         "pipelines.show.write_csv": None,
     },
-    "forget": {"pipelines.forget.forget": {}},
-    "label": {"pipelines.labels.import_labels": mock.DEFAULT},
-    "train": {"pipelines.fit.train_head": {}},
-    "compare": {"pipelines.fit.compare_heads": {}},
-    "finetune": {"pipelines.finetune.finetune": {}},
+    "forget": {"pipelines.embedding.forget.forget": {}},
+    "label": {"pipelines.embedding.labels.import_labels": mock.DEFAULT},
+    "train": {"pipelines.training.train_head": {}},
+    "compare": {"pipelines.training.compare_heads": {}},
+    "finetune": {"pipelines.finetuning.finetune.finetune": {}},
     "predict": {"pipelines.predict.predict": [Prediction("file:///a.png", "a", 1.0)]},
     "export": {"pipelines.export.export": {}},
-    "verify": {"pipelines.care.verify": []},
-    "doctor": {"pipelines.care.doctor": mock.DEFAULT},
-    "gc": {"pipelines.care.gc": {}},
-    "backbones": {"pipelines.backbones.table": [], "pipelines.backbones.layers": []},
+    "verify": {"pipelines.maintenance.verify": []},
+    "doctor": {"pipelines.maintenance.doctor": mock.DEFAULT},
+    "gc": {"pipelines.maintenance.gc": {}},
+    "backbones": {"pipelines.backbones.table.table": [], "pipelines.backbones.table.layers": []},
     "heads": {},
     "runs": {"featurestore.store.FeatureStore": mock.DEFAULT},
 }

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 import pixels
 from faults.craft import chunk, encode, png
 from featurestore.errors import ImageError
-from pipelines import containers, images, samples
+from pipelines.images import containers, decoder, samples
 
 SIZE = (pixels.SIDE, pixels.SIDE)
 
@@ -29,12 +29,12 @@ def test_the_right_pixels_or_unsupported(container, at_least):
 
 def failure(data: bytes) -> str:
     with pytest.raises(ImageError) as caught:
-        images.decode(data, 32)
+        decoder.decode(data, 32)
     return f"{caught.value.error_type}: {caught.value}"
 
 
 def decoded(data: bytes) -> np.ndarray:
-    return images.decode(data, pixels.SIDE).pixels
+    return decoder.decode(data, pixels.SIDE).pixels
 
 
 # --- refused by name
@@ -117,7 +117,7 @@ def test_directories_that_go_in_circles_end():
         place = tiff.pages[0].offset
         (entries,) = struct.unpack_from("<H", data, place)
     struct.pack_into("<I", data, place + 2 + 12 * entries, place)
-    assert images.measure(bytes(data)) == (*SIZE, "tiff")
+    assert decoder.measure(bytes(data)) == (*SIZE, "tiff")
     struct.pack_into("<I", data, place + 2 + 12 * entries, len(data) - 1)
     assert failure(bytes(data)).startswith("truncated")
 

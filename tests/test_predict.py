@@ -16,9 +16,9 @@ from featurestore.store import FeatureStore
 from heads import artifact
 from pipelines import cli
 from pipelines import predict as predicting
-from pipelines.embed import EmbedOptions, embed
-from pipelines.fit import train_head
+from pipelines.embedding.embed import EmbedOptions, embed
 from pipelines.predict import Prediction, find_head
+from pipelines.training import train_head
 
 WILD = {250: 1e6, 251: np.nan, 252: np.inf, 253: -1e6, 254: 3e38}  # what the engine gives pictures of one grey
 

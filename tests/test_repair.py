@@ -15,15 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import SPEC, Picture, commit, journal, key, pictures, vector
 
-from featurestore import header, ledger
-from featurestore import repair as repairing
-from featurestore import verify as verifying
-from featurestore.files import read_sealed, sha256_of, write_sealed
-from featurestore.repair import Repair, aside_of, finish, put_aside, repair
+from featurestore import header
+from featurestore.maintenance import repair as repairing
+from featurestore.maintenance import verify as verifying
+from featurestore.maintenance.repair import Repair, aside_of, finish, put_aside, repair
+from featurestore.maintenance.verify import REPAIR, Finding, damaged_files, damaged_pieces, tables_of, verify
 from featurestore.runs import RunRecord
+from featurestore.storage import ledger
+from featurestore.storage.files import read_sealed, sha256_of, write_sealed
+from featurestore.storage.table import Table
 from featurestore.store import FeatureStore
-from featurestore.tables import Table
-from featurestore.verify import REPAIR, Finding, damaged_files, damaged_pieces, tables_of, verify
 
 NAME = SPEC.set_name
 F = f"features/{NAME}.lance"

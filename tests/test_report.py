@@ -13,12 +13,12 @@ from sklearn import metrics
 from sklearn.datasets import load_digits
 
 from featurestore.dataset import Dataset
-from heads import charts, report
-from heads.compare import CompareResult, compare
-from heads.evaluate import Curve, wilson
-from heads.learning import PowerLaw, power_law
-from heads.report import render
-from heads.search import Search
+from heads.comparison.compare import CompareResult, compare
+from heads.comparison.search import Search
+from heads.evaluation.learning_curve import PowerLaw, power_law
+from heads.evaluation.metrics import Curve, wilson
+from heads.reporting import charts, report
+from heads.reporting.report import render
 from heads.train import train
 
 HOSTILE = "<script>alert(\"1\")</script> & 'so' {{ 7 * 7 }}"

@@ -14,8 +14,8 @@ from PIL import Image
 
 from faults.craft import chunk, encode, png
 from featurestore.errors import ImageError
-from pipelines import images, samples
-from pipelines.samples import _is_unscaled
+from pipelines.images import decoder, samples
+from pipelines.images.samples import _is_unscaled
 
 SIDE = 4
 
@@ -28,14 +28,14 @@ def square(*values: float, dtype: str) -> np.ndarray:
 
 
 def levels(data: bytes) -> np.ndarray:
-    pixels = images.decode(data, SIDE).pixels
+    pixels = decoder.decode(data, SIDE).pixels
     assert (pixels == pixels[..., :1]).all()  # grey
     return pixels[..., 0].reshape(-1)
 
 
 def failure(data: bytes) -> str:
     with pytest.raises(ImageError) as caught:
-        images.decode(data, SIDE)
+        decoder.decode(data, SIDE)
     return f"{caught.value.error_type}: {caught.value}"
 
 
@@ -131,7 +131,7 @@ def test_a_clear_colour_of_16_bits_is_compared_in_all_of_them(monkeypatch: pytes
     right[1, 2], right[3, 3] = (0x12, 0x56, 0x9A), (0x13, 0x56, 0x9A)
     for band in (2**22, SIDE):
         monkeypatch.setattr(samples, "BAND_PIXELS", band)
-        assert (images.decode(deep_png(values, 2, clear), SIDE).pixels == right).all()
+        assert (decoder.decode(deep_png(values, 2, clear), SIDE).pixels == right).all()
     grey = square(300, 301, 556, dtype="u2")[..., None]
     found = levels(deep_png(grey, 0, chunk(b"tRNS", struct.pack(">H", 300))))
     assert found[:3].tolist() == [255, 1, 2] and (found[3:] == 255).all()
@@ -140,8 +140,8 @@ def test_a_clear_colour_of_16_bits_is_compared_in_all_of_them(monkeypatch: pytes
 def test_rgb_of_fewer_bits_keeps_the_high_8_of_them() -> None:
     values = np.full((SIDE, SIDE, 3), (0x0123, 0x0456, 0x0FFF), np.uint16)
     said = chunk(b"sBIT", b"\x0c\x0c\x0c")
-    assert (images.decode(deep_png(values, 2, said), SIDE).pixels == (0x12, 0x45, 0xFF)).all()
-    assert (images.decode(deep_png(values, 2), SIDE).pixels == (0x01, 0x04, 0x0F)).all()
+    assert (decoder.decode(deep_png(values, 2, said), SIDE).pixels == (0x12, 0x45, 0xFF)).all()
+    assert (decoder.decode(deep_png(values, 2), SIDE).pixels == (0x01, 0x04, 0x0F)).all()
 
 
 # --- bands
@@ -155,14 +155,14 @@ def test_bands_of_any_height_put_every_row_in_its_place(band: int, monkeypatch: 
     monkeypatch.setattr(samples, "BAND_PIXELS", band)
     rgba = np.arange(SIDE * SIDE * 4, dtype=np.uint8).reshape(SIDE, SIDE, 4)
     rgba[..., 3] = 255
-    assert (images.decode(encode(Image.fromarray(rgba), "PNG"), SIDE).pixels == rgba[..., :3]).all()
+    assert (decoder.decode(encode(Image.fromarray(rgba), "PNG"), SIDE).pixels == rgba[..., :3]).all()
     rows = max(1, band // SIDE)
     assert sizes == [(top, min(top + rows, SIDE)) for top in range(0, SIDE, rows)]
 
 
 def test_what_needs_no_conversion_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "_rows", lambda image, band: pytest.fail("converted"))
-    images.decode(encode(Image.new("RGB", (SIDE, SIDE), "red"), "PNG"), SIDE)
+    decoder.decode(encode(Image.new("RGB", (SIDE, SIDE), "red"), "PNG"), SIDE)
 
 
 # --- tables of images.py
@@ -183,7 +183,7 @@ OTHERS = {
 
 def test_formats_are_known_by_their_first_bytes() -> None:
     for magic, name in KNOWN.items():
-        assert images._format(magic) == images._format(magic + b" and more") == name
+        assert decoder._format(magic) == decoder._format(magic + b" and more") == name
         assert failure(magic[:-1]).startswith(("empty", "not_an_image", "unsupported: JPEG XR"))
     for magic, name in OTHERS.items():
         said = f"unsupported: {name} is not supported: convert it to JPEG, PNG, WebP or TIFF."
@@ -195,18 +195,18 @@ def test_formats_are_known_by_their_first_bytes() -> None:
 
 def test_files_of_just_the_limit_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(Image.new("RGB", (SIDE, SIDE)), "PNG")
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(data))
-    images.decode(data, SIDE)
+    monkeypatch.setattr(decoder, "MAX_FILE_BYTES", len(data))
+    decoder.decode(data, SIDE)
     assert failure(data + b"x") == f"too_large: {len(data) + 1} bytes are more than the limit of {len(data)}."
-    monkeypatch.setattr(images, "MAX_PIXELS", 16)
-    images.decode(data, SIDE)
-    monkeypatch.setattr(images, "MAX_SIDE", 4)
-    images.decode(data, SIDE)
+    monkeypatch.setattr(decoder, "MAX_PIXELS", 16)
+    decoder.decode(data, SIDE)
+    monkeypatch.setattr(decoder, "MAX_SIDE", 4)
+    decoder.decode(data, SIDE)
     for size in ((5, 1), (1, 5)):
         assert failure(encode(Image.new("RGB", size), "PNG")) == (
             f"too_large: {size[0]}×{size[1]} pixels are more than the limit of 16, or 4 a side."
         )
-    monkeypatch.setattr(images, "MAX_PIXELS", 15)
+    monkeypatch.setattr(decoder, "MAX_PIXELS", 15)
     assert failure(data).startswith("too_large: 4×4 pixels")
 
 
@@ -218,7 +218,7 @@ def test_files_of_just_the_limit_are_read(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )  # fmt: skip
 def test_a_jpeg_is_reduced_but_not_below_twice_the_target(size: tuple[int, int], target: int, factor: int) -> None:
-    assert images._reduction(size, target) == factor
+    assert decoder._reduction(size, target) == factor
 
 
 def test_what_libjpeg_warns_of_is_damage_or_not() -> None:
@@ -234,7 +234,7 @@ def test_what_libjpeg_warns_of_is_damage_or_not() -> None:
         ("Corrupt JPEG data: 4 extraneous bytes before marker 0xd9", b"pixels" + run + b"\xff\xd9", None),
         ("Invalid SOS parameters", run + b"x", None),
     ):
-        assert images._jpeg_damage(warning, scan) == damage, warning
+        assert decoder._jpeg_damage(warning, scan) == damage, warning
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_what_libjpeg_warns_of_is_damage_or_not() -> None:
     ],
 )
 def test_whatever_decoders_raise_has_a_word(error: Exception, word: str, text: str) -> None:
-    found = images._image_error(error)
+    found = decoder._image_error(error)
     assert (found.error_type, str(found)) == (word, text)
 
 
@@ -265,15 +265,15 @@ def test_a_jpeg_of_four_colours_keeps_them() -> None:
     values = np.arange(16 * 16 * 4, dtype=np.uint32).reshape(16, 16, 4) % 251
     data = encode(Image.fromarray(values.astype(np.uint8), "CMYK"), "JPEG", quality=100)
     right = 255 - simplejpeg.decode_jpeg(data, colorspace="CMYK")
-    assert (images.decode(data, 16).pixels == np.asarray(Image.fromarray(right, "CMYK").convert("RGB"))).all()
+    assert (decoder.decode(data, 16).pixels == np.asarray(Image.fromarray(right, "CMYK").convert("RGB"))).all()
 
 
 def test_a_thumbnail_is_a_jpeg_of_its_quality() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 160, 3), np.uint8))
-    assert images.thumbnail(encode(image, "PNG")) == encode(image, "JPEG", quality=85)
-    small = Image.open(io.BytesIO(images.thumbnail(encode(image, "PNG"), 50)))
+    assert decoder.thumbnail(encode(image, "PNG")) == encode(image, "JPEG", quality=85)
+    small = Image.open(io.BytesIO(decoder.thumbnail(encode(image, "PNG"), 50)))
     assert small.size == (50, 28)
-    assert Image.open(io.BytesIO(images.thumbnail(encode(image.resize((500, 1)), "PNG"), 50))).size == (50, 1)
+    assert Image.open(io.BytesIO(decoder.thumbnail(encode(image.resize((500, 1)), "PNG"), 50))).size == (50, 1)
 
 
 def test_the_filter_of_warnings_is_added_once() -> None:
@@ -281,5 +281,5 @@ def test_the_filter_of_warnings_is_added_once() -> None:
     with warnings.catch_warnings():
         warnings.resetwarnings()
         for _ in range(3):
-            images.decode(data, SIDE)
+            decoder.decode(data, SIDE)
         assert [(one[0], one[3].pattern) for one in warnings.filters] == [("ignore", r"PIL\.")]

@@ -13,12 +13,12 @@ import pytest
 from rich.color import ColorSystem
 from rich.console import Console
 
-from featurestore.repair import Repair
-from featurestore.verify import Finding
-from pipelines import care, show
-from pipelines.care import DoctorResult
-from pipelines.embed import EmbedResult
-from pipelines.labels import LabelResult
+from featurestore.maintenance.repair import Repair
+from featurestore.maintenance.verify import Finding
+from pipelines import maintenance, show
+from pipelines.embedding.embed import EmbedResult
+from pipelines.embedding.labels import LabelResult
+from pipelines.maintenance import DoctorResult
 from pipelines.predict import Prediction
 
 NAMES = {f"class-{number}": 9000 - 1000 * number for number in range(8)}
@@ -239,7 +239,7 @@ def test_what_was_repaired(said: Callable[..., list[str]]) -> None:
 
 
 def test_what_was_freed_and_forgotten(said: Callable[..., list[str]]) -> None:
-    assert show.FORGOTTEN == "removed images" and "removed images" in (care.gc.__doc__ or "")
+    assert show.FORGOTTEN == "removed images" and "removed images" in (maintenance.gc.__doc__ or "")
     assert said(show.freed, {"old versions": 1_234_567_890, "removed images": 1234}) == [
         "old versions: 1,234.6 MB freed",
         "removed images: 1,234",

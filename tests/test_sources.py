@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import ImageError, SourceError
-from pipelines import files, sources, tars
-from pipelines.sources import Entry, expand_braces, list_source, locate, member_of, path_of, read, uri_of
+from pipelines.sources import corpus, tars, uris
+from pipelines.sources.corpus import Entry, expand_braces, list_source, locate, member_of, path_of, read, uri_of
 
 
 def put(path: Path, data: bytes = b"x") -> Path:
@@ -197,14 +197,14 @@ def test_what_is_told_of_a_listing_stays_small_and_printable(tmp_path):
     put(tmp_path / "b.\udcff")
     source = list_source(tmp_path)
     list(source)
-    assert len(source.ignored) == sources.MAX_KINDS + 1 and sum(source.ignored.values()) == 301
+    assert len(source.ignored) == corpus.MAX_KINDS + 1 and sum(source.ignored.values()) == 301
     assert len(source.problems) == 300
     json.dumps([source.ignored, source.problems], ensure_ascii=False).encode()
-    problems = sources.Problems()
-    for number in range(sources.MAX_PROBLEMS + 20):
+    problems = corpus.Problems()
+    for number in range(corpus.MAX_PROBLEMS + 20):
         problems.append(f"{number} " + "x" * 10**4)
-    assert len(problems) == sources.MAX_PROBLEMS and problems[-1] == "… and 21 more."
-    assert max(map(len, problems)) == sources.MAX_PROBLEM_LENGTH
+    assert len(problems) == corpus.MAX_PROBLEMS and problems[-1] == "… and 21 more."
+    assert max(map(len, problems)) == corpus.MAX_PROBLEM_LENGTH
 
 
 def test_unknown_sources(tmp_path):
@@ -226,7 +226,7 @@ def test_unknown_sources(tmp_path):
 # --- manifest
 
 
-def manifest(tmp_path: Path, text: str, name: str = "m.csv") -> sources.Source:
+def manifest(tmp_path: Path, text: str, name: str = "m.csv") -> corpus.Source:
     return list_source(put(tmp_path / name, text.encode()))
 
 
@@ -597,7 +597,7 @@ def test_reading_fails_with_a_word(tmp_path, monkeypatch):
     assert read_failure(uri_of(path / "below.jpg")) == "vanished"
     assert read_failure(uri_of(tmp_path)) == "unreadable"
     assert read_failure("file:///dev/zero") == "unreadable"
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 99)
+    monkeypatch.setattr(uris, "MAX_FILE_BYTES", 99)
     assert read_failure(uri_of(path)) == "too_large"
     assert read_failure(uri_of(path, "m"), 0, 100) == "too_large"
 
@@ -684,7 +684,7 @@ def test_what_changes_between_two_looks_at_it_is_not_read(tmp_path, monkeypatch)
 
 def test_no_file_stays_open(tmp_path, monkeypatch):
     path, tar = put(tmp_path / "a.jpg"), shard(tmp_path / "s.tar", {"1.jpg": b"x"})
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 1)
+    monkeypatch.setattr(uris, "MAX_FILE_BYTES", 1)
     before = len([*Path("/proc/self/fd").iterdir()])
     for _ in range(3):
         read(uri_of(path))
@@ -696,9 +696,9 @@ def test_no_file_stays_open(tmp_path, monkeypatch):
 
 def test_files_of_just_the_limit_are_read(tmp_path, monkeypatch):
     path = put(tmp_path / "a.jpg", b"x" * 100)
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(uris, "MAX_FILE_BYTES", 100)
     assert read(uri_of(path))[1] == 100
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 99)
+    monkeypatch.setattr(uris, "MAX_FILE_BYTES", 99)
     with pytest.raises(ImageError, match=r"^100 bytes are more than the limit of 99\.$"):
         read(uri_of(path))
 

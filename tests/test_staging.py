@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 from stores import SPEC, Picture, catalog_rows, journal, label_rows
 
-from featurestore import staging as module
+from featurestore import journal as module
 from featurestore.errors import StoreCorrupt, StoreError
-from featurestore.files import read_sealed, sha256_of, write_sealed
+from featurestore.journal import LABELLED, NOTE, PLANNED, Staging, pending
 from featurestore.labels import with_origin
 from featurestore.schema import CATALOG, LABELS, LABELS_V1
-from featurestore.staging import LABELLED, NOTE, PLANNED, Staging, pending
+from featurestore.storage.files import read_sealed, sha256_of, write_sealed
 from featurestore.store import FeatureStore
 
 SHARDS = [

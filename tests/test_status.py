@@ -13,11 +13,11 @@ import pytest
 from stores import SPEC, Picture, catalog_rows, commit, key, label_rows
 
 from featurestore import labels
-from featurestore.files import read_sealed, write_sealed
-from featurestore.removal import forget_removed
+from featurestore.maintenance.removal import forget_removed
 from featurestore.runs import STAMP, RunRecord
 from featurestore.schema import features_batch
 from featurestore.status import failed_files, status
+from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.store import FeatureStore
 
 NAME = SPEC.set_name

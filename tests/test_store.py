@@ -21,7 +21,7 @@ import pytest
 from stores import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
 
 import featurestore
-from featurestore import header, labels, ledger
+from featurestore import header, labels
 from featurestore.errors import (
     FormatError,
     HeadError,
@@ -32,17 +32,18 @@ from featurestore.errors import (
     StoreNotFound,
     UsageError,
 )
-from featurestore.files import read_sealed, write_sealed
-from featurestore.known import CHANGED, NEW, pair_digests, text_digests
+from featurestore.index import CHANGED, NEW, pair_digests, text_digests
+from featurestore.journal import ShardEntry, Staging, pending
 from featurestore.labels import ELSEWHERE, LISTED
 from featurestore.runs import LIBRARIES, RunRecord, is_run_id, library_versions, new_run_id, time_of
 from featurestore.schema import LABELS, features_batch, features_schema, keys_of, vectors_of
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL
-from featurestore.staging import ShardEntry, Staging, pending
 from featurestore.status import status
+from featurestore.storage import ledger
+from featurestore.storage.files import read_sealed, write_sealed
+from featurestore.storage.table import Replaced, Table
 from featurestore.store import EMBEDDED, FAILED_BEFORE, FEW_KEYS, NOT_IN_SET, FeatureStore
-from featurestore.tables import Replaced, Table
 
 NAME = SPEC.set_name
 
@@ -330,7 +331,7 @@ def test_who_holds_the_lock(store: FeatureStore, monkeypatch: pytest.MonkeyPatch
     def full() -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("featurestore.lock.utc_now", full)
+    monkeypatch.setattr("featurestore.storage.lock.os.uname", full)
     with store.lock(), pytest.raises(StoreLocked), store.lock():
         pass
     path.unlink()

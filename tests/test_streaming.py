@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
+from featurestore.reader import StoredVectors
 from featurestore.schema import features_batch
 from featurestore.store import FeatureStore
-from featurestore.stored import StoredVectors
-from heads import streaming
-from heads.rows import StreamedRows, _subtract
+from heads.comparison import streaming
+from heads.solvers.rows import StreamedRows, _subtract
 from pipelines.cli import app
 
 IMAGES = 3000

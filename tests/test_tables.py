@@ -22,11 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import Picture, label_rows
 
-from featurestore import ledger, tables
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
-from featurestore.files import fsync, sha256_of
 from featurestore.schema import LABELS, LABELS_V1
-from featurestore.tables import KEPT_VERSIONS, MAX_COMMIT_TRIES, Replaced, Table
+from featurestore.storage import ledger
+from featurestore.storage import table as tables
+from featurestore.storage.files import fsync, sha256_of
+from featurestore.storage.table import KEPT_VERSIONS, MAX_COMMIT_TRIES, Replaced, Table
 
 NAMES = LABELS.names
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import tars
-from pipelines.tars import Member, TarDamaged
+from pipelines.sources import tars
+from pipelines.sources.tars import Member, TarDamaged
 
 
 def header(

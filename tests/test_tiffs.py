@@ -11,8 +11,8 @@ from PIL import TiffTags
 
 from faults.craft import GREY_8, tiff
 from featurestore.errors import ImageError
-from pipelines import tiffs
-from pipelines.containers import directory
+from pipelines.images import tiffs
+from pipelines.images.containers import directory
 
 # The tags that make the pixels, by the names of TIFF 6.0 and its supplements.
 KEPT = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from featurestore.errors import BackboneError
-from pipelines.torchfile import MAGIC, PROTOCOL, STORAGES, read_state_dict
+from pipelines.backbones.torchfile import MAGIC, PROTOCOL, STORAGES, read_state_dict
 
 # Stand-ins under torch's names: enough for pickle to write what torch.save would.
 torch, torch_utils = ModuleType("torch"), ModuleType("torch._utils")

@@ -14,15 +14,16 @@ import pytest
 from PIL import Image
 
 from featurestore.dataset import Dataset
-from heads.dense import DenseHead
-from heads.head import Head
-from heads.linear import LinearHead
-from heads.quiet import import_keras
-from pipelines import checkpoint, finetune, images, trainer
-from pipelines.augment import Augmentation, random_view
-from pipelines.backbones import Tap
-from pipelines.finetune import FinetuneOptions
-from pipelines.trainer import Trainer
+from heads.backend import import_keras
+from heads.base import Head
+from heads.families.dense import DenseHead
+from heads.families.linear import LinearHead
+from pipelines.backbones.table import Tap
+from pipelines.finetuning import checkpoint, finetune, trainer
+from pipelines.finetuning.finetune import FinetuneOptions
+from pipelines.finetuning.trainer import Trainer
+from pipelines.images import decoder
+from pipelines.images.augment import Augmentation, random_view
 
 SIDE, WIDTH, RATE, MOMENTUM = 4, 5, 0.05, 0.75
 TAP = Tap("tiny", "none", "features", "none", SIDE, "center")
@@ -218,7 +219,7 @@ def trained(
 
 def squares(dataset: Dataset, rows: range) -> list[np.ndarray]:
     paths = [Path(uri.removeprefix("file://")) for uri in dataset.uris[list(rows)]]
-    return [images.decode(path.read_bytes(), 32, "center").pixels for path in paths]
+    return [decoder.decode(path.read_bytes(), 32, "center").pixels for path in paths]
 
 
 @pytest.mark.parametrize("augmentation", [BENT, Augmentation(seed=4)], ids=["views", "plain"])

@@ -18,15 +18,18 @@ from hypothesis import strategies as st
 from stores import Picture, commit, journal, label_rows, pictures
 
 from faults.longrun import STEPS, Crash, Model, Step, few_rows_a_tier
-from featurestore import header, ledger, upkeep
-from featurestore import tables as tables_module
+from featurestore import header
 from featurestore.errors import StoreError
-from featurestore.files import sha256_of
+from featurestore.maintenance import gc as collection
+from featurestore.maintenance.gc import collect
 from featurestore.schema import LABELS
+from featurestore.storage import compaction, ledger
+from featurestore.storage import table as tables_module
+from featurestore.storage.compaction import LARGE, MOST_DELETED, TIER, tend, worth_merging
+from featurestore.storage.files import sha256_of
+from featurestore.storage.table import KEPT_VERSIONS, Piece, Pin, Replaced, Table
 from featurestore.store import FeatureStore
-from featurestore.tables import KEPT_VERSIONS, Piece, Pin, Replaced, Table
-from featurestore.upkeep import LARGE, MOST_DELETED, TIER, collect, tend, worth_merging
-from pipelines.care import doctor, gc, verify
+from pipelines.maintenance import doctor, gc, verify
 
 MOST_SMALL = 3 * (TIER - 1) + 1
 
@@ -96,7 +99,7 @@ def test_where_rows_are_replaced_the_work_stays_in_proportion(steps: list[tuple[
     """Each step appends some rows and takes others away; what is written again is bounded by what came and went."""
     pieces: list[list[int]] = []  # rows, physical rows
     came = went = again = 0
-    with mock.patch.object(upkeep, "TIER", 3), mock.patch.object(upkeep, "LARGE", 20):
+    with mock.patch.object(compaction, "TIER", 3), mock.patch.object(compaction, "LARGE", 20):
         for rows, gone, random in steps:
             for _ in range(gone):
                 if left := [piece for piece in pieces if piece[0]]:
@@ -144,13 +147,13 @@ def files(table: Table) -> set[str]:
 
 
 def test_tend_keeps_every_row_with_every_column(table: Table) -> None:
-    for run in range(upkeep.TIER):
+    for run in range(compaction.TIER):
         add(table, run, 2)
     add(table, 99, replaces=["0/0", "1/1"])
     before = stored(table)
     tend(table)
     assert len(table.pieces()) == 1
-    assert stored(table) == before and len(before) == 2 * upkeep.TIER
+    assert stored(table) == before and len(before) == 2 * compaction.TIER
     assert all(map(table.has_run, ["r0", "r1", "r2", "r99"])), "a commit that is tried again would land twice"
     version = table.version
     tend(table)
@@ -158,7 +161,7 @@ def test_tend_keeps_every_row_with_every_column(table: Table) -> None:
 
 
 def test_what_is_merged_is_flushed_and_in_the_ledger(table: Table) -> None:
-    for run in range(upkeep.TIER):
+    for run in range(compaction.TIER):
         add(table, run)
     with mock.patch.object(tables_module, "fsync", wraps=tables_module.fsync) as flush:
         tend(table)
@@ -166,7 +169,7 @@ def test_what_is_merged_is_flushed_and_in_the_ledger(table: Table) -> None:
     [piece] = table.pieces()
     assert {table.path / piece.data[0], table.path / "data"} <= flushed
     known = ledger.read(table.path)
-    assert (known.version, known.rows) == (table.version, upkeep.TIER)
+    assert (known.version, known.rows) == (table.version, compaction.TIER)
     assert known.files[piece.data[0]] == sha256_of(table.path / piece.data[0])
 
 
@@ -183,8 +186,8 @@ def test_versions_and_files_stay_few(table: Table) -> None:
     for run in range(25):
         add(table, run)
         tend(table)
-        assert len(table.versions()) <= upkeep.MOST_VERSIONS
-        assert len(table.pieces()) <= 25 // upkeep.LARGE + 3 * (upkeep.TIER - 1) + 1
+        assert len(table.versions()) <= compaction.MOST_VERSIONS
+        assert len(table.pieces()) <= 25 // compaction.LARGE + 3 * (compaction.TIER - 1) + 1
         assert files(table) == named_files(table)
     assert table.count() == 25
     add(table, 99)
@@ -196,7 +199,7 @@ def test_nothing_is_cleaned_up_while_somebody_reads(table: Table) -> None:
     add(table, 0)
     pin = Pin(table)
     rows = table.read(["uri"], version=pin.version)
-    for run in range(1, 2 * upkeep.MOST_VERSIONS):
+    for run in range(1, 2 * compaction.MOST_VERSIONS):
         add(table, run)
         tend(table)
     assert table.cleanup(staged_too=True) is None
@@ -210,14 +213,14 @@ def test_nothing_is_cleaned_up_while_somebody_reads(table: Table) -> None:
 def test_a_tag_of_the_users_own_holds_its_version_and_nothing_else(table: Table) -> None:
     add(table, 0)
     lance.dataset(table.path).tags.create("mine", tagged := table.version)
-    for run in range(1, 2 * upkeep.MOST_VERSIONS):
+    for run in range(1, 2 * compaction.MOST_VERSIONS):
         add(table, run)
         tend(table)
-    assert len(table.versions()) <= upkeep.MOST_VERSIONS and tagged in table.versions()
+    assert len(table.versions()) <= compaction.MOST_VERSIONS and tagged in table.versions()
 
 
 def test_rows_that_another_program_deletes_meanwhile_do_not_come_back(table: Table) -> None:
-    for run in range(upkeep.TIER):
+    for run in range(compaction.TIER):
         add(table, run, 2)
     merged = table.stage
 
@@ -228,9 +231,9 @@ def test_rows_that_another_program_deletes_meanwhile_do_not_come_back(table: Tab
 
     with mock.patch.object(table, "stage", stage), pytest.raises(StoreError, match="Another writer"):
         tend(table)
-    assert table.count() == 2 * upkeep.TIER - 1
+    assert table.count() == 2 * compaction.TIER - 1
     tend(table)
-    assert table.count() == 2 * upkeep.TIER - 1 and len(table.pieces()) == 1
+    assert table.count() == 2 * compaction.TIER - 1 and len(table.pieces()) == 1
 
 
 def test_a_store_reads_on_after_another_program_has_cleaned_it_up(tmp_path: Path) -> None:
@@ -289,7 +292,7 @@ MOMENTS = {
 @pytest.mark.parametrize("step", MOMENTS)
 def test_the_next_run_finishes_what_tend_has_begun(table: Table, step: str, after: bool) -> None:
     owner, name, nth = MOMENTS[step]
-    for run in range(upkeep.MOST_VERSIONS):
+    for run in range(compaction.MOST_VERSIONS):
         add(table, run, 1 + run % 2)
     before = stored(table)
     with pytest.raises(Crash), crashing(owner, name, after, nth):
@@ -299,7 +302,7 @@ def test_the_next_run_finishes_what_tend_has_begun(table: Table, step: str, afte
     before = stored(table)
     tend(table)
     assert stored(table) == before
-    assert len(table.versions()) <= upkeep.MOST_VERSIONS and len(table.pieces()) <= upkeep.TIER
+    assert len(table.versions()) <= compaction.MOST_VERSIONS and len(table.pieces()) <= compaction.TIER
     known = ledger.read(table.path)
     assert known.version == table.version
     assert all((table.path / name).exists() for name in known.files)
@@ -310,7 +313,7 @@ def test_the_next_run_finishes_what_tend_has_begun(table: Table, step: str, afte
 def test_the_header_knows_what_tidying_up_has_made(tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "store")
     with few_rows_a_tier():
-        for run in range(upkeep.MOST_VERSIONS + 1):
+        for run in range(compaction.MOST_VERSIONS + 1):
             commit(store, f"r{run}", pictures(range(2 * run, 2 * run + 2)))
             tables = [store.catalog, store.labels, store.table(store.resolve())]
             told = header.read(store.path)["tables"]
@@ -318,12 +321,12 @@ def test_the_header_knows_what_tidying_up_has_made(tmp_path: Path) -> None:
         with store.lock():
             store.commit_labels("r99", [label_rows("r99", [Picture("x", None, "a")])])
         assert header.read(store.path)["tables"]["labels.lance"] == store.labels.state()
-        assert all(len(table.versions()) <= upkeep.MOST_VERSIONS for table in tables)
+        assert all(len(table.versions()) <= compaction.MOST_VERSIONS for table in tables)
 
 
 def test_a_failure_to_tidy_up_fails_no_commit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = FeatureStore.create(tmp_path / "store")
-    with mock.patch.object(upkeep, "tend", side_effect=StoreError("the disk is full")):
+    with mock.patch.object(compaction, "tend", side_effect=StoreError("the disk is full")):
         commit(store, "r1", pictures(range(9)))
     assert "the disk is full" in caplog.text
     assert store.catalog.count() == store.labels.count() == 9
@@ -342,7 +345,7 @@ def aged(path: Path, seconds: float = 1000) -> Path:
 def test_gc_removes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "store")
     with few_rows_a_tier():
-        for run in range(upkeep.MOST_VERSIONS):
+        for run in range(compaction.MOST_VERSIONS):
             commit(store, f"r{run}", pictures(range(2 * run, 2 * run + 2)))
     before = sorted(row["uri"] for row in store.catalog.read(["uri"]).to_pylist())
     path = store.path
@@ -391,7 +394,7 @@ def test_gc_first_keeps_what_a_dead_run_had_finished(tmp_path: Path) -> None:
 
 def test_tidying_up_after_one_dead_run_leaves_the_next_ones_work(tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "store")
-    with store.lock(), mock.patch.object(upkeep, "MOST_VERSIONS", 1):  # cleaned up after each
+    with store.lock(), mock.patch.object(compaction, "MOST_VERSIONS", 1):  # cleaned up after each
         for run in (1, 2, 3):
             journal(store, f"r{run}", [pictures(range(2 * run, 2 * run + 2))])
         assert store.recover() == ["r1", "r2", "r3"]
@@ -425,7 +428,7 @@ def test_gc_keeps_the_newest_outcomes(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
         os.utime(path, (1000 + number,) * 2)
-    with mock.patch.object(upkeep, "MOST_RESULTS", 4):
+    with mock.patch.object(collection, "MOST_RESULTS", 4):
         assert gc(store.path, 0)["kept outcomes"] == 4
     assert sorted(path.stem for path in store.path.glob("results/*/*.json")) == ["2", "3", "4", "5"]
 

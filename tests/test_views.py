@@ -17,12 +17,13 @@ from featurestore.dataset import hex_ids
 from featurestore.errors import UsageError
 from featurestore.store import FeatureStore
 from heads import artifact
-from heads.head import softmax
-from heads.search import from_options
-from pipelines import cli, images
-from pipelines.augment import FILLS, Augmentation, random_view
-from pipelines.embed import EmbedOptions, embed
-from pipelines.fit import FitData, compare_heads, train_head
+from heads.base import softmax
+from heads.comparison.search import from_options
+from pipelines import cli
+from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.images import decoder
+from pipelines.images.augment import FILLS, Augmentation, random_view
+from pipelines.training import FitData, compare_heads, train_head
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][:200, :200])
 STRONG = Augmentation(rotation=40, shift=0.2, shear=12, zoom=0.2, flip="horizontal")
@@ -174,7 +175,7 @@ def test_stored_views_are_the_features_of_those_very_views(corpus, tmp_path, eng
         data = file.read_bytes()
         key = hashlib.sha256(data).digest()
         at = int(np.searchsorted(keys, np.array(key, "S32")))
-        pixels = images.decode(data, SIDE).pixels
+        pixels = decoder.decode(data, SIDE).pixels
         expected = engine(np.stack([random_view(pixels, STRONG, key, view) for view in (1, 2)]))
         assert np.array_equal(X[rows == at], expected.astype(np.float16).astype(np.float32)), hex_ids(keys[[at]])
 

@@ -26,8 +26,8 @@ from typing import Any
 
 from conftest import CountingEngine
 from pipelines import __main__ as start
-from pipelines import worker
-from pipelines.embed import _import_beam
+from pipelines.embedding import worker
+from pipelines.embedding.embed import _import_beam
 
 
 def strike_at(point: str, when: str, nth: int, number: int) -> None:

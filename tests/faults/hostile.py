@@ -38,16 +38,19 @@ from stores import SPEC, commit, journal, pictures
 from conftest import CountingEngine, write_picture
 from faults import Faults, own_folder
 from featurestore.errors import PenultError, StoreCorrupt
-from featurestore.files import SEAL, sealed, sha256_of, write_sealed
+from featurestore.journal import Staging, pending
 from featurestore.runs import RunRecord, new_run_id
 from featurestore.schema import SPEC_KEY
-from featurestore.staging import Staging, pending
 from featurestore.status import status
+from featurestore.storage.files import SEAL, sealed, sha256_of, write_sealed
 from featurestore.store import FeatureStore
-from heads import artifact, registry, search
-from heads.results import Outcome, Results, key_of
-from pipelines import checkpoint, tuned, worker
-from pipelines.embed import EmbedOptions, embed
+from heads import artifact, registry
+from heads.comparison import search
+from heads.comparison.fit_cache import Outcome, Results, key_of
+from pipelines.backbones import finetuned
+from pipelines.embedding import worker
+from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.finetuning import checkpoint
 
 MEMORY = 3 * 2**29  # bytes that a trial may take beside what its process has: 16 MiB of JSON may become 0.6 GiB
 SECONDS = 60
@@ -143,7 +146,7 @@ def use(store: Path) -> dict[str, str]:
     reader("runs", lambda: [RunRecord.read(path.parent) for path in store.glob("runs/*/run.json")])
     reader("head", lambda: artifact.load(store / "runs" / TRAINED)[0].predict(np.zeros((2, SPEC.width), np.float32)))
     reader("results", lambda: Results(store / "results").get(KEY))
-    reader("backbone", lambda: tuned.find(opened(), tuned.PREFIX + TUNED))
+    reader("backbone", lambda: finetuned.find(opened(), finetuned.PREFIX + TUNED))
     reader("begun", begun)
     reader("journals", lambda: [(staging.damaged(), list(staging.entries())) for staging in pending(store)])
     reader("status", lambda: status(opened()))
@@ -155,9 +158,9 @@ def use(store: Path) -> dict[str, str]:
 
 def tidy_up(store: Path) -> None:
     """What looks at everything, and changes it."""
-    from pipelines import care
+    from pipelines import maintenance
 
-    for work in (care.verify, care.doctor, partial(care.gc, older_than=0.0)):
+    for work in (maintenance.verify, maintenance.doctor, partial(maintenance.gc, older_than=0.0)):
         try:
             work(store)
         except PenultError as error:
@@ -939,7 +942,8 @@ def _own_weights() -> Path:
 
 def odd_weights(what: str, folder: Path) -> None:
     """A file given as ``--weights``."""
-    from pipelines import backbones, torchfile
+    from pipelines.backbones import table as backbones
+    from pipelines.backbones import torchfile
 
     store_in(folder)
     name, make = ODD_WEIGHTS[what]

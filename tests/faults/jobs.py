@@ -22,9 +22,9 @@ import faults.child
 from conftest import CountingEngine
 from faults import invariant, own_folder
 from faults.warm import TESTS, Forked
-from pipelines import worker
 from pipelines.cli import app
-from pipelines.embed import EmbedOptions, EmbedResult, embed
+from pipelines.embedding import worker
+from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
 
 PATIENCE = 300  # seconds that no command of these takes
 SHARD = 7

@@ -26,7 +26,7 @@ from faults import Faults, invariant, needs
 from faults.jobs import JOBS, PATIENCE, Job, child, embed_here, run, vectors
 from featurestore.status import status
 from featurestore.store import FeatureStore
-from pipelines.care import verify
+from pipelines.maintenance import verify
 
 SECONDS_TO_END = 15  # after a signal, on a busy machine
 SENTENCE = "penult: Interrupted; what was finished is kept, the same command goes on from there."
@@ -35,27 +35,27 @@ OTHERS = ("label", "train", "compare", "gc")
 STOPPED = ("embed", "label", "train", "compare", "predict")
 
 POINTS = [
-    ("pipelines.worker:embed_shard", 1),
-    ("featurestore.tables:write_fragments", 3),  # of the features: data written, not flushed
-    ("featurestore.tables:Table.stage", 3),
-    ("featurestore.staging:os.link", 1),  # the journal's entry
-    ("featurestore.staging:os.link", 3),
+    ("pipelines.embedding.worker:embed_shard", 1),
+    ("featurestore.storage.table:write_fragments", 3),  # of the features: data written, not flushed
+    ("featurestore.storage.table:Table.stage", 3),
+    ("featurestore.journal:os.link", 1),  # the journal's entry
+    ("featurestore.journal:os.link", 3),
     ("featurestore.store:FeatureStore.commit", 1),
-    ("featurestore.tables:lance.LanceDataset.commit", 1),  # features; after it: landed, not acknowledged
-    ("featurestore.tables:lance.LanceDataset.commit", 2),  # labels
-    ("featurestore.tables:lance.LanceDataset.commit", 3),  # catalog
-    ("featurestore.tables:Table.commit", 1),
-    ("featurestore.tables:Table.commit", 2),
-    ("featurestore.tables:Table.commit", 3),
+    ("featurestore.storage.table:lance.LanceDataset.commit", 1),  # features; after it: landed, not acknowledged
+    ("featurestore.storage.table:lance.LanceDataset.commit", 2),  # labels
+    ("featurestore.storage.table:lance.LanceDataset.commit", 3),  # catalog
+    ("featurestore.storage.table:Table.commit", 1),
+    ("featurestore.storage.table:Table.commit", 2),
+    ("featurestore.storage.table:Table.commit", 3),
     ("featurestore.header:write_sealed", 2),  # penult.json; the first is of the new store
-    ("featurestore.staging:Staging.remove", 1),
+    ("featurestore.journal:Staging.remove", 1),
     ("featurestore.runs:RunRecord.write", 1),
 ]
 FINETUNE_POINTS = [
-    ("pipelines.checkpoint:save", 1),
-    ("pipelines.checkpoint:save", 2),
-    ("pipelines.finetune:_embed", 1),
-    ("pipelines.finetune:keep", 1),
+    ("pipelines.finetuning.checkpoint:save", 1),
+    ("pipelines.finetuning.checkpoint:save", 2),
+    ("pipelines.finetuning.finetune:_embed", 1),
+    ("pipelines.finetuning.finetune:keep", 1),
     ("featurestore.runs:RunRecord.write", 2),
 ]
 
@@ -364,10 +364,11 @@ def faults(seed: int, count: int) -> Faults:
                 yield f"{name} at call {nth}", partial(trial, name=name, kills=[call])
 
 
+A_SHARD = ("pipelines.embedding.worker:embed_shard", "before", "3")
 SAFE_POINTS = [
-    [("pipelines.worker:embed_shard", "before", "3")],
-    [("pipelines.worker:embed_shard", "before", "3"), ("featurestore.store:FeatureStore.commit", "before", "1")],
-    [("pipelines.worker:embed_shard", "before", "3"), ("featurestore.tables:Table.commit", "after", "1")],
+    [A_SHARD],
+    [A_SHARD, ("featurestore.store:FeatureStore.commit", "before", "1")],
+    [A_SHARD, ("featurestore.storage.table:Table.commit", "after", "1")],
 ]
 
 

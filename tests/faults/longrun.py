@@ -25,20 +25,21 @@ from stores import SPEC, Picture, journal, key, label_rows, vector
 
 from conftest import CountingEngine, write_picture
 from faults import Faults, invariant
-from featurestore import header, upkeep
-from featurestore import tables as tables_module
+from featurestore import header
 from featurestore.dataset import Dataset
-from featurestore.staging import Staging
+from featurestore.journal import Staging
+from featurestore.storage import compaction
+from featurestore.storage import table as tables_module
+from featurestore.storage.table import Table
 from featurestore.store import FeatureStore
-from featurestore.tables import Table
-from pipelines import worker
-from pipelines.care import gc
-from pipelines.embed import EmbedOptions, embed
+from pipelines.embedding import worker
+from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.maintenance import gc
 
 TESTS = Path(__file__).parents[1]
 RUNS = 200
 
-# --- what is promised of a table, whatever happened to it (see featurestore/upkeep.py)
+# --- what is promised of a table, whatever happened to it (see featurestore/storage/compaction.py)
 
 MOST_VERSIONS = 16
 MOST_FRAGMENTS = 46  # three sizes of 15 each and what the last merge made, while there are fewer than 2,048 rows
@@ -221,7 +222,7 @@ CRASHES: list[tuple[Any, str]] = [
     (tables_module.lance.LanceDataset, "cleanup_old_versions"),
     (header, "remember"),
     (Staging, "remove"),
-    (upkeep, "tend"),
+    (compaction, "tend"),
 ]
 
 
@@ -257,7 +258,7 @@ class Model:
         rows = table.read(["sha256", "view", "run_id"]).to_pylist()
         same("features", rows, [(key(content), 0, run) for content, run in self.features.items()])
         for one in (store.catalog, store.labels, table):
-            assert len(one.versions()) <= upkeep.MOST_VERSIONS or self.pinned, "versions pile up"
+            assert len(one.versions()) <= compaction.MOST_VERSIONS or self.pinned, "versions pile up"
         if self.pinned:
             data, vectors = self.pinned
             assert np.array_equal(data.read().X, vectors), "another pass gives other vectors"
@@ -327,7 +328,7 @@ class Model:
     def _tend(self, _: int) -> None:
         with self.store.lock():
             for table in self._tables():
-                upkeep.tend(table)
+                compaction.tend(table)
 
     def _clean(self, _: int) -> None:
         with self.store.lock():
@@ -393,7 +394,7 @@ def few_rows_a_tier() -> Iterator[None]:
     """Merge and clean up much more often."""
     with ExitStack() as patches:
         for name, value in {"TIER": 3, "LARGE": 20, "MOST_VERSIONS": 5}.items():
-            patches.enter_context(mock.patch.object(upkeep, name, value))
+            patches.enter_context(mock.patch.object(compaction, name, value))
         yield
 
 

@@ -35,7 +35,8 @@ from faults import Faults, mutate, places
 from faults.craft import SIZE, seeds
 from faults.zoo import Outcome, pictures
 from featurestore.errors import ImageError, SourceError
-from pipelines import images, sources
+from pipelines.images import decoder
+from pipelines.sources import corpus
 
 TESTS = Path(__file__).parents[1]
 WORDS = {"empty", "not_an_image", "truncated", "corrupt", "too_large", "unsupported", "vanished", "unreadable"}
@@ -221,7 +222,7 @@ def _key(uri: str) -> Key:
 
 
 def _decode(*kinds: str) -> None:
-    likes = {name: images.decode(data, SIDE).pixels for name, data in seeds().items()}
+    likes = {name: decoder.decode(data, SIDE).pixels for name, data in seeds().items()}
     for name, animal in pictures().items():
         if name.partition("-")[0] in kinds:
             print("at", name, flush=True)
@@ -269,18 +270,18 @@ def _judged(data: bytes) -> tuple[Outcome, np.ndarray | None, list[str]]:
     picture, outcome = None, cast(Outcome, "raised")
     with _watched(data, complaints):
         try:
-            picture = images.decode(data, SIDE)
+            picture = decoder.decode(data, SIDE)
             outcome = (picture.width, picture.height)
         except ImageError as error:
             outcome = error.error_type
             if outcome not in WORDS or "MemoryError" in str(error) or not 10 < len(str(error)) < 400:
                 complaints.append(f"says {outcome}: {error}")
         if picture is not None:
-            measured = images.measure(data)
+            measured = decoder.measure(data)
             if measured != (picture.width, picture.height, picture.format):
                 complaints.append(f"is {outcome} and measures {measured}")
             if picture.width * picture.height < 2**20:
-                images.thumbnail(data, SIDE)
+                decoder.thumbnail(data, SIDE)
     return outcome, None if picture is None else picture.pixels, complaints
 
 
@@ -291,10 +292,10 @@ def _judged_tar(data: bytes) -> tuple[list[str]]:
         file.write(data)
         file.flush()
         with suppress(SourceError):
-            for entry in sources.list_source(file.name):
+            for entry in corpus.list_source(file.name):
                 with suppress(ImageError):
-                    found = sources.read(entry.uri, entry.offset, entry.size)
-                    if sources.read(entry.uri) != found:
+                    found = corpus.read(entry.uri, entry.offset, entry.size)
+                    if corpus.read(entry.uri) != found:
                         complaints.append(f"{entry.uri} is another content when it is looked up")
     return (complaints,)
 
@@ -315,7 +316,7 @@ def _watched(data: bytes, complaints: list[str]) -> Iterator[None]:
         complaints.append(f"printed {printed} bytes")
     if peak > FIXED_MEMORY + 3 * len(data):
         with suppress(ImageError):
-            width, height, _ = images.measure(data)
+            width, height, _ = decoder.measure(data)
             peak -= width * height * BYTES_A_PIXEL
         if peak > FIXED_MEMORY + 3 * len(data):
             complaints.append(f"took {peak / 2**20:,.0f} MiB too many")
@@ -358,7 +359,7 @@ def _tar_seeds() -> list[bytes]:
 
 def _embed(source: str, store: str) -> None:
     from conftest import CountingEngine
-    from pipelines import embed, worker
+    from pipelines.embedding import embed, worker
 
     _give_up_privileges()
     worker.open_engine = lambda *_args, **_options: CountingEngine(batch_size=8)  # type: ignore[assignment]

@@ -40,13 +40,15 @@ from faults.warm import Forked
 from featurestore import header
 from featurestore.errors import StoreLocked
 from featurestore.status import status
+from featurestore.storage.table import KEPT_VERSIONS
 from featurestore.store import FeatureStore
-from featurestore.tables import KEPT_VERSIONS
-from pipelines import files, sources, worker
-from pipelines.care import gc
-from pipelines.embed import EmbedOptions, EmbedResult, embed
-from pipelines.fit import train_head
+from pipelines.embedding import worker
+from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
+from pipelines.maintenance import gc
 from pipelines.predict import Prediction, predict
+from pipelines.sources import corpus as sources
+from pipelines.sources import uris as files
+from pipelines.training import train_head
 
 PICTURES = 12
 LOCKED = 75
@@ -412,7 +414,7 @@ WORN = 6
 def worn(path: Path) -> Path:
     """A store of many runs that has not been tidied up, with what a dead run has left."""
     store = FeatureStore.create(path)
-    with mock.patch("featurestore.upkeep.tend"):
+    with mock.patch("featurestore.storage.compaction.tend"):
         for number in range(WORN):
             generation(store, number)
             labelled_again(store, number)
@@ -424,7 +426,9 @@ def worn(path: Path) -> Path:
     return path
 
 
-GC = "from pipelines.care import gc; from faults.longrun import few_rows_a_tier\nwith few_rows_a_tier(): gc({!r}, 0)"
+GC = """from faults.longrun import few_rows_a_tier
+from pipelines.maintenance import gc
+with few_rows_a_tier(): gc({!r}, 0)"""
 
 
 def gc_killed(folder: Path, nth: int, half: bool) -> None:
@@ -562,7 +566,7 @@ def before_reading(change: Callable[[], object]) -> Iterator[None]:
             left.pop()()
         return real(job, shard)
 
-    with mock.patch("pipelines.beam.embed_shard", embed_shard):
+    with mock.patch("pipelines.embedding.beam.embed_shard", embed_shard):
         yield
 
 

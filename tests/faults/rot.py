@@ -54,22 +54,24 @@ from lance.file import LanceFileReader
 from conftest import CountingEngine, write_picture
 from faults import Faults, child, invariant, own_folder
 from faults.warm import Forked
-from featurestore.arrays import read_npz, write_npz
 from featurestore.errors import PenultError
-from featurestore.files import write_sealed
 from featurestore.runs import RunRecord, new_run_id, utc_now
+from featurestore.storage.files import write_sealed
+from featurestore.storage.npz import read_npz, write_npz
 from featurestore.store import FeatureStore
 from heads import artifact
-from heads.search import from_options
-from pipelines import care, tuned, worker
+from heads.comparison.search import from_options
+from pipelines import maintenance
 from pipelines import predict as predicting
-from pipelines.augment import Augmentation
-from pipelines.backbones import resolve
-from pipelines.canary import STORED
-from pipelines.embed import EmbedOptions, embed
-from pipelines.fit import compare_heads, train_head
-from pipelines.labels import import_labels
+from pipelines.backbones import finetuned
+from pipelines.backbones.canary import STORED
+from pipelines.backbones.table import resolve
+from pipelines.embedding import worker
+from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.labels import import_labels
+from pipelines.images.augment import Augmentation
 from pipelines.predict import predict
+from pipelines.training import compare_heads, train_head
 
 PATIENCE = 300  # seconds that no doctor takes
 SHARD, VIEWS = 7, 3
@@ -115,7 +117,7 @@ KILLS = {  # points of a doctor, and how often it passes by
     "os:fsync": 70,
     "pathlib:Path.replace": 20,
     "pathlib:Path.rename": 2,
-    "featurestore.tables:Table.swap": 2,
+    "featurestore.storage.table:Table.swap": 2,
     "featurestore.header:remember": 3,
     "featurestore.store:FeatureStore.commit": 1,
 }
@@ -277,7 +279,7 @@ def _finetuned(store: Path, head_id: str, feature_set: str) -> str:
     opened, run_id = FeatureStore(store), new_run_id("finetune")
     head, meta = artifact.load(opened.run_folder(head_id))
     artifact.save(head, opened.run_folder(run_id), meta)
-    tuned.register(opened, run_id, resolve(), _save_weights, {})
+    finetuned.register(opened, run_id, resolve(), _save_weights, {})
     told = {"feature_set": feature_set, "backbone": f"ft:{run_id}"}
     RunRecord(run_id, "finetune", utc_now(), {"head_id": head_id}, told).write(opened.run_folder(run_id))
     unfinished = store / "finetune" / "0123456789abcdef"
@@ -343,7 +345,7 @@ def spoiled(folder: Path, name: str, faults: Sequence[Fault], trial: Path) -> No
         assert engine.images <= len(told.heads) * len(told.known), "reading embedded what it was not asked for"
         engine.images = 0
         before = digests(store)
-        care.doctor(store)
+        maintenance.doctor(store)
         if all(fault.kind in NO_DATA for fault in faults) and name == "store":
             assert digests(store) == before, "doctor changed a store without damage"
         check_cost(folder / name, store, faults, engine.images)
@@ -365,7 +367,7 @@ def killed(folder: Path, faults: Sequence[Fault], strike: Sequence[str], trial: 
     with counting() as engine:
         check_read(told, store, faults, repaired=True)
         engine.images = 0
-        care.doctor(store)
+        maintenance.doctor(store)
         check_repaired(told, store, faults, False)
         engine.images = 0
         check_converges(told, store, faults, False, engine)
@@ -383,11 +385,11 @@ def one_row(folder: Path, path: str, number: int, trial: Path) -> None:
     (store / path).write_bytes(data)
     fault = Fault(path, "flip", "features")
     with counting() as engine:
-        named = [image for finding in care.verify(store) for image in finding.rows]
+        named = [image for finding in maintenance.verify(store) for image in finding.rows]
         assert named == [row.column("sha256")[0].as_py().hex()], f"verify names {named}"
         check_read(told, store, [fault])
         engine.images = 0
-        result = care.doctor(store)
+        result = maintenance.doctor(store)
         view = row.column("view")[0].as_py()
         known = named[0] in told.contents.values()  # or its file has changed, and there is nothing to embed
         assert engine.images == (0 if not known else VIEWS - view + 1 if view else 1), f"{engine.images} were embedded"
@@ -406,13 +408,13 @@ def version_bit(folder: Path, trial: Path) -> None:
     with counting():
         check_named(folder / "store", store, [fault])
         check_read(told, store, [fault])
-        care.doctor(store)
+        maintenance.doctor(store)
         check_repaired(told, store, [fault], False)
 
 
 def check_named(whole: Path, store: Path, faults: Sequence[Fault]) -> None:
     """Raise AssertionError where verify misses a damaged file, or tells of one that is not damaged."""
-    findings = care.verify(store)
+    findings = maintenance.verify(store)
     said = [f"{finding.path}: {finding.problem}" for finding in findings]
     if all(fault.kind in NO_DATA for fault in faults):
         assert not said, f"verify names {said} where there is no damage"
@@ -497,9 +499,9 @@ def _bytes(row: dict[str, Any]) -> bytes:
 
 def check_repaired(told: Template, store: Path, faults: Sequence[Fault], pending: bool) -> None:
     """Raise AssertionError unless doctor has left nothing to do, and everything that has a source is what it was."""
-    assert not (found := care.verify(store)), f"after doctor verify finds {found}"
+    assert not (found := maintenance.verify(store)), f"after doctor verify finds {found}"
     before = digests(store)
-    assert not (again := care.doctor(store)).repairs and not again.artifacts, f"a second doctor found {again}"
+    assert not (again := maintenance.doctor(store)).repairs and not again.artifacts, f"a second doctor found {again}"
     assert digests(store) == before, "a second doctor changed the store"
     catalog = _catalog(store)
     wrong = {uri: what for uri, what in catalog.items() if told.contents.get(uri, what) != what}
@@ -540,7 +542,7 @@ def check_converges(
         files, labels = invariant.folder_contents(told.corpus)
         labels |= {uri: label for uri, label in told.labels.items() if uri in labels}  # people's lie over the folder's
         contents = {uri: _sha256(data) if data else "empty" for uri, data in files.items()}
-    care.gc(store, older_than=1e9)  # a ledger may name what is gone and not needed until the next clean-up
+    maintenance.gc(store, older_than=1e9)  # a ledger may name what is gone and not needed until the next clean-up
     there = {row["sha256"].hex() for row in invariant.rows_of(store / "features" / f"{told.main}.lance")}
     former = there & {key for key, _ in told.rows[told.main]}
     invariant.check(store, contents, told.vectors, labels=labels, sets=[told.main], former=former)
@@ -572,8 +574,8 @@ def intact(folder: Path, trial: Path) -> None:
     """Doctor changes nothing of a store without damage."""
     shutil.copytree(folder / "store", trial / "store")
     before = digests(trial / "store")
-    assert care.verify(trial / "store") == []
-    assert care.doctor(trial / "store") == care.DoctorResult()
+    assert maintenance.verify(trial / "store") == []
+    assert maintenance.doctor(trial / "store") == maintenance.DoctorResult()
     assert digests(trial / "store") == before, "doctor changed a store without damage"
 
 

@@ -23,10 +23,10 @@ from faults.kills import AtCall, AtPoint
 @pytest.mark.parametrize(
     "how",
     [
-        AtPoint("featurestore.tables:write_fragments", "after", 3),
-        AtPoint("featurestore.tables:lance.LanceDataset.commit", "after", 1),
-        AtPoint("featurestore.tables:lance.LanceDataset.commit", "before", 3),
-        AtPoint("featurestore.staging:Staging.remove", "before", 1),
+        AtPoint("featurestore.storage.table:write_fragments", "after", 3),
+        AtPoint("featurestore.storage.table:lance.LanceDataset.commit", "after", 1),
+        AtPoint("featurestore.storage.table:lance.LanceDataset.commit", "before", 3),
+        AtPoint("featurestore.journal:Staging.remove", "before", 1),
     ],
     ids=lambda how: f"{how.when} {how.point.rpartition(':')[2]}",
 )
@@ -35,16 +35,18 @@ def test_killed_at_a_point(tmp_path: Path, how: AtPoint) -> None:
 
 
 def test_killed_in_the_middle_of_a_write_and_while_recovering(tmp_path: Path) -> None:
-    second = AtPoint("featurestore.tables:lance.LanceDataset.commit", "after", 1)
+    second = AtPoint("featurestore.storage.table:lance.LanceDataset.commit", "after", 1)
     kills.embed_killed(tmp_path, "embed-again", [AtCall(100, half=True), second])
 
 
 def test_killed_while_it_compares(tmp_path: Path) -> None:
-    kills.command_killed(tmp_path, "compare", [AtPoint("heads.results:Results.put", "after", 3)])
+    kills.command_killed(tmp_path, "compare", [AtPoint("heads.comparison.fit_cache:Results.put", "after", 3)])
 
 
 def test_killed_while_it_labels(tmp_path: Path) -> None:
-    kills.command_killed(tmp_path, "label", [AtPoint("featurestore.tables:lance.LanceDataset.commit", "after", 1)])
+    kills.command_killed(
+        tmp_path, "label", [AtPoint("featurestore.storage.table:lance.LanceDataset.commit", "after", 1)]
+    )
 
 
 @pytest.mark.parametrize(

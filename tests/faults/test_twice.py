@@ -16,7 +16,7 @@ def test_two_runs_at_once(tmp_path: Path, other: str) -> None:
 
 @pytest.mark.parametrize("lock", [True, False], ids=["with the lock", "without"])
 def test_a_committer_that_slept(tmp_path: Path, lock: bool) -> None:
-    twice.asleep(tmp_path, "featurestore.tables:lance.LanceDataset.commit", "before", 1, lock)
+    twice.asleep(tmp_path, "featurestore.storage.table:lance.LanceDataset.commit", "before", 1, lock)
 
 
 def test_a_journal_replayed_at_once(tmp_path: Path) -> None:

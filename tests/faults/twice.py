@@ -23,25 +23,25 @@ from featurestore.store import FeatureStore
 
 LOCKED = 75
 POINTS = [
-    ("pipelines.worker:embed_shard", "before", 1),
-    ("pipelines.worker:embed_shard", "before", 3),
-    ("featurestore.staging:os.link", "before", 3),
-    ("featurestore.staging:os.link", "after", 5),
+    ("pipelines.embedding.worker:embed_shard", "before", 1),
+    ("pipelines.embedding.worker:embed_shard", "before", 3),
+    ("featurestore.journal:os.link", "before", 3),
+    ("featurestore.journal:os.link", "after", 5),
     ("featurestore.store:FeatureStore.commit", "before", 1),
-    ("featurestore.tables:Table.commit", "before", 1),
-    ("featurestore.tables:lance.LanceDataset.commit", "before", 1),
-    ("featurestore.tables:lance.LanceDataset.commit", "after", 1),
-    ("featurestore.tables:lance.LanceDataset.commit", "before", 2),
-    ("featurestore.tables:lance.LanceDataset.commit", "after", 2),
-    ("featurestore.tables:lance.LanceDataset.commit", "before", 3),
-    ("featurestore.tables:lance.LanceDataset.commit", "after", 3),
-    ("featurestore.staging:Staging.remove", "before", 1),
+    ("featurestore.storage.table:Table.commit", "before", 1),
+    ("featurestore.storage.table:lance.LanceDataset.commit", "before", 1),
+    ("featurestore.storage.table:lance.LanceDataset.commit", "after", 1),
+    ("featurestore.storage.table:lance.LanceDataset.commit", "before", 2),
+    ("featurestore.storage.table:lance.LanceDataset.commit", "after", 2),
+    ("featurestore.storage.table:lance.LanceDataset.commit", "before", 3),
+    ("featurestore.storage.table:lance.LanceDataset.commit", "after", 3),
+    ("featurestore.journal:Staging.remove", "before", 1),
     ("featurestore.runs:RunRecord.write", "before", 1),
 ]
 MAKING = [  # the store
     ("featurestore.store:Table.create", "before", 1),
     ("featurestore.store:Table.create", "after", 1),
-    ("featurestore.tables:lance.write_dataset", "before", 2),
+    ("featurestore.storage.table:lance.write_dataset", "before", 2),
     ("featurestore.header:write_sealed", "before", 1),
     ("featurestore.header:write_sealed", "after", 1),
 ]

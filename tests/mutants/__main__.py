@@ -110,9 +110,7 @@ def equivalents() -> dict[str, list[dict[str, str]]]:
 
 def fails(tests: list[str], tree: Path, seconds: float) -> str:
     """What the first test to fail says, in one line; "" where all pass."""
-    # what an assertion compared is not told here, and pytest would take seconds to prepare for it
-    options = ["-x", "-n", "0", "--tb=line", "--assert=plain", "-p", "no:cacheprovider"]
-    code, output = run_tests([*options, *tests], tree, seconds)
+    code, output = run_tests(["-x", "-n", "0", "--tb=line", "-p", "no:cacheprovider", *tests], tree, seconds)
     if code is None:
         return "timeout"
     if not code:

@@ -5,7 +5,6 @@ import os
 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow's banners; a forked process has an output of its own
 
 import apache_beam  # noqa: E402, F401
-import hypothesis  # noqa: E402, F401
 import jinja2  # noqa: E402, F401
 import keras  # noqa: E402, F401
 import lance  # noqa: E402, F401

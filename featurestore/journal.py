@@ -1,0 +1,355 @@
+"""A run's journal: the plan, and for each finished shard what it wrote.
+
+``staging/<run>/`` is a redo log. A shard is finished the moment its entry is linked into place; everything an
+entry names was flushed before. If the run dies, the next writer commits the finished shards from here.
+
+By then it may be damaged: ``run.json`` and the entries are sealed and hold the SHA-256 of every other file. What does
+not match counts as never written, and ``damaged`` names it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import StoreCorrupt, StoreError
+from featurestore.labels import with_origin
+from featurestore.runs import is_run_id
+from featurestore.schema import CATALOG, LABELS, LABELS_V1
+from featurestore.storage.files import (
+    fsync,
+    is_plain_name,
+    listed,
+    read_bytes,
+    read_sealed,
+    sealed,
+    sha256_of,
+    write_sealed,
+    writing,
+)
+
+NOTE, PLANNED, LABELLED = "run.json", "plan.arrow", "labels.arrow"
+PROGRESS_BYTES = 20  # of a number
+
+PLAN = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("replaces", pa.bool_(), nullable=False),  # the catalog has a row of this uri
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """What one finished shard wrote; its file in the journal is the acknowledgement."""
+
+    shard: int
+    fragments: list[str]  # of the feature set, as JSON
+    rows_file: str  # catalog rows, Arrow IPC, in the journal's folder
+    embedded: int
+    deduplicated: int
+    failures: dict[str, int]
+    seconds: dict[str, float]
+    rows_sha256: str | None = None  # of the rows file, noted by ``finish``; older journals have none
+
+
+class Staging:
+    """The journal of one run, under ``STORE/staging/<run_id>``."""
+
+    def __init__(self, store: Path, run_id: str) -> None:
+        self.run_id = run_id
+        self.folder = store / "staging" / run_id
+        self._shards = self.folder / "shards"
+
+    def begin(self, feature_set: str) -> None:
+        """Make the folder and note the feature set that the run writes to.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        _check_root(self.folder.parent)
+        with writing(self._shards):
+            self._shards.mkdir(parents=True)
+        write_sealed(self.folder / NOTE, {"run_id": self.run_id, "feature_set": feature_set, "files": {}})
+        fsync(self.folder.parent)
+        fsync(self.folder.parent.parent)
+
+    @property
+    def feature_set(self) -> str | None:
+        """The set that the run writes to; None if it died before saying so, or if that is damaged."""
+        told = self._told()
+        return None if told is None else told["feature_set"]
+
+    @contextmanager
+    def writer(self, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatchFileWriter]:
+        """Write ``<name>.arrow`` batch by batch; it appears whole, when the block ends, and then counts."""
+        path = self.folder / f"{name}.arrow"
+        temporary = path.with_suffix(".tmp")
+        with writing(temporary):
+            with pa.ipc.new_file(temporary, schema) as writer:
+                yield writer
+            fsync(temporary)
+            temporary.replace(path)
+        fsync(self.folder)
+        told = read_sealed(self.folder / NOTE, required=True)
+        told["files"][path.name] = sha256_of(path)
+        write_sealed(self.folder / NOTE, told)
+
+    def shard_plan(self, shard: int) -> pa.RecordBatch:
+        """The planned files of one shard.
+
+        Raises:
+            StoreCorrupt: the plan is damaged.
+        """
+        path = self.folder / PLANNED
+        with _arrow_errors(path), pa.OSFile(str(path)) as source:
+            return pa.ipc.open_file(source).get_batch(shard)
+
+    def finish(self, entry: ShardEntry, rows: Iterable[pa.RecordBatch]) -> ShardEntry:
+        """Write the catalog rows, then the entry. The first to finish a shard wins; return its entry."""
+        rows_path, path = self._shards / entry.rows_file, self._entry_path(entry.shard)
+        temporary = self._shards / f".{entry.shard}.{secrets.token_hex(4)}.tmp"
+        with writing(rows_path), pa.ipc.new_file(rows_path, CATALOG) as writer:
+            for batch in rows:
+                writer.write_batch(batch)
+        fsync(rows_path)
+        told = asdict(replace(entry, rows_sha256=sha256_of(rows_path)))
+        with writing(path):
+            temporary.write_text(json.dumps(sealed(told)), encoding="utf-8")
+            fsync(temporary)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                rows_path.unlink()
+            finally:
+                temporary.unlink()
+        fsync(self._shards)
+        return self._whole(self._entry(path))
+
+    def entry(self, shard: int) -> ShardEntry | None:
+        """The entry of a finished shard; None if it is not finished, or damaged."""
+        try:
+            return self._whole(self._entry(self._entry_path(shard)))
+        except StoreCorrupt:
+            return None
+
+    def entries(self) -> Iterator[ShardEntry]:
+        """All finished shards, by number, less those that are damaged."""
+        numbers = {int(path.stem) for path in self._entry_paths() if path.stem.isdecimal()}
+        yield from filter(None, map(self.entry, sorted(numbers)))
+
+    def damaged(self) -> list[Path]:
+        """Files of the journal that are not what a run has written, or not there any more."""
+        if self._told() is None:
+            return [self.folder / NOTE] if os.path.lexists(self.folder / NOTE) else []
+        wrong = []
+        for name, schema in ((PLANNED, PLAN), (LABELLED, LABELS)):
+            try:
+                self._noted(name, schema)
+            except StoreCorrupt:
+                wrong.append(self.folder / name)
+        for path in self._entry_paths():
+            try:
+                entry = self._entry(path)
+                path = self._shards / entry.rows_file
+                self._whole(entry)
+            except StoreCorrupt:
+                wrong.append(path)
+        return wrong
+
+    def holds_rows(self) -> bool:
+        """Whether a commit of it would add anything."""
+        return next(self.entries(), None) is not None or next(self.label_rows(), None) is not None
+
+    def catalog_rows(self) -> Iterator[pa.RecordBatch]:
+        """The catalog rows of all finished shards."""
+        for entry in self.entries():
+            yield from _batches(self._shards / entry.rows_file)
+
+    def label_rows(self) -> Iterator[pa.RecordBatch]:
+        """The planned label rows, in the schema LABELS; none if the plan did not end, or if they are damaged."""
+        try:
+            path = self._noted(LABELLED, LABELS)
+        except StoreCorrupt:
+            path = None
+        yield from map(with_origin, _batches(path)) if path else ()
+
+    def replaced_uris(self) -> pa.ChunkedArray:
+        """Uris of finished shards that had a catalog row before; if the plan is damaged, all uris of those shards."""
+        try:
+            self._noted(PLANNED, PLAN)
+            plans = [self.shard_plan(entry.shard) for entry in self.entries()]
+            parts = [plan.column("uri").filter(plan.column("replaces")) for plan in plans]
+        except StoreCorrupt:
+            parts = [rows.column("uri") for rows in self.catalog_rows()]
+        return pa.chunked_array(parts, pa.string())
+
+    def note_progress(self, shard: int, images: int) -> None:
+        """Say how many images of a running shard are done; lost without harm."""
+        path = self._shards / f"{shard}.progress"
+        with suppress(OSError):
+            path.with_suffix(".tmp").write_text(str(images), encoding="utf-8")
+            path.with_suffix(".tmp").replace(path)
+
+    def progress(self) -> int:
+        """Images done so far over all shards, as far as the workers have said."""
+        images = 0
+        for path in self._shards.glob("*.progress"):
+            with suppress(StoreError, ValueError):
+                images += int(read_bytes(path, PROGRESS_BYTES))
+        return images
+
+    def remove(self) -> None:
+        """Forget the journal, after the commit; never what a link in its place leads to."""
+        if not (self.folder.is_symlink() or self.folder.parent.is_symlink()):
+            with writing(self.folder):  # first: without it, what is left counts for nothing
+                if not (self.folder / NOTE).is_dir():  # which nobody reads
+                    (self.folder / NOTE).unlink(missing_ok=True)
+            if self.folder.is_dir():
+                fsync(self.folder)  # or a power cut brings it back, to be committed over what came later
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _told(self) -> dict[str, Any] | None:
+        """What ``run.json`` says; None if it is not there, damaged, or another run's."""
+        try:
+            told = read_sealed(self.folder / NOTE)
+        except StoreCorrupt:
+            return None
+        files = told.get("files", {})
+        good = told.get("run_id") == self.run_id and is_plain_name(told.get("feature_set")) and isinstance(files, dict)
+        return told if good else None
+
+    def _noted(self, name: str, schema: pa.Schema) -> Path | None:
+        """One of the files that the driver writes, checked; None if it was not finished.
+
+        Raises:
+            StoreCorrupt: it is not what was written.
+        """
+        path, told = self.folder / name, self._told()
+        if told is None:
+            return None
+        files = told.get("files", {name: None} if path.exists() else {})  # older journals note none
+        if name not in files:
+            return None
+        self._check(path, schema, files[name])
+        return path
+
+    def _entry_paths(self) -> list[Path]:
+        """What may be entries."""
+        return [path for path in listed(self._shards) if path.suffix == ".json"]
+
+    def _entry_path(self, shard: int) -> Path:
+        return self._shards / f"{shard}.json"
+
+    def _entry(self, path: Path) -> ShardEntry:
+        """Read an entry; what it names is inside the journal and the feature set.
+
+        Raises:
+            StoreCorrupt: it is damaged.
+        """
+        told = read_sealed(path)
+        try:
+            entry = ShardEntry(**told)
+            good = (
+                all(map(_is_count, (entry.shard, entry.embedded, entry.deduplicated, *entry.failures.values())))
+                and all(isinstance(seconds, int | float) for seconds in entry.seconds.values())
+                and isinstance(entry.fragments, list)
+                and all(map(_stays_inside, entry.fragments))
+                and is_plain_name(entry.rows_file)
+                and path == self._entry_path(entry.shard)
+            )
+        except (TypeError, AttributeError) as error:
+            raise StoreCorrupt(f"Expected: a shard's entry in {path}. Got: {error}.") from error
+        if not good:
+            raise StoreCorrupt(f"Expected: a shard's entry in {path}. Got: values that no run writes.")
+        return entry
+
+    def _whole(self, entry: ShardEntry) -> ShardEntry:
+        """The entry, once its rows are checked.
+
+        Raises:
+            StoreCorrupt: they are damaged.
+        """
+        self._check(self._shards / entry.rows_file, CATALOG, entry.rows_sha256)
+        return entry
+
+    def _check(self, path: Path, schema: pa.Schema, sha256: str | None) -> None:
+        """Raise StoreCorrupt unless a file is what this run wrote."""
+        if (found := sha256_of(path)) != sha256 and sha256 is not None:
+            raise StoreCorrupt(f"{path}: Expected: sha256 {sha256}. Got: {found}.")
+        with _arrow_errors(path):
+            for batch in _batches(path):
+                batch.validate(full=True)
+                own = "run_id" not in schema.names or pc.all(pc.equal(batch.column("run_id"), self.run_id)).as_py()
+                known = (schema, LABELS_V1) if schema == LABELS else (schema,)  # the run may be an older penult's
+                if batch.schema not in known or not own:
+                    raise StoreCorrupt(f"Expected in {path}: rows of run {self.run_id}. Got: others.")
+
+
+def pending(store: Path) -> list[Staging]:
+    """Journals that a dead run has left, oldest first; whatever else lies there is left alone.
+
+    Raises:
+        StoreCorrupt: the folder of journals is a link to another one.
+    """
+    root = store / "staging"
+    _check_root(root)
+    names = [path.name for path in listed(root) if path.is_dir() and not path.is_symlink()]
+    return [Staging(store, name) for name in names if is_run_id(name)]
+
+
+def _check_root(root: Path) -> None:
+    if root.is_symlink():
+        raise StoreCorrupt(f"Expected: a folder of the store at {root}. Got: a link to another one: remove the link.")
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with _arrow_errors(path), pa.OSFile(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        for i in range(reader.num_record_batches):
+            yield reader.get_batch(i)
+
+
+@contextmanager
+def _arrow_errors(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises on a damaged file into an error for people."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StoreError(f"{path} may not be read: give this user the right to.") from error
+    except (pa.ArrowException, OSError, IndexError, MemoryError) as error:
+        raise StoreCorrupt(f"Expected: an Arrow file {path} as it was written. Got: {error}.") from error
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _stays_inside(fragment: str) -> bool:
+    """Whether a fragment, as JSON, names its files by plain names: those lie in the data folder of its own table."""
+    inside = True
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal inside
+        paths = [value for name, value in pairs if name == "path"]
+        bases = [value for name, value in pairs if name == "base_id" and value is not None]
+        inside = inside and all(map(is_plain_name, paths)) and not bases
+
+    try:
+        json.loads(fragment, object_pairs_hook=look)
+    except (ValueError, RecursionError):
+        return False
+    return inside

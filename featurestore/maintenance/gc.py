@@ -1,0 +1,93 @@
+"""Remove what no run needs any more: old versions, remains of dead runs, the oldest kept outcomes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from featurestore.storage import compaction
+from featurestore.storage.files import listed
+from featurestore.storage.table import Table
+
+ASIDE = "damaged"  # where `penult doctor` puts what it takes out
+MOST_RESULTS = 20_000  # kept outcomes of comparisons
+LOG = logging.getLogger("penult")
+
+
+def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str, int]:
+    """Remove what no run needs any more; the store's lock is held and no journal is pending.
+
+    Args:
+        store: its folder.
+        tables: all of them.
+        older_than: seconds; what a run without the lock may still be writing, and what `penult doctor` has put aside,
+            is removed when it has not been touched for so long.
+
+    Returns:
+        Bytes freed, by kind.
+    """
+    freed = {"old versions": 0, "unfinished": 0, "put aside": 0, "kept outcomes": 0}
+    for table in tables:
+        compaction.tend(table)
+        if (size := table.cleanup(staged_too=True)) is None:
+            LOG.warning("%s is being read: its old versions stay, until the next `penult gc`.", table.path)
+        freed["old versions"] += size or 0
+    before = time.time() - older_than
+    for path in _unfinished(store):
+        freed["unfinished"] += _removed(path, before)
+    for path in _children(store / ASIDE):
+        freed["put aside"] += _removed(path, before)
+    kept = [path for folder in _children(store / "results") for path in _children(folder) if path.suffix == ".json"]
+    outcomes = sorted(kept, key=_last_touched, reverse=True)
+    for path in outcomes[MOST_RESULTS:]:
+        freed["kept outcomes"] += _removed(path, time.time())
+    return freed
+
+
+def _unfinished(store: Path) -> Iterator[Path]:
+    """Temporary files, penult's and Lance's own, half-made sets, runs without a record, checkpoints of fine-tunings."""
+    folders = [store, *_folders(store)]
+    tables = [folder for folder in folders if folder.suffix == ".lance"]
+    yield from (path for folder in folders for path in folder.glob(".*.tmp"))
+    yield from (path for table in tables for name in (".tmp*", "*#*") for path in table.glob(f"*/{name}"))
+    yield from (path for path in tables if path.parent == store / "features" and Table(path).unborn)
+    yield from (run for run in _children(store / "runs") if not (run / "run.json").exists())
+    yield from _children(store / "finetune")
+
+
+def _folders(store: Path) -> Iterator[Path]:
+    """The folders that penult itself writes files to."""
+    folders = [path for name in ("runs", "features", "results") for path in _children(store / name)]
+    folders += [store / name for name in ("backbones", "catalog.lance", "labels.lance")]
+    yield from (path for path in folders if path.is_dir() and not path.is_symlink())
+
+
+def _children(folder: Path) -> list[Path]:
+    """What is in a folder of the store; nothing of one that a link leads to, which is somebody else's."""
+    return [] if folder.is_symlink() else listed(folder)
+
+
+def _removed(path: Path, before: float) -> int:
+    """Remove a file or a folder that was last touched before a time; bytes freed."""
+    whole = path.is_dir() and not path.is_symlink()
+    files = [path for path in path.rglob("*") if path.is_symlink() or not path.is_dir()] if whole else [path]
+    if max(map(_last_touched, [path, *files])) >= before:
+        return 0
+    size = sum(file.lstat().st_size for file in files)
+    if whole:
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    return size
+
+
+def _last_touched(path: Path) -> float:
+    """When a file was last written to; of one that has just gone: now, for a run is at work there."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return math.inf

@@ -1,0 +1,383 @@
+"""Bring back what can be had of a damaged store from its own files: the first part of `penult doctor`.
+
+What is damaged is put aside under ``STORE/damaged``, never deleted. A table whose newest manifest is lost goes back to
+the version before it. Then all intact rows that files on the disk still hold are put back, of each key the one of the
+newest run. What no file holds is lost, and up to the caller.
+
+``STORE/repair.json`` says from before the first change until ``finish`` what is in hand: a repair that was killed
+begins anew, and ends as it would have.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore import canary, header
+from featurestore.errors import StoreCorrupt, StoreNotFound
+from featurestore.index import DIGEST, text_digests
+from featurestore.journal import pending
+from featurestore.labels import with_origin
+from featurestore.maintenance.gc import ASIDE
+from featurestore.maintenance.verify import REPAIR, Finding, damaged_files, damaged_pieces, tables_of, verify
+from featurestore.runs import RunRecord, utc_now
+from featurestore.schema import CATALOG, KEY_BYTES, LABELS, intact, row_keys, spec_of
+from featurestore.spec import VIEWS_SUFFIX
+from featurestore.storage import ledger
+from featurestore.storage.files import fsync, read_sealed, write_sealed
+from featurestore.storage.ledger import Ledger
+from featurestore.storage.table import Piece, Table
+
+SCHEMAS = {"catalog.lance": CATALOG, "labels.lance": LABELS}
+KEYS = {"catalog.lance": ["uri"], "labels.lance": ["uri", "label_set", "source"]}
+NO_ROWS = ("_transactions/", ledger.NAME)  # beginnings of the paths of files that no row depends on
+ROW_KEY = f"S{KEY_BYTES + 2}"  # of ``row_keys``
+RESTORED = "restored"  # the run id of rows whose own may be damaged
+
+
+@dataclass
+class Repair:
+    """What was done to a table, a journal or the header.
+
+    Attributes:
+        table: its path in the store.
+        put_aside: files, relative to it; "." is all of it.
+        back_to: the version that it went back to, where it did.
+        restored: rows that came back, from other files or from their sources.
+        lost: rows that did not.
+    """
+
+    table: str
+    put_aside: list[str] = field(default_factory=list)
+    back_to: int | None = None
+    restored: int = 0
+    lost: int = 0
+
+
+@dataclass
+class Plan:
+    """What a repair has in hand.
+
+    Attributes:
+        rows: how many each table had that is to be put together again; 0 where nothing says it.
+        lost: tables that lack rows which no file holds; of feature sets the images, where all of them are known.
+        last_set: the feature set that was written last.
+    """
+
+    rows: dict[str, int]
+    lost: dict[str, list[str]]
+    last_set: str | None
+
+
+def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
+    """Repair a store's header, tables and journals; its lock is held.
+
+    Returns:
+        What is in hand until ``finish``, None where nothing was damaged; and what was done.
+    """
+    told, aside = _header(store), aside_of(store)
+    done = {one.table: one for one in (*_journals(store, aside), *_notes(store, aside))}
+    findings = list(verify(store))
+    if not findings:
+        return None, list(done.values())
+    plan = _plan(store, told, findings)
+    write_sealed(store / REPAIR, asdict(plan))
+    for name, table in tables_of(store).items():
+        if name in plan.rows or _within(name, findings):
+            _mend(table, name in plan.rows, aside / name, done.setdefault(name, Repair(name)))
+    if told is None:
+        done[header.NAME] = Repair(header.NAME, ["."])
+        put_aside(store / header.NAME, aside / header.NAME)
+        header.create(store, unknown_origin=True)
+    else:
+        write_sealed(store / header.NAME, told | {"tables": {}})
+    tables = tables_of(store)
+    header.remember(store, tables.values(), plan.last_set)
+    for name, rows in plan.rows.items():
+        missing = rows - (tables[name].count() if name in tables else 0)
+        if missing > 0 or not rows:
+            done.setdefault(name, Repair(name)).lost = max(missing, 0)
+            images = {image for finding in _within(name, findings) for image in finding.rows}
+            plan.lost[name] = sorted(images) if len(images) == missing and name not in plan.lost else []
+    plan.rows = {}
+    write_sealed(store / REPAIR, asdict(plan))
+    for staging in pending(store):
+        if staging.feature_set is not None and f"features/{staging.feature_set}.lance" not in tables:
+            name = staging.folder.relative_to(store).as_posix()
+            done[name] = Repair(name, ["."])
+            put_aside(staging.folder, aside / name)
+    return plan, list(done.values())
+
+
+def finish(store: Path, plan: Plan) -> None:
+    """Say that a repair has ended, with all that its caller brought back; the store's lock is held."""
+    header.remember(store, [], plan.last_set)
+    (store / REPAIR).unlink()
+    fsync(store)
+
+
+def aside_of(store: Path) -> Path:
+    """Where what is damaged is put now."""
+    return store / ASIDE / utc_now().replace(":", "")
+
+
+def put_aside(path: Path, to: Path) -> None:
+    """Move a file, a folder or a link out of the way, durably; nothing happens where there is none."""
+    if not os.path.lexists(path):  # a link to itself is there, and does not exist
+        return
+    while os.path.lexists(to):
+        to = to.with_name(f"{to.name}~")
+    new = [folder for folder in to.parents if not folder.exists()]
+    to.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(to)
+    for folder in (path.parent, to.parent, *(folder.parent for folder in new)):
+        fsync(folder)
+
+
+def _journals(store: Path, aside: Path) -> Iterator[Repair]:
+    """Put aside the damaged files of journals; what they stand for counts as never written."""
+    for staging in pending(store):
+        name = staging.folder.relative_to(store).as_posix()
+        if files := [path.relative_to(staging.folder).as_posix() for path in staging.damaged()]:
+            for file in files:
+                put_aside(staging.folder / file, aside / name / file)
+            yield Repair(name, files)
+
+
+def _notes(store: Path, aside: Path) -> Iterator[Repair]:
+    """Put aside the ledgers and canaries that cannot be read: with them nothing can be. They are made anew."""
+    for name, table in tables_of(store).items():
+        damaged = []
+        for note, read in ((ledger.NAME, ledger.read), (canary.NAME, canary.read)):
+            try:
+                read(table.path)
+            except StoreCorrupt:
+                put_aside(table.path / note, aside / name / note)
+                damaged.append(note)
+        if damaged:
+            yield Repair(name, damaged)
+
+
+def _header(store: Path) -> dict[str, Any] | None:
+    try:
+        return header.read(store)
+    except (StoreCorrupt, StoreNotFound):
+        return None
+
+
+def _plan(store: Path, told: dict[str, Any] | None, findings: Sequence[Finding]) -> Plan:
+    """What is to be done where damage was found, and what a repair that was killed had in hand."""
+    last = told["tables"] if told else {}
+    plan = _begun(store) or Plan({}, {}, told.get("last_set") if told else _newest_set(store))
+    for name in {*last, *tables_of(store)}:
+        if not all(finding.path.startswith(NO_ROWS, len(name) + 1) for finding in _within(name, findings)):
+            rows = max(ledger.read(store / name).rows, last.get(name, {}).get("rows", 0))
+            plan.rows[name] = max(rows, plan.rows.get(name, 0))
+    return plan
+
+
+def _within(name: str, findings: Sequence[Finding]) -> list[Finding]:
+    """Those of a table."""
+    return [finding for finding in findings if f"{finding.path}/".startswith(f"{name}/")]
+
+
+def _begun(store: Path) -> Plan | None:
+    """What a repair that was killed had in hand: everything, if it cannot be read any more."""
+    if not (store / REPAIR).exists():
+        return None
+    try:
+        told = read_sealed(store / REPAIR, required=True)
+        rows = {name: int(count) for name, count in told["rows"].items()}
+        lost = {name: [bytes.fromhex(image).hex() for image in images] for name, images in told["lost"].items()}
+        return Plan(rows, lost, told["last_set"])
+    except (StoreCorrupt, AttributeError, KeyError, TypeError, ValueError):
+        return Plan(dict.fromkeys(tables_of(store), 0), {}, _newest_set(store))
+
+
+def _newest_set(store: Path) -> str | None:
+    """The feature set that was written last, as the runs' records tell it."""
+    for path in sorted((store / "runs").glob("*-embed-*"), reverse=True):
+        try:
+            name = str(RunRecord.read(path).result["feature_set"])
+        except (StoreCorrupt, StoreNotFound, KeyError):
+            continue
+        if not name.endswith(VIEWS_SUFFIX):
+            return name
+    return None
+
+
+def _mend(table: Table, rebuild: bool, aside: Path, done: Repair) -> None:
+    """Take out of a table what is damaged, and with ``rebuild`` put its rows together again."""
+
+    def take_out(file: str) -> None:
+        put_aside(table.path / file, aside / file)
+        done.put_aside.append(file)
+
+    known = ledger.read(table.path)
+    bad = damaged_files(table, known)
+    salvage = [file for file in bad if file.startswith("data/") and not table.sealed]  # their rows have checksums
+    for file in bad:
+        if file not in salvage:
+            take_out(file)
+    while table.exists() and not _opens(table):
+        take_out(table.versions()[max(table.versions())])
+    if table.exists() and max(table.versions()) < known.version:
+        done.back_to = max(table.versions())
+    table.path.mkdir(parents=True, exist_ok=True)
+    there = {file: sha256 for file, sha256 in known.files.items() if (table.path / file).exists()}
+    ledger.write(table.path, Ledger(files=there))  # of no version: the next may have the number of the one that is lost
+    if not table.exists():
+        if (schema := _schema_of(table)) is None:
+            take_out(".")
+            return
+        table.create(schema)
+    if rebuild:
+        done.restored = _rebuild(table, known, bad)
+    for file in salvage:
+        take_out(file)
+    table.note()
+
+
+def _opens(table: Table) -> bool:
+    try:
+        table.pieces(max(table.versions()))
+    except StoreCorrupt:
+        return False
+    return True
+
+
+def _schema_of(table: Table) -> pa.Schema | None:
+    """The schema of a table without a manifest; of features, the data files tell it too."""
+    if (schema := SCHEMAS.get(table.path.name)) is not None:
+        return schema
+    for path in sorted((table.path / "data").glob("*.lance")):
+        try:
+            schema = next(table.file_rows([f"data/{path.name}"])).schema
+            if spec_of(schema).set_name == table.path.stem:
+                return schema
+        except (StoreCorrupt, StoreNotFound, StopIteration):  # a damaged file of a table that is not there
+            continue
+    return None
+
+
+def _rebuild(table: Table, known: Ledger, bad: Collection[str]) -> int:
+    """Put the rows that files hold in the place of damaged fragments; how many came back.
+
+    Intact fragments stay, but for those with a row that gives way to a newer one.
+    """
+    pieces = table.pieces()
+    whole = [piece for piece in pieces if not {*piece.data, *piece.deletions} & {*bad}]
+    broken = {piece.id for piece, *_ in damaged_pieces(table, whole)}
+    whole = [piece for piece in whole if piece.id not in broken]
+    held = {file for piece in whole for file in piece.data}
+    there = {f"data/{path.name}" for path in (table.path / "data").glob("*.lance")}
+    used = {file for file in known.files if file.startswith("data/")} if known.files else there
+    used |= {file for piece in pieces for file in piece.data}
+    files = sorted(used & there - held)
+    if table.sealed and not all(_reads(table, file) for file in used - held):
+        files = []  # what they hold may be older than what is lost
+
+    def of_files() -> Iterator[pa.RecordBatch]:
+        for file in files:
+            yield from _file_rows(table, file, file in bad)
+
+    keep = _chosen(table, chain(_rows(table, whole), of_files()))
+    ends = np.cumsum([piece.rows for piece in whole], dtype=int)
+    masks = np.split(keep, ends)  # the last is of the files
+    changing = [(piece, mask) for piece, mask in zip(whole, masks, strict=False) if not mask.all()]
+    staying = {piece.id for piece in whole} - {piece.id for piece, _ in changing}
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        mask = np.concatenate([np.zeros(0, bool), *(mask for _, mask in changing)])
+        yield from _filtered(_rows(table, [piece for piece, _ in changing]), mask)
+        yield from _filtered(of_files(), masks[-1])
+
+    table.swap([piece.id for piece in pieces if piece.id not in staying], table.stage(rows()))
+    return int(masks[-1].sum())
+
+
+def _rows(table: Table, pieces: Sequence[Piece]) -> Iterator[pa.RecordBatch]:
+    return table.fragment_rows([piece.id for piece in pieces]) if pieces else iter(())
+
+
+def _filtered(batches: Iterable[pa.RecordBatch], mask: np.ndarray) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in batches:
+        yield batch.filter(pa.array(mask[start : start + batch.num_rows]))
+        start += batch.num_rows
+
+
+def _reads(table: Table, file: str) -> bool:
+    try:
+        for _ in table.file_rows([file]):
+            pass
+    except StoreCorrupt:
+        return False
+    return True
+
+
+def _file_rows(table: Table, file: str, damaged: bool) -> Iterator[pa.RecordBatch]:
+    """The rows of a data file that can be read and, where they have checksums, match them."""
+    schema = table.schema
+    try:
+        for batch in table.file_rows([file]):
+            if not table.sealed:
+                if batch.schema.metadata != schema.metadata:  # of another feature set
+                    return
+                batch = batch.filter(pa.array(intact(batch)))
+            if damaged:  # the run id has no checksum
+                ids = pa.array([RESTORED] * batch.num_rows, pa.string())
+                batch = batch.set_column(batch.schema.get_field_index("run_id"), schema.field("run_id"), ids)
+            yield (with_origin(batch) if schema.names == LABELS.names else batch).cast(schema)
+    except (StoreCorrupt, KeyError, TypeError, ValueError):  # Arrow's are among them
+        return
+
+
+def _chosen(table: Table, batches: Iterable[pa.RecordBatch]) -> np.ndarray:
+    """Which rows to keep, bool (n,): of each key one.
+
+    Of images and labels it is that of the newest run, which replaced the others. Of features they are all the same;
+    but what comes after the first lost view of an image goes too, as embedding makes the missing ones from there on.
+    """
+    if not table.sealed:
+        keys = [row_keys(batch.column("sha256"), batch.column("view")) for batch in batches]
+        return _up_to_gaps(np.concatenate([np.zeros(0, ROW_KEY), *keys]), spec_of(table.schema).first_view)
+    digests, runs, numbers = [np.zeros(0, DIGEST)], [np.zeros(0, np.int32)], dict[str, int]()
+    for batch in batches:
+        columns = (batch.column(name).to_pylist() for name in KEYS[table.path.name])
+        digests.append(text_digests(zip(*columns, strict=True)))
+        names = batch.column("run_id").to_pylist()
+        runs.append(np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int32))
+    ages = np.argsort(np.argsort(list(numbers)))  # run ids sort by time
+    return _newest(np.concatenate(digests), ages[np.concatenate(runs)])
+
+
+def _newest(keys: np.ndarray, ages: np.ndarray) -> np.ndarray:
+    """Bool (n,): of each key's rows the one of the highest age; of equal ones the first."""
+    order = np.lexsort((-np.arange(len(keys)), ages, keys))
+    last = np.ones(len(keys), bool)
+    last[:-1] = keys[order][1:] != keys[order][:-1]
+    keep = np.zeros(len(keys), bool)
+    keep[order[last]] = True
+    return keep
+
+
+def _up_to_gaps(keys: np.ndarray, first_view: int) -> np.ndarray:
+    """Bool (n,): the first row of each key of ``row_keys``, if none of the views before it is missing."""
+    unique, at = np.unique(keys, return_index=True)  # by content, then by view
+    raw = unique.view(np.uint8).reshape(-1, KEY_BYTES + 2)
+    views = raw[:, KEY_BYTES:].copy().view(">i2").reshape(-1)
+    begins = np.ones(len(unique), bool)
+    begins[1:] = (raw[1:, :KEY_BYTES] != raw[:-1, :KEY_BYTES]).any(axis=1)
+    numbers = np.arange(len(unique))
+    since = numbers - np.maximum.accumulate(np.where(begins, numbers, 0))
+    keep = np.zeros(len(keys), bool)
+    keep[at[views == first_view + since]] = True
+    return keep

@@ -1,0 +1,197 @@
+"""Check every file and every row of a store's tables and journals, whether or not they can be opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore import canary, header
+from featurestore.dataset import hex_ids
+from featurestore.errors import StoreCorrupt, StoreNotFound
+from featurestore.journal import pending
+from featurestore.schema import intact, keys_of
+from featurestore.storage import ledger
+from featurestore.storage.files import listed, sha256_of
+from featurestore.storage.ledger import Ledger
+from featurestore.storage.table import Piece, Table
+
+REPAIR = "repair.json"  # there while a repair is under way
+MOST_ROWS = 1000  # of a file are named
+
+Progress = Callable[[int, int], None]  # MB done, MB in all
+Read = Callable[[int], None]  # told how many bytes were read
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was written.
+
+    Attributes:
+        path: of the file, or of the table or folder that lacks one, relative to the store.
+        problem: what is wrong with it.
+        rows: images whose features are damaged, sha256 in hex; ``MOST_ROWS`` of them at most.
+    """
+
+    path: str
+    problem: str
+    rows: tuple[str, ...] = ()
+
+
+def tables_of(store: Path) -> dict[str, Table]:
+    """The tables of a store by their paths in it, those that cannot be opened among them."""
+    sets = [path for path in listed(store / "features") if path.suffix == ".lance" and not Table(path).unborn]
+    names = ["catalog.lance", "labels.lance", *(f"features/{path.name}" for path in sets)]
+    return {name: Table(store / name, sealed=not name.startswith("features/")) for name in sorted(names)}
+
+
+def is_store(path: Path) -> bool:
+    """Whether there is a store, however damaged."""
+    return any((path / name).exists() for name in (header.NAME, "catalog.lance"))
+
+
+def verify(store: Path, progress: Progress = lambda _done, _total: None) -> Iterator[Finding]:
+    """Find all damage to a store's header, tables and journals. Memory stays bounded: rows stream.
+
+    Args:
+        store: its folder.
+        progress: called now and then.
+
+    Raises:
+        FormatError: it was written by a newer penult.
+    """
+    try:
+        told = header.read(store)["tables"]
+    except (StoreCorrupt, StoreNotFound) as error:
+        told = {}
+        yield Finding(header.NAME, str(error))
+    if (store / REPAIR).exists():
+        yield Finding(REPAIR, "a repair was begun and has not ended")
+    tables, done = tables_of(store), 0
+    total = sum(map(_size, tables.values()))
+
+    def read(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(done // 10**6, max(total, done) // 10**6)
+
+    for name in sorted(told.keys() - tables.keys()):
+        yield Finding(name, "this table is gone")
+    for name, table in tables.items():
+        with table.lease():
+            yield from verify_table(name, table, told.get(name), read)
+    yield from verify_journals(store)
+
+
+def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: Read) -> Iterator[Finding]:
+    """Find all damage to one table.
+
+    Args:
+        name: its path in the store.
+        table: whether or not it can be opened.
+        last: the version and rows that it had once, if that is known; it may be at a later one.
+        read: told of what was read.
+    """
+    try:
+        canary.read(table.path)
+    except StoreCorrupt as error:
+        yield Finding(f"{name}/{canary.NAME}", str(error))
+    try:
+        known = ledger.read(table.path)
+    except StoreCorrupt as error:  # nothing else can be said
+        yield Finding(f"{name}/{ledger.NAME}", str(error))
+        return
+    newest = max(table.versions(), default=0)
+    if not known.files and (last or newest > 1):  # the first version is empty, and its run may have died then
+        yield Finding(f"{name}/{ledger.NAME}", "it is gone: nothing says what the files of this table were")
+    damaged = damaged_files(table, known, read)
+    yield from (Finding(f"{name}/{file}", problem) for file, problem in damaged.items())
+    before = max((known.version, known.rows), (last["version"], last["rows"]) if last else (0, 0))
+    if newest < max(before[0], 1):
+        yield Finding(name, f"it is at version {newest} and was at {before[0]}: a manifest is gone")
+        return
+    try:
+        pieces = table.pieces()
+    except StoreCorrupt as error:
+        yield Finding(name, str(error))
+        return
+    if newest == before[0] and (rows := sum(piece.rows for piece in pieces)) != before[1]:
+        yield Finding(name, f"it has {rows} rows and had {before[1]}")
+    whole = []
+    for piece in pieces:
+        gone = [file for file in piece.data + piece.deletions if not (table.path / file).exists()]
+        yield from (Finding(f"{name}/{file}", "it is gone") for file in gone)
+        whole += [] if gone else [piece]
+    if not table.sealed:
+        for piece, problem, images in damaged_pieces(table, whole, read):
+            yield Finding(f"{name}/{piece.data[0]}", problem, images)
+
+
+def verify_journals(store: Path) -> Iterator[Finding]:
+    """Find all damage to the journals of dead runs, and to what they name."""
+    for staging in pending(store):
+        for path in staging.damaged():
+            yield Finding(path.relative_to(store).as_posix(), "it is not what the run has written")
+        if staging.feature_set is not None:
+            table = Table(store / "features" / f"{staging.feature_set}.lance", sealed=False)
+            for fragment in (fragment for entry in staging.entries() for fragment in entry.fragments):
+                if problem := table.staged_damage(fragment, whole=True):
+                    yield Finding(staging.folder.relative_to(store).as_posix(), problem)
+
+
+def damaged_files(table: Table, known: Ledger, read: Read = lambda _: None) -> dict[str, str]:
+    """What is wrong with the files of a table that are not what its ledger says, by path relative to the table.
+
+    Files that are not there are none of them: what no version needs is cleaned up.
+    """
+    damaged = {}
+    for file, sha256 in known.files.items():
+        path = table.path / file
+        if not path.exists():
+            continue
+        read(path.stat().st_size)
+        try:
+            if (actual := sha256_of(path)) != sha256:
+                damaged[file] = f"its sha256 was {sha256[:12]} and is {actual[:12]}"
+        except StoreCorrupt as error:
+            damaged[file] = str(error)
+    return damaged
+
+
+def damaged_pieces(
+    table: Table, pieces: Sequence[Piece], read: Read = lambda _: None
+) -> Iterator[tuple[Piece, str, tuple[str, ...]]]:
+    """Fragments that cannot be read whole, or with rows unlike their checksums: what is wrong, and the images.
+
+    They are read all at once, and by halves where something is wrong: a table may have tens of thousands.
+    """
+    if not pieces or (wrong := _problem(table, pieces, read)) is None:
+        return
+    if len(pieces) == 1:
+        yield pieces[0], *wrong
+    else:
+        middle = len(pieces) // 2
+        yield from damaged_pieces(table, pieces[:middle], read)
+        yield from damaged_pieces(table, pieces[middle:], read)
+
+
+def _problem(table: Table, pieces: Sequence[Piece], read: Read) -> tuple[str, tuple[str, ...]] | None:
+    images: list[str] = []
+    damaged, rows, expected = 0, 0, sum(piece.rows for piece in pieces)
+    try:
+        for batch in table.fragment_rows([piece.id for piece in pieces]):
+            rows += batch.num_rows
+            read(batch.nbytes)
+            if not table.sealed and len(at := (~intact(batch)).nonzero()[0]):
+                damaged += len(at)
+                images += hex_ids(keys_of(batch.column("sha256"))[at[: MOST_ROWS - len(images)]]).tolist()
+    except (StoreCorrupt, ValueError) as error:  # what is no valid Arrow array is a ValueError
+        return str(error), tuple(images)
+    if not damaged and rows == expected:
+        return None
+    return f"{damaged} of {expected} rows have a wrong checksum, {rows} could be read", tuple(images)
+
+
+def _size(table: Table) -> int:
+    """Bytes that verifying a table reads: its files, and the rows that have checksums once more."""
+    return (1 if table.sealed else 2) * sum(file.stat().st_size for file in table.path.rglob("*") if file.is_file())

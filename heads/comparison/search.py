@@ -1,0 +1,190 @@
+"""What a comparison tries: families, their parameters, class weights; from options or a TOML file."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurestore.errors import UsageError
+from featurestore.storage.files import size_of
+from heads import registry
+
+# Beyond these a default search leaves a family out; naming it fits it all the same.
+RBF_MAX_ROWS, RBF_MAX_CLASSES = 10_000, 100  # time grows with the square of either
+KNN_MAX_WORK = 1e13  # rows to score x rows kept x width: about a minute
+MOST_BYTES, MOST_POINTS = 2**16, 100_000  # of a recipe, and of a family in it
+MAX_NUMBERS = 1000  # in one list of values
+UNBALANCED = 3.0  # the largest class over the smallest, from which a default search weights classes too
+
+Grid = tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing to try: a family, all its parameters, and None or "balanced"."""
+
+    head: str
+    params: dict[str, Any]
+    class_weight: str | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to try. Empty, it is a default that suits the data.
+
+    Attributes:
+        grids: points of a family's parameters, each over its defaults; () is the family's own grid.
+        class_weights: each None or "balanced"; empty leaves it to the data.
+    """
+
+    grids: Mapping[str, Grid] = field(default_factory=dict)
+    class_weights: tuple[str | None, ...] = ()
+
+    def candidates(self, y: np.ndarray, width: int, to_score: int) -> tuple[list[Candidate], list[str]]:
+        """What is to be tried on training labels y (n,), the simple first, and notes on what was left out.
+
+        Raises:
+            UsageError: an unknown family or parameter.
+        """
+        names, counts = np.unique(y, return_counts=True)
+        grids, notes = dict(self.grids), []
+        if not grids:
+            work = to_score * len(y) * width
+            slow = {
+                "rbf-svm": len(y) > RBF_MAX_ROWS or len(names) > RBF_MAX_CLASSES,
+                "knn": work > KNN_MAX_WORK,
+            }
+            grids = {name: () for name in registry.FAMILIES if not slow.get(name)}
+            notes = [
+                f"{name} was left out: it is slow for {len(y):,} rows and {len(names)} classes."
+                for name, is_slow in slow.items()
+                if is_slow
+            ]
+        unbalanced = counts.max() >= UNBALANCED * counts.min()
+        weights = self.class_weights or ((None, "balanced") if unbalanced else (None,))
+        found = [
+            Candidate(name, registry.complete(name, point), weight)
+            for name, grid in sorted(grids.items(), key=lambda item: list(registry.FAMILIES).index(item[0]))
+            for weight in _usable(name, weights, bool(self.class_weights))
+            for point in grid or registry.family(name).grid
+        ]
+        return found, notes
+
+
+DEFAULT = Search()
+
+
+def _usable(name: str, weights: Sequence[str | None], asked: bool) -> Sequence[str | None]:
+    """The class weights to try with a family; by default only linear heads are tried with several."""
+    known = registry.family(name)
+    if not known.weighted or not (asked or known.sweep):
+        return (None,)
+    return weights
+
+
+def from_options(
+    heads: Sequence[str] | None = None,
+    C: Sequence[float] | None = None,
+    hidden: Sequence[Sequence[int]] | None = None,
+    class_weights: Sequence[str | None] = (),
+) -> Search:
+    """A search from the command line's options.
+
+    Raises:
+        UsageError: an unknown family, an option that none of the families has, or a value that it cannot have.
+    """
+    names = list(registry.FAMILIES if heads is None else heads)
+    for name in names:
+        registry.family(name)
+    for option, values, parameter in (("--C", C, "C"), ("--hidden", hidden, "hidden")):
+        if values and not any(parameter in registry.family(name).defaults for name in names):
+            raise UsageError(f"{option} says nothing to {', '.join(names)}: no family of these has {parameter}.")
+    if not (heads or C or hidden):
+        return Search(class_weights=tuple(class_weights))
+    grids: dict[str, Grid] = {}
+    for name in names:
+        defaults = registry.family(name).defaults
+        given: list[dict[str, Any]] = []
+        given += [{"C": value} for value in C or () if "C" in defaults]
+        given += [{"hidden": list(value)} for value in hidden or () if "hidden" in defaults]
+        for point in given:
+            registry.complete(name, point)
+        grids[name] = tuple(given)
+    if not heads:  # options that name values choose the families that have them
+        grids = {name: grid for name, grid in grids.items() if grid}
+    return Search(grids, tuple(class_weights))
+
+
+def from_file(path: Path) -> Search:
+    """A search from TOML: ``class_weight = [...]`` and a table ``[heads.NAME]`` a family, lists of values by parameter.
+
+    Every combination of a family's values is tried; a family with an empty table gets its own grid.
+
+    Raises:
+        UsageError: the file cannot be read, or has what no search has.
+    """
+    size = size_of(path)
+    if size is None or size > MOST_BYTES:
+        got = "no such file" if size is None else f"{size:,} bytes"
+        raise UsageError(f"Expected: --search, a TOML file of up to {MOST_BYTES:,} bytes. Got: {path}, {got}.")
+    try:
+        told = tomllib.loads(path.read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: Expected: a TOML file with a table [heads.NAME] a family. Got: {said}.") from error
+    unknown = told.keys() - {"heads", "class_weight"}
+    heads, weights = told.get("heads", {}), told.get("class_weight", [])
+    if unknown or not isinstance(heads, dict) or not isinstance(weights, list):
+        raise UsageError(
+            f"{path}: Expected: class_weight = [...] and tables [heads.NAME]. Got: {', '.join(sorted(told))}."
+        )
+    grids: dict[str, Grid] = {}
+    for name, values in heads.items():
+        if not isinstance(values, dict) or not all(isinstance(value, list) for value in values.values()):
+            raise UsageError(f"{path}: Expected in [heads.{name}]: lists of values. Got: {values!r}.")
+        if math.prod(map(len, values.values())) > MOST_POINTS:
+            raise UsageError(f"{path}: Expected in [heads.{name}]: at most {MOST_POINTS:,} combinations. Got: more.")
+        points = [dict(zip(values, point, strict=True)) for point in product(*values.values())]
+        for point in points:
+            registry.complete(name, point)
+        grids[name] = tuple(points) if values else ()
+    return Search(grids, tuple(class_weight(str(weight)) for weight in weights))
+
+
+def class_weight(text: str) -> str | None:
+    """``none`` → None, ``balanced`` → "balanced".
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text not in ("none", "balanced"):
+        raise UsageError(f"Class weight: Expected: none or balanced. Got: {text!r}.")
+    return None if text == "none" else text
+
+
+def numbers(text: str) -> list[float]:
+    """``0.1,1`` → these; ``1e-4:1e2:13`` → 13 numbers from 1e-4 to 1e2, evenly spaced in their logarithm.
+
+    Raises:
+        UsageError: anything else, or numbers that are not above 0.
+    """
+    try:
+        parts = text.split(":") if ":" in text else text.split(",")
+        count = int(parts.pop()) if ":" in text else len(parts)
+        values = [float(part) for part in parts]
+    except ValueError as error:
+        raise UsageError(f"Expected: numbers such as 0.1,1 or 1e-4:1e2:13. Got: {text!r}.") from error
+    if not all(0 < value < np.inf for value in values) or not 1 <= count <= MAX_NUMBERS:
+        raise UsageError(f"Expected: numbers above 0, up to {MAX_NUMBERS:,} of them. Got: {text!r}.")
+    if ":" not in text:
+        return values
+    if len(values) != 2:
+        raise UsageError(f"Expected: numbers such as 0.1,1 or 1e-4:1e2:13. Got: {text!r}.")
+    return [float(f"{value:.6g}") for value in np.geomspace(values[0], values[1], count)]

@@ -1,0 +1,247 @@
+"""Run the fits of a comparison: linear families in sweeps, the others side by side, those that are known not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from featurestore.dataset import Dataset
+from heads import registry
+from heads.base import Head, standardisation
+from heads.comparison.fit_cache import Outcome, Results, digest, key_of
+from heads.comparison.search import Candidate
+from heads.comparison.streaming import streamed_rows
+from heads.families.linear import LinearProblem, fit_many
+from heads.solvers.rows import MemoryRows, Rows
+from heads.train import timed_fit
+
+HOLD_OUT = -1  # the fold of trials that the validation split judges
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fit of one candidate: to which table, with which seed, judged on which fold."""
+
+    table: int
+    candidate: int
+    seed: int
+    fold: int
+
+
+class Table:
+    """The splits of one feature set: what the fits of a fold are fitted to and judged on.
+
+    Attributes:
+        parts: the splits.
+        name: of the feature set.
+        training: what is fitted: the training rows, and after them their views where there are some.
+        folds: of each row of ``training``, int (n,), a view's being its image's; None where validation judges.
+        digest: of all that decides an outcome, but for the candidate, the seed and the fold.
+    """
+
+    def __init__(self, parts: dict[str, Dataset], folds: int, augmented: Dataset | None = None) -> None:
+        """``folds``: how many train is cut into; 0 for none. ``augmented``: train with views after it."""
+        train, val = parts["train"], parts["val"]
+        self.parts, self.name = parts, train.feature_set
+        self.training = train if augmented is None else augmented
+        self.folds = self.training.folds(folds) if folds else None
+        columns = [(part.keys, part.y) for part in ((train,) if folds else (train, val))]
+        more: list[np.ndarray | str] = [] if self.folds is None else [self.folds[: len(train)].astype(str)]
+        if augmented is not None:
+            views = augmented.X[len(train) :]
+            more += [augmented.keys[len(train) :], hashlib.sha256(np.ascontiguousarray(views).data).hexdigest()]
+        self._rows: tuple[Rows, np.ndarray] | None = None
+        self.digest = digest(train.fingerprint, *(column for pair in columns for column in pair), *more)
+
+    def rows(self) -> tuple[Rows, np.ndarray]:
+        """What is fitted, for sweeps, and the order int (n,) that it is in there: by fold, or by place in the store."""
+        if self._rows is None:
+            training = self.training
+            if training.stored is not None:
+                self._rows = streamed_rows(training), training.stored.order
+            else:
+                order = np.arange(len(training)) if self.folds is None else np.argsort(self.folds, kind="stable")
+                self._rows = MemoryRows(training.X[order], *standardisation(training.X)), order
+        return self._rows
+
+    def fitted(self, fold: int) -> Dataset:
+        """The rows that trials of a fold are fitted to."""
+        return self.training if self.folds is None else self.training.take(self.folds != fold)
+
+    def judged(self, fold: int) -> Dataset:
+        """The rows that trials of a fold are judged on: images, never views."""
+        train = self.parts["train"]
+        return self.parts["val"] if self.folds is None else train.take(self.folds[: len(train)] == fold)
+
+
+@dataclass
+class Tried:
+    """What came of the trials. ``best`` is the head of the one that judged best, where it was fitted here."""
+
+    outcomes: dict[Trial, Outcome] = field(default_factory=dict)
+    errors: dict[Trial, str] = field(default_factory=dict)
+    best: tuple[Trial, Head] | None = None
+
+    def add(self, trial: Trial, outcome: Outcome, head: Head | None = None) -> None:
+        """Take an outcome; of equal ones the earlier candidate's head is kept."""
+        self.outcomes[trial] = outcome
+        if head is None:
+            return
+        if self.best is None or self._rank(trial) > self._rank(self.best[0]):
+            self.best = trial, head
+
+    def _rank(self, trial: Trial) -> tuple[float, int, int]:
+        return float(self.outcomes[trial].right.mean()), -trial.table, -trial.candidate
+
+
+def run(
+    trials: Sequence[Trial],
+    tables: Sequence[Table],
+    candidates: Sequence[Candidate],
+    results: Results,
+    deadline: float = np.inf,
+    progress: Progress | None = None,
+) -> Tried:
+    """Make the trials that ``results`` does not know, and tell it each as soon as it is done.
+
+    Args:
+        trials: what to fit.
+        tables, candidates: what the trials number.
+        results: known outcomes.
+        deadline: of ``time.monotonic``; nothing is begun after it.
+        progress: called in this thread with (done, total).
+    """
+    tried = Tried()
+    keys = {trial: _key(trial, tables[trial.table], candidates[trial.candidate]) for trial in trials}
+    for trial, key in keys.items():
+        if (known := results.get(key)) is not None:
+            tried.outcomes[trial] = known
+    left = [trial for trial in trials if trial not in tried.outcomes]
+    for trial, made, head in _fits(left, tables, candidates, deadline):
+        if isinstance(made, Outcome):
+            results.put(keys[trial], made)
+            tried.add(trial, made, head)
+        else:
+            tried.errors[trial] = made
+        if progress:
+            progress(len(tried.outcomes) + len(tried.errors), len(trials))
+    return tried
+
+
+def _key(trial: Trial, table: Table, candidate: Candidate) -> str:
+    seed = trial.seed if registry.FAMILIES[candidate.head].random else 0
+    fit = {"head": candidate.head, "params": candidate.params, "class_weight": candidate.class_weight}
+    return key_of(table.digest, **fit, seed=seed, fold=trial.fold)
+
+
+Made = tuple[Trial, Outcome | str, Head | None]
+
+
+def _fits(
+    trials: Sequence[Trial], tables: Sequence[Table], candidates: Sequence[Candidate], deadline: float
+) -> Iterator[Made]:
+    sweeps: dict[tuple[int, str], list[Trial]] = defaultdict(list)
+    others = []
+    for trial in trials:
+        name = candidates[trial.candidate].head
+        if registry.FAMILIES[name].sweep:
+            sweeps[trial.table, name].append(trial)
+        else:
+            others.append(trial)
+    for (table, name), some in sweeps.items():
+        left = dict.fromkeys(some)
+        try:
+            for made in _sweep(some, tables[table], name, candidates, deadline):
+                del left[made[0]]
+                yield made
+        except Exception as error:  # one family that fails must not cost the others
+            yield from ((trial, f"{type(error).__name__}: {error}", None) for trial in left)
+    yield from _side_by_side(others, tables, candidates, deadline)
+
+
+def _sweep(
+    trials: Sequence[Trial], table: Table, name: str, candidates: Sequence[Candidate], deadline: float
+) -> Iterator[Made]:
+    """Fit one linear family to one table, every trial over the same passes.
+
+    Standardised by all of train, also where folds judge: what a fold's own rows add to the mean and the scale of
+    features says nothing of their classes.
+    """
+    sweep = registry.FAMILIES[name].sweep
+    assert sweep is not None
+    folds = table.folds
+    rows, order = table.rows()
+    classes, y = np.unique(table.training.y, return_inverse=True)
+    judged = {trial.fold: table.judged(trial.fold) for trial in trials}
+    problems = [
+        LinearProblem(sweep.C(**candidate.params), candidate.class_weight, trial.fold)
+        for trial in trials
+        for candidate in [candidates[trial.candidate]]
+    ]
+    fits = fit_many(
+        rows,
+        y[order],
+        len(classes),
+        sweep.loss,
+        problems,
+        None if folds is None else folds[order],
+    )
+    for fit in fits:
+        trial = trials[fit.problem]
+        arrays: dict[str, np.ndarray] = {
+            "mean": rows.basis.mean,
+            "scale": rows.basis.scale,
+            "temperature": np.asarray(1.0),
+            "coef": fit.coef,
+            "intercept": fit.intercept,
+        }
+        head = registry.FAMILIES[name].head(name, candidates[trial.candidate].params, classes, arrays)
+        part = judged[trial.fold]
+        note = "" if fit.converged else f"not solved within {fit.passes} passes"
+        yield trial, Outcome(head.predict(part.X) == part.y, fit.seconds, note), head if folds is None else None
+        if time.monotonic() > deadline:
+            return
+
+
+def _side_by_side(
+    trials: Sequence[Trial], tables: Sequence[Table], candidates: Sequence[Candidate], deadline: float
+) -> Iterator[Made]:
+    """Fit what cannot share passes, a few at a time."""
+
+    def fit(trial: Trial) -> Made | None:
+        if time.monotonic() > deadline:
+            return None
+        table, candidate = tables[trial.table], candidates[trial.candidate]
+        judged = table.judged(trial.fold)
+        try:
+            head, seconds = timed_fit(
+                candidate.head, table.fitted(trial.fold), judged, candidate.params, candidate.class_weight, trial.seed
+            )
+        except Exception as error:  # one failed candidate must not cost the others
+            return trial, f"{type(error).__name__}: {error}", None
+        outcome = Outcome(head.predict(judged.X) == judged.y, seconds)
+        return trial, outcome, head if table.folds is None else None
+
+    cpus = os.cpu_count() or 1
+    workers = min(cpus, 4)
+    with threadpool_limits(max(1, cpus // workers)), ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(fit, trial) for trial in reversed(trials)}  # the longest first
+        try:
+            for future in as_completed(list(futures)):
+                futures.discard(future)
+                if (made := future.result()) is not None:
+                    yield made
+                del future, made  # a head may hold the training rows
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

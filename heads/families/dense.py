@@ -1,0 +1,149 @@
+"""Dense nets: fully connected ReLU layers with dropout, trained by Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from heads.backend import import_keras
+from heads.base import Head, Problem, check_param, class_weights, is_count, is_number
+
+OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
+MAX_EPOCHS = 100_000
+MAX_LAYERS, MAX_WIDTH = 16, 2**16  # of hidden layers: a kernel of two such widths takes 16 GiB
+MAX_BATCH_ROWS = 2**20
+
+
+@dataclass(frozen=True)
+class DenseHead(Head):
+    """Arrays ``kernel0`` (d, h), ``bias0`` (h,), ``kernel1`` … up to the class logits; ReLU between."""
+
+    def _scores(self, X: np.ndarray) -> np.ndarray:
+        last = len(self.params["hidden"])
+        for i in range(last):
+            X = np.maximum(X @ self.arrays[f"kernel{i}"] + self.arrays[f"bias{i}"], 0)
+        return X @ self.arrays[f"kernel{last}"] + self.arrays[f"bias{last}"]
+
+
+def fit_dense(
+    problem: Problem,
+    *,
+    hidden: Sequence[int],
+    dropout: float,
+    optimizer: str,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    patience: int,
+) -> dict[str, np.ndarray]:
+    """Minimise cross-entropy; stop ``patience`` epochs after the best validation loss.
+
+    The weights that are kept are those of the best validation loss, also with ``patience`` 0, which never stops
+    before the last epoch. The accuracies told to ``problem.on_epoch`` are shares of right predictions, those of the
+    training rows taken while the epoch goes on and with dropout, as Keras does.
+
+    The result depends on the seed alone: initialisation, dropout and the order of rows are seeded here,
+    not through Keras's process-wide generator, so that fits may run side by side.
+    """
+    check_dense(hidden, dropout, optimizer, learning_rate, epochs, batch_size, patience)
+    keras = import_keras()
+    draw = np.random.default_rng(problem.seed)
+
+    def seed() -> int:
+        return int(draw.integers(2**31))
+
+    def dense(width: int, activation: str | None = None) -> Any:
+        initializer = keras.initializers.GlorotUniform(seed=seed())
+        return keras.layers.Dense(width, activation=activation, kernel_initializer=initializer)
+
+    stack = [keras.Input((problem.X.shape[1],))]
+    for width in hidden:
+        stack += [dense(width, "relu"), keras.layers.Dropout(dropout, seed=seed())]
+    model = keras.Sequential([*stack, dense(problem.n_classes)])
+    model.compile(
+        optimizer=keras.optimizers.get(
+            {"class_name": optimizer, "config": {"learning_rate": learning_rate}},
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+
+    weights = class_weights(problem.y, problem.n_classes, problem.class_weight)[problem.y]
+    has_val = len(problem.y_val) > 0
+    best = keras.callbacks.EarlyStopping(patience=patience or epochs, restore_best_weights=True)
+    tell = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: problem.on_epoch(
+            {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items() if np.isfinite(value)}}
+        )
+    )
+    model.fit(
+        _batches(problem, weights, batch_size, draw),
+        epochs=epochs,
+        validation_data=(problem.X_val, problem.y_val) if has_val else None,
+        validation_batch_size=1024,
+        callbacks=[tell, best] if has_val else [tell],
+        shuffle=False,  # the data set does it, from our seed
+        verbose=0,
+    )
+    layers = [layer.get_weights() for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    return {
+        f"{kind}{i}": array
+        for i, layer in enumerate(layers)
+        for kind, array in zip(("kernel", "bias"), layer, strict=True)
+    }
+
+
+def _batches(problem: Problem, weights: np.ndarray, batch_size: int, draw: np.random.Generator) -> Any:
+    """Rows in a new order each epoch, as a Keras data set of (X, y, weight) batches."""
+    import keras
+
+    class Batches(keras.utils.PyDataset):
+        def __init__(self) -> None:
+            super().__init__()
+            self.on_epoch_end()
+
+        def __len__(self) -> int:
+            return -(-len(problem.y) // batch_size)
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            rows = self.order[index * batch_size : (index + 1) * batch_size]
+            return problem.X[rows], problem.y[rows], weights[rows]
+
+        def on_epoch_end(self) -> None:
+            self.order = draw.permutation(len(problem.y))
+
+    return Batches()
+
+
+def check_dense(
+    hidden: Sequence[int],
+    dropout: float,
+    optimizer: str,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    patience: int,
+) -> None:
+    """Raise UsageError for what no dense net can be fitted with."""
+    widths = isinstance(hidden, list | tuple) and all(is_count(width, MAX_WIDTH) for width in hidden)
+    check_param(
+        widths and len(hidden) <= MAX_LAYERS,
+        "hidden",
+        hidden,
+        f"a list of up to {MAX_LAYERS} layer widths, whole numbers above 0, up to {MAX_WIDTH:,}",
+    )
+    check_param(is_number(dropout) and 0 <= dropout < 1, "dropout", dropout, "a number from 0 to below 1")
+    check_param(optimizer in OPTIMIZERS, "optimizer", optimizer, "one of " + ", ".join(OPTIMIZERS))
+    check_param(is_number(learning_rate) and learning_rate > 0, "learning_rate", learning_rate, "a number above 0")
+    for name, value, most in (("epochs", epochs, MAX_EPOCHS), ("batch_size", batch_size, MAX_BATCH_ROWS)):
+        check_param(is_count(value, most), name, value, f"a whole number above 0, up to {most:,}")
+    no_stop = patience == 0 and is_number(patience)
+    check_param(
+        no_stop or is_count(patience, MAX_EPOCHS),
+        "patience",
+        patience,
+        f"a whole number up to {MAX_EPOCHS:,}, 0 to never stop early",
+    )

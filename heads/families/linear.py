@@ -1,0 +1,141 @@
+"""Linear heads: logistic regression, the linear support vector machine and ridge, all solved by the sweep engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heads.base import Head, Problem, check_param, class_weights, is_number
+from heads.solvers.rows import MemoryRows, Rows
+from heads.solvers.sweep import (
+    CROSS_ENTROPY,
+    SQUARED,
+    SQUARED_HINGE,
+    Loss,
+    Path,
+    fits_together,
+    solve,
+    solve_from_sample,
+)
+
+LADDER = 10.0  # a large C is reached over smaller ones: each is a better start for the next than zero is
+LADDER_FROM = 1e-3
+
+
+@dataclass(frozen=True)
+class LinearHead(Head):
+    """``scores = X @ coef + intercept`` with ``coef`` (d, c) and ``intercept`` (c,)."""
+
+    def _scores(self, X: np.ndarray) -> np.ndarray:
+        return X @ self.arrays["coef"] + self.arrays["intercept"]
+
+
+@dataclass(frozen=True)
+class LinearProblem:
+    """One of many fits to the same rows: C above 0, None or "balanced", and the fold left out (-1: none)."""
+
+    C: float
+    class_weight: str | None = None
+    left_out: int = -1
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """A solved problem, by its number: ``coef`` (d, c) and ``intercept`` (c,), seconds, and see ``sweep.Solution``."""
+
+    problem: int
+    coef: np.ndarray
+    intercept: np.ndarray
+    seconds: float
+    passes: int
+    converged: bool
+
+
+def fit_many(
+    rows: Rows,
+    y: np.ndarray,
+    n_classes: int,
+    loss: Loss,
+    problems: Sequence[LinearProblem],
+    folds: np.ndarray | None = None,
+) -> Iterator[LinearFit]:
+    """Fit many linear heads over shared passes; each as soon as it is solved.
+
+    Args:
+        rows: n of them; weights are those of their standardised features.
+        y: int (n,), indices of classes.
+        n_classes: c.
+        loss: of one family.
+        problems: what to fit.
+        folds: int (n,), the fold of each row, where problems leave some out.
+    """
+    groups: dict[tuple[str | None, int], dict[float, int]] = {}
+    for i, problem in enumerate(problems):
+        groups.setdefault((problem.class_weight, problem.left_out), {})[problem.C] = i
+    kept = {left_out: y if folds is None else y[folds != left_out] for _, left_out in groups}
+    paths = [
+        Path(tuple(sorted(Cs)), class_weights(kept[left_out], n_classes, weight), left_out)
+        for (weight, left_out), Cs in groups.items()
+    ]
+    numbers = [[Cs[C] for C in path.Cs] for path, Cs in zip(paths, groups.values(), strict=True)]
+    began = time.perf_counter()
+    if folds is None and fits_together(rows, n_classes, paths):
+        solutions = solve_from_sample(rows, y, n_classes, loss, paths)
+    else:
+        solutions = solve(rows, y, n_classes, loss, paths, folds)
+    for solution in solutions:
+        now = time.perf_counter()
+        coef, intercept = rows.basis.weights(solution.W)
+        yield LinearFit(
+            numbers[solution.path][solution.at], coef, intercept, now - began, solution.passes, solution.converged
+        )
+        began = time.perf_counter()
+
+
+def fit_logreg(problem: Problem, **params: float) -> dict[str, np.ndarray]:
+    """Multinomial logistic regression with an L2 penalty; ``1 / C`` is the penalty's weight."""
+    return _fit(problem, CROSS_ENTROPY, checked_C(**params))
+
+
+def fit_svm(problem: Problem, **params: float) -> dict[str, np.ndarray]:
+    """One-vs-rest linear support vector machine with squared hinge loss, as scikit-learn's LinearSVC."""
+    return _fit(problem, SQUARED_HINGE, checked_C(**params))
+
+
+def fit_ridge(problem: Problem, **params: float) -> dict[str, np.ndarray]:
+    """One-vs-rest least squares with an L2 penalty of weight ``alpha``, as scikit-learn's RidgeClassifier."""
+    return _fit(problem, SQUARED, C_of_alpha(**params))
+
+
+def checked_C(C: float) -> float:
+    """A loss's weight beside ``||W||² / 2``.
+
+    Raises:
+        UsageError: it is no number above 0.
+    """
+    check_param(is_number(C) and C > 0, "C", C, "a number above 0")
+    return C
+
+
+def C_of_alpha(alpha: float) -> float:
+    """The C of ``C Σ loss + ||W||² / 2`` that stands for ``Σ loss + alpha ||W||²``.
+
+    Raises:
+        UsageError: alpha is no number above 0.
+    """
+    check_param(is_number(alpha) and alpha > 0, "alpha", alpha, "a number above 0")
+    return 1 / (2 * alpha)
+
+
+def _fit(problem: Problem, loss: Loss, C: float) -> dict[str, np.ndarray]:
+    Cs = [C]
+    while Cs[0] > LADDER_FROM * LADDER and loss is not SQUARED:
+        Cs.insert(0, Cs[0] / LADDER)
+    width = problem.X.shape[1]
+    rows = MemoryRows(problem.X, np.zeros(width, np.float32), np.ones(width, np.float32))
+    problems = [LinearProblem(value, problem.class_weight) for value in Cs]
+    *_, last = fit_many(rows, problem.y, problem.n_classes, loss, problems)
+    return {"coef": last.coef, "intercept": last.intercept}

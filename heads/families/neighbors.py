@@ -1,0 +1,58 @@
+"""Heads without an optimisation: k nearest neighbours and nearest class mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from heads.base import Head, Problem, check_param, is_count
+
+METRICS = ("cosine", "euclidean")
+
+
+@dataclass(frozen=True)
+class NeighborsHead(Head):
+    """Share of the votes of the k nearest training rows.
+
+    Arrays: ``vectors`` (n, d), the training rows, of unit length for cosine; ``labels`` int (n,).
+    """
+
+    def _scores(self, X: np.ndarray) -> np.ndarray:
+        vectors, k = self.arrays["vectors"], self.params["k"]
+        closeness = X @ vectors.T  # orders by cosine: neither the length of X nor that of the rows matters
+        if self.params["metric"] == "euclidean":
+            closeness -= np.einsum("ij,ij->i", vectors, vectors) / 2
+        nearest = np.argpartition(-closeness, k - 1, axis=1)[:, :k]
+        labels = self.arrays["labels"][nearest]
+        return np.stack([(labels == i).mean(axis=1) for i in range(len(self.classes))], axis=1)
+
+    def _probabilities(self, scores: np.ndarray) -> np.ndarray:
+        return scores
+
+
+def check_knn(k: int, metric: str) -> None:
+    """Raise UsageError for what no neighbours can be found with, whatever the rows."""
+    check_param(is_count(k), "k", k, "a whole number above 0")
+    check_param(metric in METRICS, "metric", metric, " or ".join(METRICS))
+
+
+def fit_knn(problem: Problem, *, k: int, metric: str) -> dict[str, np.ndarray]:
+    """Keep the training rows; ``metric`` is "cosine" or "euclidean"."""
+    check_knn(k, metric)
+    check_param(k <= len(problem.X), "k", k, f"at most the {len(problem.X)} training rows")
+    vectors = problem.X
+    if metric == "cosine":
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = vectors / np.where(lengths == 0, 1, lengths)
+    return {"vectors": vectors, "labels": problem.y.astype(np.int64)}
+
+
+def fit_ncm(problem: Problem) -> dict[str, np.ndarray]:
+    """Nearest class mean by Euclidean distance, as a linear head.
+
+    ``-|x - m|² / 2 = x·m - |m|²/2 - |x|²/2``, and the last term is the same for all classes.
+    """
+    members = np.eye(problem.n_classes)[problem.y]  # (n, c)
+    means = problem.X.T.astype(np.float64) @ members / members.sum(axis=0)  # (d, c)
+    return {"coef": means, "intercept": -(means**2).sum(axis=0) / 2}

@@ -1,0 +1,72 @@
+"""Support vector machine with a Gaussian (RBF) kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from heads.base import Head, Problem, check_param, is_number
+
+
+@dataclass(frozen=True)
+class RBFHead(Head):
+    """One-vs-one machines over shared support vectors.
+
+    Arrays: ``vectors`` (s, d) standardised, grouped by class; ``ends`` (c,), where each class's group ends;
+    ``dual`` (c - 1, s), the weights of a vector in its class's machines against the others, in their
+    order; ``intercept`` (c (c - 1) / 2,); ``gamma`` ().
+    """
+
+    def _scores(self, X: np.ndarray) -> np.ndarray:
+        """Score by votes, ties broken by the sum of margins squashed below one vote.
+
+        This is the ``ovr`` decision function of scikit-learn's SVC, whose argmax is what SVC predicts with
+        ``break_ties=True``.
+        """
+        kernel = self._kernel(X.astype(np.float64))
+        groups = np.split(np.arange(kernel.shape[1]), self.arrays["ends"][:-1])
+        parts = [kernel[:, group] @ self.arrays["dual"][:, group].T for group in groups]  # each (n, c - 1)
+        c = len(self.classes)
+        votes, margins = np.zeros((len(X), c)), np.zeros((len(X), c))
+        pairs = ((i, j) for i in range(c) for j in range(i + 1, c))
+        for (i, j), intercept in zip(pairs, self.arrays["intercept"], strict=True):
+            margin = parts[i][:, j - 1] + parts[j][:, i] + intercept  # above 0: i rather than j
+            margins[:, i] += margin
+            margins[:, j] -= margin
+            votes[:, i] += margin >= 0
+            votes[:, j] += margin < 0
+        if c == 2:
+            return margins
+        return votes + margins / (3 * (np.abs(margins) + 1))
+
+    def _kernel(self, X: np.ndarray) -> np.ndarray:
+        """``exp(-gamma * squared distance)`` to each support vector, float64 (n, s)."""
+        vectors = self.arrays["vectors"].astype(np.float64)
+        squared = (X**2).sum(axis=1)[:, None] + (vectors**2).sum(axis=1) - 2 * (X @ vectors.T)
+        return np.exp(-self.arrays["gamma"] * np.maximum(squared, 0))
+
+
+def check_rbf_svm(C: float, gamma: float | str) -> None:
+    """Raise UsageError for what no machine can be fitted with."""
+    check_param(is_number(C) and C > 0, "C", C, "a number above 0")
+    good_gamma = gamma == "scale" or (is_number(gamma) and float(gamma) > 0)
+    check_param(good_gamma, "gamma", gamma, 'a number above 0 or "scale"')
+
+
+def fit_rbf_svm(problem: Problem, *, C: float, gamma: float | str) -> dict[str, np.ndarray]:
+    """scikit-learn's SVC; ``gamma`` is a number or "scale", which is ``1 / (d * variance of X)``."""
+    from sklearn.svm import SVC
+
+    check_rbf_svm(C, gamma)
+    width = 1 / (problem.X.shape[1] * problem.X.var(dtype=np.float64)) if gamma == "scale" else gamma
+    model = SVC(C=C, gamma=width, class_weight=problem.class_weight, break_ties=True, cache_size=500)
+    model.fit(problem.X, problem.y)
+    sign = -1 if problem.n_classes == 2 else 1  # scikit-learn turns two classes round, libsvm does not
+    return {
+        "vectors": model.support_vectors_.astype(np.float32),  # exact: X is float32
+        "ends": np.cumsum(model.n_support_),
+        "dual": sign * model.dual_coef_,
+        "intercept": sign * model.intercept_,
+        "gamma": np.float64(width),
+    }

@@ -1,0 +1,301 @@
+"""The report of a comparison: one HTML file without external assets."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from featurestore.dataset import Dataset
+from heads import registry
+from heads.base import Head
+from heads.comparison.compare import CompareResult
+from heads.evaluation import metrics
+from heads.evaluation.learning_curve import power_law
+from heads.families.linear import C_of_alpha
+from heads.reporting import charts
+from heads.train import TrainResult
+
+TEMPLATE = "report.html.j2"
+ALPHABETICAL_CLASSES = 30  # beyond, the confusion matrix is ordered by confusion
+LABELLED_CLASSES = 400  # beyond, no names stand beside it
+ROWS_SHOWN = 30  # of the leaderboard and of the table of classes; the rest unfolds
+IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+
+
+def render(
+    result: CompareResult | TrainResult,
+    dataset: Dataset,
+    thumbnail: Callable[[str], bytes | None],
+    *,
+    date: str,
+    head_id: str = "",
+    seed: int = 0,
+    per_gallery: int = 24,
+) -> str:
+    """Return the report as HTML.
+
+    Args:
+        result: of ``compare``, or of ``train`` for a leaderboard of one row.
+        dataset: the one that the result was made from; its test split is shown.
+        thumbnail: small PNG, JPEG, GIF or WebP bytes of a uri, or None where there is no picture.
+        date: of the run, as text.
+        head_id: of the winner, as text.
+        seed: of the choice of pictures.
+        per_gallery: how many pictures the random batch, and how many the wrong ones, are at most.
+    """
+    import jinja2
+
+    if isinstance(result, CompareResult):
+        winner, rows = result.winner, result.leaderboard
+    else:
+        winner, rows = result, [row for row in (result.row(), result.without_views) if row]
+    test = dataset.part("test")
+    predicted, probabilities = winner.head.predict(test.X), winner.head.probabilities(test.X)
+    labels = np.union1d(winner.head.classes, test.y)
+    matrix = metrics.confusion(test.y, predicted, labels)
+    many = len(labels) > ALPHABETICAL_CLASSES
+    order = metrics.confusion_order(matrix) if many else np.arange(len(labels))
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\u202f%"
+    environment.filters["range"] = lambda ends: f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
+    return environment.get_template(TEMPLATE).render(
+        winner=winner,
+        params=_describe(rows[0]),
+        about=registry.family(winner.head.family).about,
+        date=date,
+        head_id=head_id,
+        leaderboard=[_leaderboard(some) for some in (rows[:ROWS_SHOWN], rows[ROWS_SHOWN:]) if some],
+        families={row["head"] for row in rows},
+        any_tied=any(row.get("tied") for row in rows),
+        folds=getattr(result, "folds", 0),
+        paths=_regularisation_paths(rows),
+        reliability=[charts.reliability_diagram(winner.calibration)] if winner.calibration else [],
+        learning=_learning_curve(getattr(result, "learning_curve", None)),
+        fewshot=_fewshot(getattr(result, "fewshot", None) or []),
+        curves=charts.training_curves(winner.history),
+        smoothing=charts.SMOOTHING,
+        matrix={"by_confusion": many, **_matrix(matrix[np.ix_(order, order)], labels[order])},
+        two_class=_two_class_curves(test, winner.head) if len(labels) == 2 else [],
+        pairs=_confused_pairs(matrix, labels, most=40 if many else 10),
+        classes=_class_rows(matrix, labels),
+        rows_shown=ROWS_SHOWN,
+        seed=seed,
+        galleries=_galleries(test, predicted, probabilities.max(axis=1), thumbnail, seed, per_gallery),
+    )
+
+
+def _describe(row: dict[str, Any]) -> str:
+    words = [
+        registry.describe(row["head"], row["params"]),
+        "balanced" if row.get("class_weight") else "",
+        f"{row['views']} views" if row.get("views") else "",
+    ]
+    return ", ".join(filter(None, words))
+
+
+def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows for the table, and the axis that their intervals share, in steps of 5 %."""
+    intervals = [row["val_ci"] for row in rows if row["val_ci"]]
+    low = math.floor(20 * min((ci[0] for ci in intervals), default=0)) / 20
+    high = math.ceil(20 * max((ci[1] for ci in intervals), default=1)) / 20
+
+    def place(share: float) -> float:
+        return round(100 * (share - low) / (high - low), 2)
+
+    return {
+        "low": low,
+        "high": high,
+        "rows": [
+            {
+                "head": row["head"],
+                "params": _describe(row),
+                "feature_set": row.get("feature_set"),
+                "val": row["val"],
+                "ci": row["val_ci"],
+                "places": [place(x) for x in (*row["val_ci"], row["val"])] if row["val_ci"] else None,
+                "seconds": row["fit_seconds"],
+                "error": row.get("error"),
+                "note": row.get("note"),
+                "range": row.get("val_range"),
+                "tied": row.get("tied"),
+                "p_value": row.get("p_value"),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _regularisation_paths(rows: list[dict[str, Any]]) -> list[charts.Chart]:
+    """A chart a feature set; nothing where no head was fitted with several values of C."""
+    paths: dict[str, dict[tuple[str, bool], dict[float, float]]] = {}
+    families = list(registry.FAMILIES)
+    for row in sorted(rows, key=lambda row: (families.index(row["head"]), bool(row.get("class_weight")))):
+        C = _strength(row["params"])
+        if C is None or row["val"] is None or row.get("views"):
+            continue
+        path = paths.setdefault(row.get("feature_set") or "", {})
+        points = path.setdefault((row["head"], bool(row.get("class_weight"))), {})
+        points[C] = max(points.get(C, 0.0), row["val"])
+    longer = {
+        name: {key: sorted(points.items()) for key, points in path.items() if len(points) > 1}
+        for name, path in sorted(paths.items())
+    }
+    heads = list(dict.fromkeys(head for path in longer.values() for head, _ in path))
+    return [
+        charts.regularisation_path(f"Validation, {name}" if name else "Validation", path, heads)
+        for name, path in longer.items()
+        if path
+    ]
+
+
+def _strength(params: dict[str, Any]) -> float | None:
+    """The C that a head's parameters stand for; None where they have none."""
+    return C_of_alpha(params["alpha"]) if "alpha" in params else params.get("C")
+
+
+def _learning_curve(told: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The chart of a learning curve and what it expects; None where there is no point."""
+    if told is None or not told["points"]:
+        return None
+    points, expected = told["points"], told["at_twice"]
+    law = power_law(np.array([p["n"] for p in points]), np.array([1 - p["val"] for p in points])) if expected else None
+    return {
+        "head": ", ".join(filter(None, [told["head"], _describe(told)])),
+        "chart": charts.learning_curve(points, law, expected),
+        "last": points[-1],
+        "expected": expected,
+    }
+
+
+def _fewshot(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row a head, a column for each k."""
+    cells = {(row["head"], row["k"]): row for row in rows}
+    ks = sorted({row["k"] for row in rows})
+    best = {k: max(row["val"] for row in rows if row["k"] == k) for k in ks}
+    heads = list(dict.fromkeys(row["head"] for row in rows))
+    return {"ks": ks, "best": best, "rows": [(head, [cells.get((head, k)) for k in ks]) for head in heads]}
+
+
+def _matrix(matrix: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Geometry, in pixels, of a confusion matrix whose colours are shares of the true class."""
+    c = len(labels)
+    labelled = c <= LABELLED_CLASSES
+    cell = min(44, max(11 if labelled else 4, 760 // c))
+    font = min(13, cell)
+    longest = min(max(map(len, labels)), 18) if labelled else 0
+    axis = max(12, c * cell // 60)  # font of the axes' names, which must be read in the whole too
+    margin = 20 + axis + longest * font * 0.6
+    totals = np.maximum(matrix.sum(axis=1), 1)
+    return {
+        "cell": cell,
+        "zoomed": c > 12,
+        "font": font,
+        "axis": axis,
+        "margin": round(margin),
+        "side": c * cell,
+        "numbers": cell >= 28,
+        "labels": [_shorten(label, 18) for label in labels] if labelled else [],
+        "names": labels.tolist(),
+        "cells": [
+            {
+                "row": int(row),
+                "column": int(column),
+                "count": int(matrix[row, column]),
+                "share": round(matrix[row, column] / totals[row], 4),
+            }
+            for row, column in np.argwhere(matrix)
+        ],
+    }
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _two_class_curves(test: Dataset, head: Head) -> list[charts.Chart]:
+    """ROC of the second class, precision and recall of both; nothing if the test split has one class only."""
+    positive = test.y == head.classes[1]
+    if positive.all() or not positive.any():
+        return []
+    scores = head.scores(test.X)
+    margin = scores[:, 1].astype(np.float64) - scores[:, 0]
+    by_class = {
+        str(head.classes[0]): metrics.precision_recall(~positive, -margin),
+        str(head.classes[1]): metrics.precision_recall(positive, margin),
+    }
+    return charts.two_class_curves(metrics.roc(positive, margin), by_class)
+
+
+def _confused_pairs(matrix: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:
+    """The commonest mistakes, by count and then by share of the true class."""
+    totals = matrix.sum(axis=1)
+    pairs: list[dict[str, Any]] = [
+        {
+            "true": str(labels[row]),
+            "predicted": str(labels[column]),
+            "count": int(matrix[row, column]),
+            "share": float(matrix[row, column] / totals[row]),
+        }
+        for row, column in np.argwhere(matrix)
+        if row != column
+    ]
+    return sorted(pairs, key=lambda pair: (-pair["count"], -pair["share"]))[:most]
+
+
+def _class_rows(matrix: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    """Scores of each class, the worst F1 first, classes without test rows last."""
+    scores = metrics.per_class(matrix)
+    columns = {name: values.tolist() for name, values in asdict(scores).items()}
+    order = sorted(range(len(labels)), key=lambda i: (scores.support[i] == 0, scores.f1[i]))
+    return [{"label": str(labels[i]), **{name: values[i] for name, values in columns.items()}} for i in order]
+
+
+def _galleries(
+    test: Dataset,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    thumbnail: Callable[[str], bytes | None],
+    seed: int,
+    most: int,
+) -> list[dict[str, Any]]:
+    """A random batch of predictions, and a random choice of the wrong ones, the most confident first."""
+    draw = np.random.default_rng(seed)
+    galleries = []
+    for title, rows in (("Random batch", np.arange(len(test))), ("Wrong", np.flatnonzero(predicted != test.y))):
+        chosen = draw.choice(rows, min(most, len(rows)), replace=False)
+        if title == "Wrong":
+            chosen = chosen[np.argsort(-confidence[chosen], kind="stable")]
+        pictures = [
+            {
+                "uri": str(test.uris[row]),
+                "name": PurePosixPath(str(test.uris[row])).name,
+                "source": _data_uri(thumbnail(str(test.uris[row]))),
+                "true": str(test.y[row]),
+                "predicted": str(predicted[row]),
+                "probability": float(confidence[row]),
+            }
+            for row in chosen
+        ]
+        galleries.append({"title": title, "total": len(rows), "pictures": pictures})
+    return galleries
+
+
+def _data_uri(image: bytes | None) -> str | None:
+    """Inline an image; None for anything that is not one of the four raster types."""
+    kind = next((kind for magic, kind in IMAGE_TYPES.items() if image and image.startswith(magic)), None)
+    if image is None or kind is None:
+        return None
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -1,0 +1,296 @@
+"""Linear heads, many at once: every value of C, every class weight and every fold share each pass over the features.
+
+A path is one class weight and one fold, solved from the smallest C to the largest: each solution starts from the line
+through the two before it and keeps their curvature, so that a value of C costs a handful of passes. All paths advance
+together, and their products with a block of features are one matrix product. A path that is solved drops out.
+
+The objectives are scikit-learn's, ``C Σ w_i loss_i + ||W||² / 2``, divided by ``C Σ w_i``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from heads.solvers.lbfgs import MEMORY, Minimizer, Pair, Point
+from heads.solvers.rows import Rows
+
+TOLERANCE = 1e-5  # of the objective, relative; the true distance was up to 50 times the estimate
+BLOCK_NUMBERS = 1 << 19  # of logits a thread holds at a time: 2 MiB
+MIN_BLOCK, MAX_BLOCK = 256, 4096  # rows
+LEAST_SHARE = 1e-6  # of a class that a fold left without rows
+ARRAYS = 4 * MEMORY + 12  # of its weights' size, that a problem takes: its and its start's pairs, points, sums
+CURVATURE_FLOOR = 1e-6  # a class that is fitted without doubt has none
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised.
+
+    Attributes:
+        evaluate: from logits (p, c, b), classes int (b,) and weights (p, b) of the rows, sums over the rows: the losses
+            (p, g), their derivatives by the logits, which take the place of these, and the second derivatives (p, c).
+        joint: the classes are one problem, and g is 1; else each class is its own against the rest, and g is c.
+        penalise_intercept: as liblinear does.
+    """
+
+    evaluate: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    joint: bool
+    penalise_intercept: bool
+
+
+def _cross_entropy(Z: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.arange(len(y))
+    Z -= Z.max(axis=1, keepdims=True)
+    own = Z[:, y, rows]
+    np.exp(Z, out=Z)
+    Z[:, y, rows] = 0
+    others = Z.sum(axis=1)  # apart from the own class, or float32 could not tell a probability of 1 - 1e-8 from 1
+    more = others + np.expm1(own)
+    losses = ((np.log1p(more) - own) * weights).sum(axis=1, dtype=np.float64)
+    inverse = 1 / (1 + more)
+    Z *= inverse[:, None]
+    doubt = others * inverse
+    Z[:, y, rows] = doubt  # p (1 - p) is the same for the own class's p and 1 - p
+    second = _over_rows(Z, weights) - _over_rows(np.square(Z), weights)
+    Z[:, y, rows] = -doubt
+    Z *= weights[:, None]
+    return losses[:, None], second
+
+
+def _squared_hinge(Z: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.arange(len(y))
+    sign = np.full(Z.shape[1:], -1, np.float32)
+    sign[y, rows] = 1
+    Z *= -sign
+    Z += 1
+    np.maximum(Z, 0, out=Z)
+    each = np.repeat(weights[:, None], Z.shape[1], axis=1)
+    if Z.shape[1] > 2:  # liblinear weighs a class's rows in its own problem alone; elsewhere they are part of the rest
+        each = (each > 0).astype(np.float32)
+        each[:, y, rows] = weights
+    losses = (np.square(Z) * each).sum(axis=2, dtype=np.float64)
+    second = 2 * (each * (Z > 0)).sum(axis=2)
+    Z *= -2 * sign
+    Z *= each
+    return losses, second
+
+
+def _squared(Z: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    Z += 1
+    Z[:, y, np.arange(len(y))] -= 2
+    losses = _over_rows(np.square(Z), weights)
+    Z *= 2 * weights[:, None]
+    return losses, np.repeat(2 * weights.sum(axis=1, keepdims=True), Z.shape[1], axis=1)
+
+
+CROSS_ENTROPY = Loss(_cross_entropy, joint=True, penalise_intercept=False)  # LogisticRegression
+SQUARED_HINGE = Loss(_squared_hinge, joint=False, penalise_intercept=True)  # LinearSVC
+SQUARED = Loss(_squared, joint=False, penalise_intercept=False)  # RidgeClassifier, alpha = 1 / (2 C)
+
+
+@dataclass(frozen=True)
+class Path:
+    """Problems that differ by C alone.
+
+    Attributes:
+        Cs: above 0, ascending.
+        class_weights: float32 (c,), of the rows of each class.
+        left_out: the fold whose rows are not fitted; -1 for none.
+        start: the solution of nearly the first problem.
+    """
+
+    Cs: tuple[float, ...]
+    class_weights: np.ndarray
+    left_out: int = -1
+    start: Solution | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solved problem: which path, which of its Cs, float32 W (c, r + 1) in the rows' basis, the passes it took.
+
+    ``converged`` is false where the passes ended before the problem was solved; ``pairs`` is the curvature around it.
+    """
+
+    path: int
+    at: int
+    W: np.ndarray
+    objective: float
+    passes: int
+    converged: bool
+    pairs: tuple[Pair, ...]
+
+
+def solve(
+    rows: Rows,
+    y: np.ndarray,
+    n_classes: int,
+    loss: Loss,
+    paths: Sequence[Path],
+    folds: np.ndarray | None = None,
+    tolerance: float = TOLERANCE,
+) -> Iterator[Solution]:
+    """Solve every problem of every path; solutions come as they are found.
+
+    Args:
+        rows: n of them.
+        y: int (n,), indices of classes.
+        n_classes: c.
+        loss: of one of the families.
+        paths: each with rows of at least two classes left in.
+        folds: int (n,), the fold of each row; rows sorted by it save the work of those that are left out.
+        tolerance: of the objective's estimated distance from its minimum, relative.
+    """
+    folds = np.full(len(y), -2) if folds is None else folds
+    walks = [_Walk(i, path, loss, _totals(path, y, folds), rows, tolerance) for i, path in enumerate(paths)]
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        while walks:
+            with _one_blas_thread():
+                points = _evaluate(rows, y, folds, loss, walks, pool, workers)
+                list(pool.map(_Walk.tell, walks, points))
+            for walk in walks:
+                yield from walk.solved()
+            walks = [walk for walk in walks if not walk.ended]
+
+
+def solve_from_sample(
+    rows: Rows, y: np.ndarray, n_classes: int, loss: Loss, paths: Sequence[Path], tolerance: float = TOLERANCE
+) -> Iterator[Solution]:
+    """Like ``solve``, in fewer passes over all rows: paths are followed over the rows' sample, which is in memory; then
+    every problem is solved over all rows at once, from its solution there. That takes more products a problem.
+    """
+    sample = rows.sample
+    assert sample is not None
+    share = len(sample.at) / rows.n  # C is larger by as much as there are fewer rows: the penalty of a row is the same
+    nearly = [replace(path, Cs=tuple(C / share for C in path.Cs)) for path in paths]
+    starts = list(solve(sample.rows, y[sample.at], n_classes, loss, nearly, tolerance=tolerance))
+    each = [replace(paths[start.path], Cs=(paths[start.path].Cs[start.at],), start=start) for start in starts]
+    for solution in solve(rows, y, n_classes, loss, each, tolerance=tolerance):
+        yield replace(solution, path=starts[solution.path].path, at=starts[solution.path].at)
+
+
+def fits_together(rows: Rows, n_classes: int, paths: Sequence[Path]) -> bool:
+    """Whether there is a sample, and room for all problems at once."""
+    numbers = ARRAYS * n_classes * (len(rows.basis.variances) + 1) * sum(len(path.Cs) for path in paths)
+    return rows.sample is not None and 4 * numbers <= rows.room
+
+
+class _Walk:
+    """Where on its path a sweep is."""
+
+    def __init__(self, index: int, path: Path, loss: Loss, totals: np.ndarray, rows: Rows, tolerance: float) -> None:
+        self.index, self.path, self.weight, self.ended = index, path, float(totals.sum()), False
+        self._at = 0
+        self._previous: np.ndarray | None = None
+        # the softmax of two classes has each weight twice, so half of each penalty is what one weight gets
+        self._factor = 2.0 if loss.joint and len(totals) == 2 else 1.0
+        self._variances = np.append(rows.basis.variances, np.float32(1))
+        penalised = np.ones(len(self._variances), np.float32)
+        penalised[-1] = loss.penalise_intercept
+        start = np.zeros((len(totals), len(self._variances)), np.float32)
+        if path.start is not None:
+            start = path.start.W
+        elif loss.joint:  # without features the best logits are the logarithms of the classes' shares
+            start[:, -1] = np.log(np.maximum(totals / self.weight, LEAST_SHARE))
+        pairs = path.start.pairs if path.start is not None else ()
+        self._minimizer = Minimizer(start, self._penalty(0), penalised, loss.joint, tolerance, pairs)
+
+    @property
+    def trial(self) -> np.ndarray:
+        """What is to be evaluated next."""
+        return self._minimizer.trial
+
+    def tell(self, evaluated: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        """Take the sums of losses (g,), gradients (c, r + 1) and second derivatives (c,) over the rows."""
+        data, gradient, second = evaluated
+        curvature = np.maximum(second / self.weight, CURVATURE_FLOOR)[:, None] * self._variances
+        gradient = (gradient / self.weight).astype(np.float32)
+        self._minimizer.tell(Point(self.trial, data / self.weight, gradient, curvature.astype(np.float32)))
+
+    def solved(self) -> Iterator[Solution]:
+        """Give the solution, if there is one, and turn to the next problem."""
+        while self._minimizer.done and not self.ended:
+            W, at, Cs = self._minimizer.best.W, self._at, self.path.Cs
+            minimizer = self._minimizer
+            taken, pairs = minimizer.evaluations, tuple(minimizer.pairs)
+            yield Solution(self.index, at, W, minimizer.objective, taken, minimizer.converged, pairs)
+            if at + 1 == len(Cs):
+                self.ended = True
+                return
+            towards = None
+            if self._previous is not None:
+                ratio = np.log(Cs[at + 1] / Cs[at]) / np.log(Cs[at] / Cs[at - 1])
+                towards = W + np.float32(min(ratio, 2.0)) * (W - self._previous)
+            self._previous, self._at = W, at + 1
+            self._minimizer.move(self._penalty(at + 1), towards)
+
+    def _penalty(self, at: int) -> float:
+        return self._factor / (float(self.path.Cs[at]) * self.weight)
+
+
+def _evaluate(
+    rows: Rows,
+    y: np.ndarray,
+    folds: np.ndarray,
+    loss: Loss,
+    walks: Sequence[_Walk],
+    pool: ThreadPoolExecutor,
+    workers: int,
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """One pass over the rows for the trials of all walks; sums of losses, gradients and second derivatives of each."""
+    p, c = len(walks), len(walks[0].trial)
+    W = rows.lower(np.concatenate([walk.trial for walk in walks]))
+    stacked = W.reshape(p, c, -1)
+    class_weights = np.stack([walk.path.class_weights for walk in walks])
+    left_out = np.array([walk.path.left_out for walk in walks])
+    size = int(np.clip(min(BLOCK_NUMBERS // (p * c), -(-rows.n // workers)), MIN_BLOCK, MAX_BLOCK))
+    slots = [(np.zeros((p, 1 if loss.joint else c)), np.zeros_like(stacked), np.zeros((p, c))) for _ in range(workers)]
+
+    def work(slot: tuple[np.ndarray, np.ndarray, np.ndarray], block: tuple[slice, np.ndarray]) -> None:
+        at, X = block
+        weights = class_weights[:, y[at]] * (folds[at] != left_out[:, None])
+        active = weights.any(axis=1)
+        own: slice | np.ndarray = slice(None) if active.all() else np.flatnonzero(active)
+        weights, V = weights[own], stacked[own]
+        Z = (V.reshape(-1, V.shape[-1]) @ X.T).reshape(len(V), c, len(X))
+        losses, second = loss.evaluate(Z, y[at], weights)
+        slot[0][own] += losses
+        slot[1][own] += (Z.reshape(-1, len(X)) @ X).reshape(V.shape)
+        slot[2][own] += second
+
+    blocks = rows.blocks(size)
+    while group := list(islice(blocks, workers)):  # a slot gets the same blocks every time: sums are reproducible
+        list(pool.map(work, slots, group))
+    data, gradient, second = (sum(parts[1:], parts[0]) for parts in zip(*slots, strict=True))
+    gradient = rows.lift(gradient.reshape(p * c, -1)).reshape(p, c, -1)
+    return list(zip(data, gradient, second, strict=True))
+
+
+def _totals(path: Path, y: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """The weight of the rows of each class that are fitted, float64 (c,)."""
+    return np.bincount(y[folds != path.left_out], minlength=len(path.class_weights)) * path.class_weights.astype(float)
+
+
+def _over_rows(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sums: (p, c, b) and (p, b) → (p, c)."""
+    return (values @ weights[:, :, None])[:, :, 0]
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """Threads take blocks of rows, each with products of its own."""
+    return _controller().limit(limits=1)

@@ -1,0 +1,323 @@
+"""Run a tapped backbone: OpenVINO on a CPU, TensorFlow anywhere.
+
+An engine is a function from uint8 pixels to float32 features. Which engine, how large its batches and
+how many threads it has moves no feature by more than float noise; the precision does, and is part of
+a feature set's identity.
+
+OpenVINO runs a graph that was converted once and is kept in a cache, so that a later start needs no
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurestore.errors import EngineError, UsageError
+from featurestore.limits import check_count
+from heads.backend import import_keras
+from pipelines.backbones import table
+from pipelines.backbones.table import MAX_INPUT_SIZE, Tap
+
+if TYPE_CHECKING:
+    import openvino
+
+BATCH_SIZES = {"openvino": 8, "tensorflow": 64}  # small ones stay in a core's cache, large ones fill a GPU
+ENGINES = tuple(BATCH_SIZES)
+PRECISIONS = ("f32", "bf16")
+# Of a forward pass: its activations take some hundred bytes for each pixel, and more in training.
+MAX_BATCH_PIXELS = BATCH_SIZES["openvino"] * MAX_INPUT_SIZE**2
+MAX_THREADS = 1024
+LOG = logging.getLogger("penult")
+GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
+NATIVE_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, ARM
+
+
+class Engine:
+    """Features of pictures, in fixed batches; safe to call from several threads.
+
+    Attributes:
+        tap: what is computed.
+        precision: of the forward pass, "f32" or "bf16".
+        width: d, the length of a feature vector.
+        batch_size: the number of pictures the graph takes at once; others are split or padded.
+    """
+
+    tap: Tap
+    precision: str
+    width: int
+    batch_size: int
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Compute features; a picture's do not depend on the pictures beside it.
+
+        Args:
+            pixels: uint8 (n, s, s, 3), RGB, n ≥ 1.
+
+        Returns:
+            float32 (n, d).
+
+        Raises:
+            EngineError: pixels of another shape or dtype.
+        """
+        size = self.tap.input_size
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3) or not len(pixels):
+            raise EngineError(f"Expected: pixels uint8 (n, {size}, {size}, 3). Got: {pixels.dtype} {pixels.shape}.")
+        features = np.empty((len(pixels), self.width), np.float32)
+        for start in range(0, len(pixels), self.batch_size):
+            batch = pixels[start : start + self.batch_size]
+            n = len(batch)
+            if n < self.batch_size:
+                padding = np.zeros((self.batch_size - n, *batch.shape[1:]), np.uint8)
+                batch = np.concatenate([batch, padding])
+            features[start : start + n] = self._forward(np.ascontiguousarray(batch))[:n]
+        return features
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
+        """Run one full batch; the result is only valid until the calling thread's next call."""
+        raise NotImplementedError
+
+
+def check_request(engine: str, precision: str, batch_size: int | None, input_size: int) -> None:
+    """Refuse what no engine could do, before one is opened.
+
+    Args:
+        engine, precision, batch_size: see ``open_engine``.
+        input_size: pixels, the side of the square that the backbone sees.
+
+    Raises:
+        UsageError: an unknown engine or precision, or a batch too large for memory.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"Expected: --engine {' or '.join(ENGINES)}. Got: {engine!r}.")
+    if precision not in PRECISIONS:
+        raise UsageError(f"Expected: --precision {' or '.join(PRECISIONS)}. Got: {precision!r}.")
+    if batch_size is not None:
+        check_batch(batch_size, input_size)
+
+
+def check_batch(batch_size: int, input_size: int) -> None:
+    """Raise UsageError for a batch of more than ``MAX_BATCH_PIXELS`` pixels, and for what is no number of pictures."""
+    option = f"--batch-size at {input_size} pixels, where a batch has to fit in memory"
+    check_count(option, batch_size, 1, MAX_BATCH_PIXELS // input_size**2)
+
+
+def open_engine(
+    tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int | None = None, threads: int = 0
+) -> Engine:
+    """Make a backbone ready to run.
+
+    Args:
+        tap: what is computed.
+        engine: "openvino" or "tensorflow".
+        precision: of the forward pass, "f32" or "bf16".
+        batch_size: pictures a forward pass; None leaves it to the engine.
+        threads: CPU threads; 0 takes all cores.
+
+    Raises:
+        UsageError: see ``check_request``.
+        BackboneError: the model cannot be built.
+        EngineError: a precision that this machine only emulates.
+    """
+    check_request(engine, precision, batch_size, tap.input_size)
+    check_count("threads", threads, 0, MAX_THREADS)
+    if batch_size is None:
+        batch_size = min(BATCH_SIZES[engine], MAX_BATCH_PIXELS // tap.input_size**2)
+    if engine == "tensorflow":
+        return TensorFlowEngine(tap, precision, batch_size, threads)
+    return OpenVINOEngine(tap, precision, batch_size, threads)
+
+
+class OpenVINOEngine(Engine):
+    """A cached graph, compiled for this CPU; every calling thread has its own infer request."""
+
+    def __init__(self, tap: Tap, precision: str, batch_size: int, threads: int) -> None:
+        openvino = _openvino()
+        core = openvino.Core()
+        if precision == "bf16" and not _has_native_bf16(core):
+            raise EngineError("This CPU would only emulate bf16: use `--precision f32`.")
+        model = _graph(core, tap)
+        model.reshape([batch_size, tap.input_size, tap.input_size, 3])
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,  # never left to the plugin: some CPUs default to bf16
+            # Independent streams do not wait for one another where decoding shares the cores.
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "ENABLE_CPU_PINNING": False,
+        }
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        self._compiled = core.compile_model(model, "CPU", config)
+        self._requests = threading.local()
+        self.tap = tap
+        self.precision = precision
+        self.width = self._compiled.output(0).shape[1]
+        self.batch_size = batch_size
+        # The first tensor of a process must not be made by two threads at once: seen to hang in OpenVINO 2026.4.1.
+        self(np.zeros((1, tap.input_size, tap.input_size, 3), np.uint8))
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
+        if not hasattr(self._requests, "request"):
+            self._requests.request = self._compiled.create_infer_request()
+        request = self._requests.request
+        request.infer([batch], share_inputs=True)
+        return request.get_output_tensor().data
+
+
+class TensorFlowEngine(Engine):
+    """The Keras model as one TensorFlow function, in f32 on whatever device TensorFlow sees."""
+
+    def __init__(self, tap: Tap, precision: str, batch_size: int, threads: int) -> None:
+        if precision != "f32":
+            raise EngineError("The TensorFlow engine computes in f32 only: use `--precision f32`.")
+        import_keras()
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        if threads and tf.config.threading.get_intra_op_parallelism_threads() != threads:
+            try:
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
+            except RuntimeError as error:
+                raise EngineError(
+                    "TensorFlow has started already and keeps its number of threads: "
+                    "open the engine first or leave out the number of threads."
+                ) from error
+        self._function = _function(tap, batch_size)
+        self.tap = tap
+        self.precision = precision
+        self.width = self._function.get_concrete_function().structured_outputs.shape[1]
+        self.batch_size = batch_size
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
+        return self._function(batch).numpy()
+
+
+def cache_folder() -> Path | None:
+    """Where converted graphs are kept: $PENULT_CACHE, $XDG_CACHE_HOME/penult or ~/.cache/penult.
+
+    None without any of them: $HOME is not set and the user has no entry in the system's list.
+    """
+    if named := os.environ.get("PENULT_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
+    except RuntimeError:
+        return None
+
+
+def _graph(core: openvino.Core, tap: Tap) -> openvino.Model:
+    """The tap's graph from the cache; converted first if it is not there, or damaged."""
+    table.fetch(tap)
+    identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
+    del identity["crop"]  # the graph begins at the square
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    cache = cache_folder()
+    folder = None if cache is None else cache / "graphs" / key
+    content = _read_cached(folder) if folder else None
+    return core.read_model(*(content or _converted(tap, folder)))
+
+
+def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
+    """The graph and its weights, or None unless both are what was written."""
+    try:
+        graph, weights = (folder / "graph.xml").read_bytes(), (folder / "graph.bin").read_bytes()
+        digest = (folder / "sha256").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return (graph, weights) if _digest(graph, weights) == digest else None
+
+
+def _converted(tap: Tap, folder: Path | None) -> tuple[bytes, bytes]:
+    """Convert, and keep the result in a folder of the cache, where it can be written."""
+    with _workplace(folder) as temporary:
+        fresh = Path(temporary) / "graph"
+        fresh.mkdir()
+        _convert(tap, fresh / "graph.xml")
+        digest = _digest((fresh / "graph.xml").read_bytes(), (fresh / "graph.bin").read_bytes())
+        (fresh / "sha256").write_text(digest)
+        content = _read_cached(fresh)
+        if content is None:
+            raise EngineError(f"The converted graph in {fresh} cannot be read back: check that disk.")
+        if folder and Path(temporary).parent == folder.parent:
+            _put_in_place(fresh, folder)
+    return content
+
+
+def _workplace(folder: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder beside where the result will be kept, or elsewhere with a warning."""
+    why = "there is no home folder"
+    if folder is not None:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            return tempfile.TemporaryDirectory(dir=folder.parent, prefix="tmp-")
+        except OSError as error:
+            why = f"{folder.parent}: {error.strerror}"
+    LOG.warning(
+        "The converted graph is not kept, so the next start converts it again (%s): "
+        "let the variable PENULT_CACHE name a folder that can be written.",
+        why,
+    )
+    return tempfile.TemporaryDirectory(prefix="penult-")
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Rename a converted graph's folder; another process may do the same meanwhile."""
+    while True:
+        try:
+            fresh.rename(folder)
+            return
+        except OSError:
+            if _read_cached(folder):
+                return  # another process was faster
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _convert(tap: Tap, path: Path) -> None:
+    """Trace the Keras model and save it as OpenVINO's IR, in full f32."""
+    openvino = _openvino()
+    function = _function(tap, batch_size=None)
+    model = openvino.convert_model(function.get_concrete_function())
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _function(tap: Tap, batch_size: int | None) -> Any:
+    """The built model as a TensorFlow function of uint8 (batch_size, s, s, 3)."""
+    model = table.build(tap)
+    import tensorflow as tf
+
+    signature = tf.TensorSpec((batch_size, tap.input_size, tap.input_size, 3), tf.uint8)
+    return tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
+
+
+def _openvino() -> Any:
+    """OpenVINO, without the telemetry that it would send on import and on conversion."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _has_native_bf16(core: openvino.Core) -> bool:
+    """Whether the CPU computes in bf16; where Linux lists its features, they decide."""
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return False
+    try:
+        features = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return True
+    return bool(features & NATIVE_BF16)
+
+
+def _digest(graph: bytes, weights: bytes) -> str:
+    return hashlib.sha256(hashlib.sha256(graph).digest() + hashlib.sha256(weights).digest()).hexdigest()

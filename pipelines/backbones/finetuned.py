@@ -1,0 +1,102 @@
+"""Fine-tuned backbones of a store: ``STORE/backbones/<sha256>.weights.h5`` with a description beside it.
+
+``ft:ID`` names one by the run that made it, and means its whole tap: base network, weights, layer, pooling, input
+size and crop. Feature sets keep the base network's name; the weights' digest sets them apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import StoreCorrupt, StoreNotFound
+from featurestore.storage.files import fsync, read_sealed, sha256_of, write_sealed
+from featurestore.store import FeatureStore
+from pipelines.backbones.table import Tap, resolve
+
+PREFIX = "ft:"
+LONGEST = 200  # characters of any of these
+WORDS = {"backbone": str, "layer": str, "pooling": str, "input_size": int, "crop": str}  # of a tap
+
+
+def register(
+    store: FeatureStore, run_id: str, tap: Tap, save: Callable[[Path], None], about: Mapping[str, Any]
+) -> None:
+    """Keep fine-tuned weights under the run's id; done once however often it is repeated.
+
+    Args:
+        store: where they are kept; its lock is taken.
+        run_id: of the fine-tuning.
+        tap: of the base network.
+        save: writes the weights to a path.
+        about: what else to keep beside them, as JSON values.
+
+    Raises:
+        StoreLocked: another run holds the store's lock.
+    """
+    folder = store.path / "backbones"
+    with store.lock():
+        if run_id in _registered(store):
+            return
+        folder.mkdir(exist_ok=True)
+        temporary = folder / f"{run_id}.weights.h5"  # Keras demands the ending
+        save(temporary)
+        digest = sha256_of(temporary)
+        fsync(temporary)
+        temporary.replace(folder / f"{digest}.weights.h5")
+        fsync(folder)
+        described = {"id": run_id, "sha256": digest, "base_sha256": tap.weights_sha256, **asdict(tap), **about}
+        del described["weights"]  # a path of this machine
+        write_sealed(folder / f"{run_id}.json", described)
+        fsync(store.path)
+
+
+def find(store: FeatureStore, name: str) -> Tap:
+    """The tap that ``ft:ID`` means.
+
+    Raises:
+        StoreNotFound: the store has no such fine-tuned backbone.
+        StoreCorrupt: its weights or its description are not those that were kept.
+    """
+    known = _registered(store)
+    run_id = name.removeprefix(PREFIX)
+    if run_id not in known:
+        there = ", ".join(PREFIX + other for other in known) or "none: make one with `penult finetune`"
+        raise StoreNotFound(f"{store.path} has no backbone {name}. Expected: one of its fine-tuned ones. Got: {there}.")
+    found = _described(known[run_id])
+    weights = weights_in(store, found["sha256"])
+    if weights is None:
+        raise StoreCorrupt(f"Expected: the weights of {name} in {store.path / 'backbones'}. Got: no such file.")
+    tap = resolve(weights=weights, **{word: found[word] for word in WORDS})
+    if tap.weights_sha256 != found["sha256"]:
+        raise StoreCorrupt(f"{weights}: Expected: sha256 {found['sha256']}. Got: {tap.weights_sha256}.")
+    return tap
+
+
+def weights_in(store: FeatureStore, sha256: str) -> str | None:
+    """The absolute path of the weights with this digest, or None if the store has none."""
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        return None
+    path = store.path.resolve() / "backbones" / f"{sha256}.weights.h5"
+    return str(path) if path.is_file() else None
+
+
+def _registered(store: FeatureStore) -> dict[str, Path]:
+    """Descriptions by run id, oldest first."""
+    return {path.stem: path for path in sorted((store.path / "backbones").glob("*.json"))}
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What a description says.
+
+    Raises:
+        StoreCorrupt: it is damaged.
+    """
+    told = read_sealed(path)
+    for word, kind in {**WORDS, "sha256": str}.items():
+        if type(told.get(word)) is not kind or len(str(told[word])) > LONGEST:
+            raise StoreCorrupt(f"Expected: the description of a backbone in {path}. Got: no {word}.")
+    return told

@@ -1,0 +1,374 @@
+"""The main job: list a corpus, plan what is missing, run the shards, commit once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import TooManyFailures, TooManyRemoved, UsageError
+from featurestore.index import CHANGED, NEW, Known, pair_digests, text_digests
+from featurestore.journal import PLAN, Staging
+from featurestore.labels import check_label_set
+from featurestore.limits import check_count
+from featurestore.runs import RunRecord, utc_now
+from featurestore.schema import LABELS
+from featurestore.spec import DTYPES
+from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
+from pipelines import signals
+from pipelines.backbones import finetuned, table
+from pipelines.backbones.engines import check_request
+from pipelines.backbones.table import Tap, feature_spec, resolve
+from pipelines.embedding.membership import MAX_REMOVED, Membership, adopt
+from pipelines.embedding.worker import EmbedJob, bound_memory, engine_for, settle_canary
+from pipelines.images.augment import MAX_VIEWS, Augmentation
+from pipelines.sources import corpus
+
+SHARD_IMAGES, MAX_SHARD_IMAGES = 4096, 2**20
+STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
+POLL_SECONDS = 0.5
+RUNNER = "FnApiRunner"  # in this process
+RUNNERS = (RUNNER, "FlinkRunner")
+REFUSED_RUNNERS = {
+    "daskrunner": "it loses finished work and still reports success",
+    "directrunner": "it may start another runner, which it looks for on the network",
+}
+
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How to embed; the command line's options, one to one."""
+
+    backbone: str = table.DEFAULT  # or ft:ID, a fine-tuned one of the store
+    weights: str = "imagenet"
+    layer: str | None = None
+    pooling: str = "avg"
+    input_size: int | None = None
+    crop: str = "squash"
+    precision: str = "f32"
+    dtype: str = "float16"
+    engine: str = "openvino"
+    batch_size: int | None = None
+    shard_images: int = SHARD_IMAGES
+    label_set: str = "default"
+    retry_failed: bool = False
+    split_folders: bool = True
+    max_removed: float = MAX_REMOVED
+    accept_removed: bool = False
+    views: int = 0  # of each image, drawn by ``augmentation``; 0 embeds the images themselves
+    augmentation: Augmentation | None = None
+    runner: str = RUNNER
+    runner_arguments: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise UsageError for what no run could do."""
+        _check_share("--max-removed", self.max_removed)
+        check_count("--shard-images", self.shard_images, 1, MAX_SHARD_IMAGES)
+        check_count("--views", self.views, 0, MAX_VIEWS)
+        check_label_set(self.label_set)
+        if self.dtype not in DTYPES:
+            raise UsageError(f"Expected: --dtype {' or '.join(DTYPES)}. Got: {self.dtype!r}.")
+        if bool(self.views) != (self.augmentation is not None):
+            raise UsageError("Views need an augmentation, and an augmentation needs views.")
+        if self.augmentation is not None:
+            self.augmentation.check()
+        _check_runner(self.runner)
+
+
+@dataclass
+class EmbedResult:
+    """What an embed run did; ``to_json`` is the contract of ``--json``."""
+
+    run_id: str
+    feature_set: str
+    fingerprint: str
+    seen: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    deduplicated: int = 0
+    embedded: int = 0
+    failed: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    failed_before: int = 0  # of the unchanged files
+    labels_changed: int = 0
+    source: str = ""  # its identity, a URI
+    listed_before: int = 0  # how many images the source listed last
+    removed: int = 0  # images that no source lists any more
+    not_removed: int = 0  # images that the source no longer lists and that stay, as they are too many
+    labels: dict[str, Any] = field(default_factory=dict)  # what the source says: classes, unlabelled, splits, changed
+    columns: dict[str, str] = field(default_factory=dict)  # of a manifest: what was taken from which column
+    notes: list[str] = field(default_factory=list)  # how the source was understood
+    recovered: list[str] = field(default_factory=list)  # dead runs whose finished shards were committed first
+    ignored: dict[str, int] = field(default_factory=dict)  # files that are no pictures, by extension
+    problems: list[str] = field(default_factory=list)  # folders that could not be listed and the like
+    seconds: dict[str, float] = field(default_factory=dict)
+    images_per_second: float = 0.0
+
+    @property
+    def failure_rate(self) -> float:
+        """Share of the corpus's files that have failed, now or in an earlier run."""
+        return (self.failed + self.failed_before) / max(self.seen, 1)
+
+    def check(self, max_failure_rate: float, max_removed: float = MAX_REMOVED) -> None:
+        """Raise TooManyFailures or TooManyRemoved where a share is above its limit, UsageError for what is no limit."""
+        check_failure_rate(max_failure_rate)
+        if self.not_removed:
+            raise TooManyRemoved(
+                f"{self.not_removed:,} of the {self.listed_before:,} images of {self.source} are no longer listed "
+                f"({self.not_removed / self.listed_before:.1%}), more than --max-removed {max_removed}: none was "
+                "removed and everything new is kept; check that the source is whole, or give --accept-removed."
+            )
+        if self.failure_rate > max_failure_rate:
+            raise TooManyFailures(
+                f"{self.failed + self.failed_before} of {self.seen} files failed ({self.failure_rate:.1%}), more than "
+                f"--max-failure-rate {max_failure_rate}: everything good is kept; `penult status` says why, "
+                "--retry-failed tries them again."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``penult embed --json`` prints."""
+        return asdict(self)
+
+
+def embed(
+    source: str,
+    store: str | Path,
+    options: EmbedOptions = EmbedOptions(),
+    progress: Progress | None = None,
+    *,
+    as_source: bool = True,
+) -> EmbedResult:
+    """Embed what the store lacks of a corpus.
+
+    Args:
+        source: folder, manifest or tar shards; see ``pipelines.sources.corpus``.
+        store: the store's folder; made where there is none.
+        options: how to embed.
+        progress: called about twice a second while images are embedded.
+        as_source: whether the store is to know from now on that these images are listed here, and what is said of
+            them; else they are only embedded.
+
+    Raises:
+        SourceError, BackboneError, EngineError, StoreError, UsageError: before any work.
+    """
+    began = time.perf_counter()
+    options.check()
+    bound_memory()
+    listing = corpus.list_source(source, split_folders=options.split_folders)
+    tap = _tap(options, store)
+    check_request(options.engine, options.precision, options.batch_size, tap.input_size)
+    engine = engine_for(tap, options.engine, options.precision, options.batch_size)
+    augmentation = None if options.augmentation is None else options.augmentation.to_json()
+    spec = feature_spec(tap, engine.width, options.precision, options.dtype, augmentation)
+    opened = FeatureStore.create(store)
+    with opened.lock(), signals.deferred():
+        recovered = opened.recover()
+        run_id = opened.new_run_id("embed")
+        result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered)
+        started, planning = utc_now(), time.perf_counter()
+        job = EmbedJob(
+            str(opened.path.resolve()),
+            run_id,
+            result.feature_set,
+            tap,
+            options.engine,
+            options.precision,
+            options.batch_size,
+            options.views,
+            options.augmentation,
+        )
+        staging = job.staging()
+        staging.begin(result.feature_set)
+        try:
+            membership = _membership(opened, listing, options, run_id) if as_source else None
+            to_embed = _plan(opened, staging, listing, options, result, membership)
+            if to_embed:
+                settle_canary(job)
+        except BaseException:
+            staging.remove()
+            raise
+        seconds = {"plan": time.perf_counter() - planning}
+        try:
+            if to_embed:
+                run_shards = _import_beam()
+                shards = -(-to_embed // options.shard_images)
+                with _watching(staging, to_embed, progress):
+                    run_shards(job, shards, options.runner, options.runner_arguments)
+        finally:  # whatever ended the run, finished shards are kept
+            for entry in staging.entries():
+                result.embedded += entry.embedded
+                result.deduplicated += entry.deduplicated
+                result.failures = dict(Counter(result.failures) + Counter(entry.failures))
+                seconds = {stage: seconds.get(stage, 0.0) + entry.seconds.get(stage, 0.0) for stage in STAGES}
+            committing = time.perf_counter()
+            opened.commit(staging)
+        now = time.perf_counter()
+        seconds |= {"commit": now - committing, "total": now - began}
+        result.seconds = {stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES}
+        result.failed = sum(result.failures.values())
+        result.images_per_second = round(result.embedded / seconds["total"], 1)
+        parameters = {"source": corpus.printable(source), **asdict(options)}
+        RunRecord(run_id, "embed", started, parameters, result.to_json()).write(opened.run_folder(run_id))
+    return result
+
+
+def check_failure_rate(rate: float) -> None:
+    """Raise UsageError for what is no share of files."""
+    _check_share("--max-failure-rate", rate)
+
+
+def _check_share(option: str, share: float) -> None:
+    if not 0 <= share <= 1:  # also NaN
+        raise UsageError(f"Expected: {option}, a share from 0 to 1. Got: {share}.")
+
+
+def _check_runner(name: str) -> None:
+    """Refuse a runner that is not known to keep what it finishes, however it is spelled: Beam knows many spellings."""
+    if name in RUNNERS:
+        return
+    plain = name.rpartition(".")[2].lower()
+    why = REFUSED_RUNNERS.get(plain) or REFUSED_RUNNERS.get(plain + "runner")
+    refused = f" {name} is refused: {why}." if why else ""
+    raise UsageError(f"Expected: --runner {' or '.join(RUNNERS)}. Got: {name!r}.{refused}")
+
+
+def _tap(options: EmbedOptions, store: str | Path) -> Tap:
+    if not options.backbone.startswith(finetuned.PREFIX):
+        return resolve(
+            options.backbone, options.weights, options.layer, options.pooling, options.input_size, options.crop
+        )
+    default, own = EmbedOptions(), ("weights", "layer", "pooling", "input_size", "crop")
+    if given := [name for name in own if getattr(options, name) != getattr(default, name)]:
+        raise UsageError(f"{options.backbone} has its own {given[0].replace('_', ' ')}: leave yours out.")
+    return finetuned.find(FeatureStore(store), options.backbone)
+
+
+def _membership(store: FeatureStore, listing: corpus.Source, options: EmbedOptions, run_id: str) -> Membership:
+    adopt(store, listing)
+    return Membership(store, listing.uri, options.label_set, run_id)
+
+
+def _plan(
+    store: FeatureStore,
+    staging: Staging,
+    listing: corpus.Source,
+    options: EmbedOptions,
+    result: EmbedResult,
+    membership: Membership | None,
+) -> int:
+    """Stream the listing once: count it, write what to embed and what is said of it; return how many to embed."""
+    known = store.known_files(result.feature_set, options.views or None)
+    todo = [NEW, CHANGED, NOT_IN_SET, FAILED_BEFORE] if options.retry_failed else [NEW, CHANGED, NOT_IN_SET]
+    planned = 0
+    with staging.writer("plan", PLAN) as plan, staging.writer("labels", LABELS) as said:
+        shards = _ShardWriter(plan, options.shard_images)
+        for entries in _chunks(_listed(listing, membership), options.shard_images):
+            signals.check()
+            keys = text_digests(entry.uri for entry in entries)
+            states = _states(entries, keys, known)
+            wanted = np.isin(states, todo)
+            result.seen += len(entries)
+            result.new += int((wanted & (states != CHANGED)).sum())
+            result.changed += int((states == CHANGED).sum())
+            result.unchanged += int((~wanted).sum())
+            result.failed_before += int((~wanted & (states == FAILED_BEFORE)).sum())
+            planned += int(wanted.sum())
+            shards.add([entry for entry, take in zip(entries, wanted, strict=True) if take], states[wanted])
+            if membership is not None and (rows := membership.take(entries, keys)).num_rows:
+                said.write_batch(rows)
+        shards.close()
+        if membership is not None:
+            for rows in membership.removals(listing.incomplete, 1.0 if options.accept_removed else options.max_removed):
+                said.write_batch(rows)
+            result.source, result.labels = membership.source, membership.to_json()
+            result.listed_before, result.labels_changed = membership.before, membership.written
+            result.removed, result.not_removed = membership.removed, membership.refused
+    result.ignored, result.problems = dict(listing.ignored), list(listing.problems)
+    result.columns, result.notes = dict(listing.columns), list(listing.notes)
+    return planned
+
+
+def _listed(listing: corpus.Source, membership: Membership | None) -> Iterator[corpus.Entry]:
+    """The listing; nothing at all is an error, but for a source that has listed images and may have lost them."""
+    try:
+        yield from listing
+    except corpus.NoPictures:
+        if membership is None or not membership.is_known:
+            raise
+
+
+class _ShardWriter:
+    """Cuts planned files into shards of equal size; a shard is a record batch of the plan."""
+
+    def __init__(self, plan: pa.RecordBatchFileWriter, shard_images: int) -> None:
+        self._plan, self._shard_images = plan, shard_images
+        self._waiting: list[tuple[corpus.Entry, bool]] = []
+
+    def add(self, entries: list[corpus.Entry], states: np.ndarray) -> None:
+        self._waiting += zip(entries, (states != NEW).tolist(), strict=True)
+        while len(self._waiting) >= self._shard_images:
+            self._write(self._waiting[: self._shard_images])
+            del self._waiting[: self._shard_images]
+
+    def close(self) -> None:
+        if self._waiting:
+            self._write(self._waiting)
+
+    def _write(self, rows: list[tuple[corpus.Entry, bool]]) -> None:
+        columns = zip(*((e.uri, e.size, e.mtime_ns, e.offset, replaces) for e, replaces in rows), strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, PLAN, strict=True)]
+        self._plan.write_batch(pa.record_batch(arrays, schema=PLAN))
+
+
+def _states(entries: list[corpus.Entry], keys: np.ndarray, known: Known) -> np.ndarray:
+    sizes = np.array([entry.size for entry in entries], np.int64)
+    mtimes = np.array([entry.mtime_ns for entry in entries], np.int64)
+    return known.lookup(keys, pair_digests(sizes, mtimes))
+
+
+def _chunks(entries: Iterator[corpus.Entry], size: int) -> Iterator[list[corpus.Entry]]:
+    while chunk := list(islice(entries, size)):
+        yield chunk
+
+
+@contextmanager
+def _watching(staging: Staging, total: int, progress: Progress | None) -> Iterator[None]:
+    """Report progress from the workers' own notes, wherever they run."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            progress and progress(staging.progress(), total)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        if progress:
+            progress(staging.progress(), total)
+
+
+def _import_beam() -> Callable[..., None]:
+    """Import Beam only when there is work, and without its warnings about clients that penult does not use."""
+    logging.disable(logging.WARNING)
+    try:
+        from pipelines.embedding.beam import run_shards
+    finally:
+        logging.disable(logging.NOTSET)
+    return run_shards

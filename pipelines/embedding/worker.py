@@ -1,0 +1,426 @@
+"""The embed loop: one shard of planned files → feature fragments, catalog rows, one journal entry.
+
+It knows no Beam: a runner, a thread or a test calls ``embed_shard``. Every thread takes files from one feed, reads,
+hashes and decodes them until they fill a batch, and runs that through the engine itself: nothing is handed from
+thread to thread but finished batches, and memory is bounded by a few batches a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice, repeat, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import ImageError
+from featurestore.index import KeySet
+from featurestore.journal import ShardEntry, Staging
+from featurestore.schema import CATALOG, FAILED, OK, features_batch, spec_of, storable
+from featurestore.store import FeatureStore
+from pipelines import signals
+from pipelines.backbones import canary
+from pipelines.backbones.engines import Engine, open_engine
+from pipelines.backbones.table import Tap
+from pipelines.images import decoder
+from pipelines.images.augment import Augmentation, random_view
+from pipelines.sources import corpus
+
+THREADS_A_CORE = 2  # while one hands over to the engine or waits for a read, another computes
+BATCHES_AHEAD = 2  # a thread, begun and not yet taken
+HEARTBEAT_SECONDS = 0.5
+M_ARENA_MAX = -8  # from malloc.h
+ROWS_A_WRITE = 1024
+OVERFLOW = ImageError(
+    "overflow",
+    "The backbone's features of this picture are not finite, or larger than what the set stores: "
+    "try `penult embed --dtype float32`.",
+)
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """All that a worker on another machine needs, and small enough to send."""
+
+    store: str
+    run_id: str
+    feature_set: str
+    tap: Tap
+    engine: str
+    precision: str
+    batch_size: int | None
+    views: int = 0  # how many augmented views of each image; 0 is the image itself
+    augmentation: Augmentation | None = None
+
+    def staging(self) -> Staging:
+        """The run's journal."""
+        return Staging(Path(self.store), self.run_id)
+
+
+@dataclass(slots=True)
+class _File:
+    """One planned file on its way: filled in by read, hash and decode."""
+
+    uri: str
+    size: int
+    mtime_ns: int
+    offset: int
+    key: bytes | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    duplicate: bool = False
+    error: ImageError | None = None
+
+
+class _Picture(NamedTuple):
+    """What the engine sees: a view of a content."""
+
+    key: bytes
+    view: int
+    pixels: np.ndarray
+
+
+@dataclass
+class _Clock:
+    """Seconds a stage, summed over threads."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, stage: str, since: float) -> float:
+        now = time.perf_counter()
+        with self._lock:
+            self.seconds[stage] += now - since
+        return now
+
+
+class _Contents:
+    """Which contents need no embedding: what the set held when the run began (nobody else writes while it holds the
+    lock), and what shards of this process have taken since."""
+
+    def __init__(self, known: np.ndarray, partly: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """``partly``: keys S32 (n,), sorted, and how many views of each are stored."""
+        self._known, self._partly = KeySet(known), partly
+        self._taken: dict[bytes, int] = {}  # by the shards under way
+        self._errors: dict[bytes, ImageError] = {}
+        self._lock = threading.Lock()
+
+    def take(self, key: bytes, shard: int) -> bool:
+        """Whether the caller is to embed this content; true once."""
+        with self._lock:
+            if key in self._taken or key in self._known:
+                return False
+            self._taken[key] = shard
+            return True
+
+    def stored_views(self, key: bytes) -> int:
+        """How many views of a content that is not known in full are stored."""
+        if self._partly is None:
+            return 0
+        keys, counts = self._partly
+        at = int(np.searchsorted(keys, np.array(key, "S32")))
+        return int(counts[at]) if at < len(keys) and keys[at] == np.array(key, "S32") else 0
+
+    @contextlib.contextmanager
+    def of_shard(self, shard: int) -> Iterator[None]:
+        """What the shard takes within is known if it ends well; else it is to be had again."""
+        embedded = False
+        try:
+            yield
+            embedded = True
+        finally:
+            with self._lock:
+                own = [key for key, owner in self._taken.items() if owner == shard]
+                for key in own:
+                    del self._taken[key]
+                if embedded and own:
+                    self._known.add(np.array(own, "S32"))
+
+    def fail(self, key: bytes, error: ImageError) -> None:
+        """Remember why a content cannot be embedded, for its copies."""
+        with self._lock:
+            self._errors[key] = error
+
+    def error(self, key: bytes | None) -> ImageError | None:
+        """Why a content could not be embedded, if it could not."""
+        return self._errors.get(key) if key else None
+
+
+class _Feed:
+    """The planned files of one shard, each to the thread that asks first; ``files`` keeps them for the catalog."""
+
+    def __init__(self, staging: Staging, shard: int) -> None:
+        self.files: list[_File] = []
+        self.ended = False
+        self._staging, self._shard = staging, shard
+        self._planned = _planned(staging, shard)
+        self._beat = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> _File:
+        with self._lock:
+            signals.check()
+            file = next(self._planned, None)
+            if file is None:
+                self.ended = True
+                raise StopIteration
+            self.files.append(file)
+            if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
+                self._beat = time.monotonic()
+                self._staging.note_progress(self._shard, len(self.files))
+            return file
+
+
+@functools.lru_cache(maxsize=1)
+def engine_for(tap: Tap, engine: str, precision: str, batch_size: int | None) -> Engine:
+    """The engine of this process, opened once."""
+    return open_engine(tap, engine=engine, precision=precision, batch_size=batch_size)
+
+
+@functools.lru_cache(maxsize=1)
+def checked_engine(job: EmbedJob) -> Engine:
+    """The engine of this process, once it has shown in this run that it gives what the set holds.
+
+    Raises:
+        SpecMismatch: it does not; see ``pipelines.backbones.canary``.
+    """
+    engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
+    canary.check(FeatureStore(job.store), job.feature_set, engine)
+    return engine
+
+
+def settle_canary(job: EmbedJob) -> None:
+    """Before any shard, with the store's lock held: give the set a canary where it needs one, and check this process.
+
+    Raises:
+        SpecMismatch: rows of this process would not be like those of the set.
+    """
+    engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
+    canary.settle(FeatureStore(job.store), job.feature_set, engine)
+    checked_engine(job)
+
+
+@functools.lru_cache(maxsize=1)
+def _contents(store: str, run_id: str, feature_set: str, views: int) -> _Contents:
+    opened = FeatureStore(store)
+    return _Contents(
+        opened.content_keys(feature_set, views or None), opened.view_counts(feature_set) if views else None
+    )
+
+
+def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
+    """Embed the files of one planned shard and acknowledge it in the journal.
+
+    A shard that is finished already is not touched again: its entry is returned. Files that fail become
+    catalog rows.
+    """
+    staging = job.staging()
+    if (finished := staging.entry(shard)) is not None:
+        return finished
+    bound_memory()
+    contents = _contents(job.store, job.run_id, job.feature_set, job.views)
+    with contents.of_shard(shard):
+        return _embed(job, staging, shard, contents)
+
+
+def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> ShardEntry:
+    began = time.perf_counter()
+    engine = checked_engine(job)
+    table = FeatureStore(job.store).table(job.feature_set)
+    schema = table.schema
+    clock, feed, size = _Clock(), _Feed(staging, shard), engine.batch_size
+    embedded: set[bytes] = set()
+    load = _loader(job, shard, contents, clock)
+    dtype = spec_of(schema).dtype
+    waiting: list[_Picture] = []  # decoded, in no batch yet: less than a file's views, and at the end a batch, a thread
+    lock = threading.Lock()
+
+    def fill() -> list[_Picture]:
+        """A full batch, or nothing at the end of the feed."""
+        with lock:
+            batch = waiting[:size]
+            del waiting[:size]
+        while len(batch) < size and (file := next(feed, None)) is not None:
+            batch += load(file)
+        full = len(batch) >= size
+        with lock:
+            waiting.extend(batch[size:] if full else batch)
+        return batch[:size] if full else []
+
+    def infer(batch: list[_Picture]) -> tuple[list[tuple[bytes, int]], np.ndarray]:
+        since = time.perf_counter()
+        vectors = engine(np.stack([picture.pixels for picture in batch]))
+        clock.add("infer", since)
+        good = storable(vectors, dtype)
+        for at in np.flatnonzero(~good):
+            contents.fail(batch[at].key, OVERFLOW)
+        return [(batch[at].key, batch[at].view) for at in np.flatnonzero(good)], vectors[good]
+
+    def fill_and_infer(_: None) -> tuple[list[tuple[bytes, int]], np.ndarray] | None:
+        return infer(batch) if (batch := fill()) else None
+
+    def inferred() -> Iterator[tuple[list[tuple[bytes, int]], np.ndarray]]:
+        count = THREADS_A_CORE * cores()
+        with ThreadPoolExecutor(count) as pool:
+            calls = takewhile(lambda _: not feed.ended, repeat(None))
+            yield from filter(None, ahead_of(pool, fill_and_infer, calls, BATCHES_AHEAD * count))
+            yield from ahead_of(pool, infer, _batched(waiting, size), BATCHES_AHEAD * count)
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        finite = (batch for batch in inferred() if batch[0])
+        for group in _batched(finite, max(1, ROWS_A_WRITE // size)):
+            keys, views = zip(*(row for rows, _ in group for row in rows), strict=True)
+            embedded.update(keys)
+            vectors = np.concatenate([vectors for _, vectors in group])
+            yield features_batch(schema, np.array(keys, "S32"), vectors, job.run_id, np.array(views))
+
+    fragments = table.stage(_timed(rows(), clock, "_pull"))
+    clock.seconds["write"] = time.perf_counter() - began - clock.seconds.pop("_pull", 0.0)
+    files = feed.files
+    for file in files:
+        file.error = file.error or contents.error(file.key)
+    failures = Counter(file.error.error_type for file in files if file.error)
+    entry = ShardEntry(
+        shard=shard,
+        fragments=fragments if embedded else [],
+        rows_file=f"{shard}.{secrets.token_hex(4)}.arrow",
+        embedded=len(embedded),
+        deduplicated=sum(file.duplicate and not file.error for file in files),
+        failures=dict(failures),
+        seconds=dict(clock.seconds),
+    )
+    staging.note_progress(shard, len(files))
+    return staging.finish(entry, [_catalog_rows(files, job.run_id)])
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _loader(job: EmbedJob, shard: int, contents: _Contents, clock: _Clock) -> Callable[[_File], list[_Picture]]:
+    """The function that reads and hashes a file, and gives the pictures of it that are new."""
+    tap = job.tap
+
+    def pictures(key: bytes, pixels: np.ndarray) -> list[_Picture]:
+        if job.augmentation is None:
+            return [_Picture(key, 0, pixels)]
+        views = range(contents.stored_views(key) + 1, job.views + 1)
+        return [_Picture(key, view, random_view(pixels, job.augmentation, key, view)) for view in views]
+
+    def load(file: _File) -> list[_Picture]:
+        since = time.perf_counter()
+        found: list[_Picture] = []
+        try:
+            data, size, mtime_ns = corpus.read(file.uri, file.offset, file.size)
+            if file.offset >= 0 and mtime_ns != file.mtime_ns:  # another member may be at this offset now
+                raise ImageError("unreadable", "The tar has changed since it was listed: run again.")
+            file.size, file.mtime_ns = size, mtime_ns
+            file.key = hashlib.sha256(data).digest()
+            since = clock.add("read", since)
+            file.duplicate = not contents.take(file.key, shard)
+            if file.duplicate:
+                file.width, file.height, file.format = decoder.measure(data)
+            else:
+                picture = decoder.decode(data, tap.input_size, tap.crop)
+                file.width, file.height, file.format = picture.width, picture.height, picture.format
+                found = pictures(file.key, picture.pixels)
+            clock.add("decode", since)
+        except ImageError as error:
+            file.error = error
+            if error.error_type == "vanished":
+                file.size, file.mtime_ns = -1, 0  # as it is listed: if it comes back, it is tried again
+            if file.key is not None:
+                contents.fail(file.key, error)
+        return found
+
+    return load
+
+
+def _planned(staging: Staging, shard: int) -> Iterator[_File]:
+    plan = staging.shard_plan(shard)
+    columns = (plan.column(name).to_pylist() for name in ("uri", "size", "mtime_ns", "offset"))
+    for uri, size, mtime_ns, offset in zip(*columns, strict=True):
+        yield _File(uri, size, mtime_ns, offset)
+
+
+@functools.cache
+def bound_memory() -> None:
+    """Let freed memory be used again, whichever thread freed it.
+
+    glibc's default of eight heaps a core grows with every new thread and is never given back (mallopt(3)); Arrow's
+    own pool kept 50 MiB a 100,000 catalog rows that Lance's threads had freed.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, cores())
+
+
+def _catalog_rows(files: list[_File], run_id: str) -> pa.RecordBatch:
+    columns: dict[str, list[Any]] = {
+        "uri": [f.uri for f in files],
+        "sha256": [f.key for f in files],
+        "size": [f.size for f in files],
+        "mtime_ns": [f.mtime_ns for f in files],
+        "width": [f.width for f in files],
+        "height": [f.height for f in files],
+        "format": [f.format for f in files],
+        "status": [FAILED if f.error else OK for f in files],
+        "error_type": [f.error.error_type if f.error else None for f in files],
+        "error": [str(f.error) if f.error else None for f in files],
+        "run_id": [run_id] * len(files),
+    }
+    return pa.record_batch([pa.array(columns[name.name], name.type) for name in CATALOG], schema=CATALOG)
+
+
+def ahead_of(pool: Executor, function: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
+    """Map in order, in a pool, with at most ``ahead`` calls begun and not yet taken."""
+    begun: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            begun.append(pool.submit(function, item))
+            if len(begun) >= ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
+
+
+def _batched(items: Iterable[In], size: int) -> Iterator[list[In]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _timed(items: Iterable[In], clock: _Clock, stage: str) -> Iterator[In]:
+    """Pass items through, adding the time they took to come to ``stage``."""
+    iterator = iter(items)
+    while True:
+        since = time.perf_counter()
+        item = next(iterator, None)
+        clock.add(stage, since)
+        if item is None:
+            return
+        yield item

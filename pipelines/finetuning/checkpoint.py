@@ -1,0 +1,125 @@
+"""The checkpoint of a fine-tuning: a folder in ``STORE/finetune``, for one process at a time, written each epoch."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.errors import StoreCorrupt, StoreLocked
+from featurestore.runs import is_run_id, utc_now
+from featurestore.storage.files import read_sealed, write_sealed
+from featurestore.storage.npz import OVERHEAD, read_npz, write_npz
+from pipelines.finetuning.trainer import Trainer
+
+NAME = "checkpoint.npz"
+TOLD, TOLD_BYTES = "told", 64 * 2**20  # the course so far
+
+
+@dataclass
+class Course:
+    """Where the training is: what a checkpoint holds beside the network as it is now.
+
+    ``history`` has a dict an epoch, ``start`` the validation scores before the first; ``best_epoch`` 0 is the start.
+    """
+
+    history: list[dict[str, float]]
+    start: dict[str, float]
+    best_epoch: int
+    best: list[np.ndarray]
+
+
+@contextmanager
+def own_folder(path: Path, new_run_id: Callable[[str], str]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A run's checkpoint folder, for this process alone, and its ``run_id`` and when it ``started``.
+
+    ``new_run_id`` names a run of a kind, where none has begun here.
+
+    Raises:
+        StoreLocked: another process has it.
+        StoreCorrupt: it leads elsewhere, or does not say what the run is called.
+    """
+    if path.is_symlink() or path.parent.is_symlink():
+        raise StoreCorrupt(f"Expected: a folder of the store at {path}. Got: a link to another one: remove the link.")
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreLocked(f"The same fine-tuning runs already, in {path}: wait for it to end.") from None
+        begun = path / "begun.json"
+        if not begun.exists():
+            write_sealed(begun, {"run_id": new_run_id("finetune"), "started": utc_now()})
+        told = read_sealed(begun)
+        if not is_run_id(told.get("run_id")) or not isinstance(told.get("started"), str):
+            raise StoreCorrupt(
+                f"Expected: what a fine-tuning is called in {begun}. Got: something else: remove {path}."
+            )
+        yield path, told
+
+
+def discard(folder: Path) -> None:
+    """Remove a run's checkpoint folder; never what a link in its place leads to."""
+    if not (folder.is_symlink() or folder.parent.is_symlink()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def save(folder: Path, trainer: Trainer, course: Course) -> None:
+    """Write the course so far and the network as it is now, durably, in the place of the checkpoint before."""
+    told = json.dumps({"history": course.history, "start": course.start, "best_epoch": course.best_epoch})
+    write_npz(folder / NAME, {TOLD: np.array(told), **_named(_state(trainer, course.best))})
+
+
+def resume(folder: Path, trainer: Trainer) -> Course | None:
+    """The course from the last checkpoint, the network put back with it; None where there is none.
+
+    Raises:
+        StoreCorrupt: it is not what a training of this network leaves.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    state = _state(trainer, trainer.weights())
+    expected = _named(state)
+    try:
+        arrays = read_npz(path, TOLD_BYTES + sum(array.nbytes + OVERHEAD for array in expected.values()))
+        told = json.loads(str(arrays.pop(TOLD)))
+        if {name: array.shape for name, array in arrays.items()} != {n: array.shape for n, array in expected.items()}:
+            raise ValueError("it is of another network")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("numbers that are not finite")
+        state = {name: [arrays[f"{name}{i}"] for i in range(len(group))] for name, group in state.items()}
+        course = Course(told["history"], told["start"], told["best_epoch"], state["best"])
+        _check(course)
+    except (StoreCorrupt, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise StoreCorrupt(f"The checkpoint {path} is damaged ({error}): remove it and start again.") from error
+    trainer.set_weights(state["weights"])
+    trainer.set_momenta(state["momenta"])
+    return course
+
+
+def _check(course: Course) -> None:
+    """Raise ValueError, TypeError or KeyError for what no training has told."""
+    for row in (course.start, *course.history):
+        if not (math.isfinite(row["val_accuracy"]) and math.isfinite(row["val_loss"])):
+            raise ValueError("scores that are not finite")
+    for row in course.history:
+        math.isfinite(row["seconds"])
+    if course.best_epoch not in range(len(course.history) + 1):
+        raise ValueError("a best epoch that was not trained")
+
+
+def _state(trainer: Trainer, best: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+    return {"best": best, "weights": trainer.weights(), "momenta": trainer.momenta()}
+
+
+def _named(state: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """A state as the arrays of a checkpoint."""
+    return {f"{name}{i}": array for name, group in state.items() for i, array in enumerate(group)}

@@ -1,0 +1,453 @@
+"""Fine-tuning: train the last layers of a backbone further, together with a head, on the pictures themselves.
+
+The only job that needs raw pixels more than once. It resumes after the last whole epoch: everything that decides a
+run makes the name of its folder under ``STORE/finetune``, and what an epoch does depends on the seed and its number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurestore.dataset import Dataset, hex_ids
+from featurestore.errors import HeadError, ImageError, SourceError, UsageError
+from featurestore.limits import check_count
+from featurestore.runs import RunRecord
+from featurestore.splits import SPLITS, TEST, TRAIN, VAL
+from featurestore.storage.files import replacing
+from featurestore.store import FeatureStore
+from heads import registry
+from heads.base import Head, class_weights
+from heads.evaluation import metrics
+from heads.evaluation.significance import mcnemar
+from heads.families.dense import MAX_EPOCHS, OPTIMIZERS
+from heads.train import accuracy, check_dataset, score
+from pipelines import signals
+from pipelines.backbones import canary, finetuned
+from pipelines.backbones.engines import check_batch
+from pipelines.backbones.table import MIN_INPUT_SIZE, Tap
+from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.worker import ahead_of, bound_memory, cores, engine_for
+from pipelines.finetuning import checkpoint
+from pipelines.finetuning.checkpoint import Course
+from pipelines.finetuning.trainer import Trainer
+from pipelines.images import decoder
+from pipelines.images.augment import Augmentation, random_view
+from pipelines.predict import find_head, head_of, tap_of
+from pipelines.sources import corpus
+from pipelines.training import FitData, keep
+
+STAGES = ("train", "validate", "checkpoint", "embed", "score")
+SCHEDULES = ("constant", "cosine")
+BATCHES_AHEAD = 2  # a core, decoded and not yet trained on
+MOMENTUM = 0.9  # where none is given, of the optimizer that has one
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]  # pictures done, pictures in all
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """How to fine-tune; the command line's options, one to one.
+
+    Attributes:
+        unfreeze_from: the first layer of the backbone that is trained.
+        optimizer: one of ``heads.families.dense.OPTIMIZERS``.
+        learning_rate: of the optimizer.
+        schedule: "constant", or "cosine" from the learning rate in the first epoch towards 0 after the last.
+        momentum: of sgd.
+        epochs: how often each training picture is seen.
+        batch_size: pictures a step.
+        augmentation: of the training pictures; its seed is also that of their order and of dropout.
+    """
+
+    unfreeze_from: str
+    optimizer: str = "sgd"
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    momentum: float | None = None
+    epochs: int = 20
+    batch_size: int = 32
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def check(self) -> None:
+        """Raise UsageError for what no run could do."""
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(f"Expected: --optimizer {', '.join(OPTIMIZERS)}. Got: {self.optimizer!r}.")
+        if not 0 < self.learning_rate < float("inf"):
+            raise UsageError(f"Expected: --learning-rate above 0. Got: {self.learning_rate}.")
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"Expected: --schedule {' or '.join(SCHEDULES)}. Got: {self.schedule!r}.")
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise UsageError(f"--momentum is of sgd: leave it out with --optimizer {self.optimizer}.")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise UsageError(f"Expected: --momentum from 0 to below 1. Got: {self.momentum}.")
+        check_count("--epochs", self.epochs, 1, MAX_EPOCHS)
+        check_batch(self.batch_size, MIN_INPUT_SIZE)
+        self.augmentation.check()
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, from 1 (cosine: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983)."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
+
+    def settings(self) -> dict[str, float]:
+        """The optimizer's, as Keras names them."""
+        rate = {"learning_rate": self.learning_rate}
+        if self.optimizer != "sgd":
+            return rate
+        return rate | {"momentum": MOMENTUM if self.momentum is None else self.momentum}
+
+
+@dataclass
+class _Watch:
+    """Counts pictures, and seconds a stage."""
+
+    total: int
+    progress: Progress | None
+    pictures: int = 0
+    trained: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    def count(self, pictures: int) -> None:
+        """Some more pictures have been read."""
+        self.pictures += pictures
+        self.ahead(0)
+
+    def ahead(self, pictures: int, _of: int = 0) -> None:
+        """So many more will be counted later."""
+        if self.progress:
+            self.progress(self.pictures + pictures, self.total)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is done within."""
+        since = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - since
+
+
+@dataclass
+class _Pictures:
+    """Reads and decodes pictures, and keeps note of those that cannot be had any more."""
+
+    dataset: Dataset
+    tap: Tap
+    batch_size: int
+    watch: _Watch
+    lost: dict[str, str] = field(default_factory=dict)  # content → why
+
+    def batches(self, rows: np.ndarray, views: tuple[Augmentation, int] | None = None) -> Iterator[Batch]:
+        """Yield pixels uint8 (b, s, s, 3) and their rows int (b,), in order, decoded ahead in threads.
+
+        Args:
+            rows: of the dataset.
+            views: augmentation and number of the view; None for the pictures as they are.
+        """
+        chunks = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+
+        def load(chunk: np.ndarray) -> list[np.ndarray | None]:
+            return [self._load(row, views) for row in chunk]
+
+        with ThreadPoolExecutor(cores()) as pool:
+            for chunk, loaded in zip(chunks, ahead_of(pool, load, chunks, BATCHES_AHEAD * cores()), strict=True):
+                signals.check()
+                self.watch.count(len(chunk))
+                pixels = [p for p in loaded if p is not None]
+                if pixels:
+                    yield np.stack(pixels), chunk[[p is not None for p in loaded]]
+
+    def _load(self, row: int, views: tuple[Augmentation, int] | None) -> np.ndarray | None:
+        key, uri = str(hex_ids(self.dataset.keys[row : row + 1])[0]), str(self.dataset.uris[row])
+        try:
+            data = corpus.read(uri)[0]
+            if hashlib.sha256(data).hexdigest() != key:
+                self.lost[key] = "changed"
+                return None
+            pixels = decoder.decode(data, self.tap.input_size, self.tap.crop).pixels
+        except ImageError as error:
+            self.lost[key] = error.error_type
+            return None
+        return pixels if views is None else random_view(pixels, views[0], bytes.fromhex(key), views[1])
+
+
+def finetune(
+    store: str | Path,
+    head_id: str | None,
+    options: FinetuneOptions,
+    weights: str | None = None,
+    progress: Progress | None = None,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Fine-tune a head's backbone together with the head; return the object that ``penult finetune --json`` prints.
+
+    The best epoch on validation is kept, the start among them. Its backbone becomes ``ft:RUN`` of the store, the
+    labelled pictures are embedded with it, and the head is kept on those features. The test split is read once, at
+    the end. The same call again resumes after the last whole epoch, or returns what it returned before. All is computed
+    in the precision of the features that the head was trained on.
+
+    Args:
+        store: the store's folder.
+        head_id: of a linear or dense head in the store, see ``predict.find_head``; None takes the newest that was not
+            itself fine-tuned.
+        options: how.
+        weights: the backbone's weights file, where it has moved.
+        progress: called with the number of pictures read.
+        say: called with a line for people, now and then.
+
+    Raises:
+        UsageError, BackboneError, HeadError, EngineError, StoreError: before any work; SpecMismatch, a StoreError, also
+            where the backbone gives other features than when the set was made.
+        SourceError: none of the pictures of a split can be read any more.
+        HeadError: the loss is not finite any more.
+        Interrupted: Ctrl-C or SIGTERM; whole epochs are kept.
+    """
+    options.check()
+    bound_memory()
+    opened = FeatureStore(store)
+    head_id = find_head(opened, head_id, ("train", "compare"))  # one of its own would make a rerun go on from it
+    old, meta = head_of(opened, head_id)
+    record = RunRecord.read(opened.run_folder(head_id))
+    asked, class_weight = record.parameters, _class_weight(record)
+    tap = tap_of(opened, meta["feature_set"], weights)
+    check_batch(options.batch_size, tap.input_size)
+    data = FitData(meta["feature_set"], *(asked[name] for name in ("label_set", "val", "test", "split_seed")))
+    dataset = data.load(opened)
+    notes = check_dataset(dataset)
+    _check_classes(old, dataset)
+    parameters = {"head_id": head_id, "class_weight": class_weight, **asdict(options)}
+    digest = _digest(parameters, dataset)
+    if done := [run for run in opened.runs() if run.kind == "finetune" and run.parameters["digest"] == digest]:
+        say(f"This was done before, by run {done[-1].run_id}.")
+        checkpoint.discard(opened.path / "finetune" / digest)  # it may have died before it could
+        return done[-1].result
+    precision = opened.spec(meta["feature_set"]).precision
+    # In bf16 the engine: where the CPU has none, that is refused now, not after the training.
+    engine = engine_for(tap, "openvino", precision, None) if precision == "bf16" else None
+    trainer = Trainer(tap, old, options.unfreeze_from, options.optimizer, options.settings())
+    canary.check(opened, meta["feature_set"], engine or trainer.features)
+    with checkpoint.own_folder(opened.path / "finetune" / digest, opened.new_run_id) as (folder, begun):
+        run_id = begun["run_id"]
+        watch = _Watch(_work(dataset, options.epochs), progress)
+        pictures = _Pictures(dataset, tap, options.batch_size, watch)
+        loss_weights = _weights(dataset, class_weight)
+        with trainer.running(precision), signals.deferred():
+            course = _train(trainer, pictures, loss_weights, options, folder, say)
+        if course.best_epoch == 0:
+            notes.append("No epoch was better on validation than the head as it was.")
+        trainer.set_weights(course.best)
+        about = {"head_id": head_id, "options": asdict(options)}
+        finetuned.register(opened, run_id, tap, trainer.save_backbone, about)
+        with watch.stage("embed"):
+            feature_set = _embed(opened, run_id, pictures, meta["feature_set"])
+        with watch.stage("score"):
+            fresh = replace(data, feature_set=feature_set).load(opened)
+            check_dataset(fresh)
+            val = fresh.part(VAL)
+            head = registry.calibrated(replace(trainer.head(), history=tuple(course.history)), val.X, val.y)
+            seconds = round(sum(row["seconds"] for row in course.history), 3)
+            result = score(head, {split: fresh.part(split) for split in SPLITS}, seconds, notes)
+            report = keep(opened, run_id, result, result, fresh, begun["started"], 0, None)
+            pair = _pair(old, dataset, head, fresh)
+        outcome = {
+            "run_id": run_id,
+            "head_id": run_id,
+            "backbone": finetuned.PREFIX + run_id,
+            "feature_set": feature_set,
+            "epochs": options.epochs,
+            "best_epoch": course.best_epoch,
+            "start": course.start,
+            "history": course.history,
+            **pair,
+            "fit_seconds": seconds,
+            "seconds": {stage: round(took, 3) for stage, took in watch.seconds.items()},
+            "images_per_second": round(watch.trained / watch.seconds["train"], 1) if watch.trained else 0.0,
+            "n": result.n,
+            "left_out": _left_out(pictures.lost, dataset, fresh),
+            "notes": list(result.notes),
+            "report": str(report),
+        }
+        parameters |= asdict(data) | {"digest": digest}
+        RunRecord(run_id, "finetune", begun["started"], parameters, outcome).write(opened.run_folder(run_id))
+        checkpoint.discard(folder)
+    return outcome
+
+
+def _train(
+    trainer: Trainer, pictures: _Pictures, weights: np.ndarray, options: FinetuneOptions, folder: Path, say: Say
+) -> Course:
+    """All epochs, or those that the checkpoint lacks."""
+    dataset, watch, augmentation = pictures.dataset, pictures.watch, options.augmentation
+    train, val = (np.flatnonzero(dataset.splits == split) for split in (TRAIN, VAL))
+    labels = _codes(dataset.y, trainer.classes)
+
+    def over(batches: Iterator[Batch], step: Callable[..., tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, int]:
+        """Mean loss, share of right predictions, and number of the pictures that could be read."""
+        losses, right = [], []
+        with closing(batches):  # type: ignore[type-var]
+            for pixels, rows in batches:
+                loss, predicted = step(pixels, rows)
+                losses.append(loss)
+                right.append(predicted == labels[rows])
+        if not losses:
+            raise SourceError(_nothing_left(pictures))
+        return float(np.concatenate(losses).mean()), float(np.concatenate(right).mean()), sum(map(len, losses))
+
+    def validate() -> dict[str, float]:
+        with watch.stage("validate"):
+            loss, share, _ = over(pictures.batches(val), lambda pixels, rows: trainer.evaluate(pixels, labels[rows]))
+        return {"val_loss": loss, "val_accuracy": share}
+
+    def train_epoch(epoch: int) -> dict[str, float]:
+        trainer.begin(augmentation.seed, epoch, options.rate(epoch))
+        order = np.random.default_rng([augmentation.seed, epoch]).permutation(train)
+        views = (augmentation, epoch) if augmentation.changes else None
+        with watch.stage("train"):
+            loss, share, count = over(
+                pictures.batches(order, views), lambda pixels, rows: trainer.step(pixels, labels[rows], weights[rows])
+            )
+        watch.trained += count
+        return {"epoch": epoch, "loss": loss, "accuracy": share}
+
+    course = checkpoint.resume(folder, trainer)
+    if course is None:
+        course = Course([], validate(), 0, trainer.weights())
+        say(f"Before: validation {course.start['val_accuracy']:.1%}, loss {course.start['val_loss']:.4f}.")
+    else:
+        watch.count(len(val) + len(course.history) * (len(train) + len(val)))
+        say(f"Resuming after epoch {len(course.history)} of {options.epochs}.")
+    for epoch in range(len(course.history) + 1, options.epochs + 1):
+        since = time.perf_counter()
+        row = {**train_epoch(epoch), **validate()}
+        row["seconds"] = round(time.perf_counter() - since, 3)
+        if not np.isfinite(list(row.values())).all():
+            raise HeadError(f"In epoch {epoch} the loss is not finite any more: give a smaller --learning-rate.")
+        course.history.append(row)
+        if _better(row, course):
+            course.best_epoch, course.best = epoch, trainer.weights()
+        with watch.stage("checkpoint"):
+            checkpoint.save(folder, trainer, course)
+        say(
+            f"Epoch {epoch} of {options.epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}; "
+            f"validation {row['val_accuracy']:.1%}, loss {row['val_loss']:.4f} ({row['seconds']:.1f} s)."
+        )
+    return course
+
+
+def _better(row: dict[str, float], course: Course) -> bool:
+    """Whether an epoch is better on validation than the best before it; ties go to the lower loss."""
+    best = course.history[course.best_epoch - 1] if course.best_epoch else course.start
+    return (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
+
+
+def _class_weight(record: RunRecord) -> str | None:
+    """What the run's head was fitted with; a comparison's winner is the first of its leaderboard."""
+    fitted = record.result["leaderboard"][0] if record.kind == "compare" else record.parameters
+    return fitted.get("class_weight")
+
+
+def _weights(dataset: Dataset, class_weight: str | None) -> np.ndarray:
+    """Weight of each row in the loss, float32 (n,)."""
+    weights = np.ones(len(dataset), np.float32)
+    train = dataset.splits == TRAIN
+    names, codes = np.unique(dataset.y[train], return_inverse=True)
+    weights[train] = class_weights(codes, len(names), class_weight)[codes]
+    return weights
+
+
+def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: str) -> str:
+    """Embed the labelled pictures that are still there with the fine-tuned backbone; return the new set's name."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    dataset, spec = pictures.dataset, store.spec(feature_set)
+    here = np.array([corpus.locate(uri).size >= 0 for uri in dataset.uris.tolist()])
+    pictures.lost |= dict.fromkeys(dataset.ids[~here].tolist(), "vanished")
+    folder = store.run_folder(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder / "manifest.parquet"
+    with replacing(manifest) as temporary:
+        parquet.write_table(pa.table({"uri": dataset.uris[here].tolist()}), temporary)
+    options = EmbedOptions(backbone=finetuned.PREFIX + run_id, precision=spec.precision, dtype=spec.dtype)
+    result = embed(str(manifest), store.path, options, pictures.watch.ahead, as_source=False)
+    pictures.watch.count(len(dataset))
+    failed = store.catalog.read(["uri", "error_type"], f"status = 'failed' AND run_id = '{result.run_id}'")
+    why = dict(zip(failed.column("uri").to_pylist(), failed.column("error_type").to_pylist(), strict=True))
+    found = {key: why[uri] for key, uri in zip(dataset.ids.tolist(), dataset.uris.tolist(), strict=True) if uri in why}
+    pictures.lost = found | pictures.lost
+    if list(why.values()).count("overflow") == int(here.sum()) > 0:
+        raise HeadError(
+            f"Expected: a fine-tuned backbone whose features {spec.dtype} can hold. Got: none for {len(why):,} "
+            "pictures: give a smaller --learning-rate, or a head on features of `penult embed --dtype float32`."
+        )
+    return result.feature_set
+
+
+def _pair(old: Head, old_data: Dataset, new: Head, new_data: Dataset) -> dict[str, Any]:
+    """Both heads on the pictures that both have features of, and the p-value of their difference on test."""
+    old_data = old_data.take(np.isin(old_data.keys, new_data.keys))
+    new_data = new_data.take(np.isin(new_data.keys, old_data.keys))  # both are ordered by content
+    told: dict[str, Any] = {}
+    right = []
+    for name, head, data in (("before", old, old_data), ("after", new, new_data)):
+        test = data.part(TEST)
+        right.append(head.predict(test.X) == test.y)
+        share = float(np.mean(right[-1]))
+        ci = list(metrics.wilson(share, len(test)))
+        told[name] = {"val": accuracy(head, data.part(VAL)), "test": share, "test_ci": ci}
+    return told | {"p_value": mcnemar(*right)}
+
+
+def _left_out(lost: dict[str, str], dataset: Dataset, fresh: Dataset) -> dict[str, int]:
+    """How many labelled pictures could not be had, in training or after it, by reason."""
+    missing = np.setdiff1d(dataset.ids, fresh.ids).tolist()
+    return dict(Counter((dict.fromkeys(missing, "not embedded") | lost).values()).most_common())
+
+
+def _nothing_left(pictures: _Pictures) -> str:
+    counts = ", ".join(f"{count} × {why}" for why, count in Counter(pictures.lost.values()).most_common())
+    first = next(
+        uri for key, uri in zip(pictures.dataset.ids, pictures.dataset.uris, strict=True) if key in pictures.lost
+    )
+    return f"No picture of a split can be read any more ({counts}), for example {first}: bring the corpus back."
+
+
+def _check_classes(head: Head, dataset: Dataset) -> None:
+    unknown = np.setdiff1d(dataset.y[dataset.splits == TRAIN], head.classes)
+    if len(unknown):
+        raise HeadError(
+            f"The head knows {len(head.classes)} classes, the labels now have {len(unknown)} others "
+            f"({', '.join(unknown[:5])}): train a head on these labels first."
+        )
+
+
+def _codes(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Indices of labels among the classes, int32 (n,), -1 where it is none of them."""
+    at = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+    return np.where(classes[at] == y, at, -1).astype(np.int32)
+
+
+def _work(dataset: Dataset, epochs: int) -> int:
+    """How many pictures will be read: each epoch's, validation once more, and all to be embedded."""
+    train, val = (int(np.sum(dataset.splits == split)) for split in (TRAIN, VAL))
+    return epochs * (train + val) + val + len(dataset)
+
+
+def _digest(parameters: dict[str, Any], dataset: Dataset) -> str:
+    """Of all that decides a run: the head, the options, the features' identity, pictures, labels and splits."""
+    rows = [dataset.ids.tolist(), dataset.y.tolist(), dataset.splits.tolist()]
+    text = json.dumps([parameters, dataset.fingerprint, rows], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,403 @@
+"""Bytes to uint8 RGB, and every way that can fail: the rules "rgb8-v1".
+
+* JPEG, PNG, WebP, GIF (first frame), BMP and TIFF (the first page that is not marked as a thumbnail); nothing else.
+* EXIF orientation (where there is none, that of the XMP) is applied, after the resize.
+* ICC profiles and gAMA are ignored, as Keras and torchvision do, and so whoever trained the backbones: on photographs
+  Display P3 is 2 to 4 levels of 255 off on average, Adobe RGB 4 to 5. But linear light is 40 to 51 off: a file whose
+  ICC profile says so is refused.
+* Alpha (a channel, a transparent palette entry, tRNS) is composited over white before the resize.
+* Palette, 1-bit, grey, CMYK and YCbCr are converted by Pillow. 16-bit channels keep their high byte. Where a file says
+  that it uses fewer of the 16 bits (``samples``, ``tiffs``), the high 8 of those.
+* Signed or 32-bit integers and floats: the smallest of 0..1 (floats only), 0..255 and 0..65535 that holds all
+  values becomes 0..255, else the picture's own minimum..maximum does. NaN and infinity are refused.
+* Zero is black, or white where a TIFF says so. What cannot be decoded right is refused as "unsupported".
+* JPEG is decoded by libjpeg-turbo with the slow exact DCT and smooth upsampling, bit for bit what Pillow
+  gives. A large one is decoded at 1/8, 1/4 or 1/2, the smallest that leaves both sides at least twice the target.
+* Pillow's antialiased BILINEAR then makes the square: "squash" takes the whole rectangle, "center" its largest
+  central square, "pad" keeps the whole rectangle in shape and adds black, as Keras's pad_to_aspect_ratio does.
+
+Any change to these rules is a new name for them, since it moves features. A file that was decoded against them is a
+fault, and mending it is none: until November 2026 these came out as other pictures, and vectors of them may be in a
+store. TIFF: plain planar of 16 bits; zero is white in more than 8 bits; big-endian and compressed of signed, 32-bit or
+float samples; compressed planar grey with alpha; negative 8-bit samples; 12 bits; a MaxSampleValue; a thumbnail first;
+PNG: grey of 2 or 4 bits or RGB of 16 with a clear colour; sBIT with samples that are not scaled up; all: linear light.
+Who has such files embeds them into a new store.
+
+Whatever the bytes: nothing but ImageError is raised, nothing is printed, and no more memory is taken than some
+18 bytes for each of at most MAX_PIXELS pixels, nor much more time than a lawful picture of that size takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from featurestore.errors import ImageError, UsageError
+from featurestore.spec import CROPS
+from pipelines.images import containers, samples, tiffs
+from pipelines.images.containers import MAX_PIXELS, Container
+from pipelines.sources.corpus import MAX_FILE_BYTES
+
+MAX_SIDE = 2**20  # pixels; a row costs memory however short it is
+MESSAGE_LENGTH = 200  # of what a decoder says
+
+# Plugins are called directly: Image.open would try every format and warn about sizes before we look at them.
+_FORMATS: dict[str, tuple[Callable[[bytes], Container], Callable[[BytesIO], ImageFile.ImageFile]]] = {
+    "jpeg": (containers.jpeg, JpegImagePlugin.JpegImageFile),
+    "png": (containers.png, PngImagePlugin.PngImageFile),
+    "webp": (containers.webp, WebPImagePlugin.WebPImageFile),
+    "gif": (containers.gif, GifImagePlugin.GifImageFile),
+    "bmp": (containers.bmp, BmpImagePlugin.BmpImageFile),
+    "tiff": (tiffs.tiff, tiffs.Tiff),
+}
+_SUPPORTED = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"RIFF", "webp"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),
+    (b"MM\0+", "tiff"),
+)
+_UNSUPPORTED = (
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"II\xbc", "JPEG XR"),
+    (b"\0\0\1\0", "ICO"),
+    (b"8BPS", "PSD"),
+    (b"%!PS", "EPS"),
+    (b"\xc5\xd0\xd3\xc6", "EPS"),
+    (b"%PDF", "PDF"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "SVG"),
+    (b"DDS ", "DDS"),
+    (b"qoif", "QOI"),
+    (b"\x76\x2f\x31\x01", "OpenEXR"),
+    (b"#?RADIANCE", "Radiance HDR"),
+    *((b"P%d%c" % (n, space), "PNM") for n in range(1, 7) for space in b"\n\r\t "),
+)
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        pixels: uint8 (s, s, 3), RGB; read-only.
+        width: of the original in pixels, after EXIF orientation.
+        height: of the original in pixels, after EXIF orientation.
+        format: "jpeg", "png", "webp", "gif", "bmp" or "tiff".
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    format: str
+
+
+class _Loaded(NamedTuple):
+    image: Image.Image  # not yet turned; once decoded, RGB, and a JPEG may be reduced
+    turn: Image.Transpose | None
+    width: int  # of the original, turned
+    height: int
+    format: str
+
+
+def decode(data: bytes, input_size: int, crop: str = "squash") -> Picture:
+    """Decode a file's bytes to a square of RGB by the rules "rgb8-v1".
+
+    Thread-safe; the GIL is released while JPEGs are decoded and while pixels are resized. Threads wait for one
+    another where their pictures together would take too much memory.
+
+    Args:
+        data: the whole file.
+        input_size: s, the side of the square in pixels.
+        crop: how a rectangle becomes a square, one of ``featurestore.spec.CROPS``.
+
+    Raises:
+        ImageError: the bytes are not a picture these rules can decode; nothing else is raised for bytes.
+        UsageError: the crop rule is unknown.
+    """
+    if crop not in CROPS:
+        raise UsageError(f"Expected: crop {', '.join(CROPS)}. Got: {crop!r}.")
+    try:
+        with _loaded(data, input_size) as loaded:
+            square = _square(loaded.image, input_size, crop)
+            if loaded.turn is not None:
+                square = square.transpose(loaded.turn)
+            return Picture(np.asarray(square), loaded.width, loaded.height, loaded.format)
+    except Exception as error:  # Pillow raises nearly anything on damaged files
+        raise _image_error(error) from error
+
+
+def _square(image: Image.Image, side: int, crop: str) -> Image.Image:
+    width, height = image.size
+    if crop == "pad":
+        scale = side / max(width, height)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        padded = Image.new("RGB", (side, side))
+        padded.paste(image.resize(inner, Image.Resampling.BILINEAR), ((side - inner[0]) // 2, (side - inner[1]) // 2))
+        return padded
+    box = None
+    if crop == "center":
+        short = min(width, height)
+        left, top = (width - short) / 2, (height - short) / 2
+        box = (left, top, left + short, top + short)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box)
+
+
+def measure(data: bytes) -> tuple[int, int, str]:
+    """Return width, height (after EXIF orientation) and format from the header, decoding no pixels.
+
+    Raises:
+        ImageError: as ``decode``, as far as a header can tell.
+    """
+    try:
+        header, _ = _header(data)
+        return header.width, header.height, header.format
+    except Exception as error:
+        raise _image_error(error) from error
+
+
+def thumbnail(data: bytes, side: int = 160) -> bytes:
+    """Return a small JPEG file of a picture, its longer side ``side`` pixels, for reports.
+
+    Raises:
+        ImageError: as ``decode``.
+    """
+    try:
+        with _loaded(data, side) as loaded:
+            image = loaded.image
+            scale = side / max(image.size)
+            small = image.resize(
+                (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
+                Image.Resampling.BILINEAR,
+            )
+            if loaded.turn is not None:
+                small = small.transpose(loaded.turn)
+        file = BytesIO()
+        small.save(file, "JPEG", quality=85)
+        return file.getvalue()
+    except Exception as error:
+        raise _image_error(error) from error
+
+
+@contextlib.contextmanager
+def _loaded(data: bytes, target: int) -> Iterator[_Loaded]:
+    """Check the header, then decode to RGB; a JPEG may come out reduced, but not below twice the target."""
+    header, container = _header(data)
+    image = header.image
+    assert isinstance(image, ImageFile.ImageFile)
+    is_jpeg = header.format == "jpeg"
+    factor = _reduction(image.size, target) if is_jpeg else 1
+    whole = "progressive" in image.info  # its coefficients are all kept until the last scan
+    with _room.taken(image.width * image.height // (1 if whole else factor**2)):
+        if is_jpeg:
+            yield header._replace(image=_jpeg_to_rgb(container.data, image, factor))
+        else:
+            yield header._replace(image=samples.to_rgb(image, container, lambda: _opened(header.format, container)))
+
+
+def _header(data: bytes) -> tuple[_Loaded, Container]:
+    """Open a picture and check its size; nothing is decoded yet. Also return what there is to decode."""
+    _quieten_pillow()
+    name = _format(data)
+    walk, _ = _FORMATS[name]
+    container = walk(data)
+    image = _opened(name, container)
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError("corrupt", f"The header says {width}×{height} pixels.")
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ImageError(
+            "too_large", f"{width}×{height} pixels are more than the limit of {MAX_PIXELS:,}, or {MAX_SIDE:,} a side."
+        )
+    exif, xmp = (container.exif, container.xmp) if name != "webp" else (image.info.get("exif"), image.info.get("xmp"))
+    turn = _TURNS.get(containers.orientation(exif, xmp))
+    if turn in _SIDEWAYS:
+        width, height = height, width
+    # A TIFF's own tag is in its size already, and Pillow turns its pixels itself as it loads them.
+    return _Loaded(image, turn if name != "tiff" else None, width, height, name), container
+
+
+def _opened(name: str, container: Container) -> ImageFile.ImageFile:
+    """Open a picture with its plugin, which decodes nothing yet, and mend what that takes wrong."""
+    _, opener = _FORMATS[name]
+    try:
+        image = opener(BytesIO(container.data))
+    except SyntaxError as error:
+        if container.kind and "unknown pixel mode" in str(error):
+            raise tiffs.unsupported(container.kind) from error
+        raise
+    if name == "png" and isinstance(clear := image.info.get("transparency"), int):
+        # Pillow spreads grey of 2 and 4 bits over 8, but not its clear value.
+        image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}.get(samples.rawmode(image), 1)
+    icc = container.icc or image.info.get("icc_profile")
+    if icc and containers.is_linear(icc):
+        raise ImageError("unsupported", "Its ICC profile says linear light (gamma 1): convert it to sRGB.")
+    return image
+
+
+class _Room:
+    """Room for the pixels that threads work on: one of the largest pictures, or many small ones side by side."""
+
+    def __init__(self, pixels: int) -> None:
+        self._free = pixels
+        self._line, self._changed = threading.Lock(), threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room, first come, first served: nobody overtakes a large picture for ever."""
+        with self._line, self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify()
+
+
+_room = _Room(max(MAX_PIXELS, 2**24 * (os.cpu_count() or 1)))
+
+
+def _format(data: bytes) -> str:
+    """Find the format by its first bytes."""
+    if not data:
+        raise ImageError("empty", "The file is empty.")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError("too_large", f"{len(data):,} bytes are more than the limit of {MAX_FILE_BYTES:,}.")
+    for magic, name in _SUPPORTED:
+        if data.startswith(magic) and (name != "webp" or data[8:12] == b"WEBP"):
+            return name
+    if data[4:8] == b"ftyp":
+        raise _unsupported(data[8:12].decode("latin-1").upper())
+    for magic, name in _UNSUPPORTED:
+        if data.startswith(magic):
+            raise _unsupported(name)
+    raise ImageError("not_an_image", f"The file begins with {data[:8]!r}, which no picture format does.")
+
+
+def _unsupported(name: str) -> ImageError:
+    return ImageError("unsupported", f"{name} is not supported: convert it to JPEG, PNG, WebP or TIFF.")
+
+
+def _reduction(size: tuple[int, int], target: int) -> int:
+    """By how much a JPEG may be reduced as it is decoded."""
+    return next((factor for factor in (8, 4, 2) if -(-min(size) // factor) >= 2 * target), 1)
+
+
+def _jpeg_to_rgb(data: bytes, image: ImageFile.ImageFile, factor: int) -> Image.Image:
+    """Decode with simplejpeg, whose strict mode notices the damage that Pillow passes over."""
+    scan_start = image.fp.tell() if image.fp else 0  # the header is read up to there
+    width, height = image.size
+    colors = "CMYK" if image.mode == "CMYK" else "RGBX"
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data, colorspace=colors, min_width=-(-width // factor), min_height=-(-height // factor)
+        )
+    except ValueError as error:
+        if damage := _jpeg_damage(str(error), data[scan_start:]):
+            raise ImageError(damage, f"The JPEG data is damaged ({error}).") from error
+        # Harmless, or a JPEG of a kind that only Pillow reads. draft() reduces by the same factors.
+        image.draft(None, (width // factor, height // factor))
+        return image.convert("RGB")
+    if colors == "CMYK":  # inverted, as Adobe writes it and Pillow assumes it
+        return Image.fromarray(np.subtract(255, pixels, out=pixels), "CMYK").convert("RGB")
+    # Pillow keeps RGB in four bytes a pixel: Arrow hands them over without the copy that fromarray makes.
+    height, width, channels = pixels.shape
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), channels)
+    return Image.fromarrow(rows, "RGB", (width, height))
+
+
+def _jpeg_damage(warning: str, scan: bytes) -> str | None:
+    """Judge a libjpeg warning: an error type, or None where the pixels are whole."""
+    if "Premature end of JPEG file" in warning:
+        return "truncated"
+    if "premature end of data" in warning or "bad Huffman" in warning or "Inconsistent progression" in warning:
+        return "corrupt"
+    # Junk before a marker is common and harmless, but a zeroed block too may decode into too few codes and
+    # leave a rest. Entropy-coded data has no long runs of zeros; padding before the end marker may.
+    if "extraneous bytes" in warning and bytes(32) in scan.removesuffix(b"\xff\xd9").rstrip(b"\0"):
+        return "corrupt"
+    return None
+
+
+def _image_error(error: Exception) -> ImageError:
+    """Give whatever the decoders raised one of the words that failures are counted by."""
+    if isinstance(error, ImageError):
+        return error
+    text = (str(error) or type(error).__name__)[:MESSAGE_LENGTH]
+    lower = text.lower()
+    if isinstance(error, MemoryError | Image.DecompressionBombError):
+        return ImageError("too_large", f"The picture is too large to decode ({text}).")
+    if isinstance(error, EOFError) or any(
+        word in lower for word in ("truncated", "incomplete", "unpack", "end of file", "not enough")
+    ):
+        return ImageError("truncated", f"The picture ends too early ({text}).")
+    if isinstance(error, NotImplementedError) or any(
+        word in lower for word in ("supported", "cannot handle", "unknown pixel mode")
+    ):
+        return ImageError("unsupported", f"This kind of picture is not supported ({text}).")
+    return ImageError("corrupt", f"The picture is damaged ({text}).")
+
+
+# Pillow warns about odd metadata that does not touch the pixels, and logs what it raises anyway; neither names a file.
+_PILLOW_WARNINGS = r"PIL\."
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+# libtiff prints what is wrong with a file, which Pillow then raises: its handlers are the process's own. Looked up
+# through Pillow's module, which is linked with it.
+with contextlib.suppress(OSError, AttributeError):  # another way of linking
+    _libtiff = ctypes.CDLL(Image.core.__file__)
+    _libtiff.TIFFSetErrorHandler(None)
+    _libtiff.TIFFSetWarningHandler(None)
+
+
+def _quieten_pillow() -> None:
+    """Keep Pillow's warnings out of the user's log.
+
+    ``catch_warnings`` is not thread-safe before Python 3.14, so a filter for Pillow's modules alone is added,
+    again only if something (pytest, say) restored the list.
+    """
+    first = warnings.filters[0] if warnings.filters else None
+    if first is None or getattr(first[3], "pattern", None) != _PILLOW_WARNINGS:
+        warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS)

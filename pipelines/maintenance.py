@@ -1,0 +1,206 @@
+"""Check a store, repair it, clean it up: `penult verify`, `doctor` and `gc`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import HeadError, StoreCorrupt, StoreNotFound
+from featurestore.limits import check_amount
+from featurestore.maintenance import gc as collection
+from featurestore.maintenance import repair
+from featurestore.maintenance.removal import forget_removed
+from featurestore.maintenance.verify import Finding, Progress, is_store, tables_of
+from featurestore.maintenance.verify import verify as verify_tables
+from featurestore.runs import RunRecord
+from featurestore.storage.files import read_sealed, sha256_of
+from featurestore.storage.lock import locked
+from featurestore.storage.npz import read_npz
+from featurestore.store import FeatureStore
+from heads import artifact
+
+MAKE_HEADS = ("train", "compare", "finetune")  # kinds of runs
+WEIGHTS, DIGEST = ".weights.h5", re.compile("[0-9a-f]{64}")
+
+
+def verify(store: str | Path, progress: Progress = lambda _done, _total: None) -> list[Finding]:
+    """Find all damage to a store: tables, journals, run records, heads, fine-tuned backbones, kept outcomes.
+
+    Raises:
+        StoreNotFound: the folder is no store.
+        FormatError: it was written by a newer penult.
+    """
+    path = _existing(store)
+    return [*verify_tables(path, progress), *(finding for finding, _ in _damaged_artifacts(path))]
+
+
+@dataclass
+class DoctorResult:
+    """What was repaired; ``to_json`` is the contract of ``--json``.
+
+    Attributes:
+        repairs: of the header, tables and journals.
+        artifacts: what else was put aside, relative to the store.
+        embedded: images that were embedded anew.
+        todo: what only the user can do.
+    """
+
+    repairs: list[repair.Repair] = field(default_factory=list)
+    artifacts: list[str] = field(default_factory=list)
+    embedded: int = 0
+    todo: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``penult doctor --json`` prints."""
+        return asdict(self)
+
+
+def doctor(store: str | Path, progress: Callable[[int, int], None] | None = None) -> DoctorResult:
+    """Repair a store: what is lost is embedded or labelled anew, from the sources of its runs, and nothing else is.
+
+    Damaged files are put aside under ``STORE/damaged``. Nothing is done to a store without damage, but to commit what
+    a dead run had finished. Killed anywhere, it goes on when it is run again.
+
+    Args:
+        store: its folder.
+        progress: of what is embedded anew: images done, images in all.
+
+    Raises:
+        StoreNotFound: the folder is no store.
+        StoreLocked: another run holds it.
+        FormatError: it was written by a newer penult.
+    """
+    path = _existing(store)
+    with locked(path):
+        plan, repairs = repair.repair(path)
+        result = DoctorResult(repairs, todo=_stale(repairs))
+        _put_aside_artifacts(path, result)
+        FeatureStore(path).recover()
+    if plan is None:
+        return result
+    if plan.lost:
+        from pipelines.recovery import restore
+
+        before = _rows(path)
+        result.embedded, problems = restore(path, plan.lost, progress)
+        result.todo += problems
+        now = _rows(path)
+        for one in repairs:
+            came = min(one.lost, now.get(one.table, 0) - before.get(one.table, 0))
+            one.restored, one.lost = one.restored + came, one.lost - came
+    with locked(path):
+        repair.finish(path, plan)
+    return result
+
+
+def gc(store: str | Path, older_than: float) -> dict[str, int]:
+    """Remove what no run needs any more, and merge small files; see ``featurestore.maintenance.gc.collect``.
+
+    Images that no source has listed for so long are forgotten, with their features: "removed images" is their number.
+
+    Raises:
+        UsageError: ``older_than`` is no number of seconds.
+        StoreLocked: another run holds the store.
+    """
+    check_amount("--older-than in seconds", older_than)
+    opened = FeatureStore(store)
+    with opened.lock():
+        opened.recover()
+        opened.remember()  # readers go by what it says: it must not be older than what is kept
+        forgotten = forget_removed(opened, older_than)
+        freed = collection.collect(opened.path, list(tables_of(opened.path).values()), older_than)
+        opened.remember()
+    return freed | {"removed images": forgotten}
+
+
+def _existing(store: str | Path) -> Path:
+    if not is_store(path := Path(store)):
+        raise StoreNotFound(f"There is no penult store at {path}.")
+    return path
+
+
+def _stale(repairs: list[repair.Repair]) -> list[str]:
+    """What to say of tables that went back to a version, and had lost rows of the one after it too."""
+    again = {"catalog.lance": "`penult embed`", "labels.lance": "`penult label` or `embed`"}
+    told = [one for one in repairs if one.table in again and one.back_to is not None and one.lost]
+    return [f"{again[one.table]} what has changed lately: {one.table} is as it was before that." for one in told]
+
+
+def _rows(store: Path) -> dict[str, int]:
+    return {name: table.count() for name, table in tables_of(store).items() if table.exists()}
+
+
+def _put_aside_artifacts(store: Path, result: DoctorResult) -> None:
+    """Put aside what is damaged of what runs have made, with what is of no use without it."""
+    aside = repair.aside_of(store)
+    for finding, together in list(_damaged_artifacts(store)):
+        for path in filter(Path.exists, together):
+            repair.put_aside(path, aside / path.relative_to(store))
+            result.artifacts.append(path.relative_to(store).as_posix())
+        if (kind := _made_by(finding.path)) in MAKE_HEADS:
+            result.todo.append(
+                f"`penult {kind}` again: {finding.path} was damaged, and what it belongs to is put aside."
+            )
+
+
+def _made_by(path: str) -> str:
+    """The kind of run that has made what is damaged; none for what is made anew where it is missed."""
+    folder, name = path.split("/")[:2]
+    if folder == "runs":
+        return name.partition("-")[2].partition("-")[0]
+    return "" if folder == "results" or name.endswith(WEIGHTS) else "finetune"
+
+
+def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
+    """What is damaged of what runs have made, and what is to be put aside with it."""
+
+    def tried(path: Path, together: list[Path], check: Callable[[], object]) -> Iterator[tuple[Finding, list[Path]]]:
+        try:
+            check()
+        except (StoreCorrupt, StoreNotFound, HeadError) as error:  # no other is damage
+            yield Finding(path.relative_to(store).as_posix(), str(error)), together
+
+    descriptions = {*store.glob("backbones/*.json")}
+    for path in sorted(store.glob("runs/*/run.json")):
+        folder, kind = path.parent, _made_by(path.relative_to(store).as_posix())
+        yield from tried(path, [folder], partial(RunRecord.read, folder))
+        if kind in MAKE_HEADS:
+            yield from tried(folder / artifact.DESCRIPTION, [folder], partial(artifact.load, folder))
+        if kind == "finetune":
+            descriptions.add(store / "backbones" / f"{folder.name}.json")
+    for path in sorted(descriptions):
+        yield from tried(path, [path, store / "runs" / path.stem], partial(_check_backbone, path))
+    for path in sorted(store.glob("backbones/*.weights.h5")):
+        yield from tried(path, [path], partial(_check_weights, path))
+    for path in sorted(store.glob("results/*/*.json")):
+        yield from tried(path, [path], partial(_check_outcome, path))
+    for path in sorted(store.glob("finetune/*/begun.json")):
+        yield from tried(path, [path.parent], partial(read_sealed, path))
+    for path in sorted(store.glob("finetune/*/checkpoint.npz")):
+        yield from tried(path, [path.parent], partial(read_npz, path, path.stat().st_size))
+
+
+def _check_backbone(description: Path) -> None:
+    """Raise StoreCorrupt unless a backbone's description is whole and its own, and its weights are."""
+    told = read_sealed(description)
+    digest = str(told.get("sha256"))
+    if told.get("id") != description.stem or not DIGEST.fullmatch(digest):
+        raise StoreCorrupt(f"Expected: the description of backbone {description.stem} in {description}. Got: another.")
+    _check_weights(description.with_name(digest + WEIGHTS))
+
+
+def _check_weights(path: Path) -> None:
+    """Raise StoreCorrupt unless weights are those of their name; those still being written are not named so."""
+    digest = path.name.removesuffix(WEIGHTS)
+    if DIGEST.fullmatch(digest) and (found := sha256_of(path)) != digest:
+        raise StoreCorrupt(f"{path}: Expected: sha256 {digest}. Got: {found}.")
+
+
+def _check_outcome(path: Path) -> None:
+    """Raise StoreCorrupt unless a kept outcome is whole and its own."""
+    if (key := read_sealed(path, required=True).get("key", path.stem)) != path.stem:  # older ones do not say
+        raise StoreCorrupt(f"Expected: the outcome {path.stem} in {path}. Got: {key}.")

@@ -1,0 +1,212 @@
+"""Bring back what no file of a store holds any more from the sources that its runs name: `penult doctor`, part two.
+
+Only what is lost: pictures that are new or have changed since are left to the next run, labels that are there stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import (
+    BackboneError,
+    EngineError,
+    ImageError,
+    SourceError,
+    SpecMismatch,
+    StoreNotFound,
+    UsageError,
+)
+from featurestore.index import NEW, contains, text_digests
+from featurestore.labels import COLUMNS, PEOPLE, said_digests, statements
+from featurestore.maintenance.repair import aside_of
+from featurestore.runs import RunRecord
+from featurestore.schema import OK, keys_of
+from featurestore.storage.files import replacing
+from featurestore.store import FeatureStore
+from pipelines.embedding.embed import RUNNER, EmbedOptions, embed
+from pipelines.embedding.labels import NOTHING_SAID, as_statements, chunks, said_after
+from pipelines.images.augment import Augmentation
+from pipelines.predict import tap_of
+from pipelines.sources import corpus
+
+CATALOG, LABELS = "catalog.lance", "labels.lance"
+SOURCE = {"embed": "source", "label": "file"}  # what a run's record calls it
+
+Progress = Callable[[int, int], None]
+
+
+Lost = Mapping[str, Sequence[str]]  # see ``restore``
+
+
+def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[int, list[str]]:
+    """Bring back lost rows.
+
+    Args:
+        store: its folder.
+        lost: the tables that lack some; of feature sets the images, sha256 in hex, where all of them are known.
+        progress: of the images that are embedded anew.
+
+    Returns:
+        How many images were embedded anew, and what stood in the way, a sentence each.
+    """
+    opened, embedded, problems = FeatureStore(store), 0, list[str]()
+    if LABELS in lost:
+        problems += _labels(opened)
+    sets = dict.fromkeys(record.result["feature_set"] for record in _newest_first(opened, "embed"))
+    for name in sets:
+        if CATALOG in lost or f"features/{name}.lance" in lost:
+            embedded += _features(opened, name, lost, problems, progress)
+    unknown = lost.keys() - {CATALOG, LABELS} - {f"features/{name}.lance" for name in sets}
+    problems += [
+        f"`penult embed` again what {name} was made of: no run says what that was." for name in sorted(unknown)
+    ]
+    return embedded, problems
+
+
+def _labels(store: FeatureStore) -> Iterator[str]:
+    """Bring back what is no longer said of images: what each source lists, and what people said last."""
+    done = set()
+    for record in _newest_first(store, "embed"):
+        source, label_set = record.parameters["source"], record.parameters["label_set"]
+        if (source, label_set) in done:
+            continue
+        done.add((source, label_set))
+        try:
+            listing = corpus.list_source(source, split_folders=record.parameters.get("split_folders", True))
+            _give_back(store, listing.uri, label_set, _listed(listing, label_set, record.run_id))
+        except SourceError as error:
+            yield f"`penult embed {source}` again, for labels that were lost: {error}"
+    said: dict[str, list[RunRecord]] = {}
+    for record in reversed([*_newest_first(store, "label")]):
+        said.setdefault(record.parameters["label_set"], []).append(record)
+    for label_set, records in said.items():
+        people = NOTHING_SAID
+        for record in records:
+            try:
+                people = said_after(people, record)
+            except SourceError as error:
+                yield f"`penult label {record.parameters['file']}` again, for labels that were lost: {error}"
+                people = NOTHING_SAID  # what an older file says may have been changed by this one
+        _give_back(store, PEOPLE, label_set, as_statements(people, label_set))
+
+
+def _listed(listing: corpus.Source, label_set: str, run_id: str) -> Iterator[pa.RecordBatch]:
+    """A source's statements, as the run that listed it last has made them."""
+    for entries in chunks(listing):
+        said = [(entry.label, entry.split, entry.group) for entry in entries]
+        yield statements((entry.uri for entry in entries), said, label_set, listing.uri, run_id)
+
+
+def _give_back(store: FeatureStore, by: str, label_set: str, told: Iterable[pa.RecordBatch]) -> None:
+    """Add the statements of a source, or of people, about images of which it says nothing any more."""
+    with store.lock():
+        known, names = store.membership(by, label_set)
+
+        def lost() -> Iterator[pa.RecordBatch]:
+            for rows in told:
+                said = zip(*(rows.column(name).to_pylist() for name in COLUMNS), strict=True)
+                keys = text_digests(rows.column("uri").to_pylist())
+                yield rows.filter(pa.array(known.lookup(keys, said_digests(said, names)) == NEW))
+
+        store.labels.swap([], store.labels.stage(rows for rows in lost() if rows.num_rows))
+        store.remember()
+
+
+def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], progress: Progress | None) -> int:
+    """Embed what a feature set or the catalog has lost of a set's images; how many."""
+    records = [record for record in _newest_first(store, "embed") if record.result["feature_set"] == name]
+    options = _options(records[0])
+    is_lost = _losses(store, name, options.views or None, lost)
+    uris: dict[str, None] = {}
+    for source in dict.fromkeys(record.parameters["source"] for record in records):
+        try:
+            for entries in chunks(corpus.list_source(source)):
+                uris |= dict.fromkeys(entry.uri for entry in is_lost(entries))
+        except SourceError as error:
+            problems.append(f"`penult embed {source}` again, for images that were lost: {error}")
+    if not uris:
+        return 0
+    try:
+        if name in store.sets():
+            tap_of(store, name)  # refuses to embed what would be another set
+        return embed(_manifest(store, name, list(uris)), store.path, options, progress, as_source=False).embedded
+    except (BackboneError, EngineError, SourceError, SpecMismatch, StoreNotFound, UsageError) as error:
+        problems.append(f"`penult embed` again {len(uris):,} pictures of {name} that were lost: {error}")
+        return 0
+
+
+def _losses(
+    store: FeatureStore, name: str, views: int | None, lost: Lost
+) -> Callable[[list[corpus.Entry]], list[corpus.Entry]]:
+    """The function that says which files of a source have lost their features in a set, or their row in the catalog."""
+    set_lost, catalog_lost = f"features/{name}.lance" in lost, CATALOG in lost
+    held = store.content_keys(name, views) if name in store.sets() else np.empty(0, "S32")
+    known, bare, bare_keys = [np.empty(0, "S16")], [np.empty(0, "S16")], [np.empty(0, "S32")]
+    for batch in store.catalog.scan(["uri", "sha256", "status"]):
+        digests = text_digests(batch.column("uri").to_pylist())
+        ok = np.array([status == OK for status in batch.column("status").to_pylist()], bool)
+        keys = keys_of(batch.column("sha256").filter(pa.array(ok)))
+        there = contains(held, keys)
+        known.append(digests)
+        bare.append(digests[ok][~there])
+        bare_keys.append(keys[~there])
+    in_catalog, without, keys = np.sort(np.concatenate(known)), np.concatenate(bare), np.concatenate(bare_keys)
+    named = np.array([bytes.fromhex(key) for key in lost.get(f"features/{name}.lance", ())], "S32")
+    if len(named) and contains(np.sort(keys), named).all():  # else a key itself is damaged, and may be anyone's
+        without = without[contains(np.sort(named), keys)]
+    without = np.sort(without)
+
+    def is_lost(entries: list[corpus.Entry]) -> list[corpus.Entry]:
+        digests = text_digests(entry.uri for entry in entries)
+        features = contains(without, digests) if set_lost else np.zeros(len(digests), bool)
+        rows = ~contains(in_catalog, digests) if catalog_lost else np.zeros(len(digests), bool)
+        return [
+            entry
+            for entry, feature, row in zip(entries, features, rows, strict=True)
+            if feature or (row and (set_lost or _was_embedded(entry, held)))
+        ]
+
+    return is_lost
+
+
+def _was_embedded(entry: corpus.Entry, held: np.ndarray) -> bool:
+    """Whether a file that the catalog does not know has features; what cannot be read has none to be made."""
+    try:
+        data = corpus.read(entry.uri, entry.offset, entry.size)[0]
+    except ImageError:
+        return True
+    return bool(contains(held, np.array([hashlib.sha256(data).digest()], "S32"))[0])
+
+
+def _manifest(store: FeatureStore, name: str, uris: list[str]) -> str:
+    """Write down what is embedded anew, beside what was put aside."""
+    from pyarrow import parquet
+
+    path = aside_of(store.path.resolve()) / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        parquet.write_table(pa.table({"uri": uris}), temporary)
+    return str(path)
+
+
+def _options(record: RunRecord) -> EmbedOptions:
+    """The options of an embed run, on a runner that is always there."""
+    names = {field.name for field in fields(EmbedOptions)} & record.parameters.keys()
+    told = {name: record.parameters[name] for name in names}
+    if told.get("augmentation"):
+        told["augmentation"] = Augmentation(**told["augmentation"])
+    return EmbedOptions(**{**told, "runner": RUNNER, "runner_arguments": (), "retry_failed": False})
+
+
+def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:
+    """The runs of some kinds, but for those of what an earlier repair has lost and found."""
+    aside = aside_of(store.path.resolve()).parent
+    for record in reversed(store.runs()):
+        if record.kind in kinds and not Path(record.parameters[SOURCE[record.kind]]).is_relative_to(aside):
+            yield record

@@ -1,0 +1,141 @@
+"""What one pass over a corpus finds besides its pictures: what was left out, what failed, what was understood."""
+
+# ruff: noqa: PTH122
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+
+from featurestore.errors import SourceError
+from pipelines.sources.uris import printable
+
+# Formats that images.py refuses are listed too: each becomes a row that says why.
+IMAGE_EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"),
+        *("apng", "avif", "dds", "eps", "exr", "hdr", "heic", "heif", "ico", "j2k", "jp2", "jxl"),
+        *("pbm", "pgm", "pnm", "ppm", "psd", "qoi", "svg", "tga"),
+    )
+)
+# What systems and programs make beside the pictures: Synology, QNAP, macOS, Windows, file systems, Jupyter, Python.
+SYSTEM_FOLDERS = frozenset(
+    (
+        *("@eadir", "@tmp", "@synoresource", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+        *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("$recycle.bin", "recycler", "system volume information", "found.000", "lost+found"),
+        *("__pycache__",),
+    )
+)
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+MAX_KINDS = 100  # of files left out
+MAX_PROBLEMS = 1000
+MAX_PROBLEM_LENGTH = 1000
+MAX_INCOMPLETE = 10_000
+ANYWHERE = "file:///"  # a prefix of every URI
+
+
+class Problems(list[str]):
+    """Sentences for people, cut short where there are too many, or one is too long, for a run's record."""
+
+    more = 0
+
+    def append(self, problem: str) -> None:
+        """Add a sentence, or count it in the last one."""
+        if len(self) < MAX_PROBLEMS:
+            super().append(problem[:MAX_PROBLEM_LENGTH])
+        else:
+            self.more += 1
+            self[-1] = f"… and {self.more + 1:,} more."
+
+
+@dataclass
+class Listing:
+    """A corpus, and what the last pass over it found besides its pictures.
+
+    Attributes:
+        location: its path, or its pattern of tars.
+        kind: "folder", "manifest" or "tar".
+        split_folders: whether train, val and test folders above the class folders are splits.
+        ignored: the number of files left out by extension.
+        problems: what could not be listed, one sentence each.
+        incomplete: the beginnings of URIs below which something may be that could not be listed; each has a sentence
+            in ``problems``. Whatever was there before is not gone.
+        notes: what was understood, one sentence each.
+        columns: of a manifest, from "path", "label", "split" and "group" to the column's name as written in the file.
+    """
+
+    location: str
+    kind: str
+    split_folders: bool = True
+    ignored: Counter[str] = field(default_factory=Counter)
+    problems: Problems = field(default_factory=Problems)
+    incomplete: list[str] = field(default_factory=list)
+    notes: Problems = field(default_factory=Problems)
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Begin a new pass."""
+        self.ignored.clear()
+        self.problems, self.notes = Problems(), Problems()
+        self.incomplete, self.columns = [], {}
+
+    def could_not_list(self, prefix: str, problem: str) -> None:
+        """Record that what is below a URI may not have been listed."""
+        self.problems.append(problem)
+        if len(self.incomplete) < MAX_INCOMPLETE:
+            self.incomplete.append(prefix)
+        else:  # too many to remember: nothing is gone
+            self.incomplete[-1] = ANYWHERE
+
+    def is_image(self, name: str) -> bool:
+        """Whether a file counts as a picture by its name; if not, count why."""
+        if has_image_name(name):
+            return True
+        if name.startswith("."):
+            self.ignored["hidden"] += 1
+        else:
+            kind = printable(os.path.splitext(name)[1].lower()) or "no extension"
+            # Names such as "scan.000001" have an extension each.
+            self.ignored[kind if kind in self.ignored or len(self.ignored) < MAX_KINDS else "other"] += 1
+        return False
+
+
+def has_image_name(name: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder's name is one of ``SYSTEM_FOLDERS``, in any case."""
+    return name.lower() in SYSTEM_FOLDERS
+
+
+def is_aside(folder: str) -> bool:
+    """Whether a folder's name is hidden or that of a system's own folder: no class."""
+    return folder.startswith(".") or is_system_folder(folder)
+
+
+def split_of(word: str | None, place: str) -> str | None:
+    """Normalise a split's name; empty is none.
+
+    Raises:
+        SourceError: it is no split's name.
+    """
+    if not word or word.isspace():
+        return None
+    try:
+        return SPLITS[word.strip().lower()]
+    except KeyError:
+        raise SourceError(f"{place}: Expected: split train, val or test. Got: {word!r}.") from None

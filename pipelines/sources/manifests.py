@@ -1,0 +1,214 @@
+"""List a manifest: a CSV, TSV or Parquet file that names the pictures, one a row."""
+
+# ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH123
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TextIO
+
+from featurestore.errors import SourceError
+from pipelines.sources.columns import find_columns, names_pictures, texts_of
+from pipelines.sources.listing import Listing, has_image_name, split_of
+from pipelines.sources.missing_files import why_missing
+from pipelines.sources.uris import Entry, local_path, locate, member_of, path_of, uri_of
+
+MAX_LINE = 2**20  # characters
+EXAMPLES = 20
+OTHER_FILES = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\x03\x04": "a zip or Excel file"}
+SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")
+
+_Row = dict[str, str | None]
+
+
+class _Values(NamedTuple):
+    label: str | None
+    split: str | None
+    group: str | None
+
+
+def list_manifest(listing: Listing) -> Iterator[Entry]:
+    """Yield each row's picture, once; a cell of blanks is an empty one.
+
+    Raises:
+        SourceError: the file or a row of it is wrong, or two rows say different things about one picture.
+    """
+    folder = os.path.dirname(os.path.abspath(listing.location))
+    seen: dict[bytes, _Values] = {}
+    shared: dict[_Values, _Values] = {}  # rows that say the same share a tuple
+    missing: list[tuple[str, str]] = []  # (as written, as a path), while there is nothing but missing ones
+    found_one = False
+    for place, row in _rows(listing):
+        text = row.get("path") or row.get("uri")
+        uri = _picture_uri(text, folder, place)
+        values = _Values(_cell(row, "label"), split_of(_cell(row, "split"), place), _cell(row, "group"))
+        values = shared.setdefault(values, values)
+        digest = hashlib.blake2b(uri.encode(), digest_size=16).digest()
+        if (before := seen.get(digest)) is not None:
+            for name, old, new in zip(_Values._fields, before, values, strict=True):
+                if old != new:
+                    raise SourceError(f"{place}: {uri} has {name} {new!r} here and {old!r} in a row above.")
+            continue
+        seen[digest] = values
+        found = locate(uri)
+        if found.size >= 0:
+            found_one = True
+        elif not found_one and len(missing) < EXAMPLES:
+            missing.append((text or "", path_of(uri)))
+        yield Entry(uri, found.size, found.mtime_ns, found.offset, *values)
+    if missing and not found_one:
+        cause = why_missing(missing, folder)
+        listing.problems.append(f"None of the {len(seen):,} files that {listing.location} names is there: {cause}.")
+
+
+def _cell(row: _Row, role: str) -> str | None:
+    text = row.get(role)
+    return text if text and not text.isspace() else None
+
+
+def _picture_uri(text: str | None, folder: str, place: str) -> str:
+    if not text or text.isspace():
+        raise SourceError(f"{place}: the path is empty.")
+    if text.startswith("file://"):
+        try:
+            return uri_of(path_of(text), member_of(text))
+        except SourceError as error:
+            raise SourceError(f"{place}: {error}") from error
+    if "://" in text and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise SourceError(f"{place}: only files can be read. Expected: a path or file:// URI. Got: {text}.")
+    if text.startswith("~") and "/" in text:
+        text = local_path(text)
+    return uri_of(os.path.join(folder, text))
+
+
+# --- rows: their place in words, and their cells by role
+
+
+def _rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
+    is_parquet = listing.location.lower().endswith(".parquet")
+    try:
+        yield from _parquet_rows(listing) if is_parquet else _text_rows(listing)
+    except OSError as error:
+        raise SourceError(f"The manifest {listing.location} cannot be read: {error}.") from error
+
+
+def _parquet_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    done = 0
+    try:
+        with parquet.ParquetFile(listing.location) as file:
+            schema = file.schema_arrow
+            columns = find_columns(schema.names, listing, schema.types)
+            for batch in file.iter_batches(10_000, columns=list(columns.values())):
+                texts = [texts_of(batch.column(name)) for name in columns.values()]
+                for number, cells in enumerate(zip(*texts, strict=True), start=done + 1):
+                    yield f"{listing.location}, row {number}", dict(zip(columns, cells, strict=True))
+                done += batch.num_rows
+    except pa.ArrowException as error:
+        raise SourceError(f"The manifest {listing.location} cannot be read: {error}.") from error
+
+
+def _text_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
+    """Stream the rows of a CSV or TSV file, and see to it that they are the rows that are there.
+
+    Quotes are read as in RFC 4180, strictly: a quote that is never closed would swallow the rows up to the next one.
+    """
+    location = listing.location
+    delimiter = "\t" if location.lower().endswith(".tsv") else ","
+    with open(location, "rb") as raw:
+        start = raw.read(4)
+    if other := next((name for magic, name in OTHER_FILES.items() if start.startswith(magic)), None):
+        raise SourceError(f"{location} is {other}. Expected: text in UTF-8 (in a spreadsheet: save as CSV UTF-8).")
+    with open(location, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(_lines(file, location), delimiter=delimiter, strict=True)
+        records = _records(reader, location)
+        line, header = next(records, (0, []))
+        if not header:
+            raise SourceError(f"The manifest {location} cannot be read: it is empty.")
+        _check_header(header, f"{location}, {_lines_from(line, reader)}", delimiter)
+        columns = find_columns(header, listing)
+        at = [header.index(name) for name in columns.values()]
+        for number, (line, record) in enumerate(records, start=1):
+            place = f"{location}, {_lines_from(line, reader)}, row {number}"
+            if reader.line_num > line:
+                _check_line_breaks(record, dict(zip(at, columns, strict=True)), place, delimiter)
+            if len(record) != len(header):
+                kind = "tab" if delimiter == "\t" else "comma"
+                raise SourceError(
+                    f"{place}: Expected: {len(header)} fields, as in the header. Got: {len(record)}. "
+                    f"A field that holds a {kind} must stand in quotes."
+                )
+            yield place, dict(zip(columns, [record[i] for i in at], strict=True))
+
+
+def _lines(file: TextIO, location: str) -> Iterator[str]:
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), ""), start=1):
+        if "\0" in line:
+            raise SourceError(f"{location}, line {number}: it holds a NUL byte. Expected: text in UTF-8.")
+        if not line.isascii() and _NOT_UTF_8.search(line):
+            raise SourceError(f"{location}, line {number}: it is not UTF-8 (Latin-1?). Save the file as UTF-8.")
+        if len(line) == MAX_LINE:
+            raise SourceError(f"{location}, line {number}: it is longer than {MAX_LINE:,} characters.")
+        yield line
+
+
+def _records(reader: Any, location: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each record that says anything, with the line on which it begins; ``reader`` knows where it ends."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            detail = str(error).replace("\t", "tab")
+            raise SourceError(
+                f'{location}, {_lines_from(line, reader)}: a quote (") opens a field that is not closed right '
+                f"({detail}): close it, double it, or take it out."
+            ) from error
+        if record is None:
+            return
+        if any(map(str.strip, record)):
+            yield line, record
+
+
+def _lines_from(line: int, reader: Any) -> str:
+    return f"line {line}" if reader.line_num <= line else f"lines {line} to {reader.line_num}"
+
+
+def _check_header(header: list[str], place: str, delimiter: str) -> None:
+    if any("\n" in name or "\r" in name for name in header):
+        raise SourceError(f"{place}: a column's name holds a line break: a quote (\") in the header is not closed.")
+    line = delimiter.join(header)
+    for other, name in SEPARATORS.items():
+        if not names_pictures(header) and names_pictures(line.split(other)):
+            raise SourceError(
+                f"{place}: the columns are separated by {name}. Expected: commas in a .csv file, tabs in a .tsv file."
+            )
+
+
+def _check_line_breaks(record: list[str], taken: dict[int, str], place: str, delimiter: str) -> None:
+    """Refuse a field that goes over several lines, unless it is another column's text, such as a caption."""
+    for i, field in enumerate(record):
+        rest = field.splitlines()[1:]
+        if i in taken and rest:
+            held = f"the {taken[i]} holds a line break"
+        elif row := next((line for line in rest if _looks_like_a_row(line, record, taken, delimiter)), ""):
+            held = f"field {i + 1} holds what looks like a row, {row[:100]!r}"
+        else:
+            continue
+        raise SourceError(f'{place}: {held}: the quote (") that opens the field is never closed, or closed too late.')
+
+
+def _looks_like_a_row(line: str, record: list[str], taken: dict[int, str], delimiter: str) -> bool:
+    """Whether a line within a field has a picture's name where this row has one."""
+    cells = line.split(delimiter)
+    for i, role in taken.items():
+        if role in ("path", "uri") and i < len(record) and has_image_name(os.path.basename(record[i])):
+            return i < len(cells) and has_image_name(os.path.basename(cells[i].strip(' "')))
+    return len(cells) == len(record)

@@ -1,0 +1,193 @@
+"""Where a picture is, and its bytes: files and members of tars, named by URIs.
+
+A picture's identity is its URI: ``file://`` and the percent-encoded bytes of the absolute path, so that names
+that are not UTF-8 survive; a member of a tar adds ``#`` and its percent-encoded name.
+"""
+
+# Paths stay strings: pathlib costs more than the stat calls, and changes names such as "./a".
+# ruff: noqa: PTH100, PTH111, PTH116, PTH123
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from featurestore.errors import ImageError, SourceError
+from pipelines.sources import tars
+
+MAX_FILE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One source picture.
+
+    Attributes:
+        uri: where it is; the key of its catalog row.
+        size: in bytes, -1 if it is not a readable regular file.
+        mtime_ns: of the file, for a tar member of the tar; 0 if unknown.
+        offset: of a tar member's data within the tar, -1 for a plain file.
+        label: class name, or None.
+        split: "train", "val", "test", or None.
+        group: pictures of one group are never parted by a split; or None. In a folder, files of a class whose names
+            agree up to ``_nohash_`` are one, the rule of TensorFlow's retrain.py.
+    """
+
+    uri: str
+    size: int
+    mtime_ns: int
+    offset: int = -1
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+# --- URIs
+
+
+def uri_of(path: str | bytes | os.PathLike[str], member: str | None = None) -> str:
+    """Return the URI of a file (made absolute, links not resolved), or of a member of a tar."""
+    uri = "file://" + quote_from_bytes(_absolute(os.fsencode(path)))
+    return uri if member is None else f"{uri}#{quote_from_bytes(member.encode('utf-8', 'surrogateescape'))}"
+
+
+def source_uri(location: str | os.PathLike[str]) -> str:
+    """Return what names a corpus, however its place was typed; nothing need be there.
+
+    It is the URI of the folder, manifest or tar. Braces and commas of a pattern of tars stay as they are:
+    ``file:///data/shard-{000..150}.tar`` is one source.
+    """
+    path = _absolute(os.fsencode(local_path(location)))
+    return "file://" + quote_from_bytes(path, safe="/{}," if path.lower().endswith(b".tar") else "/")
+
+
+def local_path(location: str | os.PathLike[str]) -> str:
+    """Return a location as a path: ``~`` and ``~user`` are expanded, a ``file://`` URI is decoded."""
+    text = os.fspath(location)
+    return path_of(text) if text.startswith("file://") else os.path.expanduser(text)
+
+
+def _absolute(path: bytes) -> bytes:
+    path = os.path.abspath(path)
+    return path[1:] if path.startswith(b"//") else path  # POSIX lets two slashes mean something else; nobody does
+
+
+def path_of(uri: str) -> str:
+    """Return the path of a ``file://`` URI, for a tar member that of the tar.
+
+    Raises:
+        SourceError: the URI is of another scheme or host, or its path is not absolute.
+    """
+    path = uri.removeprefix("file://localhost").removeprefix("file://").partition("#")[0]
+    if not uri.startswith("file://") or not path.startswith("/"):
+        raise SourceError(f"Expected: a URI such as file:///folder/picture.jpg. Got: {uri}.")
+    return os.fsdecode(unquote_to_bytes(path))
+
+
+def member_of(uri: str) -> str | None:
+    """Return the member's name of a tar member's URI, None for a plain file."""
+    _, hash_sign, member = uri.partition("#")
+    return unquote_to_bytes(member).decode("utf-8", "surrogateescape") if hash_sign else None
+
+
+def locate(uri: str) -> Entry:
+    """Return the unlabelled entry of a URI; size -1 where there is no such regular file or member.
+
+    The headers of a tar are scanned once and remembered while the tar does not change.
+    """
+    path, member = path_of(uri), member_of(uri)
+    size, mtime_ns = size_and_mtime(path)
+    if member is None or size < 0:
+        return Entry(uri, size, mtime_ns)
+    offset, size = _members(path, size, mtime_ns).get(member, (-1, -1))
+    return Entry(uri, size, mtime_ns, offset)
+
+
+# --- reading
+
+
+def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
+    """Read a picture's bytes: a plain file whole, a tar member at its offset (found if not given).
+
+    Only regular files are opened, so a FIFO or a device never blocks.
+
+    Returns:
+        data, its size in bytes, and the mtime in ns of the file that was open while it was read.
+
+    Raises:
+        ImageError: "vanished", "unreadable", "truncated" (a tar ends within the member) or "too_large".
+    """
+    path = path_of(uri)
+    if offset < 0 and member_of(uri) is not None:
+        found = locate(uri)
+        if found.offset < 0:
+            raise ImageError("vanished", f"{path!r} has no member {member_of(uri)!r} any more.")
+        offset, size = found.offset, found.size
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ImageError("unreadable", f"{path!r} is not a regular file.")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return _read_open(descriptor, path, offset, size)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        gone = isinstance(error, ValueError) or error.errno in (errno.ENOENT, errno.ENOTDIR)
+        raise ImageError("vanished" if gone else "unreadable", f"Cannot read {path!r}: {error}.") from error
+    except MemoryError as error:
+        raise ImageError("too_large", f"There is not enough memory to read {path!r}.") from error
+
+
+def _read_open(descriptor: int, path: str, offset: int, size: int) -> tuple[bytes, int, int]:
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode):  # swapped between stat and open
+        raise ImageError("unreadable", f"{path!r} is not a regular file.")
+    plain = offset < 0
+    start, size = (0, info.st_size) if plain else (offset, size)
+    if size > MAX_FILE_BYTES:
+        raise ImageError("too_large", f"{size:,} bytes are more than the limit of {MAX_FILE_BYTES:,}.")
+    data = pread(descriptor, size, start)
+    if len(data) < size and not plain:
+        raise ImageError("truncated", f"{path!r} ends within the member at byte {offset}.")
+    if len(data) < size or os.fstat(descriptor).st_mtime_ns != info.st_mtime_ns:
+        raise ImageError("unreadable", f"{path!r} changed while it was read: run again.")
+    return data, size, info.st_mtime_ns
+
+
+def pread(descriptor: int, size: int, start: int) -> bytes:
+    """Read what there is of ``size`` bytes from ``start`` on."""
+    parts = []
+    while size > 0 and (part := os.pread(descriptor, size, start)):
+        parts.append(part)
+        size, start = size - len(part), start + len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def size_and_mtime(path: str) -> tuple[int, int]:
+    """Return (size, mtime_ns) of a regular file, links followed, else (-1, 0)."""
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):
+        return -1, 0
+    return (info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else (-1, 0)
+
+
+@lru_cache(maxsize=4)
+def _members(path: str, size: int, mtime_ns: int) -> dict[str, tuple[int, int]]:
+    """Map member names to (offset, size); size and mtime are there to forget a tar that changed."""
+    found: dict[str, tuple[int, int]] = {}
+    with suppress(tars.TarDamaged, OSError), open(path, "rb") as file:
+        for member in tars.members(file.fileno()):
+            if member.kind == "file":
+                found.setdefault(member.name, (member.offset, member.size))
+    return found
+
+
+def printable(name: str) -> str:
+    """A name as text that is valid UTF-8, as a label and a run's record must be."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

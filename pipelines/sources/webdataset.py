@@ -1,0 +1,212 @@
+"""List WebDataset tar shards: members that share a key, the name up to its first dot, are one sample."""
+
+# ruff: noqa: PTH100, PTH110, PTH119, PTH122, PTH123
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from featurestore.errors import SourceError
+from pipelines.sources import tars
+from pipelines.sources.listing import Listing, is_system_folder, split_of
+from pipelines.sources.uris import Entry, pread, size_and_mtime, uri_of
+
+SIDE_FILES = (".cls", ".json")
+MAX_SIDE_FILE_BYTES = 2**20  # a label in a tar is never larger
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+_Side = dict[str, tars.Member]  # by suffix
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """Expand ``{000..015}`` and ``{a,b}`` lazily, left to right, as bash does; braces do not nest."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    for choice in _choices(match[1]):
+        for rest in expand_braces(pattern[match.end() :]):
+            yield pattern[: match.start()] + choice + rest
+
+
+def _choices(inside: str) -> Iterator[str]:
+    if limits := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
+        first, last = int(limits[1]), int(limits[2])
+        padded = any(len(text) > 1 and text.startswith("0") for text in limits.groups())
+        width = max(map(len, limits.groups())) if padded else 1
+        step = 1 if last >= first else -1
+        for number in range(first, last + step, step):
+            yield f"{number:0{width}}"
+    elif "," in inside:
+        yield from inside.split(",")
+    else:
+        yield "{" + inside + "}"
+
+
+def shards_of(location: str) -> Iterator[str]:
+    """Yield the tars of a pattern; what is there under that very name is no pattern."""
+    return iter([location]) if os.path.exists(location) else expand_braces(location)
+
+
+def list_shards(listing: Listing) -> Iterator[Entry]:
+    """Yield the pictures of all shards, each with the label, split and group of its sample.
+
+    Raises:
+        SourceError: a shard is missing, or a sample's split is none.
+    """
+    tally = _Tally()
+    for shard in shards_of(listing.location):
+        size, mtime_ns = size_and_mtime(shard)
+        if size < 0:
+            raise SourceError(f"There is no shard {shard}: check the path and the braces.")
+        yield from _list_shard(listing, os.path.abspath(shard), mtime_ns, tally)
+    tally.tell(listing)
+
+
+@dataclass
+class _Tally:
+    """What is told of the samples of all shards."""
+
+    labelled: int = 0
+    unlabelled: int = 0
+    apart: int = 0  # samples whose side files lie elsewhere in the tar
+    loose: int = 0  # samples' side files without a picture beside them
+    examples: list[str] = field(default_factory=list)
+
+    def count(self, name: str, label: str | None) -> None:
+        self.labelled += label is not None
+        self.unlabelled += label is None
+        if label is None and len(self.examples) < 2:
+            self.examples.append(name)
+
+    def tell(self, listing: Listing) -> None:
+        if self.labelled and self.unlabelled:
+            listing.notes.append(
+                f"{self.unlabelled:,} of {self.labelled + self.unlabelled:,} pictures have no label in their tar, "
+                f"such as {' and '.join(map(repr, self.examples))}."
+            )
+        if self.apart:
+            listing.notes.append(f"The labels of {self.apart:,} samples were found elsewhere in their tar.")
+        if (alone := self.loose - self.apart) > 0:
+            listing.notes.append(f"{alone:,} samples in the tars have a .cls or .json file, and no picture.")
+
+
+def _list_shard(listing: Listing, path: str, mtime_ns: int, tally: _Tally) -> Iterator[Entry]:
+    names: set[str] = set()
+    apart: dict[str, _Side] | None = None
+    try:
+        with open(path, "rb") as file:
+            members = _members(file.fileno(), path, listing)
+            for key, members_of_sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
+                pictures, side_files = _sort_out(members_of_sample, listing)
+                tally.loose += not pictures and bool(side_files)
+                if not pictures:
+                    continue
+                values = _side_data(file.fileno(), path, side_files, listing)
+                if values[0] is None:  # a second look, at the whole tar
+                    apart = _side_files_apart(file.fileno(), path) if apart is None else apart
+                    if more := apart.pop(key, None):
+                        tally.apart += 1
+                        values = _side_data(file.fileno(), path, more | side_files, listing)
+                for member in pictures:
+                    if member.name in names:
+                        listing.problems.append(f"{path!r} has {member.name!r} twice; the first one is used.")
+                        continue
+                    names.add(member.name)
+                    tally.count(member.name, values[0])
+                    yield Entry(uri_of(path, member.name), member.size, mtime_ns, member.offset, *values)
+    except OSError as error:
+        listing.could_not_list(uri_of(path) + "#", f"{path!r} cannot be read: {error.strerror}.")
+
+
+def _members(descriptor: int, path: str, listing: Listing) -> Iterator[tars.Member]:
+    """Stream the files; what systems put between them, such as macOS's ``._1.jpg``, does not end a sample."""
+    try:
+        for member in tars.members(descriptor):
+            folder, _, base = member.name.rpartition("/")
+            if member.kind == "other":
+                listing.ignored["link or special member"] += 1
+            elif member.kind == "folder":
+                continue
+            elif base.startswith("."):
+                listing.ignored["hidden"] += 1
+            elif any(map(is_system_folder, folder.split("/"))):
+                listing.ignored["system folder"] += 1
+            else:
+                yield member
+    except tars.TarDamaged as error:
+        problem = f"{path!r} is damaged or cut off at {error}; what is before it is used."
+        listing.could_not_list(uri_of(path) + "#", problem)
+
+
+def _sample_key(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _sort_out(members: Iterator[tars.Member], listing: Listing) -> tuple[list[tars.Member], _Side]:
+    pictures: list[tars.Member] = []
+    side_files: _Side = {}
+    for member in members:
+        base = os.path.basename(member.name)
+        suffix = os.path.splitext(base)[1].lower()
+        if suffix in SIDE_FILES:
+            side_files[suffix] = member
+        elif listing.is_image(base):
+            pictures.append(member)
+    return pictures, side_files
+
+
+def _side_files_apart(descriptor: int, path: str) -> dict[str, _Side]:
+    """The side files of a tar that have no picture beside them, by their sample's key.
+
+    In a tar whose samples lie together there are none; else they take memory, less than the tar's size.
+    """
+    apart: dict[str, _Side] = {}
+    unsaid = Listing(path, "tar")  # the first look says it
+    members = _members(descriptor, path, unsaid)
+    for key, members_of_sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
+        pictures, side_files = _sort_out(members_of_sample, unsaid)
+        if side_files and not pictures:
+            apart[key] = apart.get(key, {}) | side_files
+    return apart
+
+
+def _side_data(
+    descriptor: int, path: str, side_files: _Side, listing: Listing
+) -> tuple[str | None, str | None, str | None]:
+    """Read a sample's label, split and group from its .cls and .json; .cls has the last word on the label."""
+    label = split = group = None
+    if member := side_files.get(".json"):
+        try:
+            values = json.loads(pread(descriptor, min(member.size, MAX_SIDE_FILE_BYTES), member.offset))
+            label, word, group = (_text(values.get(key)) for key in ("label", "split", "group"))
+        except (ValueError, AttributeError, RecursionError) as error:
+            listing.problems.append(
+                f"{path!r}: {member.name!r} is not a JSON object with label, split or group ({error})."
+            )
+        else:
+            split = split_of(word, f"{path}, {member.name!r}")
+    if member := side_files.get(".cls"):
+        data = pread(descriptor, min(member.size, MAX_SIDE_FILE_BYTES), member.offset)
+        encoding = "utf-16" if data.startswith(UTF_16) else "utf-8-sig"
+        label = data.decode(encoding, "backslashreplace").strip() or label
+    return label, split, group
+
+
+def _text(value: Any) -> str | None:
+    """A JSON value as a string; 3, 3.0 and "3" are one label; blanks and NaN are none."""
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"Expected: a string or an integer. Got: {value!r}")
+    return str(value).encode("utf-8", "backslashreplace").decode()
