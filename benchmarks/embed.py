@@ -60,7 +60,8 @@ def decode_rate(files: list[Path], input_size: int) -> float:
 def penult_rate(corpus: Path, backbone: str, weights: str, precision: str) -> float:
     """Images a second of a whole embed run into a new store; imports not counted."""
     import pipelines.embedding.beam  # noqa: F401
-    from pipelines.embedding.embed import EmbedOptions, embed
+    from pipelines.embedding.embed import embed
+    from pipelines.options import EmbedOptions
 
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.corpus import write_crops
 from benchmarks.report import show
 
-PENULT = [sys.executable, "-m", "pipelines.cli"]
+PENULT = [sys.executable, "-m", "pipelines"]
 
 
 def seconds(command: list[str], runs: int) -> float:

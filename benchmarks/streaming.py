@@ -28,6 +28,7 @@ from featurestore.labels import with_origin
 from featurestore.schema import CATALOG, LABELS_V1, features_batch, key_array
 from featurestore.spec import FeatureSpec, Preprocessing
 from featurestore.store import FeatureStore
+from pipelines.options import CompareOptions
 
 CHUNK = 20_000  # rows made at a time
 NOISE = 0.2  # of each feature's standard deviation
@@ -99,9 +100,10 @@ def write_store(path: Path, X: np.ndarray, y: np.ndarray, rows: int) -> None:
 
 def run(store: str, limit: int, values: int) -> None:
     """Compare in this process; print what came of it, and what it took."""
-    from heads.comparison import search
+    from heads.comparison.space import Search
     from heads.solvers import sweep
-    from pipelines.training import FitData, compare_heads
+    from pipelines.options import FitData
+    from pipelines.training import compare_heads
 
     taken: dict[int, list[float]] = defaultdict(list)  # seconds of each pass, by the number of rows
     evaluate = sweep._evaluate
@@ -117,7 +119,12 @@ def run(store: str, limit: int, values: int) -> None:
     grid = tuple({"C": float(f"{C:.6g}")} for C in np.geomspace(1e-5, 1e-1, values))
     began = time.perf_counter()
     told = compare_heads(
-        store, search.Search({"logreg": grid}, (None,)), FitData(val=SHARE, test=SHARE), memory_limit=limit or None
+        store,
+        CompareOptions(
+            search=Search({"logreg": grid}, (None,)),
+            data=FitData(val=SHARE, test=SHARE),
+            memory_limit=limit or None,
+        ),
     )
     took = time.perf_counter() - began
     passes = taken.pop(told["n"]["train"])

@@ -17,7 +17,7 @@ def help_texts() -> str:
     from typer.main import get_command
     from typer.testing import CliRunner
 
-    from pipelines.cli import app
+    from pipelines.commands import app
 
     blocks = []
     for name in ["", *get_command(app).commands]:  # type: ignore[attr-defined]

@@ -14,7 +14,6 @@ others is unknown until their source is listed again.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
@@ -22,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.errors import UsageError
 from featurestore.index import DIGEST, Known, text_digests
+from featurestore.limits import check_label_set
 from featurestore.schema import LABELS, LABELS_V1
 from featurestore.storage.table import Replaced
 
@@ -36,14 +35,6 @@ OF_UNKNOWN_ORIGIN = f"(source IS NULL AND listed IS NULL AND {OF_UNKNOWN_ORIGIN_
 BY_PEOPLE = f"(source = '{PEOPLE}' OR (source IS NULL AND run_id LIKE '%-label-%'))"
 OF_SOURCES = f"(source != '{PEOPLE}' OR {OF_UNKNOWN_ORIGIN})"
 LISTING = f"(listed = true OR {OF_UNKNOWN_ORIGIN})"
-
-
-def check_label_set(name: str) -> None:
-    """Raise UsageError for what no label set may be called."""
-    if not re.fullmatch(r"[\w.-]{1,64}", name):
-        raise UsageError(
-            f"Expected: a label set named with up to 64 letters, digits, '.', '_' or '-'. Got: {name[:100]!r}."
-        )
 
 
 def in_label_set(name: str) -> str:

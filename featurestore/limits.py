@@ -1,9 +1,10 @@
-"""Numbers that users give: whole and within limits, or one sentence that says which."""
+"""What users give: numbers within limits and harmless names, or one sentence that says which."""
 
 from __future__ import annotations
 
 import math
 import operator
+import re
 
 from featurestore.errors import UsageError
 
@@ -41,3 +42,11 @@ def check_amount(option: str, value: float, least: float = 0.0) -> None:
     """
     if not least <= value < math.inf:
         raise UsageError(f"Expected: {option}, a number of at least {least:g}. Got: {value}.")
+
+
+def check_label_set(name: str) -> None:
+    """Raise UsageError for what no label set may be called."""
+    if not re.fullmatch(r"[\w.-]{1,64}", name):
+        raise UsageError(
+            f"Expected: a label set named with up to 64 letters, digits, '.', '_' or '-'. Got: {name[:100]!r}."
+        )

@@ -32,6 +32,7 @@ from featurestore.errors import (
 )
 from featurestore.index import Known, contains, pair_digests, text_digests
 from featurestore.journal import ShardEntry, Staging, pending
+from featurestore.limits import check_label_set
 from featurestore.reader import StoredVectors
 from featurestore.runs import RunRecord, new_run_id, time_of
 from featurestore.schema import (
@@ -217,7 +218,7 @@ class FeatureStore:
 
     def membership(self, source: str, label_set: str) -> tuple[Known, dict[bytes, str | None]]:
         """What a source listed last, and said of it in a label set: see ``labels.membership``."""
-        labels.check_label_set(label_set)
+        check_label_set(label_set)
         columns = ["uri", *labels.COLUMNS, "label_set", "listed"]
         return labels.membership(self.labels.scan(columns, labels.said_by(source)), label_set)
 

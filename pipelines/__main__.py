@@ -6,7 +6,7 @@ from pipelines import signals
 def main() -> None:
     """Entry point of the command ``penult``."""
     signals.heed()
-    from pipelines.cli import main as run
+    from pipelines.commands import main as run
 
     run()
 

@@ -29,9 +29,10 @@ from featurestore.runs import RunRecord
 from featurestore.schema import OK, keys_of
 from featurestore.storage.files import replacing
 from featurestore.store import FeatureStore
-from pipelines.embedding.embed import RUNNER, EmbedOptions, embed
+from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import NOTHING_SAID, as_statements, chunks, said_after
-from pipelines.images.augment import Augmentation
+from pipelines.images.augmentation import Augmentation
+from pipelines.options import RUNNER, EmbedOptions
 from pipelines.predict import tap_of
 from pipelines.sources import corpus
 

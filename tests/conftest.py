@@ -52,7 +52,7 @@ class CountingEngine:
 @cache
 def first_canary(side: int) -> set[bytes]:
     """The pixels of the first built-in picture, by every crop rule."""
-    data = (Path(decoder.__file__).parent / canary.PICTURES[0]).read_bytes()
+    data = (Path(canary.__file__).parent / canary.PICTURES[0]).read_bytes()
     return {decoder.decode(data, side, crop).pixels.tobytes() for crop in CROPS}
 
 

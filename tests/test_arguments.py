@@ -24,22 +24,26 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from conftest import CountingEngine, write_picture
+from featurestore import options
 from featurestore.errors import StoreNotFound, UsageError
 from featurestore.store import FeatureStore
 from heads.comparison import search
 from heads.comparison.compare import compare
-from pipelines import cli, maintenance
+from pipelines import commands, maintenance, training
 from pipelines.backbones import engines
 from pipelines.backbones.engines import MAX_BATCH_PIXELS, check_request, open_engine
 from pipelines.backbones.table import MAX_INPUT_SIZE, resolve
+from pipelines.commands import base, train
+from pipelines.commands import embed as embed_command
 from pipelines.embedding import worker
-from pipelines.embedding.embed import RUNNERS, EmbedOptions, embed
-from pipelines.images.augment import Augmentation
+from pipelines.embedding.embed import embed
+from pipelines.images.augmentation import Augmentation
+from pipelines.options import RUNNERS, CompareOptions, EmbedOptions, FitData, ReportOptions, TrainOptions
 from pipelines.predict import find_head, predict
-from pipelines.training import FitData, compare_heads, train_head
+from pipelines.training import compare_heads, train_head
 
 HUGE = "9" * 30
-COMMAND = get_command(cli.app)  # made once: typer makes it anew for every call, which takes most of its time
+COMMAND = get_command(commands.app)  # made once: typer makes it anew for every call, which takes most of its time
 
 # What is wrong for an option, by the type it has for the command line …
 WRONG = {
@@ -103,10 +107,10 @@ class Option(NamedTuple):
         return self.name in HELD and f"{self.command} {self.name}" not in TEXTS
 
 
-def options() -> list[Option]:
+def every_option() -> list[Option]:
     """All options, as the command line itself lists them, with their types."""
     found = []
-    callbacks = {command.callback.__name__: command.callback for command in cli.app.registered_commands}
+    callbacks = {command.callback.__name__: command.callback for command in commands.app.registered_commands}
     for command, about in COMMAND.commands.items():
         types = get_type_hints(callbacks[command])
         for parameter in about.params:
@@ -122,7 +126,7 @@ def inner(annotation: Any) -> list[Any]:
     return [kind for part in get_args(annotation) for kind in inner(part)] or [annotation]
 
 
-OPTIONS = options()
+OPTIONS = every_option()
 
 
 class World(NamedTuple):
@@ -144,7 +148,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setattr(worker, "open_engine", lambda *_args, **_options: CountingEngine(8))
         worker.engine_for.cache_clear()
         embed(str(folder / "corpus"), store)
-        train_head(store, "ncm")
+        train_head(store, TrainOptions("ncm"))
         (store / "runs" / "unfinished").mkdir()
         (store / "runs" / "unfinished" / "report.html").write_text("fresh work")
         least = {
@@ -171,9 +175,9 @@ def penult(*arguments: str | Path) -> Ended:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr("sys.argv", ["penult", *map(str, arguments)])
-        patch.setattr(cli, "app", COMMAND)
+        patch.setattr(base, "app", COMMAND)
         try:
-            cli.main()
+            commands.main()
             code: object = 0
         except SystemExit as end:
             code = end.code or 0
@@ -266,23 +270,23 @@ def test_no_text_that_is_no_number_becomes_one(world: World, option: Option, tex
     ],
 )  # fmt: skip
 def test_times_as_people_write_them(text: str, seconds: float) -> None:
-    assert cli._seconds(text) == seconds
+    assert options.seconds(text) == seconds
 
 
-UNITS = sorted(cli.SECONDS)
+UNITS = sorted(options.SECONDS)
 
 
 @given(parts=st.lists(st.tuples(st.integers(0, 99), st.sampled_from(UNITS)), min_size=1, max_size=4), gap=st.booleans())
 def test_a_time_is_the_sum_of_its_parts(parts: list[tuple[int, str]], gap: bool) -> None:
     space = " " if gap else ""
     text = space.join(f"{amount}{space}{unit}" for amount, unit in parts)
-    assert cli._seconds(text) == sum(amount * cli.SECONDS[unit] for amount, unit in parts)
+    assert options.seconds(text) == sum(amount * options.SECONDS[unit] for amount, unit in parts)
 
 
 @given(text=st.text(alphabet="0123456789.smhdwekya -+", max_size=8))
 def test_no_time_is_0_unless_0_was_written(text: str) -> None:
     try:
-        seconds = cli._seconds(text)
+        seconds = options.seconds(text)
     except UsageError:
         return
     assert (seconds == 0) == (not re.search("[1-9]", text)) and re.search("[0-9]", text)
@@ -293,9 +297,9 @@ def test_a_wrong_time_from_python_is_refused_too(world: World) -> None:
         with pytest.raises(UsageError, match="--older-than"):
             maintenance.gc(world.store, seconds)
         with pytest.raises(UsageError, match="--budget"):
-            compare_heads(world.store, budget=seconds)
+            compare_heads(world.store, CompareOptions(budget=seconds))
     with pytest.raises(UsageError, match="--memory-limit"):
-        compare_heads(world.store, memory_limit=0)
+        compare_heads(world.store, CompareOptions(memory_limit=0))
     assert (world.store / "runs" / "unfinished" / "report.html").exists()
 
 
@@ -305,9 +309,9 @@ def test_a_percentage_that_is_no_share_is_said_plainly() -> None:
         ("15", "Expected: a share below 1, such as 0.1 or 10%. Got: 15. For 15 percent say 15% or 0.15."),
     ):
         with pytest.raises(UsageError) as caught:
-            cli._share(text)
+            options.share(text)
         assert str(caught.value) == said
-    assert cli._share("10%") == cli._share("0.1") == 0.1
+    assert options.share("10%") == options.share("0.1") == 0.1
 
 
 @pytest.mark.parametrize(
@@ -324,7 +328,7 @@ def test_a_percentage_that_is_no_share_is_said_plainly() -> None:
     ],
 )
 def test_shares_as_people_write_them(text: str, share: float) -> None:
-    assert cli._share(text) == share
+    assert options.share(text) == share
 
 
 @pytest.mark.parametrize(
@@ -344,26 +348,26 @@ def test_shares_as_people_write_them(text: str, share: float) -> None:
 )
 def test_what_is_no_share(text: str, more: str) -> None:
     with pytest.raises(UsageError) as caught:
-        cli._share(text)
+        options.share(text)
     assert str(caught.value) == f"Expected: a share below 1, such as 0.1 or 10%. Got: {text or 'nothing'}.{more}"
 
 
 def test_times_have_a_longest_and_budgets_a_shortest() -> None:
     most = 1000 * 365 * 24 * 3600
-    assert cli._seconds(f"{most}") == cli._budget(f"{1000 * 365}d") == most
+    assert options.seconds(f"{most}") == options.budget(f"{1000 * 365}d") == most
     for wrong, said in (
         (f"{most + 1}", f"Expected: a time of at most a thousand years. Got: {most + 1}."),
         ("2x", "Expected: a time such as 90s, 30min, 12h, 2d or 1w. Got: 2x."),
         ("1h 5", "Expected: a time such as 90s, 30min, 12h, 2d or 1w. Got: 1h 5."),
         ("", "Expected: a time such as 90s, 30min, 12h, 2d or 1w. Got: nothing."),
     ):
-        for function in (cli._seconds, cli._budget):
+        for function in (options.seconds, options.budget):
             with pytest.raises(UsageError) as caught:
                 function(wrong)
             assert str(caught.value) == said
-    assert cli._budget("0.5s") == 0.5 and cli._seconds(7 * 86_400) == 604_800  # type: ignore[arg-type]
+    assert options.budget("0.5s") == 0.5 and options.seconds(7 * 86_400) == 604_800  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^Expected: a time above 0, such as 60s, 5m or 1h\. Got: 0s\.$"):
-        cli._budget("0s")
+        options.budget("0s")
 
 
 @pytest.mark.parametrize(
@@ -377,33 +381,32 @@ def test_times_have_a_longest_and_budgets_a_shortest() -> None:
 )  # fmt: skip
 def test_amounts_of_memory_as_people_write_them(text: str, count: int | None) -> None:
     if count is not None:
-        assert cli._bytes(text) == count
+        assert options.memory(text) == count
         return
     with pytest.raises(UsageError) as caught:
-        cli._bytes(text)
+        options.memory(text)
     said = f"Expected: an amount of memory such as 500MB, 4GB or 2GiB. Got: {text or 'nothing'}."
     assert str(caught.value) == said
 
 
 def test_lists_of_numbers_and_parameters() -> None:
-    assert cli._counts("--x", "1,5, 10") == cli._widths("1,5, 10") == [1, 5, 10]
-    with pytest.raises(UsageError, match=r"^Expected: --x with whole numbers such as 1,5,10\. Got: 1,,2\.$"):
-        cli._counts("--x", "1,,2")
-    with pytest.raises(UsageError, match=r"^Expected: --hidden with widths such as 1024,512\. Got: 1\.5\.$"):
-        cli._widths("1.5")
+    assert options.whole_numbers("--x", "1,5, 10") == (1, 5, 10)
+    for text in ("1,,2", "1.5"):
+        with pytest.raises(UsageError, match=rf"^Expected: --x such as 1,5\. Got: {re.escape(text)}\.$"):
+            options.whole_numbers("--x such as 1,5", text)
     given = ["k=3", "metric=cosine", "x=[1, 2]", "y=", "z=a=b", "n=null", "deep=" + "[" * 100_000]
-    assert cli._parameters(given, {"C": 0.0, "seed": None}) == {
+    assert train.parameters(given, {"C": 0.0, "seed": None}) == {
         **{"C": 0.0, "k": 3, "metric": "cosine", "x": [1, 2], "y": "", "z": "a=b", "n": None},
         "deep": "[" * 100_000,
     }
-    assert cli._parameters(None, {"C": None}) == {}
+    assert train.parameters(None, {"C": None}) == {}
     for wrong, said in (
         (["k"], "Expected: --param NAME=VALUE. Got: 'k'."),
         (["C=1"], "C is given twice: leave --param C=1 out."),
         (["k=1", "k=2"], "k is given twice: leave --param k=2 out."),
     ):
         with pytest.raises(UsageError) as caught:
-            cli._parameters(wrong, {"C": 2.0})
+            train.parameters(wrong, {"C": 2.0})
         assert str(caught.value) == said
 
 
@@ -414,10 +417,10 @@ def test_lists_of_numbers_and_parameters() -> None:
 def test_one_rule_for_rectangles(chosen: tuple[str, ...], crop: str | None) -> None:
     given = {name: name in chosen for name in ("squash", "center", "pad")}
     if crop is not None:
-        assert cli._crop(**given) == crop
+        assert embed_command._crop(**given) == crop
         return
     with pytest.raises(UsageError, match=r"^Give one of --squash, --center-crop and --pad\.$"):
-        cli._crop(**given)
+        embed_command._crop(**given)
 
 
 def test_json_is_one_line_in_the_letters_that_stdout_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,18 +431,18 @@ def test_json_is_one_line_in_the_letters_that_stdout_has(monkeypatch: pytest.Mon
     ):
         raw = io.BytesIO()
         monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding, newline="\n"))
-        cli._print_json(False, value)
+        base.print_json(False, value)
         assert raw.getvalue() == b""
-        cli._print_json(True, value)
+        base.print_json(True, value)
         assert raw.getvalue().decode() == expected  # flushed, too
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, "utf-8", newline="\n"))
-    cli._print_json(True, "\udcff")
+    base.print_json(True, "\udcff")
     assert raw.getvalue() == b'"\\udcff"\n'
     with pytest.raises(ValueError, match="JSON compliant"):
-        cli._print_json(True, math.nan)
+        base.print_json(True, math.nan)
     monkeypatch.setattr("sys.stdout", io.StringIO())  # of no encoding
-    cli._print_json(True, "Käse")
+    base.print_json(True, "Käse")
     assert sys.stdout.getvalue() == '"Käse"\n'  # type: ignore[attr-defined]
 
 
@@ -453,10 +456,10 @@ def test_errors_are_a_sentence_and_an_exit_code(monkeypatch: pytest.MonkeyPatch)
         def fail(error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr(cli, "app", fail)
+        monkeypatch.setattr(base, "app", fail)
         err = io.StringIO()
         with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         assert ended.value.code == code and err.getvalue().startswith(said)
 
 
@@ -543,7 +546,7 @@ def test_no_rows_are_no_answer(world: World) -> None:
         {"head": "logreg", "params": {"C": -1}},
         {"class_weight": "balanced"},
         {"seed": -1},
-        {"gallery_seed": -5},
+        {"report": ReportOptions(gallery_seed=-5)},
         {"data": FitData(split_seed=-1)},
         {"data": FitData(views=-1)},
         {"data": FitData(label_set="a b")},
@@ -552,30 +555,30 @@ def test_no_rows_are_no_answer(world: World) -> None:
 )
 def test_a_fit_is_refused_before_the_store_is_opened(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        train_head(tmp_path / "nowhere", **{"head": "ncm"} | wrong)
+        train_head(tmp_path / "nowhere", TrainOptions(**{"head": "ncm"} | wrong))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"seeds": ()},
-        {"seeds": (-1,)},
+        {"seeds": 0},
+        {"seeds": -1},
         {"folds": 1},
         {"fewshot": (0,)},
         {"budget": -1.0},
         {"memory_limit": 0},
-        {"gallery_seed": -5},
+        {"report": ReportOptions(gallery_seed=-5)},
         {"data": FitData(val=0.6, test=0.5)},
     ],
     ids=str,
 )
 def test_a_comparison_is_refused_before_the_store_is_opened(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        compare_heads(tmp_path / "nowhere", **wrong)
+        compare_heads(tmp_path / "nowhere", CompareOptions(**wrong))
 
 
 def test_tensorboard_is_tried_before_the_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FitData, "load", lambda *_: pytest.fail("features were read"))
+    monkeypatch.setattr(training, "load_dataset", lambda *_: pytest.fail("features were read"))
     there = world.folder / "labels.csv"
     for command in ("train", "compare"):
         ended = penult(command, "--store", world.store, "--tensorboard", there / "below")
@@ -608,7 +611,7 @@ def test_a_search_without_its_file_does_not_send_to_the_doctor(tmp_path: Path) -
 def test_a_head_answers_to_a_beginning_and_to_an_ending(world: World) -> None:
     opened = FeatureStore(world.store)
     (first,) = [run.run_id for run in opened.runs() if run.kind == "train"]
-    second = train_head(world.store, "ncm")["head_id"]
+    second = train_head(world.store, TrainOptions("ncm"))["head_id"]
     assert find_head(opened, None) == second
     for head in (first, second):
         assert find_head(opened, head) == find_head(opened, head[-6:]) == find_head(opened, head[:22]) == head
@@ -647,7 +650,7 @@ def test_people_read_the_names_that_they_gave(world: World, monkeypatch: pytest.
 
 
 def run_with(environment: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "pipelines", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, env=os.environ | environment, timeout=300)
 
 
@@ -692,7 +695,7 @@ def test_without_a_home_graphs_are_converted_and_not_kept(
         path.with_suffix(".bin").write_bytes(b"weights")
 
     monkeypatch.setattr(engines, "_convert", convert)
-    monkeypatch.setattr(engines.backbones, "fetch", lambda _tap: None)
+    monkeypatch.setattr(engines.table, "fetch", lambda _tap: None)
 
     class Core:
         def read_model(self, *content: bytes) -> tuple[bytes, ...]:

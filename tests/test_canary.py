@@ -29,12 +29,13 @@ from pipelines import predict as predicting
 from pipelines.backbones import canary
 from pipelines.backbones import table as backbones
 from pipelines.embedding import beam, worker
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.embed import embed
 from pipelines.export import export
-from pipelines.finetuning.finetune import FinetuneOptions, finetune
-from pipelines.images import augment, decoder
-from pipelines.images.augment import Augmentation
+from pipelines.finetuning.finetune import finetune
+from pipelines.images import decoder, views
+from pipelines.images.augmentation import Augmentation
 from pipelines.maintenance import doctor, gc, verify
+from pipelines.options import EmbedOptions, FinetuneOptions, TrainOptions
 from pipelines.predict import predict
 from pipelines.training import train_head
 
@@ -46,7 +47,7 @@ VIEWS = EmbedOptions(views=2, augmentation=Augmentation(rotation=30, zoom=0.2, s
 
 
 def picture(name: str) -> bytes:
-    return (Path(decoder.__file__).parent / name).read_bytes()
+    return (Path(canary.__file__).parent / name).read_bytes()
 
 
 def canary_of(store: Path) -> Path:
@@ -282,7 +283,7 @@ def test_a_worker_on_another_machine_asks_for_itself(
 def test_predicting_with_stored_features_needs_no_engine(
     store: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: CountingEngine
 ) -> None:
-    train_head(store, "ncm")
+    train_head(store, TrainOptions("ncm"))
     monkeypatch.setattr(predicting, "open_engine", lambda *_args, **_options: engine)
     known = predict([str(corpus / "a" / "00.png")], store)
     assert known[0].label and (engine.images, engine.canaries) == (0, 0)
@@ -304,9 +305,9 @@ def test_views_pin_their_augmentation_too(
     ]  # fmt: skip
     engine.images = engine.canaries = 0
     write_picture(corpus / "a" / "new.png", 100)
-    plain = augment._matrix
+    plain = views._matrix
     with monkeypatch.context() as patch:
-        patch.setattr(augment, "_matrix", lambda *args: plain(*args) @ np.diag([1.01, 1, 1]))
+        patch.setattr(views, "_matrix", lambda *args: plain(*args) @ np.diag([1.01, 1, 1]))
         with pytest.raises(SpecMismatch, match=r"Got: canary.jpg as view 1 off .*, canary.png as view 1 off"):
             embed(str(corpus), store, VIEWS)
         canary_of(store).unlink()
@@ -472,7 +473,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         patch.setenv("PENULT_CACHE", str(folder / "cache"))
         worker.engine_for.cache_clear()
         embed(str(folder / "corpus"), folder / "store", options)
-        head = train_head(folder / "store", "logreg", {"C": 1.0})["run_id"]
+        head = train_head(folder / "store", TrainOptions("logreg", {"C": 1.0}))["run_id"]
         yield {"folder": folder, "options": options, "head": head}
         worker.engine_for.cache_clear()
 

@@ -31,10 +31,11 @@ from featurestore.storage.table import Table
 from featurestore.store import FeatureStore
 from heads import artifact
 from heads.registry import fit
-from pipelines import cli, maintenance, recovery
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines import commands, maintenance, recovery
+from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import import_labels
 from pipelines.maintenance import DoctorResult, doctor, gc, verify
+from pipelines.options import EmbedOptions
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def penult(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     def run(*arguments: str | Path) -> tuple[int, Any, str]:
         monkeypatch.setattr("sys.argv", ["penult", *map(str, arguments), "--json"])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), json.loads(out.splitlines()[-1]), err
 

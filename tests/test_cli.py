@@ -20,11 +20,11 @@ import pytest
 from typer.main import get_command
 
 from featurestore.store import FeatureStore
-from pipelines import cli
+from pipelines import commands
 from pipelines import demo as demonstration
 
 README = Path(__file__).parent.parent / "README.md"
-COMMANDS = sorted(get_command(cli.app).commands)
+COMMANDS = sorted(get_command(commands.app).commands)
 BIN = Path(sys.executable).parent
 DIGITS = 300  # of the 1,797 are embedded here; the others would say the same
 
@@ -35,7 +35,7 @@ def penult(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["penult", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
     return subprocess.CompletedProcess(sys.argv, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
@@ -218,9 +218,9 @@ def test_light_commands_import_nothing_heavy(
     if arguments[0] == "predict":
         arguments.append(str(folder / "digits" / "7" / "0007.png"))
     code = (
-        "import sys, pipelines.cli\n"
+        "import sys, pipelines.commands\n"
         f"sys.argv[1:] = {arguments!r}\n"
-        "try:\n    pipelines.cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "try:\n    pipelines.commands.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         f"print([name for name in {absent!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -20,12 +20,13 @@ from heads import registry
 from heads.comparison import compare as comparison
 from heads.comparison.search import from_options
 from pipelines import demo
-from pipelines.cli import app
+from pipelines.commands import app
 from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import import_labels
+from pipelines.options import CompareOptions, FitData, ReportOptions
 from pipelines.sources import corpus as sources
-from pipelines.training import FitData, compare_heads
+from pipelines.training import compare_heads, load_dataset
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,9 @@ def test_nets_are_listed_as_words(store: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_gallery_seed_changes_the_pictures_and_nothing_else(store: Path) -> None:
     def told(seed: int) -> dict[str, Any]:
-        return compare_heads(store, from_options(["ncm"]), gallery_seed=seed)
+        return compare_heads(
+            store, CompareOptions(search=from_options(["ncm"]), report=ReportOptions(gallery_seed=seed))
+        )
 
     def pictures(outcome: dict[str, Any]) -> list[str]:
         html = Path(outcome["report"]).read_text()
@@ -165,7 +168,7 @@ def test_nohash_files_stay_together(tmp_path: Path, engine: CountingEngine) -> N
     embed(str(corpus), tmp_path / "store")
 
     def places() -> dict[tuple[str, str], set[str]]:
-        data = FitData(val=0.3, test=0.3).load(FeatureStore(tmp_path / "store"))
+        data = load_dataset(FeatureStore(tmp_path / "store"), FitData(val=0.3, test=0.3))
         found: dict[tuple[str, str], set[str]] = {}
         for uri, label, split in zip(data.uris, data.y, data.splits, strict=True):
             person, mark, _ = Path(sources.path_of(uri)).name.partition("_nohash_")

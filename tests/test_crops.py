@@ -16,13 +16,14 @@ from featurestore.errors import EngineError, UsageError
 from featurestore.spec import CROPS, DTYPES
 from featurestore.store import FeatureStore
 from heads import artifact
-from pipelines import cli
+from pipelines import commands
 from pipelines import predict as predicting
 from pipelines.backbones import canary
 from pipelines.backbones.engines import PRECISIONS
 from pipelines.embedding import worker
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.embed import embed
 from pipelines.images import decoder
+from pipelines.options import EmbedOptions, TrainOptions
 from pipelines.predict import predict
 from pipelines.training import train_head
 
@@ -172,7 +173,7 @@ def agree(store: Path, corpus: Path, folder: Path, options: EmbedOptions) -> Non
     """Copies are predicted as what is stored is, to the last digit, and as their features in a new store are."""
     known = [str(path) for path in sorted(corpus.rglob("*.png"))[::13]]
     copies = [str(copy_of(Path(path), folder)) for path in known]
-    run = train_head(store, "ncm")["run_id"]
+    run = train_head(store, TrainOptions("ncm"))["run_id"]
     told = [one.top for one in predict([*known, *copies], store, run)]
     assert told[: len(known)] == told[len(known) :]
     head, meta = artifact.load(store / "runs" / run)
@@ -228,7 +229,7 @@ def test_the_canary_is_cropped_as_the_set_is(rectangles: Path, tmp_path: Path, c
     found = kept.read(tmp_path / "store" / "features" / f"{name}.lance")
     assert found is not None
     for file in canary.PICTURES:
-        square = decoder.decode((Path(decoder.__file__).parent / file).read_bytes(), 32, crop).pixels
+        square = decoder.decode((Path(canary.__file__).parent / file).read_bytes(), 32, crop).pixels
         assert np.array_equal(found.vectors[file], CountingEngine(8)(square[None])[0])
 
 
@@ -243,7 +244,7 @@ def test_each_option_is_the_rule_of_its_name(
     arguments = ["embed", str(rectangles), "--store", str(store), "--input-size", "32", *([option] if option else [])]
     monkeypatch.setattr("sys.argv", ["penult", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     assert not ended.value.code
     opened = FeatureStore(store)
     assert opened.spec(opened.resolve()).preprocessing.crop == crop
@@ -257,4 +258,4 @@ def test_each_option_is_the_rule_of_its_name(
 def test_one_rule_at_a_time(rectangles: Path, tmp_path: Path) -> None:
     for given in (["--pad", "--center-crop"], ["--squash", "--pad"], ["--squash", "--center-crop"]):
         with pytest.raises(UsageError, match="one of --squash"):
-            cli.app(["embed", str(rectangles), "--store", str(tmp_path / "s"), *given], standalone_mode=False)
+            commands.app(["embed", str(rectangles), "--store", str(tmp_path / "s"), *given], standalone_mode=False)

@@ -17,7 +17,8 @@ import pytest
 from conftest import CountingEngine, write_picture
 from featurestore.errors import SourceError, StoreLocked, TooManyFailures, UsageError
 from featurestore.store import FeatureStore
-from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
+from pipelines.embedding.embed import EmbedResult, embed
+from pipelines.options import EmbedOptions
 
 SMALL_SHARDS = EmbedOptions(shard_images=7, batch_size=8)
 

@@ -19,10 +19,11 @@ from sklearn.datasets import load_digits
 from featurestore.errors import EngineError, HeadError, SourceError, SpecMismatch, StoreCorrupt, UsageError
 from featurestore.store import FeatureStore
 from heads import artifact, registry
-from pipelines import cli
+from pipelines import commands
 from pipelines.backbones import table
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.embed import embed
 from pipelines.export import FORMATS, PICTURES, export
+from pipelines.options import EmbedOptions, TrainOptions
 from pipelines.predict import predict, tap_of
 from pipelines.training import train_head
 
@@ -41,7 +42,7 @@ def digits(tmp_path_factory):
         Image.fromarray((data.images[number] * 15).astype(np.uint8)).resize((40, 30)).save(path)
     options = EmbedOptions(layer="block2a_project_bn", input_size=SIDE)
     embed(str(folder / "corpus"), folder / "store", options)
-    return folder, train_head(folder / "store", "logreg", {"C": 1.0})["head_id"]
+    return folder, train_head(folder / "store", TrainOptions("logreg", {"C": 1.0}))["head_id"]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_onnx_of_a_backbone_whose_normalisation_captures_constants(digits, tmp_p
         shutil.copytree(digits[0] / "corpus" / name, corpus / name)
     options = EmbedOptions("VGG16", weights, layer="block2_pool", input_size=SIDE)
     embed(str(corpus), tmp_path / "store", options)
-    head_id = train_head(tmp_path / "store", "svm")["head_id"]
+    head_id = train_head(tmp_path / "store", TrainOptions("svm"))["head_id"]
     done = export(tmp_path / "store", tmp_path / "out", "onnx", head_id)
     assert 0 < done["parity"]["max_difference"] < 1e-3
 
@@ -103,7 +104,7 @@ def test_the_command_prints_one_object(digits, tmp_path, monkeypatch, capsys):
     arguments = ["export", "--store", folder / "store", "--format", "keras", "--to", tmp_path / "out", "--json"]
     monkeypatch.setattr(sys, "argv", ["penult", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        commands.main()
     assert end.value.code == 0
     told = json.loads(capsys.readouterr().out)
     assert told["head_id"] == head_id and told["classes"] == 3 and told["input_size"] == SIDE
@@ -170,7 +171,7 @@ def test_what_cannot_be_exported_is_refused_at_once(digits, tmp_path, monkeypatc
 
 def test_neighbours_are_refused(digits, tmp_path):
     folder, _ = digits
-    head_id = train_head(folder / "store", "knn")["head_id"]
+    head_id = train_head(folder / "store", TrainOptions("knn"))["head_id"]
     with pytest.raises(HeadError, match="train ncm, logreg, svm, rbf-svm or dense"):
         export(folder / "store", tmp_path / "out", "keras", head_id)
     shutil.rmtree(FeatureStore(folder / "store").run_folder(head_id))

@@ -31,13 +31,13 @@ from featurestore.schema import keys_of, storable
 from featurestore.store import FeatureStore
 from heads import artifact
 from pipelines.backbones import finetuned, table
-from pipelines.cli import app
+from pipelines.commands import app
 from pipelines.embedding import worker
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.embed import embed
 from pipelines.finetuning import finetune
-from pipelines.finetuning.finetune import FinetuneOptions
 from pipelines.images import decoder
-from pipelines.images.augment import Augmentation
+from pipelines.images.augmentation import Augmentation
+from pipelines.options import EmbedOptions, FinetuneOptions, TrainOptions
 from pipelines.predict import newest_head, predict
 from pipelines.training import train_head
 
@@ -59,7 +59,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     weights = seeded.weights("MobileNet", folder)
     embed(str(folder / "corpus"), folder / "store", EmbedOptions("MobileNet", str(weights), input_size=64))
     heads = {
-        name: train_head(folder / "store", name, params)["run_id"]
+        name: train_head(folder / "store", TrainOptions(name, params))["run_id"]
         for name, params in (("logreg", None), ("svm", None), ("knn", None), ("dense", {"hidden": [16], "epochs": 5}))
     }
     return {"folder": folder, "corpus": folder / "corpus", "store": folder / "store", "weights": weights, **heads}
@@ -264,7 +264,7 @@ def test_computes_in_the_precision_of_the_features(
         return result
 
     monkeypatch.setattr(finetune.Trainer, "evaluate", twice)
-    told = finetune.finetune(store, train_head(store, "ncm")["run_id"], replace(GENTLE, epochs=1))
+    told = finetune.finetune(store, train_head(store, TrainOptions("ncm"))["run_id"], replace(GENTLE, epochs=1))
     assert FeatureStore(store).spec(told["feature_set"]).precision == "bf16"
     bf16, f32 = losses[0]
     assert not np.array_equal(bf16, f32) and np.allclose(bf16, f32, rtol=0.2, atol=0.2)

@@ -15,10 +15,10 @@ from featurestore.errors import HeadError, UsageError
 from heads import registry
 from heads.base import fit_temperature, standardisation, standardise
 from heads.comparison import compare as comparing
-from heads.comparison import search, trials
+from heads.comparison import search, space, trials
 from heads.comparison.compare import check, compare
 from heads.comparison.fit_cache import Outcome, Results, digest, key_of
-from heads.comparison.search import Candidate, Search
+from heads.comparison.space import Candidate, Search
 from heads.evaluation import learning_curve, metrics
 from heads.train import accuracy, train
 
@@ -630,7 +630,7 @@ def test_a_default_search_suits_the_data(monkeypatch):
     unbalanced, _ = Search().candidates(np.repeat(["a", "b"], (300, 100)), 10, 50)
     weighted = [candidate for candidate in unbalanced if candidate.class_weight]
     assert names_of(weighted) == {"logreg", "svm", "ridge"} and len(unbalanced) == len(found) + len(weighted)
-    monkeypatch.setattr(search, "RBF_MAX_ROWS", 199)
+    monkeypatch.setattr(space, "RBF_MAX_ROWS", 199)
     found, notes = Search().candidates(y, 10, 50)
     assert "rbf-svm" not in names_of(found)
     assert notes == ["rbf-svm was left out: it is slow for 200 rows and 2 classes."]

@@ -15,7 +15,7 @@ from featurestore.storage.files import read_sealed
 from heads import registry
 from heads.comparison.compare import compare
 from heads.comparison.fit_cache import Outcome, Results, digest, key_of
-from heads.comparison.search import Search
+from heads.comparison.space import Search
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 DATASET = make_dataset(n=120, noise=1.5)

@@ -11,7 +11,7 @@ from featurestore.errors import HeadError, UsageError
 from heads import registry
 from heads.base import softmax
 from heads.comparison.compare import compare
-from heads.comparison.search import Search
+from heads.comparison.space import Search
 from heads.evaluation import calibration
 from heads.evaluation.metrics import wilson
 from heads.train import gained, misclassified, train

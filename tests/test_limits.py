@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from pipelines import cli, predict
+from featurestore import options
+from pipelines import predict
 from pipelines.backbones import canary
 from pipelines.embedding import labels, membership
 from pipelines.images import containers, decoder, samples, tiffs
@@ -23,7 +24,7 @@ MEBI = 1024 * 1024
     [
         (canary, {"STORED": 5, "MAX_TRIES": 200}),
         (class_names, {"MAX_EXAMPLES": 3, "MAX_CLASSES": 100_000}),
-        (cli, {"MAX_SECONDS": 31_536_000_000, "MAX_BYTES": 1_152_921_504_606_846_976}),
+        (options, {"MAX_SECONDS": 31_536_000_000, "MAX_BYTES": 1_152_921_504_606_846_976}),
         (
             containers,
             {
@@ -42,7 +43,7 @@ MEBI = 1024 * 1024
         (labels, {"ROWS_PER_BATCH": 10_000, "EXAMPLES": 10}),
         (listing, {"MAX_KINDS": 100, "MAX_PROBLEMS": 1000, "MAX_PROBLEM_LENGTH": 1000, "MAX_INCOMPLETE": 10_000}),
         (manifests, {"MAX_LINE": MEBI, "EXAMPLES": 20}),
-        (membership, {"MAX_REMOVED": 0.5, "MAX_CLASSES": 10_000, "MAX_CHANGES": 1000}),
+        (membership, {"MAX_CLASSES": 10_000, "MAX_CHANGES": 1000}),
         (missing_files, {"MAX_FOLDERS": 100}),
         (predict, {"MAX_TOP": 1_000_000, "CANDIDATES_SHOWN": 5}),
         (samples, {"BAND_PIXELS": 4_194_304}),
@@ -70,9 +71,9 @@ def test_units_of_time_and_memory() -> None:
         1: ("s", "sec", "secs", "second", "seconds"), minute: ("m", "min", "mins", "minute", "minutes"),
         hour: ("h", "hr", "hrs", "hour", "hours"), day: ("d", "day", "days"), 7 * day: ("w", "week", "weeks"),
     }  # fmt: skip
-    assert {name: seconds for seconds, all_names in names.items() for name in all_names} == cli.SECONDS
+    assert {name: seconds for seconds, all_names in names.items() for name in all_names} == options.SECONDS
     thousand, kibi = 1000, 1024
     assert {
         **{"mb": thousand**2, "gb": thousand**3, "tb": thousand**4},
         **{"mib": kibi**2, "gib": kibi**3, "tib": kibi**4},
-    } == cli.BYTES
+    } == options.BYTES

@@ -26,12 +26,13 @@ from featurestore.status import failed_files, status
 from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.table import Replaced
 from featurestore.store import FeatureStore
-from pipelines import cli
+from pipelines import commands
 from pipelines.embedding import membership
-from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
+from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.embedding.forget import forget
 from pipelines.embedding.labels import import_labels
 from pipelines.maintenance import gc
+from pipelines.options import EmbedOptions
 
 ALL = EmbedOptions(accept_removed=True)
 
@@ -437,7 +438,7 @@ def penult(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         words = [command, "--store", store, "--json", *arguments]
         monkeypatch.setattr("sys.argv", ["penult", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), json.loads(out.splitlines()[-1]) if out else None, err
 
@@ -472,7 +473,7 @@ def test_what_was_understood_is_said(corpus: Path, penult: Callable[..., Any], t
 def test_of_very_many_classes_the_ends_are_told(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines import show
+    from pipelines.commands import output
 
     monkeypatch.setattr(membership, "MAX_CLASSES", 6)
     names = [f"class-{number}" for number in range(9) for _ in range(9 - number)]
@@ -480,7 +481,7 @@ def test_of_very_many_classes_the_ends_are_told(
     result = embed(write(tmp_path / "m.csv", "path,label\n" + rows), store)
     assert result.labels["class_count"] == 9
     assert list(result.labels["classes"]) == [f"class-{number}" for number in (0, 1, 2, 6, 7, 8)]
-    show.embedded(result)
+    output.embedded(result)
     said = capsys.readouterr().err
     assert (
         "9 classes: the largest class-0 9, class-1 8, class-2 7; the smallest class-8 1, class-7 2, class-6 3." in said

@@ -21,17 +21,17 @@ from typer.main import get_command
 
 from conftest import CountingEngine, write_picture
 from featurestore.store import FeatureStore
-from pipelines import cli, show
+from pipelines import commands
 from pipelines import predict as predicting
 from pipelines.backbones.table import Tap
+from pipelines.commands import base, output
 from pipelines.embedding import worker
-from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
-from pipelines.finetuning.finetune import FinetuneOptions
-from pipelines.images.augment import Augmentation
+from pipelines.embedding.embed import EmbedResult, embed
+from pipelines.images.augmentation import Augmentation
+from pipelines.options import EmbedOptions, FinetuneOptions, FitData
 from pipelines.predict import Prediction
-from pipelines.training import FitData
 
-COMMAND = get_command(cli.app)
+COMMAND = get_command(commands.app)
 # What each command calls that is replaced here, and what that answers.
 JOBS: dict[str, dict[str, Any]] = {
     "demo": {
@@ -48,7 +48,7 @@ JOBS: dict[str, dict[str, Any]] = {
         "featurestore.store.FeatureStore": mock.DEFAULT,
         "featurestore.status.status": {},
         "featurestore.status.failed_files": [],
-        "pipelines.show.write_csv": None,
+        "pipelines.commands.output.write_csv": None,
     },
     "forget": {"pipelines.embedding.forget.forget": {}},
     "label": {"pipelines.embedding.labels.import_labels": mock.DEFAULT},
@@ -94,7 +94,7 @@ def flag(path: str, value: Any = True, beside: tuple[str, ...] = ()) -> Case:
 
 EMBED = "embed.options"
 VIEW = "embed#2.options.augmentation"
-TRAIN, COMPARE, DATA = "train_head", "compare_heads", "data"
+TRAIN, COMPARE = "train_head.options", "compare_heads.options"
 TUNE = "finetune.options"
 STORE = {
     "embed": ["embed.store"],
@@ -113,7 +113,7 @@ STORE = {
 }
 DENSE = ("--head", "dense")
 TABLE: dict[str, Case] = {
-    **{f"{command} --json": flag("_print_json.wanted") for command in JOBS},
+    **{f"{command} --json": flag("print_json.wanted") for command in JOBS},
     **{f"{command} --store": Case("other", dict.fromkeys(paths, "other")) for command, paths in STORE.items()},
     "embed --backbone": at(f"{EMBED}.backbone", "ResNet50"),
     "embed --weights": at(f"{EMBED}.weights", "w.h5"),
@@ -162,8 +162,8 @@ TABLE: dict[str, Case] = {
     "train --param": at(f"{TRAIN}.params.k", "k=3", 3),
     "train --class-weight": at(f"{TRAIN}.class_weight", "balanced"),
     "train --seed": at(f"{TRAIN}.seed", 5),
-    "train --gallery-seed": at(f"{TRAIN}.gallery_seed", 5),
-    "train --tensorboard": at(f"{TRAIN}.tensorboard_folder", "events"),
+    "train --gallery-seed": at(f"{TRAIN}.report.gallery_seed", 5),
+    "train --tensorboard": at(f"{TRAIN}.report.tensorboard", "events"),
     "train --print-misclassified": flag(f"{TRAIN}.list_misclassified"),
     "compare --heads": at(f"{COMPARE}.search.grids", "ncm,knn", {"ncm": (), "knn": ()}),
     "compare --C": at(f"{COMPARE}.search.grids.logreg", "0.5", ({"C": 0.5},), ("--heads", "logreg")),
@@ -171,12 +171,12 @@ TABLE: dict[str, Case] = {
     "compare --class-weight": at(f"{COMPARE}.search.class_weights", "none,balanced", (None, "balanced")),
     "compare --search": at(f"{COMPARE}.search.grids", "search.toml", {"knn": ({"k": 3},)}),
     "compare --cv": at(f"{COMPARE}.folds", 4),
-    "compare --seeds": at(f"{COMPARE}.seeds", 3, (0, 1, 2)),
+    "compare --seeds": at(f"{COMPARE}.seeds", 3),
     "compare --fewshot-k": at(f"{COMPARE}.fewshot", "1,5", (1, 5)),
     "compare --budget": at(f"{COMPARE}.budget", "5m", 300.0),
     "compare --memory-limit": at(f"{COMPARE}.memory_limit", "2GiB", 2**31),
-    "compare --gallery-seed": at(f"{COMPARE}.gallery_seed", 5),
-    "compare --tensorboard": at(f"{COMPARE}.tensorboard_folder", "events"),
+    "compare --gallery-seed": at(f"{COMPARE}.report.gallery_seed", 5),
+    "compare --tensorboard": at(f"{COMPARE}.report.tensorboard", "events"),
     **{
         f"{command} {option}": at(f"{job}.data.{name}", *values)
         for command, job in (("train", TRAIN), ("compare", COMPARE))
@@ -294,18 +294,18 @@ def asked_for(
         return owner, name, record
 
     patches = [recording(path, answer) for path, answer in JOBS[command].items()]
-    patches.append(recording("pipelines.cli._print_json", None))
+    patches.append(recording(f"{COMMAND.commands[command].callback.__module__}.print_json", None))
     with monkeypatch.context() as patch:
         patch.chdir(folder)
         shown = mock.MagicMock()
-        for name in [name for name, one in vars(show).items() if inspect.isfunction(one)]:
-            patch.setattr(show, name, getattr(shown, name))
+        for name in [name for name, one in vars(output).items() if inspect.isfunction(one)]:
+            patch.setattr(output, name, getattr(shown, name))
         for owner, name, record in patches:
             patch.setattr(owner, name, record)
         patch.setattr("sys.argv", ["penult", command, *arguments])
-        patch.setattr(cli, "app", COMMAND)
+        patch.setattr(base, "app", COMMAND)
         try:
-            cli.main()
+            commands.main()
         except SystemExit as ended:
             assert not ended.code, arguments
     assert told, "none of the command's jobs was called"
@@ -428,10 +428,13 @@ EMBEDS = {
 DRAWS = {"rotation": 15.0, "shift": 0.1, "shear": 0.0, "zoom": 0.1, "flip": "horizontal", "fill": "nearest", "seed": 0}
 STILL = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": "none", "fill": "nearest", "seed": 0}
 SPLITS = {"feature_set": None, "label_set": "default", "val": 0.15, "test": 0.15, "split_seed": 0}
-FITS = {"data": SPLITS | {"views": 0, "views_set": None}, "gallery_seed": 0, "tensorboard_folder": None}
+FITS = {
+    "data": SPLITS | {"views": 0, "views_set": None},
+    "report": {"gallery_seed": 0, "tensorboard": None},
+}
 COMPARES = {
-    **{"store": "store", "search": {"class_weights": ()}, "sets": (), "seeds": (0,), "folds": 0, "fewshot": ()},
-    **{"budget": None, "memory_limit": None, "progress": True, **FITS},
+    **{"search": {"class_weights": ()}, "sets": (), "seeds": 1, "folds": 0, "fewshot": ()},
+    **{"budget": None, "memory_limit": None, **FITS},
 }
 
 
@@ -439,15 +442,19 @@ def embeds(source: str, store: str, **options: Any) -> dict[str, Any]:
     return {"source": source, "store": store, "options": EMBEDS | options, "progress": True, "as_source": True}
 
 
+def compares(store: str, **options: Any) -> dict[str, Any]:
+    return {"store": store, "options": COMPARES | options, "progress": True}
+
+
 LISTED = {"source": "corpus", "split_folders": True}
 SHARES = {"max_failure_rate": 0.05, "max_removed": 0.5}
-# By command, the jobs in their order, what each is asked for, and the functions of ``show`` that tell of it.
+# By command, the jobs in their order, what each is asked for, and the functions of ``output`` that tell of it.
 DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "demo": (
         {
             "write_digits": {"folder": "penult-demo/digits"},
             "embed": embeds("penult-demo/digits", "penult-demo/store"),
-            "compare_heads": COMPARES | {"store": "penult-demo/store"},
+            "compare_heads": compares("penult-demo/store"),
         },
         ["say", "bar", "embedded", "bar", "compared", "say"],
     ),
@@ -475,14 +482,14 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "train": (
         {
             "train_head": {
-                **{"store": "store", "head": "logreg", "class_weight": None, "seed": 0, "list_misclassified": False},
-                **FITS,
+                "store": "store",
+                "options": {"head": "logreg", "class_weight": None, "seed": 0, "list_misclassified": False, **FITS},
             }
         },
         ["trained"],
     ),
-    "compare": ({"compare_heads": COMPARES}, ["bar", "compared"]),
-    "compare --set a --set b": ({"compare_heads": COMPARES | {"sets": ("a", "b")}}, ["bar", "compared"]),
+    "compare": ({"compare_heads": compares("store")}, ["bar", "compared"]),
+    "compare --set a --set b": ({"compare_heads": compares("store", sets=("a", "b"))}, ["bar", "compared"]),
     "finetune": (
         {
             "finetune": {
@@ -526,15 +533,15 @@ def test_without_options_a_command_asks_for_its_defaults(
     told = asked_for(monkeypatch, place, command, [*ARGUMENTS.get(command, []), *store, *options])
     del told["said"]
     jobs, shown = DEFAULTS[words]
-    expected: dict[str, Any] = {"shown": shown, "_print_json": True, "_print_json.wanted": False}
+    expected: dict[str, Any] = {"shown": shown, "print_json": True, "print_json.wanted": False}
     for job, arguments in jobs.items():
         expected |= {job: True, **flat(job, arguments)}
     assert told == expected
     order = [job for job in told if told[job] is True and "." not in job]
     if "check" in jobs:  # exit code 3 comes after all is said
-        assert order == [*(job for job in jobs if job != "check"), "_print_json", "check"]
+        assert order == [*(job for job in jobs if job != "check"), "print_json", "check"]
     else:
-        assert order == [*jobs, "_print_json"]
+        assert order == [*jobs, "print_json"]
 
 
 def test_every_command_has_defaults() -> None:
@@ -576,9 +583,9 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr("sys.argv", ["penult", *map(str, arguments)])
-    monkeypatch.setattr(cli, "app", COMMAND)
+    monkeypatch.setattr(base, "app", COMMAND)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     assert not ended.value.code
 
 

@@ -14,9 +14,10 @@ from conftest import CountingEngine
 from featurestore.errors import StoreCorrupt, StoreNotFound, UsageError
 from featurestore.store import FeatureStore
 from heads import artifact
-from pipelines import cli
+from pipelines import commands
 from pipelines import predict as predicting
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.embed import embed
+from pipelines.options import EmbedOptions, TrainOptions
 from pipelines.predict import Prediction, find_head
 from pipelines.training import train_head
 
@@ -51,13 +52,13 @@ def test_features_that_cannot_be_stored_are_no_prediction(
 ) -> None:
     store = tmp_path / "store"
     embed(str(corpus), store, EmbedOptions(dtype=dtype))
-    train_head(store, "ncm")
+    train_head(store, TrainOptions("ncm"))
     monkeypatch.setattr(predicting, "open_engine", lambda *_args, **_options: WildEngine(batch_size=4))
     levels = [250, 100, 251, 252, 253, 254]
     asked = ["penult", "predict", *(grey(tmp_path, level) for level in levels), "--store", str(store), "--json"]
     monkeypatch.setattr("sys.argv", asked)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     out, err = capsys.readouterr()
     told = {int(Path(answer["uri"]).stem): answer for answer in json.loads(out.splitlines()[-1])}
     assert ended.value.code == 1 and list(told) == levels
@@ -78,7 +79,7 @@ def test_features_that_cannot_be_stored_are_no_prediction(
 def store(corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Thirty pictures' features and a head; the engine counts for predictions too."""
     embed(str(corpus), tmp_path / "store")
-    train_head(tmp_path / "store", "ncm")
+    train_head(tmp_path / "store", TrainOptions("ncm"))
     monkeypatch.setattr(predicting, "open_engine", lambda *_args, **_options: engine)
     engine.images = 0
     return tmp_path / "store"

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from featurestore.dataset import Dataset
 from heads.comparison.compare import CompareResult, compare
-from heads.comparison.search import Search
+from heads.comparison.space import Search
 from heads.evaluation.learning_curve import PowerLaw, power_law
 from heads.evaluation.metrics import Curve, wilson
 from heads.reporting import charts, report

@@ -1,4 +1,4 @@
-"""What people read on stderr, word for word: every function of ``pipelines.show`` on numbers chosen by hand."""
+"""What people read on stderr, word for word: every function of ``output`` on numbers chosen by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rich.console import Console
 
 from featurestore.maintenance.repair import Repair
 from featurestore.maintenance.verify import Finding
-from pipelines import maintenance, show
+from pipelines import maintenance
+from pipelines.commands import output
 from pipelines.embedding.embed import EmbedResult
 from pipelines.embedding.labels import LabelResult
 from pipelines.maintenance import DoctorResult
@@ -47,30 +48,30 @@ def made(**values: Any) -> EmbedResult:
 
 def test_lines_are_not_folded_and_mean_what_they_say(said: Callable[..., list[str]]) -> None:
     long = "[bold]not markup[/bold] 1.5 " + "x" * 500
-    assert said(show.say, long) == [long]
+    assert said(output.say, long) == [long]
 
 
 def test_a_table_has_its_rows_and_says_how_many_more_there_are(said: Callable[..., list[str]]) -> None:
     rows = [
         {"a_name": "[x]", "n": n, "b": True, "none": None, "side": [2, 3], "params": {"C": 1}} for n in range(7, 12)
     ]
-    shown = said(show.table, rows, limit=4)
+    shown = said(output.table, rows, limit=4)
     assert shown[0].split() == ["a", "name", "n", "b", "none", "side", "params"]
     assert [line.split() for line in shown[1:5]] == [["[x]", str(n), "True", "2×3", "C=1"] for n in range(7, 11)]
     assert shown[5:] == ["… and 1 more"]
     assert shown[1].index("7") == shown[4].index("10") + 1  # numbers stand at the right
     assert shown[1].index("True") == shown[0].index("b")  # and all else at the left
-    assert len(said(show.table, rows, limit=5)) == len(said(show.table, rows)) == 6
-    assert said(show.table, []) == []
-    assert said(show.table, [{"a": {}, "b": 0.5}])[1].split() == ["no", "parameters", "0.5"]
+    assert len(said(output.table, rows, limit=5)) == len(said(output.table, rows)) == 6
+    assert said(output.table, []) == []
+    assert said(output.table, [{"a": {}, "b": 0.5}])[1].split() == ["no", "parameters", "0.5"]
 
 
 def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, said: Callable[..., list[str]]) -> None:
     now = [100.0]
-    monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def work() -> None:
-        with show.bar("embed") as progress:
+        with output.bar("embed") as progress:
             for seconds, done in ((9.5, 1), (10, 1500), (19, 1600), (20, 4000), (21, 5000)):
                 now[0] = 100 + seconds
                 progress(done, 12_000)
@@ -80,17 +81,17 @@ def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, said: 
 
 def test_progress_on_a_terminal_is_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(show, "_console", Console(file=screen, force_terminal=True, width=80))
-    with show.bar("embed") as progress:
+    monkeypatch.setattr(output, "_console", Console(file=screen, force_terminal=True, width=80))
+    with output.bar("embed") as progress:
         progress(3, 12)
     assert "embed" in screen.getvalue() and "3/12" in screen.getvalue()
     assert screen.getvalue().endswith("\x1b[2K")  # the last line is wiped
 
 
 def test_numbers_have_no_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch, said: Callable[..., list[str]]) -> None:
-    monkeypatch.setattr(show._console, "_force_terminal", True)
-    monkeypatch.setattr(show._console, "_color_system", ColorSystem.STANDARD)
-    assert said(show.say, "1,234 images in 'a' of /b") == ["1,234 images in 'a' of /b"]
+    monkeypatch.setattr(output._console, "_force_terminal", True)
+    monkeypatch.setattr(output._console, "_color_system", ColorSystem.STANDARD)
+    assert said(output.say, "1,234 images in 'a' of /b") == ["1,234 images in 'a' of /b"]
 
 
 # --- embed
@@ -111,7 +112,7 @@ def test_what_an_embed_run_did(said: Callable[..., list[str]]) -> None:
         ignored=ignored, problems=["a lost folder"], labels=labels, columns={"path": "Path", "label": "label"},
         notes=["as [is]"], seconds={"total": 12.34, "list": 1.0}, images_per_second=162.07,
     )  # fmt: skip
-    assert said(show.embedded, result) == [
+    assert said(output.embedded, result) == [
         "Recovered what run run-0 had finished before it died.",
         "Problem: a lost folder",
         "Ignored files that are no pictures: 40 hidden, 9 a, 8 b, 7 c, 6 d, 3 .txt.",
@@ -133,9 +134,9 @@ def test_what_an_embed_run_did(said: Callable[..., list[str]]) -> None:
 
 def test_where_nothing_was_to_be_embedded(said: Callable[..., list[str]]) -> None:
     quiet = ["0 files seen: 0 new, 0 changed, 0 unchanged.", "Nothing to embed: the store has it all."]
-    assert said(show.embedded, made()) == [*quiet, "Feature set: set-1"]
+    assert said(output.embedded, made()) == [*quiet, "Feature set: set-1"]
     for one in ("embedded", "deduplicated", "failed"):
-        busy = said(show.embedded, made(**{one: 1}, seconds={"total": 2.0}, images_per_second=0.5))
+        busy = said(output.embedded, made(**{one: 1}, seconds={"total": 2.0}, images_per_second=0.5))
         numbers = [int(name == one) for name in ("embedded", "deduplicated", "failed")]
         assert busy[1] == "{} embedded in 2.0 s (0.5 a second), {} copies of known contents, {} failed.".format(
             *numbers
@@ -168,12 +169,12 @@ def test_where_nothing_was_to_be_embedded(said: Callable[..., list[str]]) -> Non
     ],
 )
 def test_how_a_source_was_understood(said: Callable[..., list[str]], labels: dict[str, Any], lines: list[str]) -> None:
-    assert said(show.embedded, made(labels=labels))[2:-1] == lines
+    assert said(output.embedded, made(labels=labels))[2:-1] == lines
 
 
 @pytest.mark.parametrize("count", [12, 13, 1012])
 def test_of_many_problems_some_are_told(said: Callable[..., list[str]], count: int) -> None:
-    lines = said(show.embedded, made(problems=[f"p{n}" for n in range(count)]))[:-3]
+    lines = said(output.embedded, made(problems=[f"p{n}" for n in range(count)]))[:-3]
     more = [f"Problem: and {count - 12:,} more; --json lists them."] if count > 12 else []
     assert lines == [f"Problem: p{n}" for n in range(12)] + more
 
@@ -189,7 +190,7 @@ def test_what_a_label_import_changed(said: Callable[..., list[str]]) -> None:
         changes=[{"from": None, "to": "cat", "images": 2}], columns={"path": "uri", "label": "Label"},
         notes=["a note"], problems=["a problem"],
     )  # fmt: skip
-    assert said(show.labelled, result) == [
+    assert said(output.labelled, result) == [
         "Note: a note",
         "Columns: path from 'uri', label from 'Label'.",
         "1,004 classes: cat 2,500, dog 1,300. 1,200 images without a label.",
@@ -201,7 +202,7 @@ def test_what_a_label_import_changed(said: Callable[..., list[str]]) -> None:
         "Problem: a problem",
         "1,003 rows name images that the catalog does not have: embed them, or check the paths.",
     ]
-    assert said(show.labelled, LabelResult("run-2", "default")) == [
+    assert said(output.labelled, LabelResult("run-2", "default")) == [
         "0 rows: 0 added, 0 changed, 0 unchanged, 0 labels."
     ]
 
@@ -210,25 +211,25 @@ def test_what_a_label_import_changed(said: Callable[..., list[str]]) -> None:
 
 
 def test_what_is_damaged(said: Callable[..., list[str]]) -> None:
-    assert said(show.verified, []) == ["Everything is as it was written."]
+    assert said(output.verified, []) == ["Everything is as it was written."]
     rows = tuple(f"{n:02}" for n in range(1013))
     for count, more in ((0, []), (12, []), (13, ["  … and 1 more"]), (1013, ["  … and 1,001 more"])):
         finding = Finding("a/b", "is cut off", rows[:count])
         lines = ["a/b: is cut off", *(f"  image {row}" for row in rows[: min(count, 12)]), *more]
-        assert said(show.verified, [finding]) == lines
+        assert said(output.verified, [finding]) == lines
 
 
 def test_what_was_repaired(said: Callable[..., list[str]]) -> None:
     nothing = ["Nothing is damaged."]
-    assert said(show.repaired, DoctorResult()) == nothing
-    assert said(show.repaired, DoctorResult(todo=["look"])) == [*nothing, "To do: look"]
-    assert said(show.repaired, DoctorResult(artifacts=["runs/x"])) == []
+    assert said(output.repaired, DoctorResult()) == nothing
+    assert said(output.repaired, DoctorResult(todo=["look"])) == [*nothing, "To do: look"]
+    assert said(output.repaired, DoctorResult(artifacts=["runs/x"])) == []
     result = DoctorResult(
         [Repair("catalog.lance", ["a", "b"], 0, 1001, 1002), Repair("labels.lance", back_to=3), Repair("x", ["."])],
         embedded=1003,
         todo=["first", "second"],
     )
-    assert said(show.repaired, result) == [
+    assert said(output.repaired, result) == [
         "catalog.lance: 2 files put aside, back to version 0, 1,001 rows put back, 1,002 rows lost.",
         "labels.lance: back to version 3.",
         "x: 1 files put aside.",
@@ -239,16 +240,16 @@ def test_what_was_repaired(said: Callable[..., list[str]]) -> None:
 
 
 def test_what_was_freed_and_forgotten(said: Callable[..., list[str]]) -> None:
-    assert show.FORGOTTEN == "removed images" and "removed images" in (maintenance.gc.__doc__ or "")
-    assert said(show.freed, {"old versions": 1_234_567_890, "removed images": 1234}) == [
+    assert output.FORGOTTEN == "removed images" and "removed images" in (maintenance.gc.__doc__ or "")
+    assert said(output.freed, {"old versions": 1_234_567_890, "removed images": 1234}) == [
         "old versions: 1,234.6 MB freed",
         "removed images: 1,234",
     ]
     result = {"source": "file:///my%20photos", "images": 1234, "removed": 1000}
     end = "it listed 1,234 images; 1,000 of them are removed, as no other source lists them."
-    assert said(show.forgotten, result) == [f"Forgot /my photos: {end}"]
-    assert said(show.forgotten, result | {"source": None}) == [f"Forgot unknown origin: {end}"]
-    assert said(show.forgotten, result | {"source": "file:///%FF"}) == [f"Forgot /\\xff: {end}"]
+    assert said(output.forgotten, result) == [f"Forgot /my photos: {end}"]
+    assert said(output.forgotten, result | {"source": None}) == [f"Forgot unknown origin: {end}"]
+    assert said(output.forgotten, result | {"source": "file:///%FF"}) == [f"Forgot /\\xff: {end}"]
 
 
 def test_the_files_that_failed(said: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -256,13 +257,13 @@ def test_the_files_that_failed(said: Callable[..., list[str]], tmp_path: Path) -
         {"uri": "file:///a,b.jpg", "error_type": "empty", "error": "It is empty."},
         {"uri": "file:///c.jpg", "error_type": "corrupt", "error": 'It says "no", ü.'},
     ]
-    assert said(show.failed, rows) == [
+    assert said(output.failed, rows) == [
         "file:///a,b.jpg: empty: It is empty.",
         'file:///c.jpg: corrupt: It says "no", ü.',
         "2 files failed; `penult embed SOURCE --retry-failed` tries them again.",
     ]
     path = tmp_path / "failed.csv"
-    assert said(show.write_csv, path, rows) == [f"2 failed files are listed in {path}."]
+    assert said(output.write_csv, path, rows) == [f"2 failed files are listed in {path}."]
     with path.open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [["uri", "error_type", "error"], *([*row.values()] for row in rows)]
     assert path.read_bytes().endswith(b'"It says ""no"", \xc3\xbc."\r\n') and path.read_bytes().count(b"\n") == 3
@@ -279,7 +280,7 @@ def test_one_heads_scores(said: Callable[..., list[str]]) -> None:
         "logreg: top-1 90.0% on test (95 % interval 81.0% to 94.9%), 87.6% on validation; the most frequent class "
         "alone gives 33.3%."
     )
-    assert said(show.trained, result) == [first, "Head: id-1"]
+    assert said(output.trained, result) == [first, "Head: id-1"]
     more = {
         "excluded": {"ambiguous label": 1234, "no label": 2},
         "ambiguous_uris": ["file:///a%20b.jpg", "file:///c.jpg"],
@@ -289,7 +290,7 @@ def test_one_heads_scores(said: Callable[..., list[str]]) -> None:
             {"probability": 0.05, "predicted": "owl", "true": "dog", "uri": "file:///e.jpg"},
         ],
     }
-    assert said(show.trained, result | more) == [
+    assert said(output.trained, result | more) == [
         first,
         "Left out: 1,234 with ambiguous label, such as /a b.jpg and /c.jpg.",
         "Left out: 2 with no label.",
@@ -325,7 +326,7 @@ def test_a_leaderboard_and_its_winner(said: Callable[..., list[str]]) -> None:
     shot = [{"k": 5, "head": "ncm", "val": 0.5, "val_range": [0.4, 0.6]}]
     curve = {"at_twice": {"n": 3000, "val": 0.92, "low": 0.91, "high": 0.93}}
     lines = said(
-        show.compared, compared(*rows, winner=winner, fewshot=shot, learning_curve=curve, notes=["last"], excluded={})
+        output.compared, compared(*rows, winner=winner, fewshot=shot, learning_curve=curve, notes=["last"], excluded={})
     )
     cells = [[cell for cell in line.split("  ") if cell.strip()] for line in lines[:4]]
     assert [[cell.strip() for cell in line] for line in cells] == [
@@ -349,12 +350,12 @@ def test_a_leaderboard_and_its_winner(said: Callable[..., list[str]]) -> None:
 
 def test_what_a_comparison_has_not_found_is_not_told(said: Callable[..., list[str]]) -> None:
     for curve in (None, {"at_twice": None}):
-        lines = said(show.compared, compared(row("ncm"), learning_curve=curve))
+        lines = said(output.compared, compared(row("ncm"), learning_curve=curve))
         assert [line.split()[0] for line in lines] == ["head", "ncm", "Winner", "Head:", "Report:"]
     for count, more in ((20, []), (22, ["… and 2 more"])):
-        lines = said(show.compared, compared(*[row("ncm")] * count))
+        lines = said(output.compared, compared(*[row("ncm")] * count))
         assert lines[21:-3] == more
-    lines = said(show.compared, compared(row("ncm"), row("svm", feature_set="other")))
+    lines = said(output.compared, compared(row("ncm"), row("svm", feature_set="other")))
     assert [line.split()[0] for line in lines[:3]] == ["set", "ncm", "other"]
 
 
@@ -365,7 +366,7 @@ def test_what_fine_tuning_has_brought(said: Callable[..., list[str]]) -> None:
         "left_out": {"without a file": 1001}, "notes": ["a note"], "seconds": {"train": 12.34, "score": 5.0},
         "images_per_second": 98.76, "backbone": "ft:x", "head_id": "id-1", "report": "r.html",
     }  # fmt: skip
-    assert said(show.finetuned, result) == [
+    assert said(output.finetuned, result) == [
         "Best on validation: epoch 3 of 20.",
         "Before: top-1 90.0% on test (95 % interval 81.0% to 94.9%, 1,234 images), 87.6% on validation.",
         "After: top-1 95.0% on test (95 % interval 90.0% to 98.0%, 1,234 images), 96.0% on validation.",
@@ -382,7 +383,7 @@ def test_what_fine_tuning_has_brought(said: Callable[..., list[str]]) -> None:
 def test_predictions_and_why_there_are_none(said: Callable[..., list[str]]) -> None:
     good = Prediction("file:///a.jpg", "cat", 0.9, [("cat", 0.9), ("[dog]", 0.0123)], given="./a.jpg")
     bad = Prediction("file:///b%0A.jpg", error_type="empty", error="It is empty.", given="b\n.jpg")
-    assert said(show.predicted, [good, bad]) == [
+    assert said(output.predicted, [good, bad]) == [
         "./a.jpg",
         "   90.0%  cat",
         "    1.2%  [dog]",
@@ -395,7 +396,7 @@ def test_predictions_and_why_there_are_none(said: Callable[..., list[str]]) -> N
 def test_where_an_exported_model_is(said: Callable[..., list[str]]) -> None:
     parity = {"pictures": 16, "max_difference": 1.23e-6, "batch_1_against_n": 0.0004}
     told = {"path": "m", "input_size": 224, "classes": 1234, "bytes": 12_345_678, "labels": "labels.txt"}
-    assert said(show.exported, told | {"parity": parity}) == [
+    assert said(output.exported, told | {"parity": parity}) == [
         "m: 224×224 RGB in, 1,234 classes out, 12.3 MB with labels.txt.",
         "Checked on 16 pictures: probabilities within 1e-06 of the head's on stored features, one picture at a time "
         "within 0.0004 of all at once.",
@@ -414,7 +415,7 @@ def counted(**more: Any) -> dict[str, Any]:
 
 
 def test_what_a_store_holds(said: Callable[..., list[str]]) -> None:
-    assert said(show.status, counted()) == [
+    assert said(output.status, counted()) == [
         "s: 1,001 images, 999 B",
         "  1,001 read (1,000 different contents), 0 failed",
         "0 runs.",
@@ -435,7 +436,7 @@ def test_what_a_store_holds(said: Callable[..., list[str]]) -> None:
         },
         runs={"count": 9, "last": [{"run_id": "run-8"}, {"run_id": "run-9"}]},
     )
-    lines = said(show.status, full)
+    lines = said(output.status, full)
     assert lines[:5] == [
         "s: 2,003 images, 999 B",
         "  1,001 read (1,000 different contents), 1,002 failed",
@@ -465,7 +466,7 @@ def test_what_a_store_holds(said: Callable[..., list[str]]) -> None:
     ],
 )  # fmt: skip
 def test_sizes_in_words(size: int, text: str) -> None:
-    assert show._size(size) == text
+    assert output._size(size) == text
 
 
 @pytest.mark.parametrize(
@@ -481,4 +482,4 @@ def test_sizes_in_words(size: int, text: str) -> None:
 )
 def test_a_run_as_a_row(kind: str, result: dict[str, Any], outcome: str, name: str) -> None:
     record: Any = SimpleNamespace(kind=kind, result=result, run_id="run-1", started="2026-01-02")
-    assert show.run_row(record) == {"run": "run-1", "started": "2026-01-02", "outcome": outcome, "set": name}
+    assert output.run_row(record) == {"run": "run-1", "started": "2026-01-02", "outcome": outcome, "set": name}

@@ -21,7 +21,7 @@ from featurestore.schema import features_batch
 from featurestore.store import FeatureStore
 from heads.comparison import streaming
 from heads.solvers.rows import StreamedRows, _subtract
-from pipelines.cli import app
+from pipelines.commands import app
 
 IMAGES = 3000
 LINEAR = ("--heads", "logreg,svm,ridge", "--class-weight", "none,balanced")

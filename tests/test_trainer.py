@@ -20,10 +20,11 @@ from heads.families.dense import DenseHead
 from heads.families.linear import LinearHead
 from pipelines.backbones.table import Tap
 from pipelines.finetuning import checkpoint, finetune, trainer
-from pipelines.finetuning.finetune import FinetuneOptions
 from pipelines.finetuning.trainer import Trainer
 from pipelines.images import decoder
-from pipelines.images.augment import Augmentation, random_view
+from pipelines.images.augmentation import Augmentation
+from pipelines.images.views import random_view
+from pipelines.options import FinetuneOptions
 
 SIDE, WIDTH, RATE, MOMENTUM = 4, 5, 0.05, 0.75
 TAP = Tap("tiny", "none", "features", "none", SIDE, "center")
@@ -74,7 +75,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
         layer.set_weights([KERNEL, BIAS])
         return model, model
 
-    monkeypatch.setattr(trainer.backbones, "unfrozen", unfrozen)
+    monkeypatch.setattr(trainer.table, "unfrozen", unfrozen)
     settings = FinetuneOptions("features", learning_rate=RATE, momentum=MOMENTUM).settings()
     return lambda head: Trainer(TAP, head, "features", "sgd", settings)
 

@@ -19,11 +19,13 @@ from featurestore.store import FeatureStore
 from heads import artifact
 from heads.base import softmax
 from heads.comparison.search import from_options
-from pipelines import cli
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines import commands
+from pipelines.embedding.embed import embed
 from pipelines.images import decoder
-from pipelines.images.augment import FILLS, Augmentation, random_view
-from pipelines.training import FitData, compare_heads, train_head
+from pipelines.images.augmentation import FILLS, Augmentation
+from pipelines.images.views import random_view
+from pipelines.options import CompareOptions, EmbedOptions, FitData, TrainOptions
+from pipelines.training import compare_heads, train_head
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][:200, :200])
 STRONG = Augmentation(rotation=40, shift=0.2, shear=12, zoom=0.2, flip="horizontal")
@@ -265,8 +267,8 @@ def test_train_and_compare_say_what_views_gained(tmp_path, engine):
     embed(str(folder), store, SMALL)
     embed(str(folder), store, replace(VIEWS, augmentation=Augmentation(rotation=5, shift=0.05)))
 
-    plain = train_head(store, "logreg")
-    viewed = train_head(store, "logreg", data=FitData(views=3))
+    plain = train_head(store, TrainOptions("logreg"))
+    viewed = train_head(store, TrainOptions("logreg", data=FitData(views=3)))
     assert viewed["views"] == 3 and viewed["without_views"]["val"] == plain["val"]
     assert viewed["n"] == plain["n"]
     gain = 100 * (viewed["val"] - plain["val"])
@@ -274,7 +276,7 @@ def test_train_and_compare_say_what_views_gained(tmp_path, engine):
     report = (store / "runs" / viewed["run_id"] / "report.html").read_text()
     assert "3 views" in report and f"{gain:+.1f} points" in report
 
-    compared = compare_heads(store, from_options(["ncm", "logreg"]), FitData(views=3))
+    compared = compare_heads(store, CompareOptions(search=from_options(["ncm", "logreg"]), data=FitData(views=3)))
     rows = [row for row in compared["leaderboard"] if row.get("views") == 3]
     assert len(rows) == 1
     best = max(row["val"] for row in compared["leaderboard"] if "views" not in row)
@@ -297,7 +299,7 @@ def test_a_head_with_views_is_the_head_of_those_rows(tmp_path, engine):
     rows, val = opened.augmented(data.part("train"), 3), data.part("val")
     mean, scale = rows.X.mean(0), rows.X.std(0)
     reference = LogisticRegression(C=0.01, max_iter=2000, tol=1e-8).fit((rows.X - mean) / scale, rows.y)
-    head = artifact.load(store / "runs" / train_head(store, "logreg", data=FitData(views=3))["run_id"])[0]
+    head = artifact.load(store / "runs" / train_head(store, TrainOptions("logreg", data=FitData(views=3)))["run_id"])[0]
     expected = reference.predict_proba((val.X - mean) / scale)
     assert np.abs(softmax(head.scores(val.X)) - expected).max() < 0.01
 
@@ -312,7 +314,7 @@ def test_views_from_the_command_line(tmp_path, engine, monkeypatch, capsys):
     ):
         monkeypatch.setattr("sys.argv", ["penult", *arguments, "--store", str(tmp_path / "store"), "--json"])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         assert ended.value.code == 0
         told.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
     embedded, trained, status = told
@@ -328,6 +330,6 @@ def test_an_impossible_augmentation_is_refused_before_any_work(corpus, tmp_path,
     arguments = ["embed", str(corpus), "--views", "2", "--rotation", "400", "--store", str(tmp_path / "store")]
     monkeypatch.setattr("sys.argv", ["penult", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     assert ended.value.code == 2 and "--rotation from 0 to 180" in capsys.readouterr().err
     assert not (tmp_path / "store").exists()

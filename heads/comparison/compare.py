@@ -15,7 +15,7 @@ from featurestore.limits import check_amount, check_count, check_seed
 from heads import registry
 from heads.comparison import streaming
 from heads.comparison.fit_cache import Results
-from heads.comparison.search import DEFAULT, Candidate, Search
+from heads.comparison.space import DEFAULT, Candidate, Search
 from heads.comparison.trials import HOLD_OUT, Progress, Table, Trial, Tried, run
 from heads.evaluation import learning_curve as learning
 from heads.evaluation import metrics

@@ -1,11 +1,10 @@
-"""What a comparison tries: families, their parameters, class weights; from options or a TOML file."""
+"""A search space from the command line's options or from a TOML file."""
 
 from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,78 +14,10 @@ import numpy as np
 from featurestore.errors import UsageError
 from featurestore.storage.files import size_of
 from heads import registry
+from heads.comparison.space import Grid, Search
 
-# Beyond these a default search leaves a family out; naming it fits it all the same.
-RBF_MAX_ROWS, RBF_MAX_CLASSES = 10_000, 100  # time grows with the square of either
-KNN_MAX_WORK = 1e13  # rows to score x rows kept x width: about a minute
 MOST_BYTES, MOST_POINTS = 2**16, 100_000  # of a recipe, and of a family in it
 MAX_NUMBERS = 1000  # in one list of values
-UNBALANCED = 3.0  # the largest class over the smallest, from which a default search weights classes too
-
-Grid = tuple[Mapping[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One thing to try: a family, all its parameters, and None or "balanced"."""
-
-    head: str
-    params: dict[str, Any]
-    class_weight: str | None = None
-
-
-@dataclass(frozen=True)
-class Search:
-    """What to try. Empty, it is a default that suits the data.
-
-    Attributes:
-        grids: points of a family's parameters, each over its defaults; () is the family's own grid.
-        class_weights: each None or "balanced"; empty leaves it to the data.
-    """
-
-    grids: Mapping[str, Grid] = field(default_factory=dict)
-    class_weights: tuple[str | None, ...] = ()
-
-    def candidates(self, y: np.ndarray, width: int, to_score: int) -> tuple[list[Candidate], list[str]]:
-        """What is to be tried on training labels y (n,), the simple first, and notes on what was left out.
-
-        Raises:
-            UsageError: an unknown family or parameter.
-        """
-        names, counts = np.unique(y, return_counts=True)
-        grids, notes = dict(self.grids), []
-        if not grids:
-            work = to_score * len(y) * width
-            slow = {
-                "rbf-svm": len(y) > RBF_MAX_ROWS or len(names) > RBF_MAX_CLASSES,
-                "knn": work > KNN_MAX_WORK,
-            }
-            grids = {name: () for name in registry.FAMILIES if not slow.get(name)}
-            notes = [
-                f"{name} was left out: it is slow for {len(y):,} rows and {len(names)} classes."
-                for name, is_slow in slow.items()
-                if is_slow
-            ]
-        unbalanced = counts.max() >= UNBALANCED * counts.min()
-        weights = self.class_weights or ((None, "balanced") if unbalanced else (None,))
-        found = [
-            Candidate(name, registry.complete(name, point), weight)
-            for name, grid in sorted(grids.items(), key=lambda item: list(registry.FAMILIES).index(item[0]))
-            for weight in _usable(name, weights, bool(self.class_weights))
-            for point in grid or registry.family(name).grid
-        ]
-        return found, notes
-
-
-DEFAULT = Search()
-
-
-def _usable(name: str, weights: Sequence[str | None], asked: bool) -> Sequence[str | None]:
-    """The class weights to try with a family; by default only linear heads are tried with several."""
-    known = registry.family(name)
-    if not known.weighted or not (asked or known.sweep):
-        return (None,)
-    return weights
 
 
 def from_options(

@@ -17,7 +17,7 @@ from featurestore.dataset import Dataset
 from heads import registry
 from heads.base import Head, standardisation
 from heads.comparison.fit_cache import Outcome, Results, digest, key_of
-from heads.comparison.search import Candidate
+from heads.comparison.space import Candidate
 from heads.comparison.streaming import streamed_rows
 from heads.families.linear import LinearProblem, fit_many
 from heads.solvers.rows import MemoryRows, Rows

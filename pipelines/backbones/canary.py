@@ -24,7 +24,8 @@ from featurestore.schema import keys_of
 from featurestore.spec import FeatureSpec, Preprocessing
 from featurestore.store import FeatureStore
 from pipelines.images import decoder
-from pipelines.images.augment import Augmentation, random_view
+from pipelines.images.augmentation import Augmentation
+from pipelines.images.views import random_view
 from pipelines.sources import corpus
 
 PICTURES = ("canary.jpg", "canary.png")

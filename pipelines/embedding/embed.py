@@ -19,72 +19,21 @@ import pyarrow as pa
 from featurestore.errors import TooManyFailures, TooManyRemoved, UsageError
 from featurestore.index import CHANGED, NEW, Known, pair_digests, text_digests
 from featurestore.journal import PLAN, Staging
-from featurestore.labels import check_label_set
-from featurestore.limits import check_count
 from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
-from featurestore.spec import DTYPES
 from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
 from pipelines import signals
-from pipelines.backbones import finetuned, table
+from pipelines.backbones import finetuned
 from pipelines.backbones.engines import check_request
 from pipelines.backbones.table import Tap, feature_spec, resolve
-from pipelines.embedding.membership import MAX_REMOVED, Membership, adopt
+from pipelines.embedding.membership import Membership, adopt
 from pipelines.embedding.worker import EmbedJob, bound_memory, engine_for, settle_canary
-from pipelines.images.augment import MAX_VIEWS, Augmentation
+from pipelines.options import EmbedOptions, check_share
 from pipelines.sources import corpus
 
-SHARD_IMAGES, MAX_SHARD_IMAGES = 4096, 2**20
 STAGES = ("plan", "read", "decode", "infer", "write", "commit", "total")
 POLL_SECONDS = 0.5
-RUNNER = "FnApiRunner"  # in this process
-RUNNERS = (RUNNER, "FlinkRunner")
-REFUSED_RUNNERS = {
-    "daskrunner": "it loses finished work and still reports success",
-    "directrunner": "it may start another runner, which it looks for on the network",
-}
-
 Progress = Callable[[int, int], None]  # images done, images in all
-
-
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How to embed; the command line's options, one to one."""
-
-    backbone: str = table.DEFAULT  # or ft:ID, a fine-tuned one of the store
-    weights: str = "imagenet"
-    layer: str | None = None
-    pooling: str = "avg"
-    input_size: int | None = None
-    crop: str = "squash"
-    precision: str = "f32"
-    dtype: str = "float16"
-    engine: str = "openvino"
-    batch_size: int | None = None
-    shard_images: int = SHARD_IMAGES
-    label_set: str = "default"
-    retry_failed: bool = False
-    split_folders: bool = True
-    max_removed: float = MAX_REMOVED
-    accept_removed: bool = False
-    views: int = 0  # of each image, drawn by ``augmentation``; 0 embeds the images themselves
-    augmentation: Augmentation | None = None
-    runner: str = RUNNER
-    runner_arguments: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """Raise UsageError for what no run could do."""
-        _check_share("--max-removed", self.max_removed)
-        check_count("--shard-images", self.shard_images, 1, MAX_SHARD_IMAGES)
-        check_count("--views", self.views, 0, MAX_VIEWS)
-        check_label_set(self.label_set)
-        if self.dtype not in DTYPES:
-            raise UsageError(f"Expected: --dtype {' or '.join(DTYPES)}. Got: {self.dtype!r}.")
-        if bool(self.views) != (self.augmentation is not None):
-            raise UsageError("Views need an augmentation, and an augmentation needs views.")
-        if self.augmentation is not None:
-            self.augmentation.check()
-        _check_runner(self.runner)
 
 
 @dataclass
@@ -122,9 +71,9 @@ class EmbedResult:
         """Share of the corpus's files that have failed, now or in an earlier run."""
         return (self.failed + self.failed_before) / max(self.seen, 1)
 
-    def check(self, max_failure_rate: float, max_removed: float = MAX_REMOVED) -> None:
+    def check(self, max_failure_rate: float, max_removed: float = EmbedOptions.max_removed) -> None:
         """Raise TooManyFailures or TooManyRemoved where a share is above its limit, UsageError for what is no limit."""
-        check_failure_rate(max_failure_rate)
+        check_share("--max-failure-rate", max_failure_rate)
         if self.not_removed:
             raise TooManyRemoved(
                 f"{self.not_removed:,} of the {self.listed_before:,} images of {self.source} are no longer listed "
@@ -223,26 +172,6 @@ def embed(
         parameters = {"source": corpus.printable(source), **asdict(options)}
         RunRecord(run_id, "embed", started, parameters, result.to_json()).write(opened.run_folder(run_id))
     return result
-
-
-def check_failure_rate(rate: float) -> None:
-    """Raise UsageError for what is no share of files."""
-    _check_share("--max-failure-rate", rate)
-
-
-def _check_share(option: str, share: float) -> None:
-    if not 0 <= share <= 1:  # also NaN
-        raise UsageError(f"Expected: {option}, a share from 0 to 1. Got: {share}.")
-
-
-def _check_runner(name: str) -> None:
-    """Refuse a runner that is not known to keep what it finishes, however it is spelled: Beam knows many spellings."""
-    if name in RUNNERS:
-        return
-    plain = name.rpartition(".")[2].lower()
-    why = REFUSED_RUNNERS.get(plain) or REFUSED_RUNNERS.get(plain + "runner")
-    refused = f" {name} is refused: {why}." if why else ""
-    raise UsageError(f"Expected: --runner {' or '.join(RUNNERS)}. Got: {name!r}.{refused}")
 
 
 def _tap(options: EmbedOptions, store: str | Path) -> Tap:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import SourceError
-from featurestore.labels import COLUMNS, PEOPLE, check_label_set
+from featurestore.labels import COLUMNS, PEOPLE
+from featurestore.limits import check_label_set
 from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
 from featurestore.store import FeatureStore

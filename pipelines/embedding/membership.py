@@ -17,7 +17,6 @@ from featurestore.labels import ELSEWHERE, LISTED
 from featurestore.store import FeatureStore
 from pipelines.sources.corpus import Entry, Source
 
-MAX_REMOVED = 0.5  # of a source's images, by one listing
 MAX_CLASSES, MAX_CHANGES = 10_000, 1000  # that are told
 
 

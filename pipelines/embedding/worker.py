@@ -36,7 +36,8 @@ from pipelines.backbones import canary
 from pipelines.backbones.engines import Engine, open_engine
 from pipelines.backbones.table import Tap
 from pipelines.images import decoder
-from pipelines.images.augment import Augmentation, random_view
+from pipelines.images.augmentation import Augmentation
+from pipelines.images.views import random_view
 from pipelines.sources import corpus
 
 THREADS_A_CORE = 2  # while one hands over to the engine or waits for a read, another computes

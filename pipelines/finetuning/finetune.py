@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.dataset import Dataset, hex_ids
-from featurestore.errors import HeadError, ImageError, SourceError, UsageError
-from featurestore.limits import check_count
+from featurestore.errors import HeadError, ImageError, SourceError
 from featurestore.runs import RunRecord
 from featurestore.splits import SPLITS, TEST, TRAIN, VAL
 from featurestore.storage.files import replacing
@@ -31,85 +29,30 @@ from heads import registry
 from heads.base import Head, class_weights
 from heads.evaluation import metrics
 from heads.evaluation.significance import mcnemar
-from heads.families.dense import MAX_EPOCHS, OPTIMIZERS
 from heads.train import accuracy, check_dataset, score
 from pipelines import signals
 from pipelines.backbones import canary, finetuned
 from pipelines.backbones.engines import check_batch
-from pipelines.backbones.table import MIN_INPUT_SIZE, Tap
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.backbones.table import Tap
+from pipelines.embedding.embed import embed
 from pipelines.embedding.worker import ahead_of, bound_memory, cores, engine_for
 from pipelines.finetuning import checkpoint
 from pipelines.finetuning.checkpoint import Course
 from pipelines.finetuning.trainer import Trainer
 from pipelines.images import decoder
-from pipelines.images.augment import Augmentation, random_view
+from pipelines.images.augmentation import Augmentation
+from pipelines.images.views import random_view
+from pipelines.options import EmbedOptions, FinetuneOptions, FitData, ReportOptions
 from pipelines.predict import find_head, head_of, tap_of
 from pipelines.sources import corpus
-from pipelines.training import FitData, keep
+from pipelines.training import keep, load_dataset
 
 STAGES = ("train", "validate", "checkpoint", "embed", "score")
-SCHEDULES = ("constant", "cosine")
 BATCHES_AHEAD = 2  # a core, decoded and not yet trained on
-MOMENTUM = 0.9  # where none is given, of the optimizer that has one
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 Batch = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """How to fine-tune; the command line's options, one to one.
-
-    Attributes:
-        unfreeze_from: the first layer of the backbone that is trained.
-        optimizer: one of ``heads.families.dense.OPTIMIZERS``.
-        learning_rate: of the optimizer.
-        schedule: "constant", or "cosine" from the learning rate in the first epoch towards 0 after the last.
-        momentum: of sgd.
-        epochs: how often each training picture is seen.
-        batch_size: pictures a step.
-        augmentation: of the training pictures; its seed is also that of their order and of dropout.
-    """
-
-    unfreeze_from: str
-    optimizer: str = "sgd"
-    learning_rate: float = 1e-4
-    schedule: str = "constant"
-    momentum: float | None = None
-    epochs: int = 20
-    batch_size: int = 32
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-    def check(self) -> None:
-        """Raise UsageError for what no run could do."""
-        if self.optimizer not in OPTIMIZERS:
-            raise UsageError(f"Expected: --optimizer {', '.join(OPTIMIZERS)}. Got: {self.optimizer!r}.")
-        if not 0 < self.learning_rate < float("inf"):
-            raise UsageError(f"Expected: --learning-rate above 0. Got: {self.learning_rate}.")
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"Expected: --schedule {' or '.join(SCHEDULES)}. Got: {self.schedule!r}.")
-        if self.momentum is not None and self.optimizer != "sgd":
-            raise UsageError(f"--momentum is of sgd: leave it out with --optimizer {self.optimizer}.")
-        if self.momentum is not None and not 0 <= self.momentum < 1:
-            raise UsageError(f"Expected: --momentum from 0 to below 1. Got: {self.momentum}.")
-        check_count("--epochs", self.epochs, 1, MAX_EPOCHS)
-        check_batch(self.batch_size, MIN_INPUT_SIZE)
-        self.augmentation.check()
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, from 1 (cosine: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983)."""
-        if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
-
-    def settings(self) -> dict[str, float]:
-        """The optimizer's, as Keras names them."""
-        rate = {"learning_rate": self.learning_rate}
-        if self.optimizer != "sgd":
-            return rate
-        return rate | {"momentum": MOMENTUM if self.momentum is None else self.momentum}
 
 
 @dataclass
@@ -225,7 +168,7 @@ def finetune(
     tap = tap_of(opened, meta["feature_set"], weights)
     check_batch(options.batch_size, tap.input_size)
     data = FitData(meta["feature_set"], *(asked[name] for name in ("label_set", "val", "test", "split_seed")))
-    dataset = data.load(opened)
+    dataset = load_dataset(opened, data)
     notes = check_dataset(dataset)
     _check_classes(old, dataset)
     parameters = {"head_id": head_id, "class_weight": class_weight, **asdict(options)}
@@ -254,13 +197,13 @@ def finetune(
         with watch.stage("embed"):
             feature_set = _embed(opened, run_id, pictures, meta["feature_set"])
         with watch.stage("score"):
-            fresh = replace(data, feature_set=feature_set).load(opened)
+            fresh = load_dataset(opened, replace(data, feature_set=feature_set))
             check_dataset(fresh)
             val = fresh.part(VAL)
             head = registry.calibrated(replace(trainer.head(), history=tuple(course.history)), val.X, val.y)
             seconds = round(sum(row["seconds"] for row in course.history), 3)
             result = score(head, {split: fresh.part(split) for split in SPLITS}, seconds, notes)
-            report = keep(opened, run_id, result, result, fresh, begun["started"], 0, None)
+            report = keep(opened, run_id, result, result, fresh, begun["started"], ReportOptions())
             pair = _pair(old, dataset, head, fresh)
         outcome = {
             "run_id": run_id,

@@ -49,8 +49,9 @@ from heads.comparison import search
 from heads.comparison.fit_cache import Outcome, Results, key_of
 from pipelines.backbones import finetuned
 from pipelines.embedding import worker
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.embed import embed
 from pipelines.finetuning import checkpoint
+from pipelines.options import EmbedOptions
 
 MEMORY = 3 * 2**29  # bytes that a trial may take beside what its process has: 16 MiB of JSON may become 0.6 GiB
 SECONDS = 60

@@ -22,9 +22,10 @@ import faults.child
 from conftest import CountingEngine
 from faults import invariant, own_folder
 from faults.warm import TESTS, Forked
-from pipelines.cli import app
+from pipelines.commands import app
 from pipelines.embedding import worker
-from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
+from pipelines.embedding.embed import EmbedResult, embed
+from pipelines.options import EmbedOptions
 
 PATIENCE = 300  # seconds that no command of these takes
 SHARD = 7

@@ -33,8 +33,9 @@ from featurestore.storage import table as tables_module
 from featurestore.storage.table import Table
 from featurestore.store import FeatureStore
 from pipelines.embedding import worker
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.embed import embed
 from pipelines.maintenance import gc
+from pipelines.options import EmbedOptions
 
 TESTS = Path(__file__).parents[1]
 RUNS = 200

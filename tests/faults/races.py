@@ -43,8 +43,9 @@ from featurestore.status import status
 from featurestore.storage.table import KEPT_VERSIONS
 from featurestore.store import FeatureStore
 from pipelines.embedding import worker
-from pipelines.embedding.embed import EmbedOptions, EmbedResult, embed
+from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.maintenance import gc
+from pipelines.options import EmbedOptions, TrainOptions
 from pipelines.predict import Prediction, predict
 from pipelines.sources import corpus as sources
 from pipelines.sources import uris as files
@@ -224,7 +225,7 @@ def many_readers(folder: Path, whats: Sequence[str], runs: int, small: bool = Tr
     """Readers of all kinds, while runs commit, merge and clean up: each sees whole generations only."""
     store = first_generation(folder)
     if "predict" in whats:
-        train_head(store.path, "ncm")
+        train_head(store.path, TrainOptions("ncm"))
         (folder / "pictures").mkdir()
         for i in range(PICTURES):
             (folder / "pictures" / f"{i:02}").write_bytes(content(i, 0))

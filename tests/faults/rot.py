@@ -67,9 +67,10 @@ from pipelines.backbones import finetuned
 from pipelines.backbones.canary import STORED
 from pipelines.backbones.table import resolve
 from pipelines.embedding import worker
-from pipelines.embedding.embed import EmbedOptions, embed
+from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import import_labels
-from pipelines.images.augment import Augmentation
+from pipelines.images.augmentation import Augmentation
+from pipelines.options import CompareOptions, EmbedOptions, TrainOptions
 from pipelines.predict import predict
 from pipelines.training import compare_heads, train_head
 
@@ -244,8 +245,8 @@ def _make(folder: Path) -> Template:
         moved = [f"{path},{'abcd'[('abc'.index(path.parent.name) + step) % 4]}" for path in pictures[::step]]
         (folder / f"labels{step}.csv").write_text("\n".join(["path,label", *moved]))
         import_labels(str(folder / f"labels{step}.csv"), store)
-    heads = [train_head(store, "ncm")["run_id"]]
-    heads.append(compare_heads(store, from_options(["ridge", "ncm"]))["run_id"])
+    heads = [train_head(store, TrainOptions("ncm"))["run_id"]]
+    heads.append(compare_heads(store, CompareOptions(search=from_options(["ridge", "ncm"])))["run_id"])
     heads.append(_finetuned(store, heads[0], main))
     shutil.copytree(store, folder / "pending")
     others = folder / "others.csv"

@@ -7,70 +7,18 @@ affine step, with bilinear interpolation.
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from featurestore.errors import UsageError
-from featurestore.limits import check_seed
+from pipelines.images.augmentation import Augmentation
 
-RULES = "affine-v1"  # of this module; another way to draw or move pixels is a new name
-FLIPS = ("none", "horizontal", "vertical", "both")
-FILLS = ("nearest", "reflect", "black")
-MAX_VIEWS = 100  # of each picture
 _PADDING: dict[str, Literal["edge", "symmetric", "constant"]] = {
     "nearest": "edge",
     "reflect": "symmetric",
     "black": "constant",
 }
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How far a random view may be from its picture.
-
-    Attributes:
-        rotation: degrees, drawn from ±rotation.
-        shift: share of the side, drawn from ±shift for each axis.
-        shear: degrees, drawn from ±shear.
-        zoom: each axis is scaled by a factor drawn from 1 ± zoom.
-        flip: "none", "horizontal", "vertical" or "both"; each flip happens to every second view.
-        fill: what appears at the border: "nearest" or "reflect" of the picture, or "black".
-        seed: of all draws.
-    """
-
-    rotation: float = 0.0
-    shift: float = 0.0
-    shear: float = 0.0
-    zoom: float = 0.0
-    flip: str = "none"
-    fill: str = "nearest"
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise UsageError for what cannot be drawn."""
-        limits = {"rotation": 180.0, "shift": 1.0, "shear": 80.0, "zoom": 0.9}
-        for name, most in limits.items():
-            value = getattr(self, name)
-            if not 0 <= value <= most:
-                raise UsageError(f"Expected: --{name} from 0 to {most:g}. Got: {value}.")
-        if self.flip not in FLIPS:
-            raise UsageError(f"Expected: --flip {', '.join(FLIPS)}. Got: {self.flip!r}.")
-        if self.fill not in FILLS:
-            raise UsageError(f"Expected: --fill {', '.join(FILLS)}. Got: {self.fill!r}.")
-        check_seed("--seed of the views", self.seed)
-
-    @property
-    def changes(self) -> bool:
-        """Whether views differ from their picture at all."""
-        return any((self.rotation, self.shift, self.shear, self.zoom)) or self.flip != "none"
-
-    def to_json(self) -> str:
-        """Canonical JSON: the identity of the views."""
-        return json.dumps(asdict(self) | {"rules": RULES}, sort_keys=True, separators=(",", ":"))
 
 
 def random_view(pixels: np.ndarray, augmentation: Augmentation, key: bytes, view: int) -> np.ndarray:

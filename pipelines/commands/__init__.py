@@ -1,0 +1,16 @@
+"""The command line: each file parses one command or a group of them, calls one public function, and prints.
+
+Commands are listed in the order of the help. Imports every other package when a command runs, and nothing heavy before.
+"""
+
+from pipelines.commands.base import app, main
+
+# isort: off
+from pipelines.commands import demo, embed, status, forget, label, train, compare, finetune, predict, export
+from pipelines.commands import maintenance, lists
+# isort: on
+
+__all__ = [
+    "app", "compare", "demo", "embed", "export", "finetune", "forget", "label", "lists", "main", "maintenance",
+    "predict", "status", "train",
+]  # fmt: skip

@@ -1,0 +1,55 @@
+"""The application that commands register with, what they share, and the entry point."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featurestore.errors import PenultError
+from featurestore.storage.files import trouble
+
+app = typer.Typer(
+    name="penult",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
+    help="Embed an image corpus once with a frozen CNN, keep the features, train and compare heads in seconds.",
+    epilog="Exit codes: 0 done, 1 an error, 2 usage, 3 more failures than --max-failure-rate or more images gone than "
+    "--max-removed, 75 the store is locked.",
+)
+
+Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+MovedWeights = Annotated[str | None, typer.Option("--weights", help="The backbone's weights file, where it has moved.")]
+Engine = Annotated[str, typer.Option(help="openvino (CPU) or tensorflow (anywhere).")]
+LabelSet = Annotated[str, typer.Option(help="Which set of labels.")]
+
+
+def print_json(wanted: bool, value: Any) -> None:
+    """Print one line of JSON on stdout, if it is wanted."""
+    if not wanted:
+        return
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # an ASCII terminal, or a name that is no UTF-8
+        text = json.dumps(value, allow_nan=False)
+    print(text, flush=True)
+
+
+def main() -> None:
+    """Run a command; turn errors into one sentence and an exit code."""
+    try:
+        app()
+    except PenultError as error:
+        print(f"penult: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"penult: {trouble(error, 'The disk')}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,33 @@
+"""``penult export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.base import Json, MovedWeights, Store, app, print_json
+
+
+@app.command()
+def export(
+    store: Store,
+    to: Annotated[Path, typer.Option(help="The folder to make: the model, labels.txt, model.json.")],
+    head: Annotated[
+        str | None, typer.Option(help="Id of a head, or how it begins or ends; else the newest of `penult runs`.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="keras, saved_model, onnx, openvino or litert.")] = "keras",
+    weights: MovedWeights = None,
+    as_json: Json = False,
+) -> None:
+    """Export a head and its backbone as one model.
+
+    uint8 pixels in, probabilities out. Before it is kept it is loaded back and checked on pictures of the store.
+    """
+    from pipelines.commands import output
+    from pipelines.export import export as run
+
+    result = run(store, to, format, head, weights=weights)
+    output.exported(result)
+    print_json(as_json, result)

@@ -1,0 +1,50 @@
+"""What there is: ``penult backbones``, ``heads`` and ``runs``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.base import Json, Store, app, print_json
+
+
+@app.command()
+def backbones(
+    name: Annotated[str | None, typer.Argument(help="A backbone, to list its layers.")] = None, as_json: Json = False
+) -> None:
+    """List the backbones, or one's layers."""
+    from pipelines.backbones import table as known
+    from pipelines.commands import output
+
+    if name is None:
+        rows = [row._asdict() for row in known.table()]
+    else:
+        rows = [{"layer": layer, "shape": list(shape)} for layer, shape in known.layers(name)]
+    output.table(rows)
+    print_json(as_json, rows)
+
+
+@app.command()
+def heads(as_json: Json = False) -> None:
+    """List the families of heads."""
+    from heads.registry import FAMILIES
+    from pipelines.commands import output
+
+    rows = [{"head": name, "about": f.about, "parameters": dict(f.defaults)} for name, f in FAMILIES.items()]
+    output.table(rows)
+    print_json(as_json, rows)
+
+
+@app.command()
+def runs(store: Store, as_json: Json = False) -> None:
+    """List the store's runs.
+
+    The id of a train or compare run is the id of its head.
+    """
+    from featurestore.store import FeatureStore
+    from pipelines.commands import output
+
+    rows = [output.run_row(record) for record in FeatureStore(store).runs()]
+    output.table(rows)
+    print_json(as_json, rows)

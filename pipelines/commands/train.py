@@ -1,0 +1,72 @@
+"""``penult train``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from featurestore.errors import UsageError
+from featurestore.options import whole_numbers
+from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.fields import by_fields
+from pipelines.options import TrainOptions
+
+
+@app.command()
+@by_fields
+def train(
+    store: Store,
+    options: TrainOptions = TrainOptions(),
+    C: Annotated[float | None, typer.Option("--C", help="logreg, svm, rbf-svm: smaller is more regular.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="dense: widths of the hidden layers, as 1024,512.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="dense: share of each hidden layer left out.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="dense: adam, adamw, rmsprop or sgd.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="dense: of the optimizer.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="dense: at most this many.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="dense: rows per step.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="dense: epochs without a better validation loss; 0 never stops early.")
+    ] = None,
+    param: Annotated[list[str] | None, typer.Option(help="A parameter of the head, NAME=VALUE; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one head on stored features.
+
+    It is scored on the test split and kept under the run's id. Options that begin with the name of a head are that
+    head's parameters; what is not given is at the default that `penult heads` lists.
+    """
+    from pipelines.commands import output
+    from pipelines.training import train_head
+
+    given = {
+        "C": C,
+        "hidden": None if hidden is None else whole_numbers("--hidden with widths such as 1024,512", hidden),
+        "dropout": dropout,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "patience": patience,
+    }
+    result = train_head(store, replace(options, params=parameters(param, given)))
+    output.trained(result)
+    print_json(as_json, result)
+
+
+def parameters(given: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are not None, and NAME=VALUE, the value as JSON where it is that, else as text."""
+    found = {name: value for name, value in options.items() if value is not None}
+    for item in given or ():
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"Expected: --param NAME=VALUE. Got: {item!r}.")
+        if name in found:
+            raise UsageError(f"{name} is given twice: leave --param {item} out.")
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return found

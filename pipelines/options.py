@@ -1,0 +1,257 @@
+"""The options of each job: every default, and every sentence of help, once.
+
+The command line is made from these classes, Python callers construct them, and a run's record keeps them. Fields
+without an ``Option`` are set by a command itself, or in Python.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from featurestore.errors import UsageError
+from featurestore.limits import check_amount, check_count, check_label_set, check_seed
+from featurestore.options import Option, budget, memory, share
+from featurestore.spec import DTYPES
+from featurestore.splits import TEST_SHARE, VAL_SHARE
+from featurestore.splits import check as check_split
+from heads.comparison.space import DEFAULT, Search
+from pipelines.images.augmentation import MAX_VIEWS, Augmentation
+
+MAX_SHARD_IMAGES = 2**20
+RUNNER = "FnApiRunner"  # in this process
+RUNNERS = (RUNNER, "FlinkRunner")
+REFUSED_RUNNERS = {
+    "daskrunner": "it loses finished work and still reports success",
+    "directrunner": "it may start another runner, which it looks for on the network",
+}
+SCHEDULES = ("constant", "cosine")
+MOMENTUM = 0.9  # where none is given, of the optimizer that has one
+
+LabelSet = Annotated[str, Option("Which set of labels.")]
+BackboneFile = Annotated[str | None, Option("The backbone's weights file, where it has moved.")]
+EngineName = Annotated[str, Option("openvino (CPU) or tensorflow (anywhere).")]
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How to embed."""
+
+    backbone: Annotated[str, Option("One of `penult backbones`, or ft:ID, a fine-tuned one.")] = "efficientnet-lite0"
+    weights: Annotated[str, Option("'imagenet' or a weights file.")] = "imagenet"
+    layer: Annotated[str | None, Option("Layer to tap; by default the last one before the classifier.")] = None
+    pooling: Annotated[str, Option("avg, max or none (flatten) over a layer's positions.")] = "avg"
+    input_size: Annotated[int | None, Option("Side in pixels; by default the backbone's own.")] = None
+    crop: str = "squash"
+    precision: Annotated[str, Option("f32, or bf16 where the CPU has it: another feature set.")] = "f32"
+    dtype: Annotated[str, Option("Stored as float16 or float32.")] = "float16"
+    engine: EngineName = "openvino"
+    batch_size: Annotated[int | None, Option("Images per forward pass; by default the engine's own.")] = None
+    shard_images: Annotated[int, Option("Images per shard: what a kill can cost at most.")] = 4096
+    label_set: LabelSet = "default"
+    retry_failed: Annotated[
+        bool,
+        Option("Try files that failed before as well; by default they are left alone.", flag="--retry-failed"),
+    ] = False
+    split_folders: Annotated[
+        bool, Option("Take folders named train, val and test for classes.", flag="--no-split-folders")
+    ] = True
+    max_removed: Annotated[
+        float,
+        Option("Share of a source's images: where a listing lacks more, none is removed and the exit code is 3."),
+    ] = 0.5
+    accept_removed: Annotated[
+        bool, Option("Remove what the source no longer lists, however much it is.", flag="--accept-removed")
+    ] = False
+    views: int = 0  # of each image, drawn by ``augmentation``; 0 embeds the images themselves
+    augmentation: Augmentation | None = None
+    runner: Annotated[str, Option("Beam runner: FnApiRunner or FlinkRunner.")] = RUNNER
+    runner_arguments: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise UsageError for what no run could do."""
+        check_share("--max-removed", self.max_removed)
+        check_count("--shard-images", self.shard_images, 1, MAX_SHARD_IMAGES)
+        check_count("--views", self.views, 0, MAX_VIEWS)
+        check_label_set(self.label_set)
+        if self.dtype not in DTYPES:
+            raise UsageError(f"Expected: --dtype {' or '.join(DTYPES)}. Got: {self.dtype!r}.")
+        if bool(self.views) != (self.augmentation is not None):
+            raise UsageError("Views need an augmentation, and an augmentation needs views.")
+        if self.augmentation is not None:
+            self.augmentation.check()
+        _check_runner(self.runner)
+
+
+@dataclass(frozen=True)
+class FitData:
+    """Which stored features to fit on, and how to split what the corpus does not split itself."""
+
+    feature_set: Annotated[
+        str | None, Option("Feature set, by name or its beginning; by default the newest.", flag="--set")
+    ] = None
+    label_set: LabelSet = "default"
+    val: Annotated[
+        float, Option("Validation's share, 0.1 or 10%, where the corpus names none.", parse=share, metavar="SHARE")
+    ] = VAL_SHARE
+    test: Annotated[
+        float, Option("Test's share, 0.1 or 10%, where the corpus names none.", parse=share, metavar="SHARE")
+    ] = TEST_SHARE
+    split_seed: Annotated[int, Option("Another seed, another split.")] = 0
+    views: Annotated[int, Option("Train on this many stored views of each picture too.")] = 0
+    views_set: Annotated[str | None, Option("The set that holds the views, where there are several.")] = None
+
+    def check(self) -> None:
+        """Raise UsageError for what no store could give."""
+        check_split(self.val, self.test, self.split_seed)
+        check_label_set(self.label_set)
+        check_count("--views", self.views, 0, MAX_VIEWS)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is written about heads besides the run's record."""
+
+    gallery_seed: Annotated[int, Option("Another seed, other pictures in the report.")] = 0
+    tensorboard: Annotated[Path | None, Option("Write event files into a sub-folder of this one.")] = None
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be written, before features are read."""
+        check_seed("--gallery-seed", self.gallery_seed)
+        if self.tensorboard is not None:
+            from heads.reporting import tensorboard
+
+            tensorboard.check(Path(self.tensorboard))
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One head to train; ``params`` are its family's, by name, and what is not given is at the family's default."""
+
+    head: Annotated[str, Option("One of `penult heads`.")] = "logreg"
+    params: Mapping[str, Any] = field(default_factory=dict)
+    class_weight: Annotated[str | None, Option("'balanced' weighs rare classes up.")] = None
+    seed: Annotated[int, Option("Of everything random in the fit.")] = 0
+    data: FitData = FitData()
+    report: ReportOptions = ReportOptions()
+    list_misclassified: Annotated[
+        bool, Option("List the test pictures that the head gets wrong.", flag="--print-misclassified")
+    ] = False
+
+    def check(self) -> None:
+        """Raise UsageError for what no head can be fitted to, before features are read."""
+        from heads import registry
+
+        registry.complete(self.head, self.params)
+        registry.check_weight(self.head, self.class_weight)
+        check_seed("--seed", self.seed)
+        self.data.check()
+        self.report.check()
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What to compare.
+
+    Attributes:
+        search: families, parameters and class weights.
+        sets: several feature sets to compare with one another, in place of that of ``data``.
+    """
+
+    search: Search = DEFAULT
+    folds: Annotated[int, Option("Choose by this many folds of train, not on validation.", flag="--cv")] = 0
+    seeds: Annotated[int, Option("How many seeds for heads whose fit is random.")] = 1
+    fewshot: tuple[int, ...] = ()
+    budget: Annotated[float | None, Option("Begin nothing more after 60s, 5m or 1h.", parse=budget, metavar="TIME")] = (
+        None
+    )
+    memory_limit: Annotated[
+        int | None,
+        Option("Stream training features that take more than half of 500MB, 4GB, …", parse=memory, metavar="SIZE"),
+    ] = None
+    sets: tuple[str, ...] = ()
+    data: FitData = FitData()
+    report: ReportOptions = ReportOptions()
+
+    def check(self) -> None:
+        """Raise UsageError for what no comparison could be made of, before features are read."""
+        from heads.comparison.compare import check as check_comparison
+
+        check_comparison(range(self.seeds), self.folds, self.fewshot, self.budget)
+        if self.memory_limit is not None:
+            check_amount("--memory-limit in bytes", self.memory_limit, 1)
+        self.data.check()
+        self.report.check()
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """How to fine-tune.
+
+    The seed of ``augmentation`` is also that of the order of the training pictures and of dropout.
+    """
+
+    unfreeze_from: Annotated[
+        str, Option("Train from this layer of the backbone on; `penult backbones NAME` lists them.")
+    ]
+    optimizer: Annotated[str, Option("sgd, rmsprop, adam or adamw.")] = "sgd"
+    learning_rate: Annotated[float, Option("Of the optimizer.")] = 1e-4
+    schedule: Annotated[str, Option("Of the learning rate: constant, or cosine towards 0.")] = "constant"
+    momentum: Annotated[float | None, Option("Of sgd; 0.9 if not given.")] = None
+    epochs: Annotated[int, Option("How often each training picture is seen.")] = 20
+    batch_size: Annotated[int, Option("Pictures per step.")] = 32
+    augmentation: Annotated[Augmentation, {"seed": Option("Of the views, the order of pictures and dropout.")}] = (
+        Augmentation()
+    )
+
+    def check(self) -> None:
+        """Raise UsageError for what no run could do."""
+        from heads.families.dense import MAX_EPOCHS, OPTIMIZERS
+        from pipelines.backbones.engines import check_batch
+        from pipelines.backbones.table import MIN_INPUT_SIZE
+
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(f"Expected: --optimizer {', '.join(OPTIMIZERS)}. Got: {self.optimizer!r}.")
+        if not 0 < self.learning_rate < float("inf"):
+            raise UsageError(f"Expected: --learning-rate above 0. Got: {self.learning_rate}.")
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"Expected: --schedule {' or '.join(SCHEDULES)}. Got: {self.schedule!r}.")
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise UsageError(f"--momentum is of sgd: leave it out with --optimizer {self.optimizer}.")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise UsageError(f"Expected: --momentum from 0 to below 1. Got: {self.momentum}.")
+        check_count("--epochs", self.epochs, 1, MAX_EPOCHS)
+        check_batch(self.batch_size, MIN_INPUT_SIZE)
+        self.augmentation.check()
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, from 1 (cosine: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983)."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
+
+    def settings(self) -> dict[str, float]:
+        """The optimizer's, as Keras names them."""
+        rate = {"learning_rate": self.learning_rate}
+        if self.optimizer != "sgd":
+            return rate
+        return rate | {"momentum": MOMENTUM if self.momentum is None else self.momentum}
+
+
+def check_share(option: str, value: float) -> None:
+    """Raise UsageError for what is no share."""
+    if not 0 <= value <= 1:  # also NaN
+        raise UsageError(f"Expected: {option}, a share from 0 to 1. Got: {value}.")
+
+
+def _check_runner(name: str) -> None:
+    """Refuse a runner that is not known to keep what it finishes, however it is spelled: Beam knows many spellings."""
+    if name in RUNNERS:
+        return
+    plain = name.rpartition(".")[2].lower()
+    why = REFUSED_RUNNERS.get(plain) or REFUSED_RUNNERS.get(plain + "runner")
+    refused = f" {name} is refused: {why}." if why else ""
+    raise UsageError(f"Expected: --runner {' or '.join(RUNNERS)}. Got: {name!r}.{refused}")
