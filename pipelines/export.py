@@ -29,7 +29,8 @@ from featurestore.store import FeatureStore
 from heads.backend import import_keras, import_tensorflow
 from pipelines import keras_head
 from pipelines.backbones import canary, engines, table
-from pipelines.predict import find_head, head_of, tap_of
+from pipelines.predict import tap_of
+from pipelines.stored_heads import Say, find_head, head_of
 
 if TYPE_CHECKING:
     import keras
@@ -51,7 +52,13 @@ class Format(NamedTuple):
 
 
 def export(
-    store: str | Path, to: str | Path, format: str = "keras", head_id: str | None = None, *, weights: str | None = None
+    store: str | Path,
+    to: str | Path,
+    format: str = "keras",
+    head_id: str | None = None,
+    *,
+    weights: str | None = None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Write a folder with the model, ``labels.txt`` (a class a line, in the order of the outputs) and ``model.json``.
 
@@ -62,8 +69,9 @@ def export(
         store: the store's folder.
         to: the folder to be made.
         format: a name of ``FORMATS``.
-        head_id: of a trained head in the store, see ``predict.find_head``; None takes the newest.
+        head_id: of a trained head in the store, see ``stored_heads.find_head``.
         weights: the backbone's weights file, where the run that embedded the set used one that has moved.
+        say: called with a line for people, which names the head where ``head_id`` does not.
 
     Returns:
         What ``penult export --json`` prints.
@@ -80,7 +88,7 @@ def export(
     row = _format(format)
     _check_target(to)
     opened = FeatureStore(store)
-    head_id = find_head(opened, head_id)
+    head_id = find_head(opened, head_id, say=say)
     head, meta = head_of(opened, head_id)
     feature_set = meta["feature_set"]
     spec = opened.spec(feature_set)

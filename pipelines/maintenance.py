@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featurestore import aliases
 from featurestore.errors import HeadError, StoreCorrupt, StoreNotFound
 from featurestore.limits import check_amount
 from featurestore.maintenance import gc as collection
@@ -22,8 +23,8 @@ from featurestore.storage.lock import locked
 from featurestore.storage.npz import read_npz
 from featurestore.store import FeatureStore
 from heads import artifact
+from pipelines.run_kinds import kind_of
 
-MAKE_HEADS = ("train", "compare", "finetune")  # kinds of runs
 WEIGHTS, DIGEST = ".weights.h5", re.compile("[0-9a-f]{64}")
 
 
@@ -141,9 +142,11 @@ def _put_aside_artifacts(store: Path, result: DoctorResult) -> None:
         for path in filter(Path.exists, together):
             repair.put_aside(path, aside / path.relative_to(store))
             result.artifacts.append(path.relative_to(store).as_posix())
-        if (kind := _made_by(finding.path)) in MAKE_HEADS:
+        if finding.path.startswith(aliases.FOLDER):
+            result.todo.append(f"`penult promote` again: {finding.path} was damaged.")
+        if (kind := kind_of(_made_by(finding.path))).makes_head:
             result.todo.append(
-                f"`penult {kind}` again: {finding.path} was damaged, and what it belongs to is put aside."
+                f"`penult {kind.name}` again: {finding.path} was damaged, and what it belongs to is put aside."
             )
 
 
@@ -152,7 +155,7 @@ def _made_by(path: str) -> str:
     folder, name = path.split("/")[:2]
     if folder == "runs":
         return name.partition("-")[2].partition("-")[0]
-    return "" if folder == "results" or name.endswith(WEIGHTS) else "finetune"
+    return "" if folder in ("results", aliases.FOLDER) or name.endswith(WEIGHTS) else "finetune"
 
 
 def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
@@ -166,16 +169,19 @@ def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
 
     descriptions = {*store.glob("backbones/*.json")}
     for path in sorted(store.glob("runs/*/run.json")):
-        folder, kind = path.parent, _made_by(path.relative_to(store).as_posix())
+        folder, kind = path.parent, kind_of(_made_by(path.relative_to(store).as_posix()))
         yield from tried(path, [folder], partial(RunRecord.read, folder))
-        if kind in MAKE_HEADS:
+        if kind.makes_head:
             yield from tried(folder / artifact.DESCRIPTION, [folder], partial(artifact.load, folder))
-        if kind == "finetune":
+        if kind.makes_backbone:
             descriptions.add(store / "backbones" / f"{folder.name}.json")
     for path in sorted(descriptions):
         yield from tried(path, [path, store / "runs" / path.stem], partial(_check_backbone, path))
     for path in sorted(store.glob("backbones/*.weights.h5")):
         yield from tried(path, [path], partial(_check_weights, path))
+    for name in aliases.names(store):
+        path = store / aliases.FOLDER / f"{name}.json"
+        yield from tried(path, [path], partial(aliases.resolve, store, name))
     for path in sorted(store.glob("results/*/*.json")):
         yield from tried(path, [path], partial(_check_outcome, path))
     for path in sorted(store.glob("finetune/*/begun.json")):

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featurestore.errors import ImageError, SpecMismatch, StoreCorrupt, StoreNotFound, UsageError
+from featurestore.errors import ImageError, SpecMismatch, UsageError
 from featurestore.limits import check_count
-from featurestore.runs import is_run_id
 from featurestore.schema import storable
 from featurestore.spec import FeatureSpec
-from featurestore.storage.files import listed
 from featurestore.store import FeatureStore
-from heads import artifact
-from heads.base import Head
 from pipelines.backbones import canary, finetuned
 from pipelines.backbones.engines import Engine, check_request, open_engine
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.worker import OVERFLOW
 from pipelines.images import decoder
 from pipelines.sources import corpus
+from pipelines.stored_heads import Say, find_head, head_of
 
 MAX_TOP = 1_000_000
-CANDIDATES_SHOWN = 5
 
 
 @dataclass
@@ -65,16 +60,18 @@ def predict(
     top: int = 5,
     weights: str | None = None,
     engine: str = "openvino",
+    say: Say = lambda _: None,
 ) -> list[Prediction]:
     """Predict the labels of some pictures, in their order; nothing is written.
 
     Args:
         pictures: paths or ``file://`` URIs.
         store: the store's folder.
-        head_id: of a trained head in the store, see ``find_head``; None takes the newest.
+        head_id: of a trained head in the store, see ``find_head``.
         top: how many labels to give with their probabilities.
         weights: the backbone's weights file, where the run that embedded the set used one that has moved.
         engine: that embeds what the store lacks.
+        say: called with a line for people, which names the head where ``head_id`` does not.
 
     Raises:
         UsageError: no picture, or an impossible ``top`` or ``engine``.
@@ -86,7 +83,7 @@ def predict(
         raise UsageError("Expected: at least one picture to predict. Got: none.")
     check_count("--top", top, 1, MAX_TOP)
     opened = FeatureStore(store)
-    head, meta = head_of(opened, find_head(opened, head_id))
+    head, meta = head_of(opened, find_head(opened, head_id, say=say))
     feature_set = meta["feature_set"]
     spec = opened.spec(feature_set)
     check_request(engine, spec.precision, None, spec.preprocessing.input_size)
@@ -110,60 +107,6 @@ def predict(
         predictions[i].top = [(str(head.classes[c]), float(row[c])) for c in order]
         predictions[i].label, predictions[i].probability = predictions[i].top[0]
     return predictions
-
-
-def find_head(
-    store: FeatureStore, head_id: str | None, kinds: Collection[str] = ("train", "compare", "finetune")
-) -> str:
-    """The whole id of a head, by itself, by its beginning or by its ending (ids begin with a date).
-
-    Args:
-        store: that has it.
-        head_id: what the user said; None for the newest one.
-        kinds: of runs that the newest one may be of.
-
-    Raises:
-        StoreNotFound: no head is called so, or several are; the sentence names some.
-    """
-    if head_id is None:
-        return newest_head(store, kinds)
-    if is_run_id(head_id) and store.run_folder(head_id).is_dir():
-        return head_id
-    folders = listed(store.path / "runs")
-    heads = [f.name for f in folders if (f / artifact.DESCRIPTION).is_file() and (f / "run.json").is_file()]
-    matches = [name for name in heads if head_id and (name.startswith(head_id) or name.endswith(head_id))]
-    if len(matches) == 1:
-        return matches[0]
-    shown = ", ".join((matches or heads)[: -CANDIDATES_SHOWN - 1 : -1]) or "none"
-    found = f"{len(matches)} of them, the newest: {shown}" if matches else f"no such head; the newest: {shown}"
-    raise StoreNotFound(f"Expected: --head, one head's id, its beginning or its ending. Got: {head_id!r}, {found}.")
-
-
-def newest_head(store: FeatureStore, kinds: Collection[str] = ("train", "compare", "finetune")) -> str:
-    """Id of the head that was made last, by a run of one of these kinds.
-
-    Raises:
-        StoreNotFound: the store has none.
-    """
-    heads = [run.run_id for run in store.runs() if run.kind in kinds]
-    if not heads:
-        raise StoreNotFound(f"{store.path} has no head yet: run `penult compare --store {store.path}` first.")
-    return heads[-1]
-
-
-def head_of(store: FeatureStore, head_id: str) -> tuple[Head, dict[str, Any]]:
-    """A head of the store and its meta, which names the ``feature_set`` it was trained on and its ``fingerprint``.
-
-    Raises:
-        StoreNotFound, StoreCorrupt, FormatError, HeadError: the head.
-        SpecMismatch: the store has other features under that name.
-    """
-    folder = store.run_folder(head_id)
-    head, meta = artifact.load(folder)
-    if missing := {"feature_set", "fingerprint"} - meta.keys():
-        raise StoreCorrupt(f"Expected: the head in {folder} to tell its {' and '.join(sorted(missing))}. Got: nothing.")
-    store.require(meta["feature_set"], meta["fingerprint"])
-    return head, meta
 
 
 def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) -> Tap:

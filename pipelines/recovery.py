@@ -34,10 +34,10 @@ from pipelines.embedding.labels import NOTHING_SAID, as_statements, chunks, said
 from pipelines.images.augmentation import Augmentation
 from pipelines.options import RUNNER, EmbedOptions
 from pipelines.predict import tap_of
+from pipelines.run_kinds import kind_of
 from pipelines.sources import corpus
 
 CATALOG, LABELS = "catalog.lance", "labels.lance"
-SOURCE = {"embed": "source", "label": "file"}  # what a run's record calls it
 
 Progress = Callable[[int, int], None]
 
@@ -209,5 +209,5 @@ def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:
     """The runs of some kinds, but for those of what an earlier repair has lost and found."""
     aside = aside_of(store.path.resolve()).parent
     for record in reversed(store.runs()):
-        if record.kind in kinds and not Path(record.parameters[SOURCE[record.kind]]).is_relative_to(aside):
+        if record.kind in kinds and not Path(record.parameters[kind_of(record.kind).source]).is_relative_to(aside):
             yield record

@@ -39,7 +39,8 @@ from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
 from pipelines.images.augmentation import Augmentation
 from pipelines.options import RUNNERS, CompareOptions, EmbedOptions, FitData, ReportOptions, TrainOptions
-from pipelines.predict import find_head, predict
+from pipelines.predict import predict
+from pipelines.stored_heads import find_head
 from pipelines.training import compare_heads, train_head
 
 HUGE = "9" * 30

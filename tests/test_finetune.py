@@ -38,7 +38,8 @@ from pipelines.finetuning import finetune
 from pipelines.images import decoder
 from pipelines.images.augmentation import Augmentation
 from pipelines.options import EmbedOptions, FinetuneOptions, TrainOptions
-from pipelines.predict import newest_head, predict
+from pipelines.predict import predict
+from pipelines.stored_heads import newest_head
 from pipelines.training import train_head
 
 LAYER = "conv_dw_12"
@@ -323,7 +324,7 @@ def test_killed_after_training_nothing_is_trained_again(
     told = finetune.finetune(store, None, once, **followed.arguments())
     assert len(told["history"]) == 1 and told["images_per_second"] == 0
     work = told["n"]["train"] + 2 * told["n"]["val"] + 66
-    assert followed.said == ["Resuming after epoch 1 of 1."]
+    assert followed.said == [f"Head: {world['dense']}, the newest.", "Resuming after epoch 1 of 1."]
     assert followed.progress[0] == (work - 66, work) and followed.progress[-1] == (work, work)
     assert len([r for r in FeatureStore(store).runs() if r.kind == "finetune" and r.run_id == told["run_id"]]) == 1
     asked = RunRecord.read(store / "runs" / told["run_id"]).parameters

@@ -55,6 +55,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "train": {"pipelines.training.train_head": {}},
     "compare": {"pipelines.training.compare_heads": {}},
     "finetune": {"pipelines.finetuning.finetune.finetune": {}},
+    "promote": {"featurestore.store.FeatureStore": mock.DEFAULT, "pipelines.stored_heads.promote": mock.DEFAULT},
     "predict": {"pipelines.predict.predict": [Prediction("file:///a.png", "a", 1.0)]},
     "export": {"pipelines.export.export": {}},
     "verify": {"pipelines.maintenance.verify": []},
@@ -104,6 +105,7 @@ STORE = {
     "train": ["train_head.store"],
     "compare": ["compare_heads.store"],
     "finetune": ["finetune.store"],
+    "promote": ["FeatureStore.path"],
     "predict": ["predict.store"],
     "export": ["export.store"],
     "verify": ["verify.store"],
@@ -206,6 +208,7 @@ TABLE: dict[str, Case] = {
     "finetune --batch-size": at(f"{TUNE}.batch_size", 3),
     "finetune --seed": at(f"{TUNE}.augmentation.seed", 5),
     "finetune --weights": at("finetune.weights", "w.h5"),
+    "promote --alias": at("promote.alias", "challenger"),
     "predict --head": at("predict.head_id", "abc"),
     "predict --top": at("predict.top", 3),
     "predict --weights": at("predict.weights", "w.h5"),
@@ -229,6 +232,7 @@ POSITIONAL = {
     "embed source": Case("other", {"embed.source": "other", "list_source.source": "other"}),
     "forget source": at("forget.source", "other"),
     "label file": at("import_labels.file", "other.csv"),
+    "promote head": at("promote.name", "abc"),
     "predict images": at("predict.pictures", "b.png", ("b.png",)),
     "backbones name": Case("ResNet50", {"table": None, "layers": True, "layers.backbone": "ResNet50"}),
 }
@@ -502,17 +506,23 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         ["bar", "finetuned"],
     ),
+    "promote": ({"FeatureStore": {"path": "store"}, "promote": {"name": None, "alias": "champion"}}, ["promoted"]),
     "predict": (
         {
             "predict": {
                 **{"pictures": ("a.png",), "store": "store", "head_id": None, "top": 5, "weights": None},
-                "engine": "openvino",
+                **{"engine": "openvino", "say": True},
             }
         },
         ["predicted"],
     ),
     "export": (
-        {"export": {"store": "store", "to": "folder", "format": "keras", "head_id": None, "weights": None}},
+        {
+            "export": {
+                **{"store": "store", "to": "folder", "format": "keras", "head_id": None, "weights": None},
+                "say": True,
+            }
+        },
         ["exported"],
     ),
     "verify": ({"verify": {"store": "store", "progress": True}}, ["bar", "verified"]),

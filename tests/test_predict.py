@@ -18,7 +18,8 @@ from pipelines import commands
 from pipelines import predict as predicting
 from pipelines.embedding.embed import embed
 from pipelines.options import EmbedOptions, TrainOptions
-from pipelines.predict import Prediction, find_head
+from pipelines.predict import Prediction
+from pipelines.stored_heads import find_head
 from pipelines.training import train_head
 
 WILD = {250: 1e6, 251: np.nan, 252: np.inf, 253: -1e6, 254: 3e38}  # what the engine gives pictures of one grey

@@ -27,6 +27,12 @@ app = typer.Typer(
 Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 MovedWeights = Annotated[str | None, typer.Option("--weights", help="The backbone's weights file, where it has moved.")]
+NamedHead = Annotated[
+    str | None,
+    typer.Option(
+        "--head", help="Id of a head, how it begins or ends, or an alias; by default the champion, else the newest."
+    ),
+]
 Engine = Annotated[str, typer.Option(help="openvino (CPU) or tensorflow (anywhere).")]
 LabelSet = Annotated[str, typer.Option(help="Which set of labels.")]
 

@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.base import Json, MovedWeights, Store, app, print_json
+from pipelines.commands.base import Json, MovedWeights, NamedHead, Store, app, print_json
 
 
 @app.command()
 def export(
     store: Store,
     to: Annotated[Path, typer.Option(help="The folder to make: the model, labels.txt, model.json.")],
-    head: Annotated[
-        str | None, typer.Option(help="Id of a head, or how it begins or ends; else the newest of `penult runs`.")
-    ] = None,
+    head: NamedHead = None,
     format: Annotated[str, typer.Option(help="keras, saved_model, onnx, openvino or litert.")] = "keras",
     weights: MovedWeights = None,
     as_json: Json = False,
@@ -28,6 +26,6 @@ def export(
     from pipelines.commands import output
     from pipelines.export import export as run
 
-    result = run(store, to, format, head, weights=weights)
+    result = run(store, to, format, head, weights=weights, say=output.say)
     output.exported(result)
     print_json(as_json, result)

@@ -19,7 +19,8 @@ def finetune(
     head: Annotated[
         str | None,
         typer.Option(
-            help="Id of a linear or dense head, or how it begins or ends; by default the newest not fine-tuned."
+            help="Id of a linear or dense head, how it begins or ends, or an alias; by default the champion, else the "
+            "newest that was not fine-tuned."
         ),
     ] = None,
     weights: MovedWeights = None,

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from featurestore.storage.files import replacing
+from pipelines.run_kinds import kind_of
 
 if TYPE_CHECKING:
     from featurestore.maintenance.verify import Finding
@@ -327,6 +328,13 @@ def finetuned(result: Mapping[str, Any]) -> None:
     say(f"Report: {result['report']}")
 
 
+def promoted(result: Mapping[str, Any]) -> None:
+    """Where an alias points now, and where it has pointed before."""
+    before = result["before"]
+    unless = f", before: {before}" if before not in (None, result["head_id"]) else ""
+    say(f"{result['alias']} is {result['head_id']}{unless}.")
+
+
 def predicted(predictions: Sequence[Prediction]) -> None:
     """Labels with their probabilities, or why there is none."""
     for prediction in predictions:
@@ -392,18 +400,7 @@ def status(counted: Mapping[str, Any]) -> None:
 
 def run_row(record: RunRecord) -> dict[str, Any]:
     """A run as a row of a table."""
-    result = record.result
-    if record.kind == "embed":
-        outcome = f"{result['embedded']:,} embedded, {result['failed']:,} failed"
-    elif record.kind == "forget":
-        outcome = f"{result['removed']:,} images removed"
-    elif record.kind == "label":
-        outcome = f"{result['added']:,} added, {result['changed']:,} changed"
-    elif record.kind == "finetune":
-        outcome = f"{result['before']['test']:.1%} → {result['after']['test']:.1%} on test"
-    else:
-        best = result.get("winner", result)
-        outcome = f"{best['head']} {best['test']:.1%} on test"
+    result, outcome = record.result, kind_of(record.kind).summary(record.result)
     return {"run": record.run_id, "started": record.started, "outcome": outcome, "set": result.get("feature_set", "")}
 
 

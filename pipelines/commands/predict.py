@@ -7,16 +7,14 @@ from typing import Annotated
 import typer
 
 from featurestore.errors import ImageError
-from pipelines.commands.base import Engine, Json, MovedWeights, Store, app, print_json
+from pipelines.commands.base import Engine, Json, MovedWeights, NamedHead, Store, app, print_json
 
 
 @app.command()
 def predict(
     images: Annotated[list[str], typer.Argument(help="Picture files.")],
     store: Store,
-    head: Annotated[
-        str | None, typer.Option(help="Id of a head, or how it begins or ends; else the newest of `penult runs`.")
-    ] = None,
+    head: NamedHead = None,
     top: Annotated[int, typer.Option(help="How many labels to give.")] = 5,
     weights: MovedWeights = None,
     engine: Engine = "openvino",
@@ -29,7 +27,7 @@ def predict(
     from pipelines.commands import output
     from pipelines.predict import predict as run
 
-    predictions = run(images, store, head, top=top, weights=weights, engine=engine)
+    predictions = run(images, store, head, top=top, weights=weights, engine=engine, say=output.say)
     output.predicted(predictions)
     print_json(as_json, [prediction.to_json() for prediction in predictions])
     failed = [p for p in predictions if p.error]

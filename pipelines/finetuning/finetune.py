@@ -43,14 +43,15 @@ from pipelines.images import decoder
 from pipelines.images.augmentation import Augmentation
 from pipelines.images.views import random_view
 from pipelines.options import EmbedOptions, FinetuneOptions, FitData, ReportOptions
-from pipelines.predict import find_head, head_of, tap_of
+from pipelines.predict import tap_of
+from pipelines.run_kinds import head_kinds
 from pipelines.sources import corpus
+from pipelines.stored_heads import Say, find_head, head_of
 from pipelines.training import keep, load_dataset
 
 STAGES = ("train", "validate", "checkpoint", "embed", "score")
 BATCHES_AHEAD = 2  # a core, decoded and not yet trained on
 
-Say = Callable[[str], None]
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -144,7 +145,7 @@ def finetune(
 
     Args:
         store: the store's folder.
-        head_id: of a linear or dense head in the store, see ``predict.find_head``; None takes the newest that was not
+        head_id: of a linear or dense head in the store, see ``stored_heads.find_head``; the newest is one that was not
             itself fine-tuned.
         options: how.
         weights: the backbone's weights file, where it has moved.
@@ -161,7 +162,7 @@ def finetune(
     options.check()
     bound_memory()
     opened = FeatureStore(store)
-    head_id = find_head(opened, head_id, ("train", "compare"))  # one of its own would make a rerun go on from it
+    head_id = find_head(opened, head_id, head_kinds(fine_tuned=False), say)  # a rerun must not go on from its own
     old, meta = head_of(opened, head_id)
     record = RunRecord.read(opened.run_folder(head_id))
     asked, class_weight = record.parameters, _class_weight(record)

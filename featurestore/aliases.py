@@ -1,0 +1,88 @@
+"""Names for heads: ``STORE/aliases/<name>.json`` points at a head, and remembers where it has pointed before."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import StoreCorrupt, UsageError
+from featurestore.runs import is_run_id, utc_now
+from featurestore.storage.files import listed, read_sealed, write_sealed
+
+FOLDER = "aliases"
+CHAMPION = "champion"  # what is used where no head is named
+MAX_HISTORY = 1000
+
+
+@dataclass(frozen=True)
+class Move:
+    """One head that an alias has pointed at, from a time on (UTC, ISO 8601)."""
+
+    head_id: str
+    moved: str
+
+
+def check_alias(name: str) -> None:
+    """Raise UsageError for what no alias may be called: it must not look like a run's id, which begins with a digit."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
+        raise UsageError(
+            "Expected: an alias of up to 64 small letters, digits, '_' or '-' that begins with a letter. "
+            f"Got: {name[:100]!r}."
+        )
+
+
+def history(store: Path, name: str) -> list[Move]:
+    """Where an alias has pointed, the head of today last; empty where there is no such alias.
+
+    Raises:
+        StoreCorrupt: its file is damaged.
+    """
+    path = _path(store, name)
+    if not path.exists():
+        return []
+    told = read_sealed(path, required=True)
+    try:
+        moves = [Move(**move) for move in told["moves"]]
+    except (KeyError, TypeError):
+        moves = []
+    if told.get("name") != name or not moves or not all(is_run_id(move.head_id) for move in moves):
+        raise StoreCorrupt(f"Expected: where the alias {name} points, in {path}. Got: something else.")
+    return moves
+
+
+def resolve(store: Path, name: str) -> str | None:
+    """The id of the head that an alias points at; None where there is no such alias."""
+    moves = history(store, name)
+    return moves[-1].head_id if moves else None
+
+
+def move(store: Path, name: str, head_id: str) -> None:
+    """Point an alias at a head, atomically; the store's lock must be held.
+
+    Raises:
+        UsageError: no alias may be called so.
+    """
+    check_alias(name)
+    moves = history(store, name)
+    if moves and moves[-1].head_id == head_id:
+        return
+    path = _path(store, name)
+    path.parent.mkdir(exist_ok=True)
+    moves = [*moves, Move(head_id, utc_now())][-MAX_HISTORY:]
+    write_sealed(path, {"name": name, "moves": [asdict(one) for one in moves]})
+
+
+def names(store: Path) -> list[str]:
+    """All aliases, sorted."""
+    return [path.stem for path in listed(store / FOLDER) if path.suffix == ".json"]
+
+
+def to_json(store: Path) -> dict[str, list[dict[str, Any]]]:
+    """Each alias with its history."""
+    return {name: [asdict(one) for one in history(store, name)] for name in names(store)}
+
+
+def _path(store: Path, name: str) -> Path:
+    return store / FOLDER / f"{name}.json"

@@ -1,0 +1,102 @@
+"""Heads of a store, by what people call them: an id, its beginning or ending, an alias, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from featurestore import aliases
+from featurestore.errors import StoreCorrupt, StoreNotFound
+from featurestore.runs import is_run_id
+from featurestore.storage.files import listed
+from featurestore.store import FeatureStore
+from heads import artifact
+from heads.base import Head
+from pipelines.run_kinds import head_kinds
+
+CANDIDATES_SHOWN = 5
+
+Say = Callable[[str], None]
+
+
+def find_head(store: FeatureStore, name: str | None, kinds: Collection[str] = (), say: Say = lambda _: None) -> str:
+    """The whole id of a head: by itself, by an alias, or by how it begins or ends (ids begin with a date).
+
+    Args:
+        store: that has it.
+        name: what the user said; None takes the head that ``champion`` points at, else the newest one.
+        kinds: of runs that the newest one may be of; empty for all that make heads.
+        say: called with a line that names the head where ``name`` does not.
+
+    Raises:
+        StoreNotFound: no head is called so, or several are; the sentence names some.
+        StoreCorrupt: an alias is damaged.
+    """
+    if name is None:
+        champion = aliases.resolve(store.path, aliases.CHAMPION)
+        head_id = champion or newest_head(store, kinds)
+        say(f"Head: {head_id}, {'the champion' if champion else 'the newest'}.")
+        return head_id
+    if is_run_id(name) and store.run_folder(name).is_dir():
+        return name
+    if name in aliases.names(store.path):
+        return str(aliases.resolve(store.path, name))
+    folders = listed(store.path / "runs")
+    heads = [f.name for f in folders if (f / artifact.DESCRIPTION).is_file() and (f / "run.json").is_file()]
+    matches = [head for head in heads if name and (head.startswith(name) or head.endswith(name))]
+    if len(matches) == 1:
+        return matches[0]
+    shown = ", ".join((matches or heads)[: -CANDIDATES_SHOWN - 1 : -1]) or "none"
+    found = f"{len(matches)} of them, the newest: {shown}" if matches else f"no such head; the newest: {shown}"
+    raise StoreNotFound(
+        f"Expected: --head, one head's id, its beginning or its ending, or an alias. Got: {name!r}, {found}."
+    )
+
+
+def newest_head(store: FeatureStore, kinds: Collection[str] = ()) -> str:
+    """Id of the head that was made last, by a run of one of these kinds; by default of all that make heads.
+
+    Raises:
+        StoreNotFound: the store has none.
+    """
+    heads = [run.run_id for run in store.runs() if run.kind in (kinds or head_kinds())]
+    if not heads:
+        raise StoreNotFound(f"{store.path} has no head yet: run `penult compare --store {store.path}` first.")
+    return heads[-1]
+
+
+def head_of(store: FeatureStore, head_id: str) -> tuple[Head, dict[str, Any]]:
+    """A head of the store and its meta, which names the ``feature_set`` it was trained on and its ``fingerprint``.
+
+    Raises:
+        StoreNotFound, StoreCorrupt, FormatError, HeadError: the head.
+        SpecMismatch: the store has other features under that name.
+    """
+    folder = store.run_folder(head_id)
+    head, meta = artifact.load(folder)
+    if missing := {"feature_set", "fingerprint"} - meta.keys():
+        raise StoreCorrupt(f"Expected: the head in {folder} to tell its {' and '.join(sorted(missing))}. Got: nothing.")
+    store.require(meta["feature_set"], meta["fingerprint"])
+    return head, meta
+
+
+def promote(store: FeatureStore, name: str | None, alias: str = aliases.CHAMPION) -> dict[str, Any]:
+    """Point an alias at a head, atomically; return the object that ``penult promote --json`` prints.
+
+    Args:
+        store: that has the head.
+        name: of the head, see ``find_head``; None takes the newest.
+        alias: to move, or to make.
+
+    Raises:
+        UsageError: no alias may be called so.
+        StoreNotFound, StoreCorrupt, FormatError, HeadError, SpecMismatch: the head.
+        StoreLocked: another run holds the store.
+    """
+    aliases.check_alias(alias)
+    head_id = newest_head(store) if name is None else find_head(store, name)
+    head_of(store, head_id)  # a head that nobody could use must not be in use
+    with store.lock():
+        before = aliases.resolve(store.path, alias)
+        aliases.move(store.path, alias, head_id)
+    return {"alias": alias, "head_id": head_id, "before": before}
