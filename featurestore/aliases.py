@@ -1,4 +1,4 @@
-"""Names for heads: ``STORE/aliases/<name>.json`` points at a head, and remembers where it has pointed before."""
+"""Names for heads: an alias points at a head, and remembers where it has pointed before."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from featurestore import layout
 from featurestore.errors import StoreCorrupt, UsageError
 from featurestore.runs import is_run_id, utc_now
 from featurestore.storage.files import listed, read_sealed, write_sealed
 
-FOLDER = "aliases"
 CHAMPION = "champion"  # what is used where no head is named
 MAX_HISTORY = 1000
 
@@ -39,7 +39,7 @@ def history(store: Path, name: str) -> list[Move]:
     Raises:
         StoreCorrupt: its file is damaged.
     """
-    path = _path(store, name)
+    path = layout.alias(store, name)
     if not path.exists():
         return []
     told = read_sealed(path, required=True)
@@ -68,7 +68,7 @@ def move(store: Path, name: str, head_id: str) -> None:
     moves = history(store, name)
     if moves and moves[-1].head_id == head_id:
         return
-    path = _path(store, name)
+    path = layout.alias(store, name)
     path.parent.mkdir(exist_ok=True)
     moves = [*moves, Move(head_id, utc_now())][-MAX_HISTORY:]
     write_sealed(path, {"name": name, "moves": [asdict(one) for one in moves]})
@@ -76,13 +76,9 @@ def move(store: Path, name: str, head_id: str) -> None:
 
 def names(store: Path) -> list[str]:
     """All aliases, sorted."""
-    return [path.stem for path in listed(store / FOLDER) if path.suffix == ".json"]
+    return [path.stem for path in listed(store / layout.ALIASES) if path.suffix == layout.JSON]
 
 
 def to_json(store: Path) -> dict[str, list[dict[str, Any]]]:
     """Each alias with its history."""
     return {name: [asdict(one) for one in history(store, name)] for name in names(store)}
-
-
-def _path(store: Path, name: str) -> Path:
-    return store / FOLDER / f"{name}.json"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from featurestore import layout
 from featurestore.errors import FormatError, SpecMismatch, StoreCorrupt
 from featurestore.storage.files import read_sealed, write_sealed
 
-NAME = "canary.json"
 FORMAT = 1  # which pictures, and how they are written down
 MAX_BYTES = 1 << 28
 LIBRARIES = ("keras", "numpy", "openvino", "penult", "pillow", "simplejpeg", "tensorflow")  # that decode or compute
@@ -69,7 +69,7 @@ def read(table: Path) -> Canary | None:
         StoreCorrupt: it is damaged, or another set's.
         FormatError: a newer penult wrote it.
     """
-    path = table / NAME
+    path = table / layout.CANARY
     try:
         path.stat()
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def write(table: Path, canary: Canary) -> None:
     """
     vectors = {name: base64.b64encode(v.astype("<f4").tobytes()).decode() for name, v in canary.vectors.items()}
     told = {"set": table.stem, "format": FORMAT, "processor": canary.processor, "versions": canary.versions}
-    write_sealed(table / NAME, told | {"vectors": vectors}, MAX_BYTES)
+    write_sealed(table / layout.CANARY, told | {"vectors": vectors}, MAX_BYTES)
 
 
 def compare(feature_set: str, then: Canary, now: Canary, precision: str) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from featurestore import layout
 from featurestore.errors import FormatError, StoreCorrupt, StoreNotFound
 from featurestore.runs import utc_now
 from featurestore.storage.files import SEAL, read_json, read_sealed, sealed, write_sealed
 from featurestore.storage.table import Table
 
-NAME = "penult.json"
 FORMAT_VERSION = 2  # 2: labels have sources; 1 is read, and brought up by the first run that has something to say
 READABLE = (1, 2)
 
@@ -19,14 +19,14 @@ READABLE = (1, 2)
 def create(store: Path, unknown_origin: bool = False) -> None:
     """Write the header of a store; ``unknown_origin``: it may hold images of which no row says who listed them."""
     told = {"format_version": FORMAT_VERSION, "created": utc_now(), "tables": {}}
-    write_sealed(store / NAME, told | ({"unknown_origin": True} if unknown_origin else {}))
+    write_sealed(layout.header(store), told | ({"unknown_origin": True} if unknown_origin else {}))
 
 
 def bring_up(store: Path) -> None:
     """Make the store one of this format version, which older penults refuse to open."""
     told = read(store)
     if told["format_version"] != FORMAT_VERSION:
-        write_sealed(store / NAME, told | {"format_version": FORMAT_VERSION, "unknown_origin": True})
+        write_sealed(layout.header(store), told | {"format_version": FORMAT_VERSION, "unknown_origin": True})
 
 
 def read(store: Path) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def read(store: Path) -> dict[str, Any]:
         FormatError: it was written by a newer penult.
         StoreCorrupt: it is damaged.
     """
-    path = store / NAME
+    path = layout.header(store)
     if not path.is_file():
         raise StoreNotFound(f"There is no penult store at {store}: `penult embed SOURCE --store {store}` makes one.")
     told = read_json(path)
@@ -89,4 +89,4 @@ def remember(store: Path, tables: Iterable[Table], last_set: str | None = None, 
     if last_run:
         told["last_run"] = max(last_run, told.get("last_run", ""))
     told["tables"] |= {table.path.relative_to(store).as_posix(): table.state() for table in tables}
-    write_sealed(store / NAME, told)
+    write_sealed(layout.header(store), told)

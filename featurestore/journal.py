@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreError
 from featurestore.labels import with_origin
 from featurestore.runs import is_run_id
@@ -38,7 +39,6 @@ from featurestore.storage.files import (
     writing,
 )
 
-NOTE, PLANNED, LABELLED = "run.json", "plan.arrow", "labels.arrow"
 PROGRESS_BYTES = 20  # of a number
 
 PLAN = pa.schema(
@@ -71,8 +71,8 @@ class Staging:
 
     def __init__(self, store: Path, run_id: str) -> None:
         self.run_id = run_id
-        self.folder = store / "staging" / run_id
-        self._shards = self.folder / "shards"
+        self.folder = layout.journal(store, run_id)
+        self._shards = self.folder / layout.SHARDS
 
     def begin(self, feature_set: str) -> None:
         """Make the folder and note the feature set that the run writes to.
@@ -83,7 +83,7 @@ class Staging:
         _check_root(self.folder.parent)
         with writing(self._shards):
             self._shards.mkdir(parents=True)
-        write_sealed(self.folder / NOTE, {"run_id": self.run_id, "feature_set": feature_set, "files": {}})
+        write_sealed(self.folder / layout.RECORD, {"run_id": self.run_id, "feature_set": feature_set, "files": {}})
         fsync(self.folder.parent)
         fsync(self.folder.parent.parent)
 
@@ -104,9 +104,9 @@ class Staging:
             fsync(temporary)
             temporary.replace(path)
         fsync(self.folder)
-        told = read_sealed(self.folder / NOTE, required=True)
+        told = read_sealed(self.folder / layout.RECORD, required=True)
         told["files"][path.name] = sha256_of(path)
-        write_sealed(self.folder / NOTE, told)
+        write_sealed(self.folder / layout.RECORD, told)
 
     def shard_plan(self, shard: int) -> pa.RecordBatch:
         """The planned files of one shard.
@@ -114,7 +114,7 @@ class Staging:
         Raises:
             StoreCorrupt: the plan is damaged.
         """
-        path = self.folder / PLANNED
+        path = self.folder / layout.PLAN
         with _arrow_errors(path), pa.OSFile(str(path)) as source:
             return pa.ipc.open_file(source).get_batch(shard)
 
@@ -154,9 +154,9 @@ class Staging:
     def damaged(self) -> list[Path]:
         """Files of the journal that are not what a run has written, or not there any more."""
         if self._told() is None:
-            return [self.folder / NOTE] if os.path.lexists(self.folder / NOTE) else []
+            return [self.folder / layout.RECORD] if os.path.lexists(self.folder / layout.RECORD) else []
         wrong = []
-        for name, schema in ((PLANNED, PLAN), (LABELLED, LABELS)):
+        for name, schema in ((layout.PLAN, PLAN), (layout.PLANNED_LABELS, LABELS)):
             try:
                 self._noted(name, schema)
             except StoreCorrupt:
@@ -182,7 +182,7 @@ class Staging:
     def label_rows(self) -> Iterator[pa.RecordBatch]:
         """The planned label rows, in the schema LABELS; none if the plan did not end, or if they are damaged."""
         try:
-            path = self._noted(LABELLED, LABELS)
+            path = self._noted(layout.PLANNED_LABELS, LABELS)
         except StoreCorrupt:
             path = None
         yield from map(with_origin, _batches(path)) if path else ()
@@ -190,7 +190,7 @@ class Staging:
     def replaced_uris(self) -> pa.ChunkedArray:
         """Uris of finished shards that had a catalog row before; if the plan is damaged, all uris of those shards."""
         try:
-            self._noted(PLANNED, PLAN)
+            self._noted(layout.PLAN, PLAN)
             plans = [self.shard_plan(entry.shard) for entry in self.entries()]
             parts = [plan.column("uri").filter(plan.column("replaces")) for plan in plans]
         except StoreCorrupt:
@@ -216,8 +216,8 @@ class Staging:
         """Forget the journal, after the commit; never what a link in its place leads to."""
         if not (self.folder.is_symlink() or self.folder.parent.is_symlink()):
             with writing(self.folder):  # first: without it, what is left counts for nothing
-                if not (self.folder / NOTE).is_dir():  # which nobody reads
-                    (self.folder / NOTE).unlink(missing_ok=True)
+                if not (self.folder / layout.RECORD).is_dir():  # which nobody reads
+                    (self.folder / layout.RECORD).unlink(missing_ok=True)
             if self.folder.is_dir():
                 fsync(self.folder)  # or a power cut brings it back, to be committed over what came later
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -225,7 +225,7 @@ class Staging:
     def _told(self) -> dict[str, Any] | None:
         """What ``run.json`` says; None if it is not there, damaged, or another run's."""
         try:
-            told = read_sealed(self.folder / NOTE)
+            told = read_sealed(self.folder / layout.RECORD)
         except StoreCorrupt:
             return None
         files = told.get("files", {})
@@ -249,7 +249,7 @@ class Staging:
 
     def _entry_paths(self) -> list[Path]:
         """What may be entries."""
-        return [path for path in listed(self._shards) if path.suffix == ".json"]
+        return [path for path in listed(self._shards) if path.suffix == layout.JSON]
 
     def _entry_path(self, shard: int) -> Path:
         return self._shards / f"{shard}.json"
@@ -305,7 +305,7 @@ def pending(store: Path) -> list[Staging]:
     Raises:
         StoreCorrupt: the folder of journals is a link to another one.
     """
-    root = store / "staging"
+    root = store / layout.JOURNALS
     _check_root(root)
     names = [path.name for path in listed(root) if path.is_dir() and not path.is_symlink()]
     return [Staging(store, name) for name in names if is_run_id(name)]

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.storage.files import fsync, read_sealed, write_sealed
 
@@ -42,7 +43,7 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write ``run.json`` into the run's folder, which is made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_sealed(folder / "run.json", asdict(self))
+        write_sealed(folder / layout.RECORD, asdict(self))
         fsync(folder.parent)
         fsync(folder.parent.parent)
 
@@ -54,7 +55,7 @@ class RunRecord:
             StoreNotFound: the folder holds none.
             StoreCorrupt: it is damaged, or another run's.
         """
-        path = folder / "run.json"
+        path = folder / layout.RECORD
         if not path.is_file():
             raise StoreNotFound(f"There is no run {folder.name}; `penult runs` lists them.")
         told = read_sealed(path)

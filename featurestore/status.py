@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore import layout
 from featurestore.dataset import hex_ids
 from featurestore.index import contains
 from featurestore.schema import FAILED, OK, keys_of
@@ -23,7 +24,7 @@ LAST_RUNS = 5
 def status(store: FeatureStore) -> dict[str, Any]:
     """Count a store's sets, images, failures, labels, runs and bytes; the object that ``status --json`` prints."""
     with store.whole() as at:
-        version, of_catalog = at.get("labels.lance"), at.get("catalog.lance")
+        version, of_catalog = at.get(layout.LABELS), at.get(layout.CATALOG)
         labels = {name: store.count_labels(name, version) for name in _label_sets(store, version)}
         labels = {name: n for name, n in sorted(labels.items(), key=lambda item: -item[1]) if n}
         removed = store.removed_uris(version)
@@ -61,8 +62,8 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
 def failed_files(store: FeatureStore) -> list[dict[str, str]]:
     """The images that are listed and could not be read: uri, error_type and error."""
     with store.whole() as at:
-        columns, removed = ["uri", "error_type", "error"], store.removed_uris(at.get("labels.lance"))
-        failed = _present(store, columns, f"status = '{FAILED}'", removed, at.get("catalog.lance"))
+        columns, removed = ["uri", "error_type", "error"], store.removed_uris(at.get(layout.LABELS))
+        failed = _present(store, columns, f"status = '{FAILED}'", removed, at.get(layout.CATALOG))
     return failed.sort_by("uri").to_pylist()
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import header, labels
+from featurestore import header, labels, layout
 from featurestore.dataset import Dataset, LabelledContents, assemble, hex_ids, labelled_contents
 from featurestore.errors import (
     HeadError,
@@ -75,8 +75,8 @@ class FeatureStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.catalog = Table(self.path / "catalog.lance")
-        self.labels = Table(self.path / "labels.lance")
+        self.catalog = Table(self.path / layout.CATALOG)
+        self.labels = Table(self.path / layout.LABELS)
         header.check(self.path)
         self.catalog.check_schema(CATALOG)
         self.labels.check_schema(LABELS if self._knows_sources() else LABELS_V1)
@@ -91,9 +91,9 @@ class FeatureStore:
         path = Path(path)
         if not str(path.absolute()).isprintable() or re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # s3://, say
             raise UsageError(f"Expected: --store, a folder here, of a name in printable UTF-8. Got: {str(path)!r}.")
-        if not (path / header.NAME).exists():
+        if not (layout.header(path)).exists():
             other = path.is_file() or (path.is_dir() and any(map(_is_foreign, path.iterdir())))
-            if other and not (path / header.NAME).exists():
+            if other and not (layout.header(path)).exists():
                 raise UsageError(f"{path} is not a penult store and not an empty folder: name another with --store.")
             path.mkdir(parents=True, exist_ok=True)
             with locked(path):
@@ -102,10 +102,10 @@ class FeatureStore:
 
     @staticmethod
     def _make(path: Path) -> None:
-        if not (path / header.NAME).exists():  # another run may have made it meanwhile
-            (path / "features").mkdir(exist_ok=True)
-            Table(path / "catalog.lance").create(CATALOG)
-            Table(path / "labels.lance").create(LABELS)
+        if not (layout.header(path)).exists():  # another run may have made it meanwhile
+            (path / layout.FEATURES).mkdir(exist_ok=True)
+            Table(path / layout.CATALOG).create(CATALOG)
+            Table(path / layout.LABELS).create(LABELS)
             header.create(path)
             fsync(path.parent)
 
@@ -113,12 +113,12 @@ class FeatureStore:
 
     def sets(self) -> list[str]:
         """Names of the feature sets, sorted."""
-        paths = (path for path in listed(self.path / "features") if path.suffix == ".lance")
+        paths = (path for path in listed(self.path / layout.FEATURES) if path.suffix == layout.TABLE)
         return [path.stem for path in paths if Table(path).exists()]  # a run may have died while it made one
 
     def table(self, feature_set: str) -> Table:
         """The table of one feature set."""
-        return Table(self.path / "features" / f"{feature_set}.lance", sealed=False)  # each row has its checksum
+        return Table(layout.features(self.path, feature_set), sealed=False)  # each row has its checksum
 
     def resolve(self, name: str | None = None) -> str:
         """A feature set by its name or a unique beginning of it; without a name, the only set or the last one written.
@@ -352,7 +352,7 @@ class FeatureStore:
         told = header.read(self.path).get("last_run")
         if told is None:  # a store of an older penult
             told = max((max(batch.column(0).to_pylist()) for batch in self.labels.scan(["run_id"])), default="")
-        named = (path.name for folder in ("runs", "staging") for path in listed(self.path / folder))
+        named = (path.name for folder in (layout.RUNS, layout.JOURNALS) for path in listed(self.path / folder))
         return new_run_id(kind, after=max((name for name in (told, *named) if time_of(name)), default=None))
 
     def bring_up(self) -> None:
@@ -526,8 +526,8 @@ class FeatureStore:
         """The unique contents that have a label, without their vectors."""
         with self.whole() as at:  # two tables that nothing else holds: they are as large as all that comes of them
             return labelled_contents(
-                self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get("catalog.lance")),
-                self.label_rows(label_set, at.get("labels.lance")),
+                self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get(layout.CATALOG)),
+                self.label_rows(label_set, at.get(layout.LABELS)),
             )
 
     def vectors(self, feature_set: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -673,16 +673,18 @@ class FeatureStore:
 
     def run_folder(self, run_id: str) -> Path:
         """Where a run keeps what it made."""
-        return self.path / "runs" / run_id
+        return layout.run(self.path, run_id)
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
-        return [RunRecord.read(path) for path in listed(self.path / "runs") if (path / "run.json").exists()]
+        return [RunRecord.read(path) for path in listed(self.path / layout.RUNS) if (path / layout.RECORD).exists()]
 
 
-_BEFORE_FIRST_COMMIT = {"features", "catalog.lance", "labels.lance", "lock"}
+_BEFORE_FIRST_COMMIT = {layout.FEATURES, layout.CATALOG, layout.LABELS, layout.LOCK}
 
 
 def _is_foreign(path: Path) -> bool:
     """Whether a store that is being made would not hold this."""
-    return path.name not in _BEFORE_FIRST_COMMIT and not re.fullmatch(r"\.penult\.json\.\w+\.tmp", path.name)
+    return path.name not in _BEFORE_FIRST_COMMIT and not re.fullmatch(
+        rf"\.{re.escape(layout.HEADER)}\.\w+\.tmp", path.name
+    )

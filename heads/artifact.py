@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from featurestore import layout
 from featurestore.errors import FormatError, HeadError, SpecMismatch, StoreCorrupt, StoreNotFound
 from featurestore.storage.files import is_plain_name, read_sealed, write_sealed
 from featurestore.storage.npz import OVERHEAD, read_npz, write_npz
@@ -21,7 +22,7 @@ from heads.base import Head
 from heads.registry import FAMILIES
 
 FORMAT_VERSION = 1
-ARRAYS, DESCRIPTION = "head.npz", "head.json"
+ARRAYS, DESCRIPTION = layout.HEAD_ARRAYS, layout.HEAD
 MAX_BYTES = 4 * 2**30  # of a head's arrays
 DTYPE = re.compile("(?:float|int|uint)(8|16|32|64)")
 MAX_NAMES_BYTES = 2**28  # of its classes as an array, where each takes as much as the longest

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featurestore import aliases
+from featurestore import aliases, layout
 from featurestore.errors import HeadError, StoreCorrupt, StoreNotFound
 from featurestore.limits import check_amount
 from featurestore.maintenance import gc as collection
@@ -25,7 +25,7 @@ from featurestore.store import FeatureStore
 from heads import artifact
 from pipelines.run_kinds import kind_of
 
-WEIGHTS, DIGEST = ".weights.h5", re.compile("[0-9a-f]{64}")
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def verify(store: str | Path, progress: Progress = lambda _done, _total: None) -> list[Finding]:
@@ -126,7 +126,7 @@ def _existing(store: str | Path) -> Path:
 
 def _stale(repairs: list[repair.Repair]) -> list[str]:
     """What to say of tables that went back to a version, and had lost rows of the one after it too."""
-    again = {"catalog.lance": "`penult embed`", "labels.lance": "`penult label` or `embed`"}
+    again = {layout.CATALOG: "`penult embed`", layout.LABELS: "`penult label` or `embed`"}
     told = [one for one in repairs if one.table in again and one.back_to is not None and one.lost]
     return [f"{again[one.table]} what has changed lately: {one.table} is as it was before that." for one in told]
 
@@ -142,7 +142,7 @@ def _put_aside_artifacts(store: Path, result: DoctorResult) -> None:
         for path in filter(Path.exists, together):
             repair.put_aside(path, aside / path.relative_to(store))
             result.artifacts.append(path.relative_to(store).as_posix())
-        if finding.path.startswith(aliases.FOLDER):
+        if finding.path.startswith(layout.ALIASES):
             result.todo.append(f"`penult promote` again: {finding.path} was damaged.")
         if (kind := kind_of(_made_by(finding.path))).makes_head:
             result.todo.append(
@@ -153,9 +153,9 @@ def _put_aside_artifacts(store: Path, result: DoctorResult) -> None:
 def _made_by(path: str) -> str:
     """The kind of run that has made what is damaged; none for what is made anew where it is missed."""
     folder, name = path.split("/")[:2]
-    if folder == "runs":
+    if folder == layout.RUNS:
         return name.partition("-")[2].partition("-")[0]
-    return "" if folder in ("results", aliases.FOLDER) or name.endswith(WEIGHTS) else "finetune"
+    return "" if folder in (layout.RESULTS, layout.ALIASES) or name.endswith(layout.WEIGHTS) else "finetune"
 
 
 def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
@@ -167,26 +167,26 @@ def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
         except (StoreCorrupt, StoreNotFound, HeadError) as error:  # no other is damage
             yield Finding(path.relative_to(store).as_posix(), str(error)), together
 
-    descriptions = {*store.glob("backbones/*.json")}
-    for path in sorted(store.glob("runs/*/run.json")):
+    descriptions = {*store.glob(f"{layout.BACKBONES}/*{layout.JSON}")}
+    for path in sorted(store.glob(f"{layout.RUNS}/*/{layout.RECORD}")):
         folder, kind = path.parent, kind_of(_made_by(path.relative_to(store).as_posix()))
         yield from tried(path, [folder], partial(RunRecord.read, folder))
         if kind.makes_head:
             yield from tried(folder / artifact.DESCRIPTION, [folder], partial(artifact.load, folder))
         if kind.makes_backbone:
-            descriptions.add(store / "backbones" / f"{folder.name}.json")
+            descriptions.add(layout.backbone(store, folder.name))
     for path in sorted(descriptions):
-        yield from tried(path, [path, store / "runs" / path.stem], partial(_check_backbone, path))
-    for path in sorted(store.glob("backbones/*.weights.h5")):
+        yield from tried(path, [path, layout.run(store, path.stem)], partial(_check_backbone, path))
+    for path in sorted(store.glob(f"{layout.BACKBONES}/*{layout.WEIGHTS}")):
         yield from tried(path, [path], partial(_check_weights, path))
     for name in aliases.names(store):
-        path = store / aliases.FOLDER / f"{name}.json"
+        path = layout.alias(store, name)
         yield from tried(path, [path], partial(aliases.resolve, store, name))
-    for path in sorted(store.glob("results/*/*.json")):
+    for path in sorted(store.glob(f"{layout.RESULTS}/*/*{layout.JSON}")):
         yield from tried(path, [path], partial(_check_outcome, path))
-    for path in sorted(store.glob("finetune/*/begun.json")):
+    for path in sorted(store.glob(f"{layout.FINETUNINGS}/*/{layout.BEGUN}")):
         yield from tried(path, [path.parent], partial(read_sealed, path))
-    for path in sorted(store.glob("finetune/*/checkpoint.npz")):
+    for path in sorted(store.glob(f"{layout.FINETUNINGS}/*/{layout.CHECKPOINT}")):
         yield from tried(path, [path.parent], partial(read_npz, path, path.stat().st_size))
 
 
@@ -196,12 +196,12 @@ def _check_backbone(description: Path) -> None:
     digest = str(told.get("sha256"))
     if told.get("id") != description.stem or not DIGEST.fullmatch(digest):
         raise StoreCorrupt(f"Expected: the description of backbone {description.stem} in {description}. Got: another.")
-    _check_weights(description.with_name(digest + WEIGHTS))
+    _check_weights(description.with_name(digest + layout.WEIGHTS))
 
 
 def _check_weights(path: Path) -> None:
     """Raise StoreCorrupt unless weights are those of their name; those still being written are not named so."""
-    digest = path.name.removesuffix(WEIGHTS)
+    digest = path.name.removesuffix(layout.WEIGHTS)
     if DIGEST.fullmatch(digest) and (found := sha256_of(path)) != digest:
         raise StoreCorrupt(f"{path}: Expected: sha256 {digest}. Got: {found}.")
 

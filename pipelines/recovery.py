@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from featurestore import layout
 from featurestore.errors import (
     BackboneError,
     EngineError,
@@ -37,8 +38,6 @@ from pipelines.predict import tap_of
 from pipelines.run_kinds import kind_of
 from pipelines.sources import corpus
 
-CATALOG, LABELS = "catalog.lance", "labels.lance"
-
 Progress = Callable[[int, int], None]
 
 
@@ -57,13 +56,13 @@ def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[
         How many images were embedded anew, and what stood in the way, a sentence each.
     """
     opened, embedded, problems = FeatureStore(store), 0, list[str]()
-    if LABELS in lost:
+    if layout.LABELS in lost:
         problems += _labels(opened)
     sets = dict.fromkeys(record.result["feature_set"] for record in _newest_first(opened, "embed"))
     for name in sets:
-        if CATALOG in lost or f"features/{name}.lance" in lost:
+        if layout.CATALOG in lost or f"features/{name}.lance" in lost:
             embedded += _features(opened, name, lost, problems, progress)
-    unknown = lost.keys() - {CATALOG, LABELS} - {f"features/{name}.lance" for name in sets}
+    unknown = lost.keys() - {layout.CATALOG, layout.LABELS} - {f"features/{name}.lance" for name in sets}
     problems += [
         f"`penult embed` again what {name} was made of: no run says what that was." for name in sorted(unknown)
     ]
@@ -146,7 +145,7 @@ def _losses(
     store: FeatureStore, name: str, views: int | None, lost: Lost
 ) -> Callable[[list[corpus.Entry]], list[corpus.Entry]]:
     """The function that says which files of a source have lost their features in a set, or their row in the catalog."""
-    set_lost, catalog_lost = f"features/{name}.lance" in lost, CATALOG in lost
+    set_lost, catalog_lost = f"features/{name}.lance" in lost, layout.CATALOG in lost
     held = store.content_keys(name, views) if name in store.sets() else np.empty(0, "S32")
     known, bare, bare_keys = [np.empty(0, "S16")], [np.empty(0, "S16")], [np.empty(0, "S32")]
     for batch in store.catalog.scan(["uri", "sha256", "status"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from featurestore import aliases
+from featurestore import aliases, layout
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.runs import is_run_id
 from featurestore.storage.files import listed
@@ -41,8 +41,8 @@ def find_head(store: FeatureStore, name: str | None, kinds: Collection[str] = ()
         return name
     if name in aliases.names(store.path):
         return str(aliases.resolve(store.path, name))
-    folders = listed(store.path / "runs")
-    heads = [f.name for f in folders if (f / artifact.DESCRIPTION).is_file() and (f / "run.json").is_file()]
+    folders = listed(store.path / layout.RUNS)
+    heads = [f.name for f in folders if (f / artifact.DESCRIPTION).is_file() and (f / layout.RECORD).is_file()]
     matches = [head for head in heads if name and (head.startswith(name) or head.endswith(name))]
     if len(matches) == 1:
         return matches[0]

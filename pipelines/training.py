@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from featurestore import layout
 from featurestore.dataset import Dataset
 from featurestore.errors import ImageError, UsageError
 from featurestore.runs import RunRecord, utc_now
@@ -25,8 +26,6 @@ from heads.train import TrainResult, misclassified, train
 from pipelines.images import decoder
 from pipelines.options import CompareOptions, FitData, ReportOptions, TrainOptions
 from pipelines.sources import corpus
-
-RESULTS = "results"  # in the store: outcomes of fits, for comparisons to go on from
 
 
 def load_dataset(store: FeatureStore, data: FitData, memory_limit: int | None = None) -> Dataset:
@@ -108,7 +107,7 @@ def compare_heads(
         folds=options.folds,
         fewshot=options.fewshot,
         budget=options.budget,
-        results=Results(opened.path / RESULTS),
+        results=Results(opened.path / layout.RESULTS),
         progress=progress,
         augmented=with_views(opened, data, datasets[0]),
     )
@@ -150,10 +149,10 @@ def keep(
     }
     artifact.save(winner.head, folder, meta)
     html = render(result, dataset, _thumbnail, date=started, head_id=run_id, seed=asked.gallery_seed)
-    write_text(folder / "report.html", html)
+    write_text(folder / layout.REPORT, html)
     if asked.tensorboard is not None:
         tensorboard.write(winner, asked.tensorboard / run_id)
-    return folder / "report.html"
+    return folder / layout.REPORT
 
 
 def _left_out(dataset: Dataset) -> dict[str, Any]:

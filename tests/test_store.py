@@ -21,7 +21,7 @@ import pytest
 from stores import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
 
 import featurestore
-from featurestore import header, labels
+from featurestore import header, labels, layout
 from featurestore.errors import (
     FormatError,
     HeadError,
@@ -153,7 +153,7 @@ WRONG_HEADERS: list[dict[str, object]] = [
 
 @pytest.mark.parametrize("values", WRONG_HEADERS, ids=str)
 def test_a_header_that_no_penult_writes(store: FeatureStore, values: dict[str, object]) -> None:
-    path = store.path / header.NAME
+    path = store.path / layout.HEADER
     write_sealed(path, read_sealed(path) | values)
     with pytest.raises(StoreCorrupt, match=r"Expected in .*penult\.json: (format_version|version)"):
         FeatureStore(store.path)
@@ -161,13 +161,13 @@ def test_a_header_that_no_penult_writes(store: FeatureStore, values: dict[str, o
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format_version": 2}', '{"tables": {}}', "3"])
 def test_a_header_of_other_json(store: FeatureStore, text: str) -> None:
-    (store.path / header.NAME).write_text(text)
+    (store.path / layout.HEADER).write_text(text)
     with pytest.raises(StoreCorrupt, match="format_version and tables"):
         FeatureStore(store.path)
 
 
 def test_a_digit_of_the_format_version_that_flipped_is_no_newer_penult(store: FeatureStore) -> None:
-    path = store.path / header.NAME
+    path = store.path / layout.HEADER
     for version, other in ((2, 3), (1, 9), (2, 0)):
         write_sealed(path, read_sealed(path) | {"format_version": version})
         path.write_text(path.read_text().replace(f'"format_version": {version}', f'"format_version": {other}'))
@@ -183,7 +183,7 @@ def test_a_digit_of_the_format_version_that_flipped_is_no_newer_penult(store: Fe
 
 
 def test_a_header_tells_tables_that_are_not_what_they_were(filled: FeatureStore) -> None:
-    path = filled.path / header.NAME
+    path = filled.path / layout.HEADER
     sound = read_sealed(path)
     now = sound["tables"]["catalog.lance"]
     assert now == {"version": filled.catalog.version, "rows": 60}
@@ -403,7 +403,7 @@ def test_require(filled: FeatureStore) -> None:
 def test_a_set_with_the_spec_of_another(filled: FeatureStore) -> None:
     other = filled.path / "features" / "other-00000000.lance"
     filled.table(NAME).path.rename(other)
-    (other / ledger.NAME).unlink()  # which names its table
+    (other / layout.LEDGER).unlink()  # which names its table
     with pytest.raises(StoreCorrupt, match=rf"the features of other-00000000\. Got: those of {NAME}"):
         filled.spec("other-00000000")
 
@@ -636,15 +636,15 @@ def test_readers_see_the_last_whole_commit(filled: FeatureStore) -> None:
     with filled.lock():
         filled.remember()
     assert "new" in filled.dataset().y
-    told = read_sealed(filled.path / header.NAME)
+    told = read_sealed(filled.path / layout.HEADER)
     told["tables"]["labels.lance"]["version"] = 99  # cleaned up by another tool, say: the latest stands in its place
-    write_sealed(filled.path / header.NAME, told)
+    write_sealed(filled.path / layout.HEADER, told)
     with filled.whole() as at:
         assert at == {"catalog.lance": versions["catalog.lance"]}
 
 
 def test_an_older_store_is_brought_up_once(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = store.path / header.NAME
+    path = store.path / layout.HEADER
     before = path.read_bytes()
     header.bring_up(store.path)
     assert path.read_bytes() == before
@@ -998,7 +998,7 @@ def test_ids_are_behind_those_of_all_runs(store: FeatureStore) -> None:
 
 
 def test_a_store_of_an_older_penult_has_its_newest_run_in_its_labels(store: FeatureStore) -> None:
-    path = store.path / header.NAME
+    path = store.path / layout.HEADER
     commit(store, "19900101T000000000000Z-embed-aaaaaa", pictures(range(2)))
     relabel(store, "29900101T000000000000Z-label-aaaaaa", [Picture("0", None, "x")])
     relabel(store, "29800101T000000000000Z-label-aaaaaa", [Picture("1", None, "x")])

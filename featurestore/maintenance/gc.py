@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from featurestore import layout
 from featurestore.storage import compaction
 from featurestore.storage.files import listed
 from featurestore.storage.table import Table
 
-ASIDE = "damaged"  # where `penult doctor` puts what it takes out
 MOST_RESULTS = 20_000  # kept outcomes of comparisons
 LOG = logging.getLogger("penult")
 
@@ -39,9 +39,11 @@ def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str
     before = time.time() - older_than
     for path in _unfinished(store):
         freed["unfinished"] += _removed(path, before)
-    for path in _children(store / ASIDE):
+    for path in _children(store / layout.ASIDE):
         freed["put aside"] += _removed(path, before)
-    kept = [path for folder in _children(store / "results") for path in _children(folder) if path.suffix == ".json"]
+    kept = [
+        path for folder in _children(store / layout.RESULTS) for path in _children(folder) if path.suffix == layout.JSON
+    ]
     outcomes = sorted(kept, key=_last_touched, reverse=True)
     for path in outcomes[MOST_RESULTS:]:
         freed["kept outcomes"] += _removed(path, time.time())
@@ -51,18 +53,18 @@ def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str
 def _unfinished(store: Path) -> Iterator[Path]:
     """Temporary files, penult's and Lance's own, half-made sets, runs without a record, checkpoints of fine-tunings."""
     folders = [store, *_folders(store)]
-    tables = [folder for folder in folders if folder.suffix == ".lance"]
+    tables = [folder for folder in folders if folder.suffix == layout.TABLE]
     yield from (path for folder in folders for path in folder.glob(".*.tmp"))
     yield from (path for table in tables for name in (".tmp*", "*#*") for path in table.glob(f"*/{name}"))
-    yield from (path for path in tables if path.parent == store / "features" and Table(path).unborn)
-    yield from (run for run in _children(store / "runs") if not (run / "run.json").exists())
-    yield from _children(store / "finetune")
+    yield from (path for path in tables if path.parent == store / layout.FEATURES and Table(path).unborn)
+    yield from (run for run in _children(store / layout.RUNS) if not (run / layout.RECORD).exists())
+    yield from _children(store / layout.FINETUNINGS)
 
 
 def _folders(store: Path) -> Iterator[Path]:
     """The folders that penult itself writes files to."""
-    folders = [path for name in ("runs", "features", "results") for path in _children(store / name)]
-    folders += [store / name for name in ("backbones", "catalog.lance", "labels.lance")]
+    folders = [path for name in (layout.RUNS, layout.FEATURES, layout.RESULTS) for path in _children(store / name)]
+    folders += [store / name for name in (layout.BACKBONES, layout.CATALOG, layout.LABELS, layout.ALIASES)]
     yield from (path for path in folders if path.is_dir() and not path.is_symlink())
 
 

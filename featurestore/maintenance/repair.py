@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore import canary, header
+from featurestore import canary, header, layout
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.index import DIGEST, text_digests
 from featurestore.journal import pending
 from featurestore.labels import with_origin
-from featurestore.maintenance.gc import ASIDE
 from featurestore.maintenance.verify import REPAIR, Finding, damaged_files, damaged_pieces, tables_of, verify
 from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import CATALOG, KEY_BYTES, LABELS, intact, row_keys, spec_of
@@ -35,9 +34,9 @@ from featurestore.storage.files import fsync, read_sealed, write_sealed
 from featurestore.storage.ledger import Ledger
 from featurestore.storage.table import Piece, Table
 
-SCHEMAS = {"catalog.lance": CATALOG, "labels.lance": LABELS}
-KEYS = {"catalog.lance": ["uri"], "labels.lance": ["uri", "label_set", "source"]}
-NO_ROWS = ("_transactions/", ledger.NAME)  # beginnings of the paths of files that no row depends on
+SCHEMAS = {layout.CATALOG: CATALOG, layout.LABELS: LABELS}
+KEYS = {layout.CATALOG: ["uri"], layout.LABELS: ["uri", "label_set", "source"]}
+NO_ROWS = ("_transactions/", layout.LEDGER)  # beginnings of the paths of files that no row depends on
 ROW_KEY = f"S{KEY_BYTES + 2}"  # of ``row_keys``
 RESTORED = "restored"  # the run id of rows whose own may be damaged
 
@@ -93,11 +92,11 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
         if name in plan.rows or _within(name, findings):
             _mend(table, name in plan.rows, aside / name, done.setdefault(name, Repair(name)))
     if told is None:
-        done[header.NAME] = Repair(header.NAME, ["."])
-        put_aside(store / header.NAME, aside / header.NAME)
+        done[layout.HEADER] = Repair(layout.HEADER, ["."])
+        put_aside(store / layout.HEADER, aside / layout.HEADER)
         header.create(store, unknown_origin=True)
     else:
-        write_sealed(store / header.NAME, told | {"tables": {}})
+        write_sealed(store / layout.HEADER, told | {"tables": {}})
     tables = tables_of(store)
     header.remember(store, tables.values(), plan.last_set)
     for name, rows in plan.rows.items():
@@ -125,7 +124,7 @@ def finish(store: Path, plan: Plan) -> None:
 
 def aside_of(store: Path) -> Path:
     """Where what is damaged is put now."""
-    return store / ASIDE / utc_now().replace(":", "")
+    return store / layout.ASIDE / utc_now().replace(":", "")
 
 
 def put_aside(path: Path, to: Path) -> None:
@@ -155,7 +154,7 @@ def _notes(store: Path, aside: Path) -> Iterator[Repair]:
     """Put aside the ledgers and canaries that cannot be read: with them nothing can be. They are made anew."""
     for name, table in tables_of(store).items():
         damaged = []
-        for note, read in ((ledger.NAME, ledger.read), (canary.NAME, canary.read)):
+        for note, read in ((layout.LEDGER, ledger.read), (layout.CANARY, canary.read)):
             try:
                 read(table.path)
             except StoreCorrupt:
@@ -203,7 +202,7 @@ def _begun(store: Path) -> Plan | None:
 
 def _newest_set(store: Path) -> str | None:
     """The feature set that was written last, as the runs' records tell it."""
-    for path in sorted((store / "runs").glob("*-embed-*"), reverse=True):
+    for path in sorted((store / layout.RUNS).glob("*-embed-*"), reverse=True):
         try:
             name = str(RunRecord.read(path).result["feature_set"])
         except (StoreCorrupt, StoreNotFound, KeyError):
@@ -257,7 +256,7 @@ def _schema_of(table: Table) -> pa.Schema | None:
     """The schema of a table without a manifest; of features, the data files tell it too."""
     if (schema := SCHEMAS.get(table.path.name)) is not None:
         return schema
-    for path in sorted((table.path / "data").glob("*.lance")):
+    for path in sorted((table.path / "data").glob(f"*{layout.TABLE}")):
         try:
             schema = next(table.file_rows([f"data/{path.name}"])).schema
             if spec_of(schema).set_name == table.path.stem:
@@ -277,7 +276,7 @@ def _rebuild(table: Table, known: Ledger, bad: Collection[str]) -> int:
     broken = {piece.id for piece, *_ in damaged_pieces(table, whole)}
     whole = [piece for piece in whole if piece.id not in broken]
     held = {file for piece in whole for file in piece.data}
-    there = {f"data/{path.name}" for path in (table.path / "data").glob("*.lance")}
+    there = {f"data/{path.name}" for path in (table.path / "data").glob(f"*{layout.TABLE}")}
     used = {file for file in known.files if file.startswith("data/")} if known.files else there
     used |= {file for piece in pieces for file in piece.data}
     files = sorted(used & there - held)

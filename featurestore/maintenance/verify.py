@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featurestore import canary, header
+from featurestore import canary, header, layout
 from featurestore.dataset import hex_ids
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.journal import pending
@@ -40,14 +40,14 @@ class Finding:
 
 def tables_of(store: Path) -> dict[str, Table]:
     """The tables of a store by their paths in it, those that cannot be opened among them."""
-    sets = [path for path in listed(store / "features") if path.suffix == ".lance" and not Table(path).unborn]
-    names = ["catalog.lance", "labels.lance", *(f"features/{path.name}" for path in sets)]
-    return {name: Table(store / name, sealed=not name.startswith("features/")) for name in sorted(names)}
+    sets = [path for path in listed(store / layout.FEATURES) if path.suffix == layout.TABLE and not Table(path).unborn]
+    names = [layout.CATALOG, layout.LABELS, *(f"{layout.FEATURES}/{path.name}" for path in sets)]
+    return {name: Table(store / name, sealed=name in (layout.CATALOG, layout.LABELS)) for name in sorted(names)}
 
 
 def is_store(path: Path) -> bool:
     """Whether there is a store, however damaged."""
-    return any((path / name).exists() for name in (header.NAME, "catalog.lance"))
+    return any((path / name).exists() for name in (layout.HEADER, layout.CATALOG))
 
 
 def verify(store: Path, progress: Progress = lambda _done, _total: None) -> Iterator[Finding]:
@@ -64,7 +64,7 @@ def verify(store: Path, progress: Progress = lambda _done, _total: None) -> Iter
         told = header.read(store)["tables"]
     except (StoreCorrupt, StoreNotFound) as error:
         told = {}
-        yield Finding(header.NAME, str(error))
+        yield Finding(layout.HEADER, str(error))
     if (store / REPAIR).exists():
         yield Finding(REPAIR, "a repair was begun and has not ended")
     tables, done = tables_of(store), 0
@@ -95,15 +95,15 @@ def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: 
     try:
         canary.read(table.path)
     except StoreCorrupt as error:
-        yield Finding(f"{name}/{canary.NAME}", str(error))
+        yield Finding(f"{name}/{layout.CANARY}", str(error))
     try:
         known = ledger.read(table.path)
     except StoreCorrupt as error:  # nothing else can be said
-        yield Finding(f"{name}/{ledger.NAME}", str(error))
+        yield Finding(f"{name}/{layout.LEDGER}", str(error))
         return
     newest = max(table.versions(), default=0)
     if not known.files and (last or newest > 1):  # the first version is empty, and its run may have died then
-        yield Finding(f"{name}/{ledger.NAME}", "it is gone: nothing says what the files of this table were")
+        yield Finding(f"{name}/{layout.LEDGER}", "it is gone: nothing says what the files of this table were")
     damaged = damaged_files(table, known, read)
     yield from (Finding(f"{name}/{file}", problem) for file, problem in damaged.items())
     before = max((known.version, known.rows), (last["version"], last["rows"]) if last else (0, 0))
@@ -133,7 +133,7 @@ def verify_journals(store: Path) -> Iterator[Finding]:
         for path in staging.damaged():
             yield Finding(path.relative_to(store).as_posix(), "it is not what the run has written")
         if staging.feature_set is not None:
-            table = Table(store / "features" / f"{staging.feature_set}.lance", sealed=False)
+            table = Table(layout.features(store, staging.feature_set), sealed=False)
             for fragment in (fragment for entry in staging.entries() for fragment in entry.fragments):
                 if problem := table.staged_damage(fragment, whole=True):
                     yield Finding(staging.folder.relative_to(store).as_posix(), problem)

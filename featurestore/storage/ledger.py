@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from featurestore import layout
 from featurestore.errors import StoreCorrupt
 from featurestore.storage.files import read_sealed, sha256_of, write_sealed
 
-NAME = "ledger.json"
 MOST_BYTES = 1 << 28  # about two million files
 
 
@@ -33,7 +33,7 @@ def read(table: Path) -> Ledger:
     Raises:
         StoreCorrupt: it is damaged.
     """
-    path = table / NAME
+    path = table / layout.LEDGER
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def _read(path: Path, _state: tuple[int, int, int]) -> Ledger:
 
 def write(table: Path, ledger: Ledger) -> None:
     """Replace the ledger of a table, durably."""
-    write_sealed(table / NAME, {"table": table.name, **asdict(ledger)}, MOST_BYTES)
+    write_sealed(table / layout.LEDGER, {"table": table.name, **asdict(ledger)}, MOST_BYTES)
 
 
 def check(table: Path, names: list[str]) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from featurestore import layout
 from featurestore.errors import StoreError, StoreLocked
 from featurestore.storage.files import trouble
 
@@ -22,7 +23,7 @@ def locked(store: Path) -> Iterator[None]:
         StoreError: the folder cannot be written to.
     """
     try:
-        file = (store / "lock").open("ab+", buffering=0)  # closing flushes nothing that a full disk refused
+        file = (store / layout.LOCK).open("ab+", buffering=0)  # closing flushes nothing that a full disk refused
     except OSError as error:
         raise StoreError(trouble(error, store)) from error
     with file:

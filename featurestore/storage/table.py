@@ -27,6 +27,7 @@ from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
 
+from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
 from featurestore.storage import ledger
 from featurestore.storage.files import fsync, listed, sha256_of, size_of, trouble
@@ -90,7 +91,7 @@ class Table:
     @property
     def unborn(self) -> bool:
         """Whether nothing is here but what a run leaves that dies while it makes the table."""
-        return not (self.exists() or (self.path / ledger.NAME).exists() or listed(self.path / "data"))
+        return not (self.exists() or (self.path / layout.LEDGER).exists() or listed(self.path / "data"))
 
     def versions(self) -> dict[int, str]:
         """The manifests that are there: their files, relative to the table, by version; the latest last."""

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.storage.files import fsync, read_sealed, sha256_of, write_sealed
 from featurestore.store import FeatureStore
@@ -37,20 +38,20 @@ def register(
     Raises:
         StoreLocked: another run holds the store's lock.
     """
-    folder = store.path / "backbones"
+    folder = store.path / layout.BACKBONES
     with store.lock():
         if run_id in _registered(store):
             return
         folder.mkdir(exist_ok=True)
-        temporary = folder / f"{run_id}.weights.h5"  # Keras demands the ending
+        temporary = layout.weights(store.path, run_id)  # Keras demands the ending
         save(temporary)
         digest = sha256_of(temporary)
         fsync(temporary)
-        temporary.replace(folder / f"{digest}.weights.h5")
+        temporary.replace(layout.weights(store.path, digest))
         fsync(folder)
         described = {"id": run_id, "sha256": digest, "base_sha256": tap.weights_sha256, **asdict(tap), **about}
         del described["weights"]  # a path of this machine
-        write_sealed(folder / f"{run_id}.json", described)
+        write_sealed(layout.backbone(store.path, run_id), described)
         fsync(store.path)
 
 
@@ -69,7 +70,7 @@ def find(store: FeatureStore, name: str) -> Tap:
     found = _described(known[run_id])
     weights = weights_in(store, found["sha256"])
     if weights is None:
-        raise StoreCorrupt(f"Expected: the weights of {name} in {store.path / 'backbones'}. Got: no such file.")
+        raise StoreCorrupt(f"Expected: the weights of {name} in {store.path / layout.BACKBONES}. Got: no such file.")
     tap = resolve(weights=weights, **{word: found[word] for word in WORDS})
     if tap.weights_sha256 != found["sha256"]:
         raise StoreCorrupt(f"{weights}: Expected: sha256 {found['sha256']}. Got: {tap.weights_sha256}.")
@@ -80,13 +81,13 @@ def weights_in(store: FeatureStore, sha256: str) -> str | None:
     """The absolute path of the weights with this digest, or None if the store has none."""
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         return None
-    path = store.path.resolve() / "backbones" / f"{sha256}.weights.h5"
+    path = layout.weights(store.path.resolve(), sha256)
     return str(path) if path.is_file() else None
 
 
 def _registered(store: FeatureStore) -> dict[str, Path]:
     """Descriptions by run id, oldest first."""
-    return {path.stem: path for path in sorted((store.path / "backbones").glob("*.json"))}
+    return {path.stem: path for path in sorted((store.path / layout.BACKBONES).glob(f"*{layout.JSON}"))}
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreLocked
 from featurestore.runs import is_run_id, utc_now
 from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.npz import OVERHEAD, read_npz, write_npz
 from pipelines.finetuning.trainer import Trainer
 
-NAME = "checkpoint.npz"
 TOLD, TOLD_BYTES = "told", 64 * 2**20  # the course so far
 
 
@@ -49,12 +49,12 @@ def own_folder(path: Path, new_run_id: Callable[[str], str]) -> Iterator[tuple[P
     if path.is_symlink() or path.parent.is_symlink():
         raise StoreCorrupt(f"Expected: a folder of the store at {path}. Got: a link to another one: remove the link.")
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as lock:
+    with (path / layout.LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreLocked(f"The same fine-tuning runs already, in {path}: wait for it to end.") from None
-        begun = path / "begun.json"
+        begun = path / layout.BEGUN
         if not begun.exists():
             write_sealed(begun, {"run_id": new_run_id("finetune"), "started": utc_now()})
         told = read_sealed(begun)
@@ -74,7 +74,7 @@ def discard(folder: Path) -> None:
 def save(folder: Path, trainer: Trainer, course: Course) -> None:
     """Write the course so far and the network as it is now, durably, in the place of the checkpoint before."""
     told = json.dumps({"history": course.history, "start": course.start, "best_epoch": course.best_epoch})
-    write_npz(folder / NAME, {TOLD: np.array(told), **_named(_state(trainer, course.best))})
+    write_npz(folder / layout.CHECKPOINT, {TOLD: np.array(told), **_named(_state(trainer, course.best))})
 
 
 def resume(folder: Path, trainer: Trainer) -> Course | None:
@@ -83,7 +83,7 @@ def resume(folder: Path, trainer: Trainer) -> Course | None:
     Raises:
         StoreCorrupt: it is not what a training of this network leaves.
     """
-    path = folder / NAME
+    path = folder / layout.CHECKPOINT
     if not path.exists():
         return None
     state = _state(trainer, trainer.weights())

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from featurestore import layout
 from featurestore.dataset import Dataset, hex_ids
 from featurestore.errors import HeadError, ImageError, SourceError
 from featurestore.runs import RunRecord
@@ -176,14 +177,14 @@ def finetune(
     digest = _digest(parameters, dataset)
     if done := [run for run in opened.runs() if run.kind == "finetune" and run.parameters["digest"] == digest]:
         say(f"This was done before, by run {done[-1].run_id}.")
-        checkpoint.discard(opened.path / "finetune" / digest)  # it may have died before it could
+        checkpoint.discard(layout.finetuning(opened.path, digest))  # it may have died before it could
         return done[-1].result
     precision = opened.spec(meta["feature_set"]).precision
     # In bf16 the engine: where the CPU has none, that is refused now, not after the training.
     engine = engine_for(tap, "openvino", precision, None) if precision == "bf16" else None
     trainer = Trainer(tap, old, options.unfreeze_from, options.optimizer, options.settings())
     canary.check(opened, meta["feature_set"], engine or trainer.features)
-    with checkpoint.own_folder(opened.path / "finetune" / digest, opened.new_run_id) as (folder, begun):
+    with checkpoint.own_folder(layout.finetuning(opened.path, digest), opened.new_run_id) as (folder, begun):
         run_id = begun["run_id"]
         watch = _Watch(_work(dataset, options.epochs), progress)
         pictures = _Pictures(dataset, tap, options.batch_size, watch)

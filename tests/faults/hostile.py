@@ -37,6 +37,7 @@ from stores import SPEC, commit, journal, pictures
 
 from conftest import CountingEngine, write_picture
 from faults import Faults, own_folder
+from featurestore import layout
 from featurestore.errors import PenultError, StoreCorrupt
 from featurestore.journal import Staging, pending
 from featurestore.runs import RunRecord, new_run_id
@@ -847,7 +848,7 @@ def odd_checkpoint(what: str, folder: Path) -> None:
     trainer: Any = FewWeights()
     checkpoint.save(began, trainer, checkpoint.Course(*COURSE.values(), best=trainer.weights()))
     assert checkpoint.resume(began, trainer) is not None and len(trainer.put) == 2
-    path = began / checkpoint.NAME
+    path = began / layout.CHECKPOINT
     with zipfile.ZipFile(path) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
     path.write_bytes(ODD_CHECKPOINTS[what](members, folder))
