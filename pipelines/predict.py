@@ -15,7 +15,7 @@ from featurestore.schema import storable
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from pipelines.backbones import canary, finetuned
-from pipelines.backbones.engines import Engine, check_request, open_engine
+from pipelines.backbones.engines import Engine, check_engine, open_engine
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.worker import OVERFLOW
 from pipelines.images import decoder
@@ -82,11 +82,11 @@ def predict(
     if not pictures:
         raise UsageError("Expected: at least one picture to predict. Got: none.")
     check_count("--top", top, 1, MAX_TOP)
+    check_engine(engine)
     opened = FeatureStore(store)
     head, meta = head_of(opened, find_head(opened, head_id, say=say))
     feature_set = meta["feature_set"]
     spec = opened.spec(feature_set)
-    check_request(engine, spec.precision, None, spec.preprocessing.input_size)
     predictions = [Prediction(p if p.startswith("file://") else corpus.uri_of(p), given=p) for p in pictures]
     keys = [_key(prediction) for prediction in predictions]
     X, found = _stored(opened, feature_set, keys)

@@ -63,6 +63,7 @@ TEXTS = {
     "--fewshot-k": ["", "x", "0", "-1", "1.5", "1,", HUGE, "500"],
     "--param": ["", "x", "x=1", "C=nan", "C=[", "C=true", "C=" + "[" * 10_000, f"C=1{'0' * 400}"],
     "--search": ["", "nosuch.toml", "."],
+    "--alias": ["", "Champion", "2026", "a b", "x" * 65],
     "--label-set": ["", "a b", "a'b", "x" * 65],
     "--runner": ["", "dask", "Dask", "DaskRunner", "daskrunner", "direct", "directrunner", "x.y.DaskRunner", "fnapi"],
     "--dtype": ["float64", "int8", "banana", ">f2", "", "Float16"],

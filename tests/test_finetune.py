@@ -61,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     embed(str(folder / "corpus"), folder / "store", EmbedOptions("MobileNet", str(weights), input_size=64))
     heads = {
         name: train_head(folder / "store", TrainOptions(name, params))["run_id"]
-        for name, params in (("logreg", None), ("svm", None), ("knn", None), ("dense", {"hidden": [16], "epochs": 5}))
+        for name, params in (("logreg", {}), ("svm", {}), ("knn", {}), ("dense", {"hidden": [16], "epochs": 5}))
     }
     return {"folder": folder, "corpus": folder / "corpus", "store": folder / "store", "weights": weights, **heads}
 

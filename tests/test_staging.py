@@ -16,8 +16,9 @@ from stores import SPEC, Picture, catalog_rows, journal, label_rows
 
 from featurestore import journal as module
 from featurestore.errors import StoreCorrupt, StoreError
-from featurestore.journal import LABELLED, NOTE, PLANNED, Staging, pending
+from featurestore.journal import Staging, pending
 from featurestore.labels import with_origin
+from featurestore.layout import PLAN, PLANNED_LABELS, RECORD
 from featurestore.schema import CATALOG, LABELS, LABELS_V1
 from featurestore.storage.files import read_sealed, sha256_of, write_sealed
 from featurestore.store import FeatureStore
@@ -56,11 +57,11 @@ def test_a_journal_comes_back(staging: Staging) -> None:
     assert uris(staging.catalog_rows()) == ["a", "b", "c", "d"] and uris(staging.label_rows()) == ["a", "b"]
     assert [staging.shard_plan(n).column("uri").to_pylist() for n in (0, 1)] == [["a", "b"], ["c", "d"]]
     assert staging.replaced_uris().to_pylist() == ["b", "c"] and staging.entry(2) is None
-    told = read_sealed(staging.folder / NOTE, required=True)
+    told = read_sealed(staging.folder / RECORD, required=True)
     assert told == {
         "run_id": "r1",
         "feature_set": SPEC.set_name,
-        "files": {name: sha256_of(staging.folder / name) for name in (PLANNED, LABELLED)},
+        "files": {name: sha256_of(staging.folder / name) for name in (PLAN, PLANNED_LABELS)},
     }
     shards = staging.folder / "shards"
     (shards / "0.json").rename(shards / "40.json")
@@ -80,16 +81,16 @@ WRONG_NOTES = [
 
 @pytest.mark.parametrize("values", WRONG_NOTES, ids=str)
 def test_a_note_that_this_run_has_not_written_stands_for_no_work(staging: Staging, values: dict[str, Any]) -> None:
-    change(staging.folder / NOTE, **values)
-    assert staging.feature_set is None and staging.damaged() == [staging.folder / NOTE]
+    change(staging.folder / RECORD, **values)
+    assert staging.feature_set is None and staging.damaged() == [staging.folder / RECORD]
     assert list(staging.label_rows()) == []
 
 
 def test_without_a_note_a_run_has_said_nothing(staging: Staging) -> None:
-    (staging.folder / NOTE).unlink()
+    (staging.folder / RECORD).unlink()
     assert staging.feature_set is None and staging.damaged() == [] and list(staging.label_rows()) == []
-    (staging.folder / NOTE).symlink_to("nowhere")
-    assert staging.feature_set is None and staging.damaged() == [staging.folder / NOTE]
+    (staging.folder / RECORD).symlink_to("nowhere")
+    assert staging.feature_set is None and staging.damaged() == [staging.folder / RECORD]
 
 
 def fragment(**values: Any) -> str:
@@ -175,7 +176,7 @@ def test_rows_that_this_run_has_not_written(staging: Staging, how: str) -> None:
 
 def test_a_plan_that_is_damaged(staging: Staging) -> None:
     """All that the finished shards hold is taken for replaced: no row is twice, whatever the plan said."""
-    path = staging.folder / PLANNED
+    path = staging.folder / PLAN
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -189,10 +190,10 @@ def test_a_plan_that_is_damaged(staging: Staging) -> None:
 
 
 def test_labels_that_are_damaged(staging: Staging) -> None:
-    path = staging.folder / LABELLED
+    path = staging.folder / PLANNED_LABELS
     path.write_bytes(path.read_bytes()[:-1])
     assert staging.damaged() == [path] and list(staging.label_rows()) == []
-    change(staging.folder / NOTE, files={PLANNED: None, LABELLED: None})
+    change(staging.folder / RECORD, files={PLAN: None, PLANNED_LABELS: None})
     for batch, good in (
         (label_rows("r1", SHARDS[0]), True),
         (label_rows("r1", SHARDS[0]).select(LABELS_V1.names).cast(LABELS_V1), True),  # an older penult's
@@ -207,11 +208,11 @@ def test_labels_that_are_damaged(staging: Staging) -> None:
 
 
 def test_a_journal_of_an_older_penult_notes_no_digests(staging: Staging) -> None:
-    told = read_sealed(staging.folder / NOTE)
+    told = read_sealed(staging.folder / RECORD)
     del told["files"]
-    (staging.folder / NOTE).write_text(json.dumps(told))
+    (staging.folder / RECORD).write_text(json.dumps(told))
     assert staging.damaged() == [] and uris(staging.label_rows()) == ["a", "b"]
-    (staging.folder / LABELLED).unlink()
+    (staging.folder / PLANNED_LABELS).unlink()
     assert staging.damaged() == [] and list(staging.label_rows()) == []
 
 
@@ -219,7 +220,7 @@ def test_what_holds_rows(staging: Staging) -> None:
     for path in (staging.folder / "shards").glob("*.json"):
         path.unlink()
     assert staging.holds_rows()  # the labels
-    change(staging.folder / NOTE, files={})
+    change(staging.folder / RECORD, files={})
     assert not staging.holds_rows()  # a file that is not noted was not finished
     assert staging.replaced_uris().to_pylist() == []
 
@@ -286,7 +287,7 @@ def test_each_step_is_flushed_before_the_next_counts_on_it(tmp_path: Path, did: 
     did.clear()
     with staging.writer("labels", LABELS) as writer:
         writer.write_batch(label_rows("r1", SHARDS[0]))
-        assert not (staging.folder / LABELLED).exists()
+        assert not (staging.folder / PLANNED_LABELS).exists()
     assert did == ["flush tmp", "put labels.arrow", "flush r1", *note]
     did.clear()
     entry = module.ShardEntry(0, [], "0.rows.arrow", 2, 0, {}, {})
@@ -302,18 +303,18 @@ def test_each_step_is_flushed_before_the_next_counts_on_it(tmp_path: Path, did: 
 
 
 def test_a_block_that_fails_leaves_no_file(staging: Staging) -> None:
-    before = read_sealed(staging.folder / NOTE)
+    before = read_sealed(staging.folder / RECORD)
     with pytest.raises(KeyError), staging.writer("more", CATALOG) as writer:
         writer.write_batch(catalog_rows("r1", SHARDS[0]))
         raise KeyError
-    assert not (staging.folder / "more.arrow").exists() and read_sealed(staging.folder / NOTE) == before
+    assert not (staging.folder / "more.arrow").exists() and read_sealed(staging.folder / RECORD) == before
 
 
 @pytest.mark.parametrize("dead", ["the note first", "a folder in its place"])
 def test_a_removal_that_was_cut_off_is_no_journal(staging: Staging, monkeypatch: pytest.MonkeyPatch, dead: str) -> None:
     if dead == "a folder in its place":
-        (staging.folder / NOTE).unlink()
-        (staging.folder / NOTE / "x").mkdir(parents=True)
+        (staging.folder / RECORD).unlink()
+        (staging.folder / RECORD / "x").mkdir(parents=True)
         staging.remove()
         assert not staging.folder.exists()
         return

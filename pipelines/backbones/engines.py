@@ -99,12 +99,17 @@ def check_request(engine: str, precision: str, batch_size: int | None, input_siz
     Raises:
         UsageError: an unknown engine or precision, or a batch too large for memory.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"Expected: --engine {' or '.join(ENGINES)}. Got: {engine!r}.")
+    check_engine(engine)
     if precision not in PRECISIONS:
         raise UsageError(f"Expected: --precision {' or '.join(PRECISIONS)}. Got: {precision!r}.")
     if batch_size is not None:
         check_batch(batch_size, input_size)
+
+
+def check_engine(name: str) -> None:
+    """Raise UsageError for what is no engine."""
+    if name not in ENGINES:
+        raise UsageError(f"Expected: --engine {' or '.join(ENGINES)}. Got: {name!r}.")
 
 
 def check_batch(batch_size: int, input_size: int) -> None:
