@@ -18,7 +18,8 @@ def main(corpus: str, backbone: str, weights: str, seconds: float) -> None:
     import keras
     import tensorflow as tf
 
-    from pipelines.backbones.table import build, resolve
+    from pipelines.backbones.networks import build
+    from pipelines.backbones.table import resolve
 
     tap = resolve(backbone, weights)
     model = build(tap)

@@ -28,7 +28,7 @@ from featurestore.storage.files import fsync, write_json, write_text
 from featurestore.store import FeatureStore
 from heads.backend import import_keras, import_tensorflow
 from pipelines import keras_head
-from pipelines.backbones import canary, engines, table
+from pipelines.backbones import canary, engines, networks
 from pipelines.predict import tap_of
 from pipelines.stored_heads import Say, find_head, head_of
 
@@ -96,7 +96,7 @@ def export(
     last = keras_head.with_probabilities(head)
     pixels, X = _pictures(opened, feature_set, spec)
     keras = import_keras()
-    first = table.build(tap_of(opened, feature_set, weights))
+    first = networks.build(tap_of(opened, feature_set, weights))
     canary.check(opened, feature_set, first.predict_on_batch)
     model = keras.Model(first.input, last(first.output), name="classifier")
 

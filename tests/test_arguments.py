@@ -697,7 +697,7 @@ def test_without_a_home_graphs_are_converted_and_not_kept(
         path.with_suffix(".bin").write_bytes(b"weights")
 
     monkeypatch.setattr(engines, "_convert", convert)
-    monkeypatch.setattr(engines.table, "fetch", lambda _tap: None)
+    monkeypatch.setattr(engines.networks, "fetch", lambda _tap: None)
 
     class Core:
         def read_model(self, *content: bytes) -> tuple[bytes, ...]:

@@ -16,7 +16,8 @@ from featurestore.errors import BackboneError, UsageError
 from heads.backend import import_keras
 from pipelines.backbones import lite
 from pipelines.backbones import table as backbones
-from pipelines.backbones.table import build, feature_spec, layers, resolve, table
+from pipelines.backbones.networks import build, layers
+from pipelines.backbones.table import feature_spec, resolve, table
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,7 @@ from featurestore.spec import Preprocessing
 from featurestore.storage.files import write_sealed
 from featurestore.store import FeatureStore
 from pipelines import predict as predicting
-from pipelines.backbones import canary
-from pipelines.backbones import table as backbones
+from pipelines.backbones import canary, networks
 from pipelines.embedding import beam, worker
 from pipelines.embedding.embed import embed
 from pipelines.export import export
@@ -480,8 +479,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 def rescale(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Half a grey level in the normalisation: far less than anyone would see in a cosine."""
-    plain = backbones._normalize
-    patch.setattr(backbones, "_normalize", lambda pixels, row: plain(pixels + 0.5, row))
+    plain = networks._normalize
+    patch.setattr(networks, "_normalize", lambda pixels, row: plain(pixels + 0.5, row))
     patch.setenv("PENULT_CACHE", str(folder / "rescaled"))  # or the graph of before would be used
 
 
@@ -495,14 +494,14 @@ def resize(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 def retrain(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Other weights under the digest of those that the set was made with."""
-    plain = backbones._load_weights
+    plain = networks._load_weights
 
     def load(network: Any, row: Any, tap: Any) -> None:
         plain(network, row, tap)
         for variable in network.trainable_variables:
             variable.assign(variable * 1.01)
 
-    patch.setattr(backbones, "_load_weights", load)
+    patch.setattr(networks, "_load_weights", load)
     patch.setenv("PENULT_CACHE", str(folder / "retrained"))
 
 

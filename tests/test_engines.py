@@ -14,7 +14,7 @@ import seeded
 
 from featurestore.errors import EngineError, UsageError
 from heads.backend import import_keras
-from pipelines.backbones import engines, table
+from pipelines.backbones import engines, networks, table
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.table import resolve
 
@@ -55,8 +55,8 @@ def converted(shallow, tmp_path_factory):
 @pytest.fixture
 def counted_builds(monkeypatch):
     builds = []
-    build = table.build
-    monkeypatch.setattr(table, "build", lambda tap: builds.append(tap) or build(tap))
+    build = networks.build
+    monkeypatch.setattr(networks, "build", lambda tap: builds.append(tap) or build(tap))
     return builds
 
 
@@ -117,8 +117,8 @@ def test_a_picture_does_not_see_its_neighbours(cache, mobilenet, engine):
 
 def test_a_run_changes_no_weight(cache, mobilenet, counted_builds, monkeypatch):
     models = []
-    build = table.build
-    monkeypatch.setattr(table, "build", lambda tap: models.append(build(tap)) or models[-1])
+    build = networks.build
+    monkeypatch.setattr(networks, "build", lambda tap: models.append(build(tap)) or models[-1])
     engine = open_engine(mobilenet, "tensorflow", batch_size=4)
     before = [weight.numpy() for weight in models[0].weights]
     first = engine(seeded.pictures(96))

@@ -20,7 +20,7 @@ from featurestore.errors import EngineError, HeadError, SourceError, SpecMismatc
 from featurestore.store import FeatureStore
 from heads import artifact, registry
 from pipelines import commands
-from pipelines.backbones import table
+from pipelines.backbones import networks
 from pipelines.embedding.embed import embed
 from pipelines.export import FORMATS, PICTURES, export
 from pipelines.options import EmbedOptions, TrainOptions
@@ -49,7 +49,7 @@ def digits(tmp_path_factory):
 def network(digits):
     """The store's backbone, built once."""
     opened = FeatureStore(digits[0] / "store")
-    return table.build(tap_of(opened, opened.resolve(), None))
+    return networks.build(tap_of(opened, opened.resolve(), None))
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_the_command_prints_one_object(digits, tmp_path, monkeypatch, capsys):
 def test_a_model_that_differs_is_not_kept(fault, said, digits, network, tmp_path, monkeypatch):
     folder, head_id = digits
     row = FORMATS["keras"]
-    monkeypatch.setattr(table, "build", lambda _: network)
+    monkeypatch.setattr(networks, "build", lambda _: network)
 
     def faulty(path):
         run = row.load(path)

@@ -30,7 +30,7 @@ from featurestore.runs import RunRecord
 from featurestore.schema import keys_of, storable
 from featurestore.store import FeatureStore
 from heads import artifact
-from pipelines.backbones import finetuned, table
+from pipelines.backbones import finetuned, networks, table
 from pipelines.commands import app
 from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
@@ -96,7 +96,7 @@ def store(world: dict[str, Any], tmp_path: Path) -> Path:
 
 def arrays(tap: table.Tap) -> dict[str, np.ndarray]:
     """Every weight of a network by its name."""
-    return {v.path: v.numpy() for v in table.build(tap).variables}
+    return {v.path: v.numpy() for v in networks.build(tap).variables}
 
 
 def without_seconds(history: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -110,7 +110,7 @@ def test_only_what_is_unfrozen_is_trained(world: dict[str, Any], done: dict[str,
     store = FeatureStore(world["store"])
     tap = finetuned.find(store, done["backbone"])
     before, after = arrays(replace(tap, weights=str(world["weights"]))), arrays(tap)
-    order = [layer for layer, _ in table.layers("MobileNet")]
+    order = [layer for layer, _ in networks.layers("MobileNet")]
     changed = {path for path in before if not np.array_equal(before[path], after[path])}
     trained = {path for path in before if order.index(path.split("/")[-2]) >= order.index(LAYER)}
     statistics = {path for path in trained if "moving_" in path}
@@ -172,7 +172,7 @@ def test_its_features_are_the_networks_own(world: dict[str, Any], done: dict[str
     rows = store.catalog.read(["uri", "sha256"]).sort_by("sha256")
     paths = [uri.removeprefix("file://") for uri in rows.column("uri").to_pylist()]
     pixels = np.stack([decoder.decode(Path(path).read_bytes(), tap.input_size, tap.crop).pixels for path in paths])
-    expected = table.build(tap).predict(pixels, verbose=0)
+    expected = networks.build(tap).predict(pixels, verbose=0)
     stored, found = store.vectors(done["feature_set"], keys_of(rows.column("sha256")))
     assert found.all() and seeded.cosine(stored, expected).min() > 0.99999
     head, _ = artifact.load(store.run_folder(done["run_id"]))
@@ -191,7 +191,7 @@ def test_predict_finds_the_weights(world: dict[str, Any], done: dict[str, Any], 
         hidden.rename(world["weights"])
     store = FeatureStore(world["store"])
     tap = finetuned.find(store, done["backbone"])
-    X = table.build(tap).predict(decoder.decode(new.read_bytes(), 64).pixels[None], verbose=0)
+    X = networks.build(tap).predict(decoder.decode(new.read_bytes(), 64).pixels[None], verbose=0)
     head, _ = artifact.load(store.run_folder(done["run_id"]))
     assert told.label == head.predict(X)[0]
     assert told.probability == pytest.approx(head.probabilities(X).max(), abs=1e-3)

@@ -61,7 +61,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "verify": {"pipelines.maintenance.verify": []},
     "doctor": {"pipelines.maintenance.doctor": mock.DEFAULT},
     "gc": {"pipelines.maintenance.gc": {}},
-    "backbones": {"pipelines.backbones.table.table": [], "pipelines.backbones.table.layers": []},
+    "backbones": {"pipelines.backbones.table.table": [], "pipelines.backbones.networks.layers": []},
     "heads": {},
     "runs": {"featurestore.store.FeatureStore": mock.DEFAULT},
 }

@@ -75,7 +75,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
         layer.set_weights([KERNEL, BIAS])
         return model, model
 
-    monkeypatch.setattr(trainer.table, "unfrozen", unfrozen)
+    monkeypatch.setattr(trainer.networks, "unfrozen", unfrozen)
     settings = FinetuneOptions("features", learning_rate=RATE, momentum=MOMENTUM).settings()
     return lambda head: Trainer(TAP, head, "features", "sgd", settings)
 

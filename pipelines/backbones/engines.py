@@ -27,7 +27,7 @@ import numpy as np
 from featurestore.errors import EngineError, UsageError
 from featurestore.limits import check_count
 from heads.backend import import_keras
-from pipelines.backbones import table
+from pipelines.backbones import networks
 from pipelines.backbones.table import MAX_INPUT_SIZE, Tap
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def cache_folder() -> Path | None:
 
 def _graph(core: openvino.Core, tap: Tap) -> openvino.Model:
     """The tap's graph from the cache; converted first if it is not there, or damaged."""
-    table.fetch(tap)
+    networks.fetch(tap)
     identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
     del identity["crop"]  # the graph begins at the square
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -297,7 +297,7 @@ def _convert(tap: Tap, path: Path) -> None:
 
 def _function(tap: Tap, batch_size: int | None) -> Any:
     """The built model as a TensorFlow function of uint8 (batch_size, s, s, 3)."""
-    model = table.build(tap)
+    model = networks.build(tap)
     import tensorflow as tf
 
     signature = tf.TensorSpec((batch_size, tap.input_size, tap.input_size, 3), tf.uint8)

@@ -14,13 +14,14 @@ def backbones(
     name: Annotated[str | None, typer.Argument(help="A backbone, to list its layers.")] = None, as_json: Json = False
 ) -> None:
     """List the backbones, or one's layers."""
+    from pipelines.backbones import networks
     from pipelines.backbones import table as known
     from pipelines.commands import output
 
     if name is None:
         rows = [row._asdict() for row in known.table()]
     else:
-        rows = [{"layer": layer, "shape": list(shape)} for layer, shape in known.layers(name)]
+        rows = [{"layer": layer, "shape": list(shape)} for layer, shape in networks.layers(name)]
     output.table(rows)
     print_json(as_json, rows)
 

@@ -14,7 +14,7 @@ from heads.backend import import_keras, import_tensorflow
 from heads.base import Head, softmax
 from heads.families.dense import DenseHead
 from heads.families.linear import LinearHead
-from pipelines.backbones import table
+from pipelines.backbones import networks
 from pipelines.backbones.table import Tap
 from pipelines.keras_head import as_layers
 
@@ -45,7 +45,7 @@ class Trainer:
         keras, tf = import_keras(), import_tensorflow()
         self.classes = head.classes
         self._head = head
-        self._model, self._network = table.unfrozen(tap, layer)
+        self._model, self._network = networks.unfrozen(tap, layer)
         self._top = as_layers(head)
         self._dense = [member for member in self._top.layers if isinstance(member, keras.layers.Dense)]
         dropouts = [member for member in self._top.layers if isinstance(member, keras.layers.Dropout)]

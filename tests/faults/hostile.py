@@ -944,8 +944,8 @@ def _own_weights() -> Path:
 
 def odd_weights(what: str, folder: Path) -> None:
     """A file given as ``--weights``."""
+    from pipelines.backbones import networks, torchfile
     from pipelines.backbones import table as backbones
-    from pipelines.backbones import torchfile
 
     store_in(folder)
     name, make = ODD_WEIGHTS[what]
@@ -957,7 +957,7 @@ def odd_weights(what: str, folder: Path) -> None:
             if path.suffix == ".pth":
                 torchfile.read_state_dict(path)
             else:
-                backbones.build(backbones.resolve("MobileNet", path, input_size=32))
+                networks.build(backbones.resolve("MobileNet", path, input_size=32))
         except PenultError as error:
             assert len(str(error)) <= SENTENCE, f"not a sentence: {len(str(error))} characters"
         else:
