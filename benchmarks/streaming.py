@@ -27,6 +27,7 @@ from benchmarks.report import peak, show
 from featurestore.labels import with_origin
 from featurestore.schema import CATALOG, LABELS_V1, features_batch, key_array
 from featurestore.spec import FeatureSpec, Preprocessing
+from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from pipelines.options import CompareOptions
 
@@ -122,7 +123,7 @@ def run(store: str, limit: int, values: int) -> None:
         store,
         CompareOptions(
             search=Search({"logreg": grid}, (None,)),
-            data=FitData(val=SHARE, test=SHARE),
+            data=FitData(split=Split(SHARE, SHARE)),
             memory_limit=limit or None,
         ),
     )

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from featurestore.reader import StoredVectors
 from featurestore.schema import KEY_BYTES, keys_of
-from featurestore.splits import FOLDS, SPLITS, assign, check_name, place
+from featurestore.spec import FeatureSpec
+from featurestore.splits import FOLDS, SPLITS, Split, assign, check_name, place
 
 AT_A_TIME = 65_536  # rows that are Python objects
 AMBIGUOUS = "ambiguous label"  # why images are left out
@@ -167,12 +168,8 @@ def assemble(
     contents: LabelledContents,
     X: np.ndarray,
     found: np.ndarray,
-    feature_set: str,
-    fingerprint: str,
-    *,
-    val: float,
-    test: float,
-    seed: int,
+    spec: FeatureSpec,
+    split: Split,
     stored: StoredVectors | None = None,
 ) -> Dataset:
     """Split labelled contents and join them to their vectors.
@@ -181,8 +178,8 @@ def assemble(
         contents: n of them.
         X: float32 (n, d), in the order of the contents.
         found: bool (n,), which of them have a vector.
-        feature_set, fingerprint: of the vectors.
-        val, test, seed: see ``splits.assign``.
+        spec: of the vectors.
+        split: how to split the contents that no source places.
         stored: the vectors, where X is only (n, 0).
     """
     groups = contents.rows.column("group")
@@ -192,13 +189,13 @@ def assemble(
     )
     excluded = {AMBIGUOUS: len(contents.ambiguous), "no features in this set": int((~found).sum())}
     data = Dataset(
-        feature_set=feature_set,
-        fingerprint=fingerprint,
+        feature_set=spec.set_name,
+        fingerprint=spec.fingerprint(),
         X=X,
         y=_names(contents.rows.column("label")),
         keys=contents.keys,
         uris=_texts(_values(contents.rows.column("uri")), len(contents.keys)),
-        splits=np.array(assign(places, contents.given, val=val, test=test, seed=seed)),
+        splits=np.array(assign(places, contents.given, split)),
         excluded={reason: count for reason, count in excluded.items() if count},
         ambiguous_uris=contents.ambiguous_uris,
         groups=_together(groups, contents.keys),

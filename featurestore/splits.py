@@ -9,14 +9,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Annotated
 
 from featurestore.errors import UsageError
 from featurestore.limits import check_seed
+from featurestore.options import Option, share
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
-VAL_SHARE = TEST_SHARE = 0.15
 FOLDS = 2**63  # a seed that no split has: folds are independent of the splits
+
+
+@dataclass(frozen=True)
+class Split:
+    """How to split what the corpus does not split itself: shares in [0, 1), and a seed.
+
+    Another seed gives another, unrelated split.
+    """
+
+    val: Annotated[
+        float, Option("Validation's share, 0.1 or 10%, where the corpus names none.", parse=share, metavar="SHARE")
+    ] = 0.15
+    test: Annotated[
+        float, Option("Test's share, 0.1 or 10%, where the corpus names none.", parse=share, metavar="SHARE")
+    ] = 0.15
+    seed: Annotated[int, Option("Another seed, another split.", flag="--split-seed")] = 0
+
+    def check(self) -> None:
+        """Raise UsageError for shares outside [0, 1) or adding up to 1 or more, and for what is no seed."""
+        if not (0 <= self.val < 1 and 0 <= self.test < 1 and self.val + self.test < 1):
+            raise UsageError(
+                f"Expected: shares for val and test that leave a train split. Got: {self.val} and {self.test}."
+            )
+        check_seed("--split-seed", self.seed)
 
 
 def place(key: bytes, seed: int = 0) -> float:
@@ -25,27 +51,13 @@ def place(key: bytes, seed: int = 0) -> float:
     return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
-def check(val: float, test: float, seed: int) -> None:
-    """Raise UsageError for shares outside [0, 1) or adding up to 1 or more, and for what is no seed."""
-    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
-        raise UsageError(f"Expected: shares for val and test that leave a train split. Got: {val} and {test}.")
-    check_seed("--split-seed", seed)
-
-
 def check_name(split: str) -> None:
     """Raise UsageError for what is not the name of a split."""
     if split not in SPLITS:
         raise UsageError(f"Expected: a split, one of {', '.join(SPLITS)}. Got: {split!r}.")
 
 
-def assign(
-    keys: Iterable[bytes],
-    given: Collection[str | None],
-    *,
-    val: float = VAL_SHARE,
-    test: float = TEST_SHARE,
-    seed: int = 0,
-) -> list[str]:
+def assign(keys: Iterable[bytes], given: Collection[str | None], split: Split = Split()) -> list[str]:
     """Assign each row to "train", "val" or "test".
 
     A row with a given split keeps it, a row without one is placed by its key. Where every row has one but nobody
@@ -54,17 +66,16 @@ def assign(
     Args:
         keys: one a row, the group if it has one, else the content's digest; equal keys go together.
         given: one a row, the split that the corpus names, or None.
-        val: share of the validation split, in [0, 1).
-        test: share of the test split, in [0, 1).
-        seed: another seed gives another, unrelated assignment.
+        split: the shares, and the seed.
 
     Returns:
         One split a row.
 
     Raises:
-        UsageError: see ``check``.
+        UsageError: see ``Split.check``.
     """
-    check(val, test, seed)
+    split.check()
+    val, test = split.val, split.test
     named = set(given)
     cuts = {
         None: (val, test),
@@ -73,8 +84,8 @@ def assign(
         TEST: (0.0, 0.0),
     }
     splits = []
-    for key, split in zip(keys, given, strict=True):
-        val_share, test_share = cuts[split]
-        at = place(key, seed)
-        splits.append(TEST if at < test_share else VAL if at >= 1 - val_share else split or TRAIN)
+    for key, own in zip(keys, given, strict=True):
+        val_share, test_share = cuts[own]
+        at = place(key, split.seed)
+        splits.append(TEST if at < test_share else VAL if at >= 1 - val_share else own or TRAIN)
     return splits

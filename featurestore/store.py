@@ -48,7 +48,7 @@ from featurestore.schema import (
     vectors_of,
 )
 from featurestore.spec import VIEWS_SUFFIX, FeatureSpec
-from featurestore.splits import TEST_SHARE, VAL_SHARE, check_name
+from featurestore.splits import Split, check_name
 from featurestore.storage import compaction
 from featurestore.storage.files import fsync, listed
 from featurestore.storage.lock import locked
@@ -454,10 +454,7 @@ class FeatureStore:
         self,
         feature_set: str | None = None,
         label_set: str = "default",
-        *,
-        val: float = VAL_SHARE,
-        test: float = TEST_SHARE,
-        seed: int = 0,
+        split: Split = Split(),
         memory_limit: int | None = None,
     ) -> Dataset:
         """All labelled features of a set with their splits.
@@ -465,7 +462,7 @@ class FeatureStore:
         Args:
             feature_set: by name or its beginning; else the newest.
             label_set: which labels.
-            val, test, seed: see ``splits.assign``.
+            split: how to split what the corpus does not split itself.
             memory_limit: bytes; vectors that would take more than half of it stay in the store, see ``Dataset.stored``.
 
         Raises:
@@ -492,8 +489,7 @@ class FeatureStore:
                 f"No labelled image has features in {name} (label set {label_set!r}): embed a folder with one "
                 "sub-folder a class, or import labels with `penult label FILE`."
             )
-        fingerprint = self.spec(name).fingerprint()
-        return assemble(contents, X, found, name, fingerprint, val=val, test=test, seed=seed, stored=stored)
+        return assemble(contents, X, found, self.spec(name), split, stored)
 
     def augmented(self, train: Dataset, views: int, views_set: str | None = None) -> Dataset:
         """Training rows and after them their stored augmented views.

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from featurestore.errors import UsageError
 from featurestore.limits import check_amount, check_count, check_label_set, check_seed
-from featurestore.options import Option, budget, memory, share
+from featurestore.options import Option, budget, memory
 from featurestore.spec import DTYPES
-from featurestore.splits import TEST_SHARE, VAL_SHARE
-from featurestore.splits import check as check_split
+from featurestore.splits import Split
 from heads.comparison.space import DEFAULT, Search
 from pipelines.images.augmentation import MAX_VIEWS, Augmentation
 
@@ -94,21 +93,26 @@ class FitData:
         str | None, Option("Feature set, by name or its beginning; by default the newest.", flag="--set")
     ] = None
     label_set: LabelSet = "default"
-    val: Annotated[
-        float, Option("Validation's share, 0.1 or 10%, where the corpus names none.", parse=share, metavar="SHARE")
-    ] = VAL_SHARE
-    test: Annotated[
-        float, Option("Test's share, 0.1 or 10%, where the corpus names none.", parse=share, metavar="SHARE")
-    ] = TEST_SHARE
-    split_seed: Annotated[int, Option("Another seed, another split.")] = 0
+    split: Split = Split()
     views: Annotated[int, Option("Train on this many stored views of each picture too.")] = 0
     views_set: Annotated[str | None, Option("The set that holds the views, where there are several.")] = None
 
     def check(self) -> None:
         """Raise UsageError for what no store could give."""
-        check_split(self.val, self.test, self.split_seed)
+        self.split.check()
         check_label_set(self.label_set)
         check_count("--views", self.views, 0, MAX_VIEWS)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a run's record keeps it: flat, for that is how older ones are."""
+        told = asdict(self)
+        split = told.pop("split")
+        return told | {"val": split["val"], "test": split["test"], "split_seed": split["seed"]}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> FitData:
+        """From a run's record: label set and split, not the views."""
+        return cls(told["feature_set"], told["label_set"], Split(told["val"], told["test"], told["split_seed"]))
 
 
 @dataclass(frozen=True)

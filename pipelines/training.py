@@ -30,14 +30,7 @@ from pipelines.sources import corpus
 
 def load_dataset(store: FeatureStore, data: FitData, memory_limit: int | None = None) -> Dataset:
     """Read the labelled features, or leave them in the store where they take more than half of the limit in bytes."""
-    return store.dataset(
-        data.feature_set,
-        data.label_set,
-        val=data.val,
-        test=data.test,
-        seed=data.split_seed,
-        memory_limit=memory_limit,
-    )
+    return store.dataset(data.feature_set, data.label_set, data.split, memory_limit)
 
 
 def load_datasets(store: FeatureStore, data: FitData, sets: Sequence[str], memory_limit: int | None) -> list[Dataset]:
@@ -75,7 +68,7 @@ def train_head(store: str | Path, options: TrainOptions = TrainOptions()) -> dic
         "class_weight": options.class_weight,
         "seed": options.seed,
     }
-    RunRecord(run_id, "train", started, asked | asdict(options.data), outcome).write(opened.run_folder(run_id))
+    RunRecord(run_id, "train", started, asked | options.data.to_json(), outcome).write(opened.run_folder(run_id))
     if options.list_misclassified:
         outcome["misclassified"] = misclassified(result.head, dataset.part(TEST))
     return outcome
@@ -126,7 +119,7 @@ def compare_heads(
         "sets": list(sets),
         "memory_limit": limit,
     }
-    RunRecord(run_id, "compare", started, asked | asdict(data), outcome).write(opened.run_folder(run_id))
+    RunRecord(run_id, "compare", started, asked | data.to_json(), outcome).write(opened.run_folder(run_id))
     return outcome
 
 

@@ -26,6 +26,7 @@ from typer.main import get_command
 from conftest import CountingEngine, write_picture
 from featurestore import options
 from featurestore.errors import StoreNotFound, UsageError
+from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from heads.comparison import search
 from heads.comparison.compare import compare
@@ -549,7 +550,7 @@ def test_no_rows_are_no_answer(world: World) -> None:
         {"class_weight": "balanced"},
         {"seed": -1},
         {"report": ReportOptions(gallery_seed=-5)},
-        {"data": FitData(split_seed=-1)},
+        {"data": FitData(split=Split(seed=-1))},
         {"data": FitData(views=-1)},
         {"data": FitData(label_set="a b")},
     ],
@@ -570,7 +571,7 @@ def test_a_fit_is_refused_before_the_store_is_opened(tmp_path: Path, wrong: dict
         {"budget": -1.0},
         {"memory_limit": 0},
         {"report": ReportOptions(gallery_seed=-5)},
-        {"data": FitData(val=0.6, test=0.5)},
+        {"data": FitData(split=Split(0.6, 0.5))},
     ],
     ids=str,
 )

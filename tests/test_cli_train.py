@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from conftest import CountingEngine, write_picture
 from featurestore.errors import UsageError
 from featurestore.runs import RunRecord
+from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from heads import registry
 from heads.comparison import compare as comparison
@@ -168,7 +169,7 @@ def test_nohash_files_stay_together(tmp_path: Path, engine: CountingEngine) -> N
     embed(str(corpus), tmp_path / "store")
 
     def places() -> dict[tuple[str, str], set[str]]:
-        data = load_dataset(FeatureStore(tmp_path / "store"), FitData(val=0.3, test=0.3))
+        data = load_dataset(FeatureStore(tmp_path / "store"), FitData(split=Split(0.3, 0.3)))
         found: dict[tuple[str, str], set[str]] = {}
         for uri, label, split in zip(data.uris, data.y, data.splits, strict=True):
             person, mark, _ = Path(sources.path_of(uri)).name.partition("_nohash_")

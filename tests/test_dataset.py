@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import SPEC
 
 from featurestore import dataset as module
 from featurestore.dataset import Dataset, assemble, hex_ids, labelled_contents
 from featurestore.errors import UsageError
-from featurestore.splits import SPLITS, TEST, TRAIN, VAL, assign, place
+from featurestore.splits import SPLITS, TEST, TRAIN, VAL, Split, assign, place
 
 CONTENTS = [bytes([n]) * 31 + b"\0" for n in range(1, 5)]  # digests that end in zeros keep them
 CATALOG = pa.schema([pa.field("uri", pa.string()), pa.field("sha256", pa.binary(32))])
@@ -84,19 +85,17 @@ def test_contents_and_their_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "AT_A_TIME", at_a_time)
         contents, X = some()
         there = np.array([True, True, False, True, True, True])
-        whole, data = (
-            assemble(contents, X, found, "set", "print", val=0.3, test=0.3, seed=5) for found in (there | True, there)
-        )
+        whole, data = (assemble(contents, X, found, SPEC, Split(0.3, 0.3, 5)) for found in (there | True, there))
         numbers = {hashlib.sha256(b"%d" % n).digest(): n for n in range(6)}
         order = [numbers[key] for key in raw(contents.keys)]
-        assert (whole.feature_set, whole.fingerprint, whole.excluded) == ("set", "print", {})
+        assert (whole.feature_set, whole.fingerprint, whole.excluded) == (SPEC.set_name, SPEC.fingerprint(), {})
         assert whole.y.tolist() == ["ab"[n % 2] for n in order] and whole.y.dtype.kind == "U"
         assert whole.uris.tolist() == [f"u{n}" * (1 + 50 * (n == 3)) for n in order]
         assert whole.groups is not None and whole.groups.tolist() == [
             "group:g" if n in (1, 4) else key.hex() for n, key in zip(order, raw(contents.keys), strict=True)
         ]
         keys = [b"group:g" if n in (1, 4) else key for n, key in zip(order, raw(contents.keys), strict=True)]
-        assert whole.splits.tolist() == assign(keys, [None] * 6, val=0.3, test=0.3, seed=5)
+        assert whole.splits.tolist() == assign(keys, [None] * 6, Split(0.3, 0.3, 5))
         assert data.excluded == {"no features in this set": 1} and len(data) == 5 and data.width == 3
         assert np.array_equal(data.X, X[there]) and data.keys.tolist() == whole.keys[there].tolist()
         for name in ("y", "uris", "splits", "groups"):
@@ -107,7 +106,7 @@ def test_contents_and_their_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_folds_and_parts() -> None:
     for groups in (True, False):
         contents, X = some(groups=groups)
-        data = assemble(contents, X, np.ones(6, bool), "set", "print", val=0.3, test=0.3, seed=0)
+        data = assemble(contents, X, np.ones(6, bool), SPEC, Split(0.3, 0.3, 0))
         assert (data.groups is None) != groups
         names = [key.hex() for key in raw(data.keys)] if data.groups is None else data.groups.tolist()
         for k in (2, 5):
@@ -131,7 +130,7 @@ def test_ambiguous_contents_are_counted() -> None:
     catalog = [{"uri": f"u{n}", "sha256": CONTENTS[n // 2]} for n in range(6)]
     rows[5]["label"] = "a"
     contents = labelled_contents(pa.Table.from_pylist(catalog, CATALOG), pa.Table.from_pylist(rows, SAID))
-    data: Dataset = assemble(contents, np.ones((1, 2)), np.ones(1, bool), "s", "p", val=0, test=0, seed=0)
+    data: Dataset = assemble(contents, np.ones((1, 2)), np.ones(1, bool), SPEC, Split(0, 0, 0))
     assert data.excluded == {"ambiguous label": 2} and data.ambiguous_uris == ("u0", "u2")
     assert data.uris.tolist() == ["u4"] and data.y.tolist() == ["a"]
     nothing = labelled_contents(pa.Table.from_pylist([], CATALOG), pa.Table.from_pylist(rows, SAID))

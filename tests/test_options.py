@@ -20,6 +20,7 @@ import pytest
 from typer.main import get_command
 
 from conftest import CountingEngine, write_picture
+from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from pipelines import commands
 from pipelines import predict as predicting
@@ -185,9 +186,9 @@ TABLE: dict[str, Case] = {
         for option, name, *values in (
             ("--set", "feature_set", "res"),
             ("--label-set", "label_set", "second"),
-            ("--val", "val", "20%", 0.2),
-            ("--test", "test", "25%", 0.25),
-            ("--split-seed", "split_seed", 5),
+            ("--val", "split.val", "20%", 0.2),
+            ("--test", "split.test", "25%", 0.25),
+            ("--split-seed", "split.seed", 5),
             ("--views", "views", 3),
             ("--views-set", "views_set", "those"),
         )
@@ -431,7 +432,7 @@ EMBEDS = {
 }
 DRAWS = {"rotation": 15.0, "shift": 0.1, "shear": 0.0, "zoom": 0.1, "flip": "horizontal", "fill": "nearest", "seed": 0}
 STILL = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": "none", "fill": "nearest", "seed": 0}
-SPLITS = {"feature_set": None, "label_set": "default", "val": 0.15, "test": 0.15, "split_seed": 0}
+SPLITS = {"feature_set": None, "label_set": "default", "split": {"val": 0.15, "test": 0.15, "seed": 0}}
 FITS = {
     "data": SPLITS | {"views": 0, "views_set": None},
     "report": {"gallery_seed": 0, "tensorboard": None},
@@ -642,11 +643,11 @@ def test_fits_are_as_they_were_asked_for_and_say_so(
     name = embed(str(corpus), store, EmbedOptions(label_set="second")).feature_set
     common = ["--store", store, "--set", name, "--label-set", "second"]
     common += ["--val", "20%", "--test", "25%", "--split-seed", "5"]
-    data = asdict(FitData(name, "second", 0.2, 0.25, 5))
+    data = FitData(name, "second", Split(0.2, 0.25, 5)).to_json()
     run(monkeypatch, "train", *common, "--head", "knn", "--param", "k=3", "--seed", "7")
     fitted = {"head": "knn", "params": {"k": 3}, "class_weight": None, "seed": 7}
     assert parameters(store) == fitted | data
-    split = FeatureStore(store).dataset(name, "second", val=0.2, test=0.25, seed=5).splits
+    split = FeatureStore(store).dataset(name, "second", split=Split(0.2, 0.25, 5)).splits
     told = FeatureStore(store).runs()[-1].result["n"]
     assert {part: told[part] for part in ("train", "val", "test")} == {
         part: int(np.sum(split == part)) for part in ("train", "val", "test")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from featurestore.errors import UsageError
 from featurestore.limits import MAX_SEED
-from featurestore.splits import TEST, TRAIN, VAL, assign, place
+from featurestore.splits import TEST, TRAIN, VAL, Split, assign, place
 
 keys = st.lists(st.binary(max_size=32), max_size=40)
 shares = st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).filter(lambda pair: sum(pair) < 1)
@@ -22,21 +22,21 @@ nobody = [None] * len(many)
 @given(keys, keys, shares, seeds)
 def test_adding_rows_moves_nobody(old: list[bytes], new: list[bytes], share: tuple[float, float], seed: int) -> None:
     val, test = share
-    before = assign(old, [None] * len(old), val=val, test=test, seed=seed)
-    after = assign(new + old, [None] * len(new + old), val=val, test=test, seed=seed)
+    before = assign(old, [None] * len(old), Split(val, test, seed))
+    after = assign(new + old, [None] * len(new + old), Split(val, test, seed))
     assert after[len(new) :] == before
 
 
 @given(st.lists(st.sampled_from([b"a", b"b", b"c", b""]), max_size=30), shares, seeds)
 def test_equal_keys_go_together(rows: list[bytes], share: tuple[float, float], seed: int) -> None:
-    splits = assign(rows, [None] * len(rows), val=share[0], test=share[1], seed=seed)
+    splits = assign(rows, [None] * len(rows), Split(share[0], share[1], seed))
     assert len(set(zip(rows, splits, strict=True))) == len(set(rows))
 
 
 @given(st.lists(st.tuples(st.binary(), st.sampled_from([None, TRAIN, VAL, TEST]))), shares)
 def test_given_splits_are_kept(rows: list[tuple[bytes, str | None]], share: tuple[float, float]) -> None:
     named = [split for _, split in rows]
-    splits = assign([key for key, _ in rows], named, val=share[0], test=share[1])
+    splits = assign([key for key, _ in rows], named, Split(share[0], share[1]))
     for given_split, split in zip(named, splits, strict=True):
         if given_split in (VAL, TEST) or (given_split == TRAIN and None in named):
             assert split == given_split
@@ -44,7 +44,7 @@ def test_given_splits_are_kept(rows: list[tuple[bytes, str | None]], share: tupl
 
 def test_val_and_test_do_not_influence_each_other() -> None:
     def members(split: str, **share: float) -> set[int]:
-        return {i for i, s in enumerate(assign(many, nobody, **share)) if s == split}
+        return {i for i, s in enumerate(assign(many, nobody, Split(**share))) if s == split}
 
     tested = members(TEST, val=0.15, test=0.2)
     assert tested == members(TEST, val=0, test=0.2) == members(TEST, val=0.7, test=0.2)
@@ -57,14 +57,14 @@ def test_val_and_test_do_not_influence_each_other() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("val", "test"), [(0.15, 0.15), (0.02, 0.5), (0.3, 0.0), (0.0, 0.0)])
 def test_shares_are_binomial(val: float, test: float, seed: int) -> None:
-    counted = Counter(assign(many, nobody, val=val, test=test, seed=seed))
+    counted = Counter(assign(many, nobody, Split(val, test, seed)))
     for split, share in ((VAL, val), (TEST, test), (TRAIN, 1 - val - test)):
         sigma = (len(many) * share * (1 - share)) ** 0.5
         assert abs(counted[split] - len(many) * share) <= 5 * sigma
 
 
 def test_seeds_are_unrelated() -> None:
-    a, b = assign(many, nobody, test=0.5, val=0, seed=1), assign(many, nobody, test=0.5, val=0, seed=2)
+    a, b = assign(many, nobody, Split(0, 0.5, 1)), assign(many, nobody, Split(0, 0.5, 2))
     same = sum(x == y for x, y in zip(a, b, strict=True))
     assert abs(same - len(many) / 2) < 5 * (len(many) / 4) ** 0.5
 
@@ -97,7 +97,7 @@ def test_all_named_splits_are_left_alone() -> None:
 @pytest.mark.parametrize("share", [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (-0.1, 0.2), (0.2, -0.1), (float("nan"), 0.1)])
 def test_wrong_shares_are_refused(share: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="shares"):
-        assign([b"a"], [None], val=share[0], test=share[1])
+        assign([b"a"], [None], Split(share[0], share[1]))
 
 
 def test_rows_must_match() -> None:
@@ -114,8 +114,6 @@ def test_assignment_is_pinned() -> None:
     """If this fails, test pictures of existing stores would be trained on."""
     pinned = [bytes([i]) * 32 for i in range(16)] + [b"group:a", b"group:b", b"group:c", b""]
     assert "".join(split[1] for split in assign(pinned, [None] * 20)) == "rrarrrarrrrrrrrrrrar"
-    assert (
-        "".join(split[1] for split in assign(pinned, [None] * 20, seed=7, val=0.3, test=0.3)) == "reeeaerreearaerrrrra"
-    )
+    assert "".join(split[1] for split in assign(pinned, [None] * 20, Split(0.3, 0.3, 7))) == "reeeaerreearaerrrrra"
     assert place(b"\x00" * 32) == 0.6299085342998937
     assert place(b"group:a", seed=1) == 0.04785768020462566

@@ -38,7 +38,7 @@ from featurestore.labels import ELSEWHERE, LISTED
 from featurestore.runs import LIBRARIES, RunRecord, is_run_id, library_versions, new_run_id, time_of
 from featurestore.schema import LABELS, features_batch, features_schema, keys_of, vectors_of
 from featurestore.spec import Preprocessing
-from featurestore.splits import TEST, TRAIN, VAL
+from featurestore.splits import TEST, TRAIN, VAL, Split
 from featurestore.status import status
 from featurestore.storage import ledger
 from featurestore.storage.files import read_sealed, write_sealed
@@ -807,9 +807,9 @@ def test_adding_pictures_moves_nobody(filled: FeatureStore) -> None:
     after = filled.dataset()
     assert len(after) == 120
     assert after.splits[np.isin(after.ids, before.ids)].tolist() == before.splits.tolist()
-    other_seed = filled.dataset(seed=1)
+    other_seed = filled.dataset(split=Split(seed=1))
     assert other_seed.splits.tolist() != after.splits.tolist()
-    assert set(filled.dataset(val=0, test=0).splits) == {TRAIN}
+    assert set(filled.dataset(split=Split(0, 0)).splits) == {TRAIN}
 
 
 def test_labels_without_features_are_counted(filled: FeatureStore) -> None:
@@ -1091,7 +1091,7 @@ def single(store: FeatureStore) -> FeatureStore:
 
 
 def test_training_rows_and_after_them_their_views(single: FeatureStore) -> None:
-    data = single.dataset(val=0, test=0)
+    data = single.dataset(split=Split(0, 0))
     with pytest.raises(UsageError, match=r"has no views: `penult embed SOURCE --views 2` makes some"):
         single.augmented(data, 2)
     one = add_views(single, 1, {b"%d" % i: [1, 2, 3] for i in range(12)})

@@ -18,6 +18,7 @@ from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
 from featurestore.reader import StoredVectors
 from featurestore.schema import features_batch
+from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from heads.comparison import streaming
 from heads.solvers.rows import StreamedRows, _subtract
@@ -161,7 +162,7 @@ def test_amounts_of_memory_in_which_all_fits(store: Path, text: str, passes: lis
 
 def test_features_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make(tmp_path / "spoilt", monkeypatch, spoilt="18")
-    data = FeatureStore(path).dataset(val=0.05, test=0.05)
+    data = FeatureStore(path).dataset(split=Split(0.05, 0.05))
     assert data.splits[~np.isfinite(data.X).all(axis=1)].tolist() == ["train"]
     error = compare(path, "--heads", "ridge", "--memory-limit", TIGHT).exception
     assert isinstance(error, HeadError) and "finite" in str(error)
