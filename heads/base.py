@@ -77,6 +77,22 @@ class Head:
             [self._scores(standardise(X[start : start + CHUNK_ROWS], mean, scale)) for start in starts]
         )
 
+    def to_layers(self, keras: Any, X: Any) -> Any:
+        """The head's scores as layers of ``keras``, of the standardised features X; see ``layer_arrays``.
+
+        Raises:
+            HeadError: a head of this family cannot become layers.
+        """
+        raise HeadError(
+            f"A {self.family} head cannot become layers, its scores are no smooth function of the features: "
+            "train ncm, logreg, svm, rbf-svm or dense."
+        )
+
+    @property
+    def layer_arrays(self) -> list[tuple[str, str]]:
+        """Names of the kernel and the bias of each layer that may be trained further; none where nothing may."""
+        return []
+
     def probabilities(self, X: np.ndarray) -> np.ndarray:
         """Return float (n, c) with rows that sum to 1: softmax of ``scores / temperature``."""
         return self._probabilities(self.scores(X))
@@ -179,3 +195,13 @@ def is_number(value: object) -> bool:
 def is_count(value: object, most: int = MAX_COUNT) -> bool:
     """True for an int from 1 to ``most``."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def dense_layer(
+    keras: Any, name: str, X: Any, kernel: np.ndarray, bias: np.ndarray, activation: str | None = None
+) -> Any:
+    """``activation(X @ kernel + bias)`` as a Keras layer that starts from these numbers."""
+    layer = keras.layers.Dense(kernel.shape[1], activation=activation, dtype="float32", name=name)
+    Y = layer(X)
+    layer.set_weights([kernel, bias])
+    return Y

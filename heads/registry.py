@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,125 +11,27 @@ import numpy as np
 from featurestore.errors import HeadError, UsageError
 from featurestore.limits import check_seed
 from heads.base import Head, Problem, fit_temperature, standardisation, standardise
-from heads.families.dense import DenseHead, check_dense, fit_dense
-from heads.families.linear import C_of_alpha, LinearHead, checked_C, fit_logreg, fit_ridge, fit_svm
-from heads.families.neighbors import NeighborsHead, check_knn, fit_knn, fit_ncm
-from heads.families.svm import RBFHead, check_rbf_svm, fit_rbf_svm
-from heads.solvers.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss
-
-HALF_DECADES = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """How a linear family is fitted many at once: its loss, and the C that its parameters, as keywords, stand for."""
-
-    loss: Loss
-    C: Callable[..., float]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One row of the table.
-
-    Attributes:
-        about: one line for people.
-        fit: fits a ``Problem`` with the parameters as keywords and returns the head's arrays.
-        head: the class that predicts from those arrays.
-        defaults: every parameter with its default.
-        grid: what ``compare`` tries, each over the defaults, the most regular first.
-        check: raises UsageError for parameters, as keywords, that no fit could have.
-        votes: scores are shares of votes, probabilities as they are; those of others are logits with a temperature.
-        weighted: takes ``class_weight="balanced"``.
-        random: the fit depends on its seed beyond the solver's tolerance.
-        sweep: of linear families, whose fits share their passes over the features.
-    """
-
-    about: str
-    fit: Callable[..., dict[str, np.ndarray]]
-    head: type[Head]
-    defaults: Mapping[str, Any]
-    grid: tuple[Mapping[str, Any], ...]
-    check: Callable[..., object] = dict  # which takes anything
-    votes: bool = False
-    weighted: bool = True
-    random: bool = False
-    sweep: Sweep | None = None
-
+from heads.families.base import Family
+from heads.families.dense import DENSE
+from heads.families.linear import LOGREG, RIDGE, SVM
+from heads.families.neighbors import KNN, NCM
+from heads.families.svm import RBF_SVM
 
 # From simple to elaborate: compare gives a tie to the earlier one.
 FAMILIES: dict[str, Family] = {
-    "ncm": Family(
-        "nearest class mean: no parameter, a sane lower bound",
-        fit_ncm,
-        LinearHead,
-        defaults={},
-        grid=({},),
-        weighted=False,
-    ),
-    "logreg": Family(
-        "multinomial logistic regression: calibrated, hard to beat",
-        fit_logreg,
-        LinearHead,
-        defaults={"C": 0.01},
-        grid=tuple({"C": C} for C in HALF_DECADES[4:15]),
-        check=checked_C,
-        sweep=Sweep(CROSS_ENTROPY, checked_C),
-    ),
-    "svm": Family(
-        "linear support vector machine, one against the rest",
-        fit_svm,
-        LinearHead,
-        defaults={"C": 0.001},
-        grid=tuple({"C": C} for C in HALF_DECADES[:11]),
-        check=checked_C,
-        sweep=Sweep(SQUARED_HINGE, checked_C),
-    ),
-    "ridge": Family(
-        "ridge regression on the classes: solved in one step",
-        fit_ridge,
-        LinearHead,
-        defaults={"alpha": 1000.0},
-        grid=tuple({"alpha": alpha} for alpha in (100000.0, 30000.0, 10000.0, 3000.0, 1000.0, 300.0, 100.0)),
-        check=C_of_alpha,
-        sweep=Sweep(SQUARED, C_of_alpha),
-    ),
-    "knn": Family(
-        "k nearest neighbours: keeps every training row",
-        fit_knn,
-        NeighborsHead,
-        defaults={"k": 5, "metric": "cosine"},
-        grid=({"k": 10}, {"k": 3}),
-        check=check_knn,
-        votes=True,
-        weighted=False,
-    ),
-    "rbf-svm": Family(
-        "support vector machine with a Gaussian kernel: for up to some thousand rows",
-        fit_rbf_svm,
-        RBFHead,
-        defaults={"C": 10.0, "gamma": "scale"},
-        grid=({"C": 1.0}, {"C": 10.0}),
-        check=check_rbf_svm,
-    ),
-    "dense": Family(
-        "dense net: hidden ReLU layers with dropout, early stopping on validation",
-        fit_dense,
-        DenseHead,
-        defaults={
-            "hidden": [256],
-            "dropout": 0.3,
-            "optimizer": "adam",
-            "learning_rate": 0.001,
-            "epochs": 60,
-            "batch_size": 64,
-            "patience": 6,
-        },
-        grid=({"hidden": [256]}, {"hidden": [512, 256], "dropout": 0.5}),
-        check=check_dense,
-        random=True,
-    ),
+    "ncm": NCM,
+    "logreg": LOGREG,
+    "svm": SVM,
+    "ridge": RIDGE,
+    "knn": KNN,
+    "rbf-svm": RBF_SVM,
+    "dense": DENSE,
 }
+
+
+def register(name: str, row: Family) -> None:
+    """Make a family known by a name, after those that are."""
+    FAMILIES[name] = row
 
 
 def family(name: str) -> Family:
@@ -170,6 +72,12 @@ def check_weight(name: str, class_weight: str | None) -> None:
         raise UsageError(f'Class weight: Expected: "balanced" or none. Got: {class_weight!r}.')
     if class_weight and not family(name).weighted:
         raise UsageError(f"Head {name!r} cannot weight classes: leave --class-weight out.")
+
+
+def weight_of_loss(name: str, params: Mapping[str, Any]) -> float | None:
+    """The C that a head's parameters stand for, the smaller the more regular; None where the family has no penalty."""
+    C = family(name).C
+    return None if C is None else C(**params)
 
 
 def describe(name: str, params: Mapping[str, Any]) -> str:

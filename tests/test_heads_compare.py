@@ -15,11 +15,12 @@ from featurestore.errors import HeadError, UsageError
 from heads import registry
 from heads.base import fit_temperature, standardisation, standardise
 from heads.comparison import compare as comparing
-from heads.comparison import search, space, trials
+from heads.comparison import search, trials
 from heads.comparison.compare import check, compare
 from heads.comparison.fit_cache import Outcome, Results, digest, key_of
 from heads.comparison.space import Candidate, Search
 from heads.evaluation import learning_curve, metrics
+from heads.families import svm as machines
 from heads.train import accuracy, train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -200,7 +201,7 @@ def test_a_family_that_fails_costs_neither_the_others_nor_what_it_had(monkeypatc
 
     def failing(rows, y, n_classes, loss, *rest):
         for i, fit in enumerate(many(rows, y, n_classes, loss, *rest)):
-            if loss is registry.FAMILIES["svm"].sweep.loss and i == 3:
+            if loss is registry.FAMILIES["svm"].loss and i == 3:
                 raise MemoryError("no room")
             yield fit
 
@@ -630,7 +631,7 @@ def test_a_default_search_suits_the_data(monkeypatch):
     unbalanced, _ = Search().candidates(np.repeat(["a", "b"], (300, 100)), 10, 50)
     weighted = [candidate for candidate in unbalanced if candidate.class_weight]
     assert names_of(weighted) == {"logreg", "svm", "ridge"} and len(unbalanced) == len(found) + len(weighted)
-    monkeypatch.setattr(space, "RBF_MAX_ROWS", 199)
+    monkeypatch.setattr(machines, "RBF_MAX_ROWS", 199)
     found, notes = Search().candidates(y, 10, 50)
     assert "rbf-svm" not in names_of(found)
     assert notes == ["rbf-svm was left out: it is slow for 200 rows and 2 classes."]

@@ -369,7 +369,7 @@ def test_the_table_of_families():
             row.weighted,
             row.votes,
             row.random,
-            None if row.sweep is None else (row.sweep.loss, row.sweep.C),
+            None if row.loss is None else (row.loss, row.C),
         )
         for name, row in registry.FAMILIES.items()
     }

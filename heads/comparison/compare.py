@@ -279,8 +279,8 @@ def _refuse(**options: object) -> None:
 
 def _streaming(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
     """The candidates that can be fitted to streamed rows, and notes on the others."""
-    linear = [candidate for candidate in candidates if registry.FAMILIES[candidate.head].sweep]
-    families = ", ".join(name for name, family in registry.FAMILIES.items() if family.sweep)
+    linear = [candidate for candidate in candidates if registry.FAMILIES[candidate.head].loss]
+    families = ", ".join(name for name, family in registry.FAMILIES.items() if family.loss)
     if not linear:
         raise UsageError(f"Within --memory-limit only {families} can be fitted: raise it, or name one of these.")
     others = ", ".join(dict.fromkeys(c.head for c in candidates if c not in linear))

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-# Beyond these a default search leaves a family out; naming it fits it all the same.
-RBF_MAX_ROWS, RBF_MAX_CLASSES = 10_000, 100  # time grows with the square of either
-KNN_MAX_WORK = 1e13  # rows to score x rows kept x width: about a minute
 UNBALANCED = 3.0  # the largest class over the smallest, from which a default search weights classes too
 
 Grid = tuple[Mapping[str, Any], ...]
@@ -55,17 +52,9 @@ class Search:
         names, counts = np.unique(y, return_counts=True)
         grids, notes = dict(self.grids), []
         if not grids:
-            work = to_score * len(y) * width
-            slow = {
-                "rbf-svm": len(y) > RBF_MAX_ROWS or len(names) > RBF_MAX_CLASSES,
-                "knn": work > KNN_MAX_WORK,
-            }
-            grids = {name: () for name in registry.FAMILIES if not slow.get(name)}
-            notes = [
-                f"{name} was left out: it is slow for {len(y):,} rows and {len(names)} classes."
-                for name, is_slow in slow.items()
-                if is_slow
-            ]
+            slow = [name for name, row in registry.FAMILIES.items() if row.is_slow(len(y), len(names), to_score, width)]
+            grids = {name: () for name in registry.FAMILIES if name not in slow}
+            notes = [f"{name} was left out: it is slow for {len(y):,} rows and {len(names)} classes." for name in slow]
         unbalanced = counts.max() >= UNBALANCED * counts.min()
         weights = self.class_weights or ((None, "balanced") if unbalanced else (None,))
         found = [
@@ -85,6 +74,6 @@ def _usable(name: str, weights: Sequence[str | None], asked: bool) -> Sequence[s
     from heads import registry
 
     known = registry.family(name)
-    if not known.weighted or not (asked or known.sweep):
+    if not known.weighted or not (asked or known.loss):
         return (None,)
     return weights

@@ -154,7 +154,7 @@ def _fits(
     others = []
     for trial in trials:
         name = candidates[trial.candidate].head
-        if registry.FAMILIES[name].sweep:
+        if registry.FAMILIES[name].loss:
             sweeps[trial.table, name].append(trial)
         else:
             others.append(trial)
@@ -177,14 +177,14 @@ def _sweep(
     Standardised by all of train, also where folds judge: what a fold's own rows add to the mean and the scale of
     features says nothing of their classes.
     """
-    sweep = registry.FAMILIES[name].sweep
-    assert sweep is not None
+    family = registry.FAMILIES[name]
+    assert family.loss is not None and family.C is not None
     folds = table.folds
     rows, order = table.rows()
     classes, y = np.unique(table.training.y, return_inverse=True)
     judged = {trial.fold: table.judged(trial.fold) for trial in trials}
     problems = [
-        LinearProblem(sweep.C(**candidate.params), candidate.class_weight, trial.fold)
+        LinearProblem(family.C(**candidate.params), candidate.class_weight, trial.fold)
         for trial in trials
         for candidate in [candidates[trial.candidate]]
     ]
@@ -192,7 +192,7 @@ def _sweep(
         rows,
         y[order],
         len(classes),
-        sweep.loss,
+        family.loss,
         problems,
         None if folds is None else folds[order],
     )

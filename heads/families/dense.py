@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from heads.backend import import_keras
-from heads.base import Head, Problem, check_param, class_weights, is_count, is_number
+from heads.base import Head, Problem, check_param, class_weights, dense_layer, is_count, is_number
+from heads.families.base import Family
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 MAX_EPOCHS = 100_000
@@ -26,6 +27,19 @@ class DenseHead(Head):
         for i in range(last):
             X = np.maximum(X @ self.arrays[f"kernel{i}"] + self.arrays[f"bias{i}"], 0)
         return X @ self.arrays[f"kernel{last}"] + self.arrays[f"bias{last}"]
+
+    def to_layers(self, keras: Any, X: Any) -> Any:
+        """The net as it was trained: dropout is there for whoever trains it further."""
+        *hidden, last = self.layer_arrays
+        for i, (kernel, bias) in enumerate(hidden):
+            X = dense_layer(keras, f"dense{i}", X, self.arrays[kernel], self.arrays[bias], "relu")
+            X = keras.layers.Dropout(self.params["dropout"], name=f"dropout{i}")(X)
+        return dense_layer(keras, f"dense{len(hidden)}", X, self.arrays[last[0]], self.arrays[last[1]])
+
+    @property
+    def layer_arrays(self) -> list[tuple[str, str]]:
+        """Of the hidden layers, and of the last one."""
+        return [(f"kernel{i}", f"bias{i}") for i in range(len(self.params["hidden"]) + 1)]
 
 
 def fit_dense(
@@ -147,3 +161,22 @@ def check_dense(
         patience,
         f"a whole number up to {MAX_EPOCHS:,}, 0 to never stop early",
     )
+
+
+DENSE = Family(
+    "dense net: hidden ReLU layers with dropout, early stopping on validation",
+    fit_dense,
+    DenseHead,
+    defaults={
+        "hidden": [256],
+        "dropout": 0.3,
+        "optimizer": "adam",
+        "learning_rate": 0.001,
+        "epochs": 60,
+        "batch_size": 64,
+        "patience": 6,
+    },
+    grid=({"hidden": [256]}, {"hidden": [512, 256], "dropout": 0.5}),
+    check=check_dense,
+    random=True,
+)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from heads.base import Head, Problem, check_param, class_weights, is_number
+from heads.base import Head, Problem, check_param, class_weights, dense_layer, is_number
+from heads.families.base import HALF_DECADES, Family
 from heads.solvers.rows import MemoryRows, Rows
 from heads.solvers.sweep import (
     CROSS_ENTROPY,
@@ -31,6 +33,15 @@ class LinearHead(Head):
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
         return X @ self.arrays["coef"] + self.arrays["intercept"]
+
+    def to_layers(self, keras: Any, X: Any) -> Any:
+        """One Dense layer."""
+        return dense_layer(keras, "dense0", X, self.arrays["coef"], self.arrays["intercept"])
+
+    @property
+    def layer_arrays(self) -> list[tuple[str, str]]:
+        """Of its one layer."""
+        return [("coef", "intercept")]
 
 
 @dataclass(frozen=True)
@@ -139,3 +150,37 @@ def _fit(problem: Problem, loss: Loss, C: float) -> dict[str, np.ndarray]:
     problems = [LinearProblem(value, problem.class_weight) for value in Cs]
     *_, last = fit_many(rows, problem.y, problem.n_classes, loss, problems)
     return {"coef": last.coef, "intercept": last.intercept}
+
+
+LOGREG = Family(
+    "multinomial logistic regression: calibrated, hard to beat",
+    fit_logreg,
+    LinearHead,
+    defaults={"C": 0.01},
+    grid=tuple({"C": C} for C in HALF_DECADES[4:15]),
+    check=checked_C,
+    loss=CROSS_ENTROPY,
+    C=checked_C,
+)
+
+SVM = Family(
+    "linear support vector machine, one against the rest",
+    fit_svm,
+    LinearHead,
+    defaults={"C": 0.001},
+    grid=tuple({"C": C} for C in HALF_DECADES[:11]),
+    check=checked_C,
+    loss=SQUARED_HINGE,
+    C=checked_C,
+)
+
+RIDGE = Family(
+    "ridge regression on the classes: solved in one step",
+    fit_ridge,
+    LinearHead,
+    defaults={"alpha": 1000.0},
+    grid=tuple({"alpha": alpha} for alpha in (100000.0, 30000.0, 10000.0, 3000.0, 1000.0, 300.0, 100.0)),
+    check=C_of_alpha,
+    loss=SQUARED,
+    C=C_of_alpha,
+)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from heads.base import Head, Problem, check_param, is_count
+from heads.families.base import Family
+from heads.families.linear import LinearHead
 
 METRICS = ("cosine", "euclidean")
+KNN_MAX_WORK = 1e13  # rows to score × rows kept × width: about a minute
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,25 @@ def fit_ncm(problem: Problem) -> dict[str, np.ndarray]:
     members = np.eye(problem.n_classes)[problem.y]  # (n, c)
     means = problem.X.T.astype(np.float64) @ members / members.sum(axis=0)  # (d, c)
     return {"coef": means, "intercept": -(means**2).sum(axis=0) / 2}
+
+
+NCM = Family(
+    "nearest class mean: no parameter, a sane lower bound",
+    fit_ncm,
+    LinearHead,
+    defaults={},
+    grid=({},),
+    weighted=False,
+)
+
+KNN = Family(
+    "k nearest neighbours: keeps every training row",
+    fit_knn,
+    NeighborsHead,
+    defaults={"k": 5, "metric": "cosine"},
+    grid=({"k": 10}, {"k": 3}),
+    check=check_knn,
+    votes=True,
+    weighted=False,
+    is_slow=lambda rows, _classes, to_score, width: to_score * rows * width > KNN_MAX_WORK,
+)

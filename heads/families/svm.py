@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from heads.base import Head, Problem, check_param, is_number
+from heads.base import Head, Problem, check_param, dense_layer, is_number
+from heads.families.base import Family
+
+RBF_MAX_ROWS, RBF_MAX_CLASSES = 10_000, 100  # time grows with the square of either
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,34 @@ class RBFHead(Head):
             return margins
         return votes + margins / (3 * (np.abs(margins) + 1))
 
+    def to_layers(self, keras: Any, X: Any) -> Any:
+        """The one-vs-one machines, their votes and margins; nothing in them is trainable."""
+        ops = keras.ops
+        vectors, dual, ends = self.arrays["vectors"], self.arrays["dual"], self.arrays["ends"]
+        squared = ops.sum(X * X, axis=1, keepdims=True) + dense_layer(
+            keras, "vectors", X, -2 * vectors.T, (vectors**2).sum(axis=1)
+        )
+        kernel = ops.exp(-self.arrays["gamma"].item() * ops.relu(squared))
+        c = len(self.classes)
+        i, j = np.triu_indices(c, 1)  # the pairs in their order
+        starts = [0, *ends[:-1]]
+        parts = [
+            dense_layer(keras, f"machines{k}", kernel[:, start:end], dual[:, start:end].T, np.zeros(c - 1))
+            for k, (start, end) in enumerate(zip(starts, ends, strict=True))
+        ]
+        columns = ops.concatenate(parts, axis=1)  # c - 1 a class: the machines against the others
+        margin = ops.take(columns, i * (c - 1) + j - 1, axis=1) + ops.take(columns, j * (c - 1) + i, axis=1)
+        margin = margin + self.arrays["intercept"].astype(np.float32)
+        pairs = np.arange(len(i))
+        won, lost = np.zeros((2, len(i), c), np.float32)
+        won[pairs, i] = lost[pairs, j] = 1
+        margins = margin @ (won - lost)
+        if c == 2:
+            return margins
+        first = ops.cast(margin >= 0, "float32")
+        votes = first @ won + (1 - first) @ lost
+        return votes + margins / (3 * (ops.abs(margins) + 1))
+
     def _kernel(self, X: np.ndarray) -> np.ndarray:
         """``exp(-gamma * squared distance)`` to each support vector, float64 (n, s)."""
         vectors = self.arrays["vectors"].astype(np.float64)
@@ -70,3 +102,15 @@ def fit_rbf_svm(problem: Problem, *, C: float, gamma: float | str) -> dict[str, 
         "intercept": sign * model.intercept_,
         "gamma": np.float64(width),
     }
+
+
+RBF_SVM = Family(
+    "support vector machine with a Gaussian kernel: for up to some thousand rows",
+    fit_rbf_svm,
+    RBFHead,
+    defaults={"C": 10.0, "gamma": "scale"},
+    grid=({"C": 1.0}, {"C": 10.0}),
+    check=check_rbf_svm,
+    C=lambda C, gamma: C,
+    is_slow=lambda rows, classes, _to_score, _width: rows > RBF_MAX_ROWS or classes > RBF_MAX_CLASSES,
+)

@@ -17,7 +17,6 @@ from heads.base import Head
 from heads.comparison.compare import CompareResult
 from heads.evaluation import metrics
 from heads.evaluation.learning_curve import power_law
-from heads.families.linear import C_of_alpha
 from heads.reporting import charts
 from heads.train import TrainResult
 
@@ -143,7 +142,7 @@ def _regularisation_paths(rows: list[dict[str, Any]]) -> list[charts.Chart]:
     paths: dict[str, dict[tuple[str, bool], dict[float, float]]] = {}
     families = list(registry.FAMILIES)
     for row in sorted(rows, key=lambda row: (families.index(row["head"]), bool(row.get("class_weight")))):
-        C = _strength(row["params"])
+        C = registry.weight_of_loss(row["head"], row["params"])
         if C is None or row["val"] is None or row.get("views"):
             continue
         path = paths.setdefault(row.get("feature_set") or "", {})
@@ -159,11 +158,6 @@ def _regularisation_paths(rows: list[dict[str, Any]]) -> list[charts.Chart]:
         for name, path in longer.items()
         if path
     ]
-
-
-def _strength(params: dict[str, Any]) -> float | None:
-    """The C that a head's parameters stand for; None where they have none."""
-    return C_of_alpha(params["alpha"]) if "alpha" in params else params.get("C")
 
 
 def _learning_curve(told: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -12,8 +12,6 @@ import numpy as np
 from featurestore.errors import HeadError
 from heads.backend import import_keras, import_tensorflow
 from heads.base import Head, softmax
-from heads.families.dense import DenseHead
-from heads.families.linear import LinearHead
 from pipelines.backbones import networks
 from pipelines.backbones.table import Tap
 from pipelines.keras_head import as_layers
@@ -40,7 +38,7 @@ class Trainer:
     """
 
     def __init__(self, tap: Tap, head: Head, layer: str, optimizer: str, settings: dict[str, float]) -> None:
-        if not isinstance(head, LinearHead | DenseHead):
+        if not head.layer_arrays:
             raise HeadError(f"A {head.family} head cannot be trained further: train a logreg or dense head first.")
         keras, tf = import_keras(), import_tensorflow()
         self.classes = head.classes
@@ -141,12 +139,9 @@ class Trainer:
 
     def head(self) -> Head:
         """The head as it is now."""
-        names = [(f"kernel{i}", f"bias{i}") for i in range(len(self._dense))]
-        if isinstance(self._head, LinearHead):
-            names = [("coef", "intercept")]
         arrays = {
             name: array
-            for pair, layer in zip(names, self._dense, strict=True)
+            for pair, layer in zip(self._head.layer_arrays, self._dense, strict=True)
             for name, array in zip(pair, layer.get_weights(), strict=True)
         }
         return replace(self._head, arrays={**self._head.arrays, **arrays})
