@@ -2,7 +2,7 @@
 
     python -m benchmarks.keras_guide CORPUS BACKBONE WEIGHTS SECONDS
 
-Prints images a second. The backbone is the one penult runs, so the two compute the same features.
+Prints images per second. The backbone is the one penult runs, so the two compute the same features.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ What is promised of a million images on two cores, beside what the vectors thems
 numbers): opening in a second; `penult status` in 10 s and 1 GiB; reading for training in 15 s and 1 GiB; a rerun
 that finds nothing new in 60 s and 0.5 GiB, a third of which is listing; one more image committed in 3 s. And of a
 table of 25,000 fragments, which is what 100 million images come to: opening in a second, a commit in 20 s. And after
-200 runs of one new image each: at most 16 versions, 46 fragments and 200 files a table.
+200 runs of one new image each: at most 16 versions, 46 fragments and 200 files per table.
 
 The million rows are in shards of 4,096, as one run leaves them. The corpus is a million real names in 100 folders, each
 folder's files a link to one empty file: a rerun looks at names, sizes and times only. Each measurement is a process of
@@ -265,7 +265,7 @@ def many_fragments(folder: Path, fragments: int) -> list[dict[str, Any]]:
 
 
 def many_runs(folder: Path, runs: int) -> list[dict[str, Any]]:
-    """One new picture a run."""
+    """One new picture per run."""
     from pipelines.embedding.embed import embed
 
     corpus, store, rows = folder / "growing", folder / "growing.store", []

@@ -1,4 +1,4 @@
-"""What is known already, in sorted arrays: of each uri in 33 bytes a row (the plan), of each content in 32.
+"""What is known already, in sorted arrays: of each uri in 33 bytes per row (the plan), of each content in 32.
 
 At 100 million files a dict of uris would take tens of gigabytes; two sorted arrays of digests take 3.3.
 """

@@ -1,4 +1,4 @@
-"""Run records: one immutable JSON a run, and a folder for what the run made."""
+"""Run records: one immutable JSON per run, and a folder for what the run made."""
 
 from __future__ import annotations
 

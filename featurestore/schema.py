@@ -1,4 +1,4 @@
-"""Arrow schemas of the store's tables, and vectors to and from Arrow with a checksum a row."""
+"""Arrow schemas of the store's tables, and vectors to and from Arrow with a checksum per row."""
 
 from __future__ import annotations
 

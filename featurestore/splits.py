@@ -64,8 +64,8 @@ def assign(keys: Iterable[bytes], given: Collection[str | None], split: Split = 
     is in val (or test), that split is cut from the rows given "train", again by key.
 
     Args:
-        keys: one a row, the group if it has one, else the content's digest; equal keys go together.
-        given: one a row, the split that the corpus names, or None.
+        keys: one per row, the group if it has one, else the content's digest; equal keys go together.
+        given: one per row, the split that the corpus names, or None.
         split: the shares, and the seed.
 
     Returns:

@@ -61,7 +61,7 @@ BATCH_ROWS = 2048  # of vectors stay in the CPU cache while they are checked and
 
 
 class FeatureStore:
-    """A folder of Lance tables: the catalog of images, their labels, and one table a feature set.
+    """A folder of Lance tables: the catalog of images, their labels, and one table per feature set.
 
     Example:
         >>> store = FeatureStore("my.store")  # doctest: +SKIP
@@ -487,7 +487,7 @@ class FeatureStore:
         if not found.any():
             raise HeadError(
                 f"No labelled image has features in {name} (label set {label_set!r}): embed a folder with one "
-                "sub-folder a class, or import labels with `penult label FILE`."
+                "sub-folder per class, or import labels with `penult label FILE`."
             )
         return assemble(contents, X, found, self.spec(name), split, stored)
 

@@ -52,7 +52,7 @@ class Head:
         classes: str (c,), sorted.
         arrays: all numbers it predicts from: ``mean`` and ``scale`` (d,) of the training features,
             ``temperature`` (), and those of its family.
-        history: one dict an epoch of its training, "epoch" (from 1), "loss", "accuracy", and "val_loss" and
+        history: one dict per epoch of its training, "epoch" (from 1), "loss", "accuracy", and "val_loss" and
             "val_accuracy" where there were validation rows, less what was not finite; empty where there are no
             epochs, and after a load.
     """

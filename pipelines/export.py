@@ -60,7 +60,7 @@ def export(
     weights: str | None = None,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
-    """Write a folder with the model, ``labels.txt`` (a class a line, in the order of the outputs) and ``model.json``.
+    """Write a folder with the model, ``labels.txt`` (a class per line, in the order of the outputs) and ``model.json``.
 
     The folder appears whole, and only after the model, loaded back by its own runtime, has given what
     ``head.probabilities`` gives for the stored features of up to 32 pictures, within 1e-3, and the same one by one.
@@ -251,7 +251,9 @@ def _check_exportable(classes: np.ndarray, spec: FeatureSpec, feature_set: str) 
         )
     torn = [str(name) for name in classes if len(str(name).splitlines()) > 1]
     if torn:
-        raise HeadError(f"{LABELS} has a class a line, and the name of {torn[0]!r} has several: relabel, train again.")
+        raise HeadError(
+            f"{LABELS} has a class per line, and the name of {torn[0]!r} has several: relabel, train again."
+        )
 
 
 def _pictures(store: FeatureStore, feature_set: str, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:

@@ -181,7 +181,7 @@ def test_neighbours_are_refused(digits, tmp_path):
     ("precision", "classes", "error", "said"),
     [
         ("bf16", ("a", "b", "c"), SpecMismatch, "computes in f32, fake-.* was computed in bf16"),
-        ("f32", ("a", "b\nb", "c"), HeadError, r"a class a line, and the name of 'b\\nb'"),
+        ("f32", ("a", "b\nb", "c"), HeadError, r"a class per line, and the name of 'b\\nb'"),
     ],
 )
 def test_features_and_labels_that_a_model_cannot_serve(precision, classes, error, said, tmp_path):

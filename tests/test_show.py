@@ -343,7 +343,7 @@ def test_a_leaderboard_and_its_winner(said: Callable[..., list[str]]) -> None:
         "Calibration error on test: 1.2% with temperature 1.2, 4.6% without.",
         "With 3,000 training images instead of 1,500: about 92.0% on validation (91.0% to 93.0%).",
     ]
-    assert lines[7].split() == ["images", "a", "class", "head", "val", "range"]
+    assert lines[7].split() == ["images", "per", "class", "head", "val", "range"]
     assert lines[8].split() == ["5", "ncm", "50.0%", "40.0%", "to", "60.0%"]
     assert lines[9:] == ["Note: last", "Head: id-1", "Report: r.html"]
 
@@ -373,7 +373,7 @@ def test_what_fine_tuning_has_brought(said: Callable[..., list[str]]) -> None:
         "Exact McNemar test of the difference: p = 0.012.",
         "Left out: 1,001 without a file.",
         "Note: a note",
-        "Seconds: train 12.3, score 5.0; trained on 98.8 images a second.",
+        "Seconds: train 12.3, score 5.0; trained on 98.8 images per second.",
         "Backbone: ft:x",
         "Head: id-1",
         "Report: r.html",

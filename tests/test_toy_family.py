@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import CountingEngine, write_picture
-from featurestore.errors import HeadError
+from featurestore.errors import HeadError, UsageError
 from heads import artifact, registry
 from heads.base import Head, Problem, check_param
 from heads.families.base import Family
@@ -79,7 +79,7 @@ def test_it_is_listed_trained_compared_and_predicts(
     ]
     (told,) = run(capsys, "predict", tmp_path / "corpus" / "b" / "0.png", *store, "--head", trained["head_id"])
     assert told["label"] == "a"
-    with pytest.raises(Exception, match="Expected: smoothing"):
+    with pytest.raises(UsageError, match=r"Parameter smoothing: Expected: a number of at least 0"):
         run(capsys, "train", *store, "--head", "prior", "--param", "smoothing=-1")
 
 

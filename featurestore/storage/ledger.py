@@ -65,7 +65,7 @@ def write(table: Path, ledger: Ledger) -> None:
 
 
 def check(table: Path, names: list[str]) -> None:
-    """Compare files with their digests; files that the ledger does not know pass. Each is read once a process.
+    """Compare files with their digests; files that the ledger does not know pass. Each is read once per process.
 
     Raises:
         StoreCorrupt: one is missing or not what it was.

@@ -141,7 +141,7 @@ class Table:
 
     @property
     def version(self) -> int:
-        """The latest version; it grows by at least one a commit."""
+        """The latest version; it grows by at least one per commit."""
         with self.lease():
             return self._open().version
 
@@ -222,7 +222,7 @@ class Table:
             yield [batch.column(name) for name in columns]
 
     def restage(self, staged: str, keep: pa.Array) -> list[str]:
-        """Write a staged fragment again with only the rows where ``keep`` (bool, one a row) is true."""
+        """Write a staged fragment again with only the rows where ``keep`` (bool, one per row) is true."""
 
         def kept() -> Iterator[pa.RecordBatch]:
             start = 0

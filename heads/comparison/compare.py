@@ -114,7 +114,7 @@ def compare(
         seeds: at least one.
         folds: 0 to choose on validation, else how many folds train is cut into; validation then only sets the
             temperature and stops dense nets early.
-        fewshot: for each k, the best candidate of each family is fitted to k rows a class, drawn anew for each of at
+        fewshot: for each k, the best candidate of each family is fitted to k rows per class, drawn anew for each of at
             least three seeds, and scored on validation.
         budget: seconds after which nothing more is begun; what is done is ranked.
         results: outcomes of earlier comparisons; what they know is not fitted again.
@@ -329,7 +329,7 @@ def _learning_curve(
 def _fewshot(
     board: Sequence[_Entry], table: Table, candidates: Sequence[Candidate], ks: Sequence[int], draws: int
 ) -> list[dict[str, Any]]:
-    """The best candidate of each family on k rows a class, the mean and range over draws."""
+    """The best candidate of each family on k rows per class, the mean and range over draws."""
     best: dict[str, Candidate] = {}
     for entry in board:
         if entry.row["val"] is not None:

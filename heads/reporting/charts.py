@@ -81,7 +81,7 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> list[Chart]:
 
 
 def two_class_curves(roc: Curve, precision_recall: Mapping[str, Curve]) -> list[Chart]:
-    """Charts of a ROC curve beside the diagonal of chance, and of precision over recall, a line a class."""
+    """Charts of a ROC curve beside the diagonal of chance, and of precision over recall, a line per class."""
     area, x_ticks, y_ticks = _unit_square()
     chance = Line("chance", "chance", area.path([(0, 0), (1, 1)]))
     return [

@@ -138,7 +138,7 @@ def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _regularisation_paths(rows: list[dict[str, Any]]) -> list[charts.Chart]:
-    """A chart a feature set; nothing where no head was fitted with several values of C."""
+    """A chart per feature set; nothing where no head was fitted with several values of C."""
     paths: dict[str, dict[tuple[str, bool], dict[float, float]]] = {}
     families = list(registry.FAMILIES)
     for row in sorted(rows, key=lambda row: (families.index(row["head"]), bool(row.get("class_weight")))):

@@ -127,7 +127,7 @@ def open_engine(
         tap: what is computed.
         engine: "openvino" or "tensorflow".
         precision: of the forward pass, "f32" or "bf16".
-        batch_size: pictures a forward pass; None leaves it to the engine.
+        batch_size: pictures per forward pass; None leaves it to the engine.
         threads: CPU threads; 0 takes all cores.
 
     Raises:

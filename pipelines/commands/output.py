@@ -283,7 +283,7 @@ def compared(result: Mapping[str, Any]) -> None:
         table(
             [
                 {
-                    "images a class": row["k"],
+                    "images per class": row["k"],
                     "head": row["head"],
                     "val": f"{row['val']:.1%}",
                     "range": "{:.1%} to {:.1%}".format(*row["val_range"]),
@@ -322,7 +322,7 @@ def finetuned(result: Mapping[str, Any]) -> None:
         say(f"Left out: {count:,} {reason}.")
     _notes(result)
     seconds = ", ".join(f"{stage} {took:.1f}" for stage, took in result["seconds"].items())
-    say(f"Seconds: {seconds}; trained on {result['images_per_second']:.1f} images a second.")
+    say(f"Seconds: {seconds}; trained on {result['images_per_second']:.1f} images per second.")
     say(f"Backbone: {result['backbone']}")
     say(f"Head: {result['head_id']}")
     say(f"Report: {result['report']}")

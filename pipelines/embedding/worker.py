@@ -2,7 +2,7 @@
 
 It knows no Beam: a runner, a thread or a test calls ``embed_shard``. Every thread takes files from one feed, reads,
 hashes and decodes them until they fill a batch, and runs that through the engine itself: nothing is handed from
-thread to thread but finished batches, and memory is bounded by a few batches a thread.
+thread to thread but finished batches, and memory is bounded by a few batches per thread.
 """
 
 from __future__ import annotations

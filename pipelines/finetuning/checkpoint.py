@@ -27,7 +27,7 @@ TOLD, TOLD_BYTES = "told", 64 * 2**20  # the course so far
 class Course:
     """Where the training is: what a checkpoint holds beside the network as it is now.
 
-    ``history`` has a dict an epoch, ``start`` the validation scores before the first; ``best_epoch`` 0 is the start.
+    ``history`` has a dict per epoch, ``start`` the validation scores before the first; ``best_epoch`` 0 is the start.
     """
 
     history: list[dict[str, float]]

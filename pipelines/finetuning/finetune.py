@@ -225,7 +225,7 @@ def finetune(
             "notes": list(result.notes),
             "report": str(report),
         }
-        parameters |= asdict(data) | {"digest": digest}
+        parameters |= data.to_json() | {"digest": digest}
         RunRecord(run_id, "finetune", begun["started"], parameters, outcome).write(opened.run_folder(run_id))
         checkpoint.discard(folder)
     return outcome

@@ -1,4 +1,4 @@
-"""List a manifest: a CSV, TSV or Parquet file that names the pictures, one a row."""
+"""List a manifest: a CSV, TSV or Parquet file that names the pictures, one per row."""
 
 # ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH123
 

@@ -126,7 +126,7 @@ def removed(store: Path) -> set[str]:
 
 
 def folder_contents(corpus: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """What ``check`` is to expect of a folder with one sub-folder a class: contents and labels by uri."""
+    """What ``check`` is to expect of a folder with one sub-folder per class: contents and labels by uri."""
     files = {path.as_uri(): path for path in sorted(corpus.resolve().rglob("*")) if path.is_file()}
     contents = {uri: path.read_bytes() for uri, path in files.items()}
     return contents, {uri: path.relative_to(corpus.resolve()).parts[0] for uri, path in files.items()}

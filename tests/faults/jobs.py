@@ -154,7 +154,7 @@ def _embed_again(folder: Path) -> Job:
 
 
 def _embed_tended(folder: Path) -> Job:
-    """A manifest that grew by a picture a run: this run's commit has fragments to merge and old versions to drop."""
+    """A manifest that grew by a picture per run: this run's commit has fragments to merge and old versions to drop."""
     template = _grown()
     shutil.copytree(template / "store", folder / "store", dirs_exist_ok=True)
     files = {path.as_uri(): path for path in sorted((template / "pictures").iterdir())}
@@ -251,7 +251,7 @@ def _relabelled(labels: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-# --- what they work on, made once a process and not changed after that
+# --- what they work on, made once per process and not changed after that
 
 CHANGED = (3, 4, 5)
 

@@ -1,6 +1,6 @@
 """Long runs: hundreds of small runs leave a store as small as one run would, and no history loses or doubles a row.
 
-What is bounded, however many runs there were: versions, fragments and files of a table, its bytes a row, the files
+What is bounded, however many runs there were: versions, fragments and files of a table, its bytes per row, the files
 that opening the store opens, and the memory that this takes.
 """
 
@@ -99,7 +99,7 @@ def tables(store: Path) -> list[Path]:
 
 
 def many_runs(folder: Path, runs: int = RUNS) -> None:
-    """A manifest that grows by a picture a run; now and then files change, break and mend, and labels change."""
+    """A manifest that grows by a picture per run; now and then files change, break and mend, and labels change."""
     corpus, store = Corpus(folder / "corpus"), folder / "store"
     engine = CountingEngine(batch_size=8)
     memory = []

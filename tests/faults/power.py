@@ -159,7 +159,7 @@ def record(job: Job, steps: Sequence[Step]) -> Recording:
 
 @functools.cache
 def load(recording: Path) -> Recording:
-    """A recording, read once a process."""
+    """A recording, read once per process."""
     found = pickle.loads(recording.read_bytes())
     assert isinstance(found, Recording)
     return found

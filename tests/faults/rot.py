@@ -220,7 +220,7 @@ def made() -> Path:
 
 @cache
 def template(folder: Path) -> Template:
-    """Read once a process."""
+    """Read once per process."""
     found = pickle.loads((folder / "template").read_bytes())
     assert isinstance(found, Template)
     return found
