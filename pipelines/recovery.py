@@ -74,7 +74,8 @@ def _labels(store: FeatureStore) -> Iterator[str]:
     done = set()
     for record in _newest_first(store, "embed"):
         source, label_set = record.parameters["source"], record.parameters["label_set"]
-        if (source, label_set) in done:
+        was_listed = record.result.get("source") != ""  # a fine-tuning embeds a manifest that is no source of the store
+        if (source, label_set) in done or not was_listed:
             continue
         done.add((source, label_set))
         try:

@@ -157,6 +157,20 @@ def test_labels_come_from_the_newest_source(store: Path, corpus: Path, tmp_path:
     assert f"`penult label {file}`" in result.todo[0]
 
 
+def test_what_was_embedded_without_being_listed_does_not_become_a_source(
+    store: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """As a fine-tuning embeds the images that it was trained on."""
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path\n" + "".join(f"{path}\n" for path in sorted(corpus.rglob("*.png"))[:20]))
+    embed(str(manifest), store, EmbedOptions(dtype="float32"), as_source=False)
+    before, said = FeatureStore(store).sources(), labels(store)
+    for path in data_files(store / "labels.lance"):
+        path.write_bytes(b"")
+    doctor(store)
+    assert FeatureStore(store).sources() == before and list(before) == [corpus.as_uri()] and labels(store) == said
+
+
 def test_whatever_keeps_pictures_from_being_embedded_anew_is_told(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
