@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 from heads.solvers.lbfgs import MEMORY, Minimizer, Pair, Point
 from heads.solvers.rows import Rows
 
-TOLERANCE = 1e-5  # relative distance of the objective from its minimum; measured: up to 50 times this estimate
+TOLERANCE = 1e-5  # estimated relative distance of the objective from its minimum; the true one was up to 50 times it
 BLOCK_NUMBERS = 1 << 19  # logits that a thread holds at a time: 2 MiB
 MIN_BLOCK, MAX_BLOCK = 256, 4096  # rows
 LEAST_SHARE = 1e-6  # assumed of a class whose rows are all in the left-out fold: the logarithm of 0 is not finite
@@ -150,7 +150,7 @@ def solve(
         n_classes: c.
         loss: of one of the families.
         paths: each has rows of at least two classes outside its left-out fold.
-        folds: int (n,), the fold of each row; in rows sorted by fold, left-out rows cost no work.
+        folds: int (n,), the fold of each row; in rows sorted by fold, left-out rows cost almost no work.
         tolerance: relative limit of the objective's estimated distance from its minimum.
     """
     folds = np.full(len(y), -2) if folds is None else folds
