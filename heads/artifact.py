@@ -1,6 +1,6 @@
-"""A head on disk: ``head.npz`` holds its arrays, ``head.json`` everything else. No pickle.
+"""The storage of a head on disk: ``head.npz`` holds its arrays, ``head.json`` everything else. No pickle.
 
-``head.json`` is written last and names the sha256 of ``head.npz``: without it there is no head.
+``head.json`` is written last and has the sha256 of ``head.npz``. A folder without it holds no head.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 ARRAYS, DESCRIPTION = layout.HEAD_ARRAYS, layout.HEAD
 MAX_BYTES = 4 * 2**30  # of a head's arrays
 DTYPE = re.compile("(?:float|int|uint)(8|16|32|64)")
-MAX_NAMES_BYTES = 2**28  # of its classes as an array, where each takes as much as the longest
+MAX_NAMES_BYTES = 2**28  # of the class names as an array, in which each takes as much as the longest
 
 
 def save(head: Head, folder: Path, meta: dict[str, Any]) -> None:
@@ -33,9 +33,9 @@ def save(head: Head, folder: Path, meta: dict[str, Any]) -> None:
 
     Args:
         head: a fitted head.
-        folder: made if need be.
-        meta: JSON values kept beside it: ``feature_set`` and ``fingerprint`` of what it was trained on,
-            ``metrics``, and whatever else the caller wants back.
+        folder: made if needed.
+        meta: JSON values stored with it: ``feature_set`` and ``fingerprint`` of the features it was trained on,
+            ``metrics``, and any other values of the caller; ``load`` returns them.
 
     Raises:
         HeadError: the head has numbers that are not finite, or is too large to be read back.
@@ -62,19 +62,20 @@ def save(head: Head, folder: Path, meta: dict[str, Any]) -> None:
 
 
 def load(folder: Path, fingerprint: str | None = None) -> tuple[Head, dict[str, Any]]:
-    """Read a head and its meta back. Nothing in the files is trusted: no code runs, and no more memory is taken
-    than a head of ``MAX_BYTES`` needs.
+    """Read a head and its meta.
+
+    The files are not trusted: no code in them runs, and reading takes no more memory than a head of ``MAX_BYTES``.
 
     Args:
         folder: where ``save`` wrote it.
-        fingerprint: of the features to be scored; None checks nothing.
+        fingerprint: of the features to be scored; None skips the check.
 
     Raises:
         StoreNotFound: the folder holds no head.
-        FormatError: it was written by a newer penult.
-        StoreCorrupt: the files are not what was saved.
-        HeadError: numbers that are not finite.
-        SpecMismatch: it was trained on features of another fingerprint.
+        FormatError: the head was written by a newer penult.
+        StoreCorrupt: the files differ from what was saved.
+        HeadError: the head has numbers that are not finite.
+        SpecMismatch: the head was trained on features of another fingerprint.
     """
     description, npz = folder / DESCRIPTION, folder / ARRAYS
     if not description.is_file():
@@ -98,7 +99,7 @@ def load(folder: Path, fingerprint: str | None = None) -> tuple[Head, dict[str, 
 
 
 def _check_told(told: Mapping[str, Any], description: Path) -> None:
-    """Raise FormatError or StoreCorrupt unless a head's description has what it must, each of the right type."""
+    """Raise FormatError or StoreCorrupt unless a head's description has all its entries, each valid."""
     version = told.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
         raise FormatError(
@@ -122,12 +123,12 @@ def _check_told(told: Mapping[str, Any], description: Path) -> None:
 
 
 def _are_classes(names: list[str]) -> bool:
-    """Whether they are two or more in their order, and no long one makes an array of all of them too large."""
+    """Return whether the names are two or more, sorted and unique, and their array takes up to ``MAX_NAMES_BYTES``."""
     return len(names) > 1 and names == sorted(set(names)) and 4 * len(names) * max(map(len, names)) <= MAX_NAMES_BYTES
 
 
 def _size(described: Any) -> float:
-    """Bytes of an array as ``_layout`` describes it; infinite for what describes none."""
+    """Return the bytes of an array from its description by ``_layout``; infinity for an invalid description."""
     dtype, shape = (described.get("dtype"), described.get("shape")) if isinstance(described, dict) else (None, None)
     if not (isinstance(dtype, str) and (bits := DTYPE.fullmatch(dtype)) and isinstance(shape, list)):
         return math.inf
@@ -147,13 +148,13 @@ def _check_finite(arrays: dict[str, np.ndarray], where: str) -> None:
 
 
 def _check_usable(head: Head, folder: Path) -> None:
-    """Score one row of zeros: arrays, parameters and classes that do not fit together fail here."""
+    """Raise StoreCorrupt unless the head can score a row of zeros: its arrays, parameters and classes must match."""
     expected = (1, len(head.classes))
     try:
         with np.errstate(all="ignore"):
             got = head.probabilities(np.zeros((1, len(head.arrays["mean"])), np.float32))
         finite = np.isfinite(got).all() and head.arrays["temperature"].item() > 0
-    except Exception as error:  # values of any type meet arithmetic here
+    except Exception as error:  # values of any type reach arithmetic here, which may raise anything
         raise StoreCorrupt(f"{folder}: Expected: a head that can predict. Got: {error!r}.") from error
     if got.shape != expected:
         raise StoreCorrupt(f"{folder}: Expected: scores of shape {expected}. Got: {got.shape}.")

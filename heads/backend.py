@@ -1,4 +1,4 @@
-"""Keras without the banners that TensorFlow prints when it is imported."""
+"""The import of Keras and TensorFlow, without the banners that TensorFlow prints."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _importing = threading.Lock()
 
 
 def import_tensorflow() -> Any:
-    """TensorFlow; the first call takes seconds."""
+    """Return TensorFlow; the first call takes seconds."""
     with _importing:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         if os.path.expanduser("~") == "~":  # noqa: PTH111 (there is no home, and TensorFlow would make a folder "~")
-            os.environ.setdefault("KERAS_HOME", "/tmp/.keras")  # where Keras itself goes then
+            os.environ.setdefault("KERAS_HOME", "/tmp/.keras")  # Keras's own choice if there is no home
         with _silent_stderr() if "tensorflow" not in sys.modules else contextlib.nullcontext():
             import tensorflow
 
@@ -25,7 +25,7 @@ def import_tensorflow() -> Any:
 
 
 def import_keras() -> Any:
-    """Keras on TensorFlow; the first call takes seconds."""
+    """Return Keras on TensorFlow; the first call takes seconds."""
     import_tensorflow()
     with _importing:
         import keras
@@ -35,7 +35,7 @@ def import_keras() -> Any:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Close file descriptor 2 for a while: C++ writes to it before any log level is read."""
+    """Redirect file descriptor 2 to the null device: TensorFlow's C++ writes to it before it reads any log level."""
     kept = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)
     try:

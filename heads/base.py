@@ -1,4 +1,4 @@
-"""What every fitted head is: class names and arrays, predicting with numpy alone."""
+"""The base of all heads: a fitted head is class names and arrays, and predicts with numpy alone."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from featurestore.errors import HeadError, UsageError
 SCALE_FLOOR = 0.1
 MAX_FLOAT = sys.float_info.max
 MAX_COUNT = 2**31 - 1
-CHUNK_ROWS = 2048  # rows scored at a time, so that prediction needs little memory beside X
+CHUNK_ROWS = 2048  # rows scored at a time, so that prediction needs little memory besides X
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a family is fitted to.
+    """The input of a family's fit.
 
     Attributes:
         X: float32 (n, d), standardised.
@@ -29,7 +29,7 @@ class Problem:
         seed: of everything random in the fit.
         X_val: float32 (m, d), standardised; m may be 0.
         y_val: int (m,), indices of classes.
-        on_epoch: a fit that goes over the rows many times tells it the curves of each epoch, see ``Head.history``.
+        on_epoch: a fit with epochs calls it with the values of each, see ``Head.history``.
     """
 
     X: np.ndarray
@@ -44,17 +44,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted head of d features and c classes.
+    """A fitted head for d features and c classes.
 
     Attributes:
         family: its name in the registry.
         params: every parameter it was fitted with.
         classes: str (c,), sorted.
-        arrays: all numbers it predicts from: ``mean`` and ``scale`` (d,) of the training features,
+        arrays: all arrays it predicts from: ``mean`` and ``scale`` (d,) of the training features,
             ``temperature`` (), and those of its family.
-        history: one dict per epoch of its training, "epoch" (from 1), "loss", "accuracy", and "val_loss" and
-            "val_accuracy" where there were validation rows, less what was not finite; empty where there are no
-            epochs, and after a load.
+        history: one dict per epoch of its training: "epoch" (from 1), "loss", "accuracy", and with validation rows
+            "val_loss" and "val_accuracy"; values that are not finite are left out. Empty if the family has no epochs,
+            and after a load.
     """
 
     family: str
@@ -64,21 +64,21 @@ class Head:
     history: tuple[dict[str, float], ...] = ()
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Score the raw features X (n, d); float (n, c), the largest in a row is the predicted class.
+        """Score raw features X (n, d): return float (n, c), the largest score of a row is the predicted class.
 
         Raises:
-            HeadError: X has another shape than (n, d).
+            HeadError: the shape of X is not (n, d).
         """
         mean, scale = self.arrays["mean"], self.arrays["scale"]
         if X.ndim != 2 or X.shape[1] != len(mean):
             raise HeadError(f"Expected: features of shape (n, {len(mean)}). Got: {X.shape}.")
-        starts = range(0, max(len(X), 1), CHUNK_ROWS)  # at least one, so that no rows give (0, c)
+        starts = range(0, max(len(X), 1), CHUNK_ROWS)  # at least one chunk, so that an empty X gives (0, c)
         return np.concatenate(
             [self._scores(standardise(X[start : start + CHUNK_ROWS], mean, scale)) for start in starts]
         )
 
     def to_layers(self, keras: Any, X: Any) -> Any:
-        """The head's scores as layers of ``keras``, of the standardised features X; see ``layer_arrays``.
+        """Return the scores of standardised features X as layers of ``keras``; see ``layer_arrays``.
 
         Raises:
             HeadError: a head of this family cannot become layers.
@@ -90,7 +90,7 @@ class Head:
 
     @property
     def layer_arrays(self) -> list[tuple[str, str]]:
-        """Names of the kernel and the bias of each layer that may be trained further; none where nothing may."""
+        """The names of the kernel and bias arrays of each layer that can be trained further; may be empty."""
         return []
 
     def probabilities(self, X: np.ndarray) -> np.ndarray:
@@ -112,15 +112,15 @@ class Head:
 def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the scale of the columns, float32 (d,).
 
-    The scale is the population standard deviation, but not below a tenth of the columns' upper quartile: a channel
-    that is all but silent on the training rows would else shout on a picture that wakes it (hundreds of
-    standard deviations on scikit-learn's digits). Where that is 0 too it is 1.
+    The scale is the population standard deviation, but at least a tenth of the upper quartile of all columns'
+    deviations. Otherwise a channel that is almost constant on the training rows could get huge values on another image
+    (hundreds of standard deviations on scikit-learn's digits). A scale that is still 0 becomes 1.
     """
     return X.mean(axis=0, dtype=np.float64).astype(np.float32), floored(X.std(axis=0, dtype=np.float64))
 
 
 def floored(deviations: np.ndarray) -> np.ndarray:
-    """Standard deviations (d,) as the scale that ``standardisation`` describes, float32 (d,)."""
+    """Return standard deviations (d,) as the scale that ``standardisation`` describes, float32 (d,)."""
     scale = np.maximum(deviations, SCALE_FLOOR * np.quantile(deviations, 0.75)).astype(np.float32)
     scale[scale == 0] = 1
     return scale
@@ -134,7 +134,7 @@ def standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarra
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Softmax of each row."""
+    """Return the softmax of each row."""
     e = np.exp(scores - scores.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
@@ -142,9 +142,9 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 def fit_temperature(scores: np.ndarray, y: np.ndarray) -> float:
     """Return the T at which ``softmax(scores / T)`` fits the labels y best; 1 without rows.
 
-    Temperature scaling of Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599),
-    with the softened targets of Platt 1999, so that a validation split without a mistake does not make
-    every probability 1: the true class gets ``1 - 1 / (n + 2)`` and the others share the rest.
+    Temperature scaling of Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599), with the
+    softened targets of Platt 1999: the true class gets ``1 - 1 / (n + 2)`` and the others share the rest. So a
+    validation split without a mistake does not make every probability 1.
 
     Args:
         scores: (n, c), of rows that the head was not fitted on.
@@ -165,12 +165,12 @@ def fit_temperature(scores: np.ndarray, y: np.ndarray) -> float:
         log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
         return -float((targets * log_p).sum()) / n
 
-    unit = float(np.log(scores.std() + 1e-12))  # margins of any size: search around their own spread
+    unit = float(np.log(scores.std() + 1e-12))  # scores may be of any size: search around their own spread
     return float(np.exp(minimize_scalar(loss, bounds=(unit - 7, unit + 7), method="bounded").x))
 
 
 def class_weights(y: np.ndarray, n_classes: int, kind: str | None) -> np.ndarray:
-    """The weight of each class's rows, float32 (c,): 1, or for "balanced" ``n / (c * count)``, 0 without rows."""
+    """Return the weight of each class's rows, float32 (c,): 1, or for "balanced" ``n / (c * count)`` (0 if no rows)."""
     if kind is None:
         return np.ones(n_classes, np.float32)
     counts = np.bincount(y, minlength=n_classes)
@@ -178,29 +178,29 @@ def class_weights(y: np.ndarray, n_classes: int, kind: str | None) -> np.ndarray
 
 
 def check_param(good: bool, name: str, value: object, expected: str) -> None:
-    """Refuse a parameter's value.
+    """Raise UsageError for a parameter's value unless it is ``good``.
 
     Raises:
-        UsageError: unless ``good``.
+        UsageError: ``good`` is false.
     """
     if not good:
         raise UsageError(f"Parameter {name}: Expected: {expected}. Got: {value!r}.")
 
 
 def is_number(value: object) -> bool:
-    """True for an int or float that is finite as a float64 and not a bool."""
+    """Return whether a value is an int or float, not a bool, and finite as a float64."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_FLOAT
 
 
 def is_count(value: object, most: int = MAX_COUNT) -> bool:
-    """True for an int from 1 to ``most``."""
+    """Return whether a value is an int, not a bool, from 1 to ``most``."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def dense_layer(
     keras: Any, name: str, X: Any, kernel: np.ndarray, bias: np.ndarray, activation: str | None = None
 ) -> Any:
-    """``activation(X @ kernel + bias)`` as a Keras layer that starts from these numbers."""
+    """Return ``activation(X @ kernel + bias)`` as a Keras layer that starts from these arrays."""
     layer = keras.layers.Dense(kernel.shape[1], activation=activation, dtype="float32", name=name)
     Y = layer(X)
     layer.set_weights([kernel, bias])

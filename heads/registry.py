@@ -17,7 +17,7 @@ from heads.families.linear import LOGREG, RIDGE, SVM
 from heads.families.neighbors import KNN, NCM
 from heads.families.svm import RBF_SVM
 
-# From simple to elaborate: compare gives a tie to the earlier one.
+# From simple to complex: of families that tie, compare prefers the earlier one.
 FAMILIES: dict[str, Family] = {
     "ncm": NCM,
     "logreg": LOGREG,
@@ -30,12 +30,12 @@ FAMILIES: dict[str, Family] = {
 
 
 def register(name: str, row: Family) -> None:
-    """Make a family known by a name, after those that are."""
+    """Add a family to the end of the table under a name."""
     FAMILIES[name] = row
 
 
 def family(name: str) -> Family:
-    """Look a family up.
+    """Return the family of a name.
 
     Raises:
         UsageError: there is no such family.
@@ -46,10 +46,10 @@ def family(name: str) -> Family:
 
 
 def complete(name: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return all parameters of a family, those not given at their defaults.
+    """Return all parameters of a family: those given, and the defaults of the others.
 
     Raises:
-        UsageError: there is no such family or parameter, or a value that no fit could have.
+        UsageError: there is no such family or parameter, or a value is invalid.
     """
     row = family(name)
     defaults = row.defaults
@@ -63,10 +63,10 @@ def complete(name: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def check_weight(name: str, class_weight: str | None) -> None:
-    """Refuse a class weight that a family cannot be fitted with.
+    """Raise UsageError for a class weight that a family cannot be fitted with.
 
     Raises:
-        UsageError: an unknown one, or a family that cannot weight classes.
+        UsageError: the class weight is unknown, or the family cannot weight classes.
     """
     if class_weight not in (None, "balanced"):
         raise UsageError(f'Class weight: Expected: "balanced" or none. Got: {class_weight!r}.')
@@ -75,13 +75,13 @@ def check_weight(name: str, class_weight: str | None) -> None:
 
 
 def weight_of_loss(name: str, params: Mapping[str, Any]) -> float | None:
-    """The C that a head's parameters stand for, the smaller the more regular; None where the family has no penalty."""
+    """Return the C that a head's parameters stand for (smaller is more regular); None if the family has no penalty."""
     C = family(name).C
     return None if C is None else C(**params)
 
 
 def describe(name: str, params: Mapping[str, Any]) -> str:
-    """In words, the parameters that the grid varies and those that are not at their defaults."""
+    """Describe, in words, the parameters that the family's grid varies and those that differ from their defaults."""
     known = family(name)
     varied = {key for point in known.grid for key in point}
     shown = {key: value for key, value in params.items() if key in varied or value != known.defaults.get(key)}
@@ -103,15 +103,15 @@ def fit(
 ) -> Head:
     """Fit a head.
 
-    Features are standardised with the mean and scale of X. Validation rows set the temperature of heads
-    whose scores are logits and stop dense nets early; those of classes that y lacks are left out, and
-    without any the temperature is 1 and a dense net runs all its epochs.
+    Features are standardised with the mean and scale of X. Validation rows set the temperature of heads whose scores
+    are logits and stop dense nets early. Validation rows of classes that y lacks are left out. Without validation rows
+    the temperature is 1 and a dense net runs all its epochs.
 
     Args:
         name: a family of ``FAMILIES``.
         X: float (n, d), finite.
         y: str (n,), at least two classes.
-        params: those that differ from the family's defaults.
+        params: parameters that differ from the family's defaults.
         class_weight: None, or "balanced" for rows weighted by ``n / (c * count of the class)``.
         seed: of everything random.
         X_val: float (m, d), or None.
@@ -119,7 +119,7 @@ def fit(
 
     Raises:
         UsageError: an unknown family, parameter or value, or a family that cannot weight classes.
-        HeadError: features and labels that no head can be fitted to.
+        HeadError: shapes that do not match, features that are not finite, or labels of fewer than two classes.
     """
     row = family(name)
     params = complete(name, params)
@@ -157,7 +157,7 @@ def fit(
 
 
 def calibrated(head: Head, X_val: np.ndarray, y_val: np.ndarray) -> Head:
-    """The head with the temperature that fits validation rows X_val (m, d) best; y_val is str (m,)."""
+    """Return the head with the temperature that fits validation rows X_val (m, d) best; y_val is str (m,)."""
     if family(head.family).votes:
         return head
     known = np.isin(y_val, head.classes)
@@ -167,7 +167,7 @@ def calibrated(head: Head, X_val: np.ndarray, y_val: np.ndarray) -> Head:
 
 
 def _checked(X: np.ndarray, y: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return X as an array and y as strings, or say what is wrong with them."""
+    """Return X as an array and y as strings; raise HeadError if shapes do not match or X is not finite."""
     X, y = np.asarray(X), np.asarray(y)
     if X.ndim != 2 or y.shape != X.shape[:1]:
         raise HeadError(f"Expected: {what} features (n, d) and n labels. Got: shapes {X.shape} and {y.shape}.")

@@ -1,4 +1,4 @@
-"""Fit one head on the train split and score it on validation and, once, on test."""
+"""Training of one head: fit it on the train split, score it on validation and, once, on test."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from heads.evaluation import metrics as evaluate
 class TrainResult:
     """A fitted head and its scores: shares of right predictions, with 95 % Wilson intervals.
 
-    ``metrics`` are more scores of the test split, ``baseline`` is the test score of always saying the
-    most frequent class, ``n`` counts rows of each split and classes, ``history`` is the head's (see ``Head``).
-    ``calibration`` says what the temperature does on test: "temperature", "ece_before" at a temperature of 1 and
-    "ece_after" at that one, and the bins "before" and "after" (see ``calibration.reliability``); None for a head that
-    votes. ``abstain`` is what ``calibration.abstain`` says.
+    ``metrics`` are more scores of the test split. ``baseline`` is the test score of always predicting the most
+    frequent class of train. ``n`` has the numbers of rows per split and of classes. ``history`` is the head's (see
+    ``Head``). ``calibration`` is the effect of the temperature on test: "temperature", the expected calibration errors
+    "ece_before" (at temperature 1) and "ece_after" (at the head's), and the bins "before" and "after" (see
+    ``calibration.reliability``); None for a head that votes. ``abstain`` is the result of ``calibration.abstain``.
     """
 
     feature_set: str
@@ -44,8 +44,8 @@ class TrainResult:
     history: tuple[dict[str, float], ...] = ()
     calibration: dict[str, Any] | None = None
     abstain: tuple[dict[str, Any], ...] = ()
-    views: int = 0  # stored views of each training image that it was fitted on too
-    without_views: dict[str, Any] | None = None  # the same head's row of a leaderboard, fitted on the images alone
+    views: int = 0  # stored views per training image that the head was also fitted on
+    without_views: dict[str, Any] | None = None  # the leaderboard row of the same head, fitted without views
 
     def row(self) -> dict[str, Any]:
         """Return this head as a row of a leaderboard."""
@@ -87,11 +87,11 @@ def train(
     Args:
         dataset: with rows in each split.
         head: a family of the registry.
-        params: those that differ from its defaults.
+        params: parameters that differ from the family's defaults.
         class_weight: None or "balanced".
         seed: of everything random in the fit.
-        augmented: the training rows with views after them, to fit on; the head is then fitted on the training rows
-            alone too, to say what the views gained.
+        augmented: the training rows, then their views, to fit on; the head is then also fitted on the training rows
+            alone, to report what the views gained.
 
     Raises:
         HeadError: the dataset cannot train or score a head.
@@ -110,18 +110,18 @@ def train(
 
 
 def leaderboard_row(head: Head, val: float, n: int, seconds: float) -> dict[str, Any]:
-    """What a leaderboard says of a head whose share of right predictions on n validation rows is ``val``."""
+    """Return the leaderboard row of a head whose share of right predictions on n validation rows is ``val``."""
     ci = list(evaluate.wilson(val, n))
     return {"head": head.family, "params": head.params, "val": val, "val_ci": ci, "fit_seconds": seconds}
 
 
 def count_views(augmented: Dataset, train: Dataset) -> int:
-    """How many views of each training row there are."""
+    """Return the number of views per training row."""
     return len(augmented) // len(train) - 1
 
 
 def gained(views: int, val: float, without: float, where: str = "on validation") -> str:
-    """In words, what views did for a head's score."""
+    """Return, in words, how views changed a head's score."""
     return f"with {views} views a picture: {100 * (val - without):+.1f} points {where} over the pictures alone"
 
 
@@ -133,7 +133,7 @@ def timed_fit(
     class_weight: str | None,
     seed: int,
 ) -> tuple[Head, float]:
-    """Fit a head of the registry and return it with the seconds that took."""
+    """Fit a head of the registry; return it and the seconds that the fit took."""
     started = time.perf_counter()
     head = registry.fit(
         name,
@@ -149,7 +149,7 @@ def timed_fit(
 
 
 def score(head: Head, parts: Mapping[str, Dataset], seconds: float, notes: list[str]) -> TrainResult:
-    """Score a fitted head on validation and on test; the only place that predicts the test split."""
+    """Score a fitted head on validation and on test; no other function of training or comparison predicts test."""
     train, val, test = (parts[split] for split in SPLITS)
     val_right = head.predict(val.X) == val.y
     val_top1 = float(val_right.mean())
@@ -192,14 +192,14 @@ def _calibration(head: Head, scores: np.ndarray, confidence: np.ndarray, right: 
 
 
 def accuracy(head: Head, part: Dataset) -> float:
-    """Share of a part's rows whose class the head predicts."""
+    """Return the share of a part's rows that the head predicts right."""
     return float(np.mean(head.predict(part.X) == part.y))
 
 
 def misclassified(head: Head, part: Dataset) -> list[dict[str, Any]]:
-    """A part's rows that the head gets wrong, the most confident mistake first.
+    """Return a part's rows that the head predicts wrong, the most confident mistake first.
 
-    A row has "uri", "true", "predicted" and "probability", that of the predicted class.
+    A row has "uri", "true", "predicted" and "probability" (of the predicted class).
     """
     probabilities = head.probabilities(part.X)
     predicted, confidence = head.predict(part.X), probabilities.max(axis=1)
@@ -216,10 +216,10 @@ def misclassified(head: Head, part: Dataset) -> list[dict[str, Any]]:
 
 
 def check_finite(dataset: Dataset) -> None:
-    """Refuse features that are not finite, as far as they are in memory.
+    """Raise HeadError if features that are in memory are not finite; streamed features are not read.
 
     Raises:
-        HeadError: there are some.
+        HeadError: some features are not finite.
     """
     bad = np.flatnonzero(~np.isfinite(dataset.X).all(axis=1))
     if len(bad):
@@ -230,7 +230,7 @@ def check_finite(dataset: Dataset) -> None:
 
 
 def check_dataset(dataset: Dataset) -> list[str]:
-    """Refuse a dataset that cannot train and score a head; return what is odd about a usable one.
+    """Raise HeadError if a dataset cannot train and score a head; return notes on classes that train lacks.
 
     Raises:
         HeadError: no labelled rows, an empty split, fewer than two classes, or features not finite.

@@ -1,4 +1,4 @@
-"""Fit many heads, choose on validation or by cross-validation, score the winner once on test."""
+"""The comparison of heads: fit many, choose on validation or by cross-validation, score the winner once on test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from heads.train import TrainResult, accuracy, check_dataset, check_finite, coun
 
 MAX_FOLDS = MAX_SEEDS = 100
 MAX_SHOTS = 1_000_000  # images per class
-TIED = 0.05  # a rival whose paired test gives more than this is not told apart from the first
+TIED = 0.05  # p-value of the paired test from which on a head counts as tied with the first
 CURVE_SHARES = (0.1, 0.18, 0.32, 0.56, 1.0)  # of the training rows
 CURVE_SECONDS = 60.0  # a head that takes longer to fit gets no learning curve
 
@@ -33,14 +33,14 @@ CURVE_SECONDS = 60.0  # a head that takes longer to fit gets no learning curve
 class CompareResult:
     """A leaderboard, best first, and its winner.
 
-    A row of the leaderboard has "head", "params", "class_weight", "val", "val_ci" and "fit_seconds"; "feature_set"
-    where several were compared; "views", how many of each training image it was fitted on too; "note" where there is
-    something to say; "val_range" where several seeds were tried, "val" then being their mean; "p_value" of McNemar's
-    test against the first row, and "tied", on the rows after it; and "error" instead of a score where the fit failed
-    ("val" and "val_ci" are None). All rows are judged on the same images: those of validation, or each training image
-    by the fits of the other folds.
+    Each row of the leaderboard has "head", "params", "class_weight", "val", "val_ci" and "fit_seconds". Some rows have
+    more: "feature_set" if several were compared; "views", the number of views per training image it was also fitted
+    on; "note", a remark; "val_range" if several seeds were tried ("val" is then their mean). Every row after the first
+    has "p_value", of McNemar's test against the first row, and "tied". A row whose fit failed has "error", and its
+    "val" and "val_ci" are None. All rows are scored on the same images: those of validation, or with folds all
+    training images, each by the fit that left its fold out.
 
-    ``folds`` is 0 where validation chose; ``learning_curve`` is the winner's and ``fewshot`` the families', see
+    ``folds`` is 0 if validation chose. ``learning_curve`` is the winner's. ``fewshot`` has rows per family, see
     ``compare``.
     """
 
@@ -71,12 +71,12 @@ class CompareResult:
 
 
 def check(seeds: Sequence[int], folds: int, fewshot: Sequence[int], budget: float | None) -> None:
-    """Refuse what no comparison could be made with, before features are read; see ``compare``.
+    """Raise UsageError for invalid arguments of ``compare``, before any features are read.
 
     Raises:
-        UsageError: no seed or too many, one fold, few-shot with no image, or no time.
+        UsageError: no seed or too many, one fold or too many, few-shot with no image, or no time.
     """
-    if not seeds or seeds[MAX_SEEDS:]:  # a range of far more has no len
+    if not seeds or seeds[MAX_SEEDS:]:  # len() of a huge range overflows
         got = "more" if seeds else "none"
         raise UsageError(f"Expected: --seeds, at least one seed and at most {MAX_SEEDS}. Got: {got}.")
     for seed in seeds:
@@ -103,28 +103,28 @@ def compare(
     progress: Progress | None = None,
     augmented: Dataset | None = None,
 ) -> CompareResult:
-    """Fit what the search names on train, choose by top-1 on validation or over folds, score the winner on test.
+    """Fit the candidates of a search on train, choose by top-1 on validation or over folds, score the winner on test.
 
-    A tie goes to the earlier, simpler candidate. Families whose fit is random are fitted once a seed and judged by the
-    mean; the head that is kept is that of the first seed.
+    A tie goes to the earlier, simpler candidate. A family whose fit is random is fitted once per seed and ranked by
+    the mean; the head of the first seed is kept.
 
     Args:
-        datasets: with rows in each split; several are feature sets of the same images, in the same order.
-        search: what to try.
+        datasets: each has rows in every split; several are feature sets of the same images, in the same order.
+        search: the candidates to try.
         seeds: at least one.
-        folds: 0 to choose on validation, else how many folds train is cut into; validation then only sets the
-            temperature and stops dense nets early.
-        fewshot: for each k, the best candidate of each family is fitted to k rows per class, drawn anew for each of at
-            least three seeds, and scored on validation.
-        budget: seconds after which nothing more is begun; what is done is ranked.
-        results: outcomes of earlier comparisons; what they know is not fitted again.
+        folds: 0 to choose on validation, else the number of folds that train is cut into. Validation then only sets
+            the winner's temperature and, if it is a dense net, stops its final fit early.
+        fewshot: for each k, the best candidate of each family is fitted to k rows per class and scored on validation.
+            The rows are drawn anew for each of at least three seeds.
+        budget: seconds after which no new fit begins; the fits done until then are ranked.
+        results: outcomes of earlier comparisons; a fit with a known outcome is not repeated.
         progress: called after each fit, in this thread, with (done, total).
-        augmented: the training rows with views after them; the best candidate is fitted on them too, as one more row
-            that is judged as the others are: with folds, on views of those images alone that it is fitted on.
+        augmented: the training rows, then their views. The best candidate is also fitted on these and gets one more
+            row, scored as the others are. With folds, the views of the images in the left-out fold are left out too.
 
     Raises:
         HeadError: a dataset cannot train or score a head, or no candidate could be fitted.
-        UsageError: an unknown head or parameter, views with several feature sets, and see ``check``.
+        UsageError: an unknown head or parameter, views with several feature sets, or what ``check`` refuses.
     """
     check(seeds, folds, fewshot, budget)
     deadline = time.monotonic() + (np.inf if budget is None else budget)
@@ -185,7 +185,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Entry:
-    """A row of the leaderboard, and where it comes from; ``right`` (m,) is what the first seed got right."""
+    """A row of the leaderboard, its table and candidate; ``right`` bool (m,): rows that the first seed got right."""
 
     table: int
     candidate: int
@@ -196,7 +196,7 @@ class _Entry:
 def _entries(
     trials: Sequence[Trial], tried: Tried, tables: Sequence[Table], candidates: Sequence[Candidate]
 ) -> list[_Entry]:
-    """The candidates that were tried, in their order."""
+    """Return an entry for each candidate that was tried, in the order of the trials."""
     by_candidate: dict[tuple[int, int], list[Trial]] = {}
     for trial in trials:
         by_candidate.setdefault((trial.table, trial.candidate), []).append(trial)
@@ -204,7 +204,7 @@ def _entries(
     for (table, at), some in by_candidate.items():
         error = next((tried.errors[trial] for trial in some if trial in tried.errors), None)
         if error is None and not all(trial in tried.outcomes for trial in some):
-            continue  # the budget ended
+            continue  # the budget ended before all of its trials were done
         candidate = candidates[at]
         row: dict[str, Any] = {
             "head": candidate.head,
@@ -220,7 +220,7 @@ def _entries(
             entries.append(_Entry(table, at, np.zeros(0), row | {"error": error}))
             continue
         by_seed: dict[int, list[np.ndarray]] = {}
-        for trial in some:  # folds in their order: the same rows for every candidate
+        for trial in some:  # folds in ascending order, so that every candidate has the same rows in the same order
             by_seed.setdefault(trial.seed, []).append(tried.outcomes[trial].right)
         right = np.array([np.concatenate(parts) for parts in by_seed.values()])
         values = right.mean(axis=1)
@@ -236,7 +236,7 @@ def _entries(
 
 
 def _ranked(entries: Sequence[_Entry]) -> list[_Entry]:
-    """The entries, best first and of equal ones the earlier, each tested against the first."""
+    """Return the entries, best first, ties in their given order; test each against the first."""
     ranked = sorted(entries, key=lambda entry: -1.0 if entry.row["val"] is None else entry.row["val"], reverse=True)
     for entry in ranked[1:]:
         if len(entry.right):
@@ -253,7 +253,7 @@ def _with_views(
     results: Results,
     deadline: float,
 ) -> tuple[list[_Entry], Tried]:
-    """The best candidate's trials once more, on the last table, which has views: its entry, if the budget allows."""
+    """Repeat the best candidate's trials on the last table, which has views; return its entry if the budget allows."""
     own = [trial for trial in trials if (trial.table, trial.candidate) == (best.table, best.candidate)]
     again, table = [replace(trial, table=len(tables) - 1) for trial in own], tables[-1]
     tried = run(again, tables, candidates, results, deadline)
@@ -268,7 +268,7 @@ def _with_views(
 
 
 def _refuse(**options: object) -> None:
-    """Refuse what needs the training rows in memory."""
+    """Raise UsageError if an option is set that needs the training rows in memory."""
     names = {"folds": "--cv", "fewshot": "--fewshot-k", "sets": "several --set"}
     if asked := [names[option] for option, value in options.items() if value]:
         raise UsageError(
@@ -278,7 +278,7 @@ def _refuse(**options: object) -> None:
 
 
 def _streaming(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
-    """The candidates that can be fitted to streamed rows, and notes on the others."""
+    """Return the candidates that can be fitted to streamed rows, and notes on the others."""
     linear = [candidate for candidate in candidates if registry.FAMILIES[candidate.head].loss]
     families = ", ".join(name for name, family in registry.FAMILIES.items() if family.loss)
     if not linear:
@@ -293,7 +293,10 @@ def _streaming(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[s
 def _head_of(
     entry: _Entry, tried: Tried, tables: Sequence[Table], candidates: Sequence[Candidate], seed: int
 ) -> tuple[Any, float]:
-    """The winner's head: the one that was fitted, or fitted now where only its outcome is known, or those of folds."""
+    """Return the winner's head and its fit's seconds.
+
+    The head was fitted in this comparison, or is fitted now: if only its outcome was known, or if folds chose it.
+    """
     table, candidate = tables[entry.table], candidates[entry.candidate]
     train, val = table.training, table.parts["val"]
     if train.stored is not None and tried.best is None:
@@ -308,7 +311,7 @@ def _head_of(
 def _learning_curve(
     parts: dict[str, Dataset], candidate: Candidate, seconds: float, deadline: float
 ) -> dict[str, Any] | None:
-    """The winner's validation score over the number of training rows, and what twice as many would give."""
+    """Return the winner's validation scores over the number of training rows, and the score to expect at twice all."""
     train, val = parts["train"], parts["val"]
     if seconds > CURVE_SECONDS or time.monotonic() > deadline:
         return None
@@ -318,7 +321,7 @@ def _learning_curve(
         rows = order[: round(share * len(train))]
         try:
             head, _ = timed_fit(candidate.head, train.take(rows), val, candidate.params, candidate.class_weight, 0)
-        except (HeadError, UsageError):  # one class alone, or too few rows for these parameters
+        except (HeadError, UsageError):  # only one class, or too few rows for these parameters
             continue
         value = accuracy(head, val)
         points.append({"n": len(rows), "val": value, "val_ci": list(metrics.wilson(value, len(val)))})
@@ -329,7 +332,7 @@ def _learning_curve(
 def _fewshot(
     board: Sequence[_Entry], table: Table, candidates: Sequence[Candidate], ks: Sequence[int], draws: int
 ) -> list[dict[str, Any]]:
-    """The best candidate of each family on k rows per class, the mean and range over draws."""
+    """Score the best candidate of each family, fitted to k rows per class: the mean and range over draws."""
     best: dict[str, Candidate] = {}
     for entry in board:
         if entry.row["val"] is not None:
@@ -359,10 +362,10 @@ def _fewshot(
 
 
 def _few_shot_notes(y: np.ndarray, ks: Sequence[int]) -> Iterator[str]:
-    """Say which classes of training labels y (n,) have fewer images than few-shot asks for.
+    """Yield a note for each k if some classes of training labels y (n,) have fewer than k images.
 
     Raises:
-        UsageError: none has as many, so that nothing would be left out.
+        UsageError: every class has fewer than k, so that each draw would be the whole train split.
     """
     counts = np.unique(y, return_counts=True)[1]
     for k in ks:
@@ -378,7 +381,7 @@ def _few_shot_notes(y: np.ndarray, ks: Sequence[int]) -> Iterator[str]:
 
 
 def _by_turns(y: np.ndarray, seed: int) -> np.ndarray:
-    """An order of the rows (n,) whose every beginning has classes in about their shares, int (n,)."""
+    """Return a random order of the rows, int (n,), in which any first m rows have about the class shares of y (n,)."""
     draw = np.random.default_rng(seed)
     shuffled = draw.permutation(len(y))
     _, codes, counts = np.unique(y[shuffled], return_inverse=True, return_counts=True)
@@ -390,7 +393,7 @@ def _by_turns(y: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _first_of_each(y: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
-    """The first k rows of each class in an order."""
+    """Return the first k rows of each class in an order of the rows y (n,)."""
     _, codes = np.unique(y[order], return_inverse=True)
     by_class = np.argsort(codes, kind="stable")
     counts = np.bincount(codes)

@@ -1,4 +1,4 @@
-"""Fits that are done, by what determines them, so that none is made twice and what was interrupted goes on."""
+"""The cache of fit outcomes, keyed by all that determines a fit: an interrupted comparison goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from featurestore.dataset import AT_A_TIME
 from featurestore.errors import StoreError
 from featurestore.storage.files import read_sealed, write_sealed
 
-VERSION = 1  # of what fits mean: another one makes older results unknown
+VERSION = 1  # of the fits' meaning: results of another version are not found
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is kept of a fit: bool (m,), which of the rows that judged it it got right; its seconds; a remark."""
+    """The stored result of a fit: ``right`` bool (m,), which of the scored rows it got right; its seconds; a remark."""
 
     right: np.ndarray
     seconds: float
@@ -28,14 +28,14 @@ class Outcome:
 
 
 class Results:
-    """A folder of outcomes; without a folder, a memory that ends with the process."""
+    """Outcomes by key, in a folder; without a folder, in memory."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._memory: dict[str, Outcome] = {}
 
     def get(self, key: str) -> Outcome | None:
-        """The outcome of a fit, if it is known; a file that cannot be read is as good as none."""
+        """Return the outcome of a fit; None if it is unknown or its file cannot be read."""
         if self._folder is None:
             return self._memory.get(key)
         try:
@@ -48,7 +48,7 @@ class Results:
             return None
 
     def put(self, key: str, outcome: Outcome) -> None:
-        """Keep an outcome."""
+        """Store an outcome."""
         if self._folder is None:
             self._memory[key] = outcome
             return
@@ -64,13 +64,13 @@ class Results:
 
 
 def key_of(data: str, **fit: Any) -> str:
-    """Name a fit: a digest of the data, see ``digest``, and of everything else that determines it (JSON values)."""
+    """Return the key of a fit: SHA-256, in hex, of the data's ``digest`` and all else that determines it (as JSON)."""
     told = json.dumps({"version": VERSION, "data": data, **fit}, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 
 def digest(*columns: np.ndarray | str) -> str:
-    """SHA-256 over columns of text or of keys, in hex."""
+    """Return the SHA-256, in hex, of columns of text or of keys."""
     total = hashlib.sha256()
     for column in columns:
         data = column.encode() if isinstance(column, str) else _joined(column)
@@ -80,7 +80,7 @@ def digest(*columns: np.ndarray | str) -> str:
 
 
 def _joined(column: np.ndarray) -> bytes:
-    """Its texts, or its keys in hex, with zeros between."""
+    """Return a column's texts, or its keys in hex, with zero bytes between."""
     if column.dtype.kind == "S":
         return binascii.hexlify(column.tobytes(), "\0", column.itemsize)
     pieces = (column[start : start + AT_A_TIME].tolist() for start in range(0, len(column), AT_A_TIME))

@@ -1,4 +1,4 @@
-"""A search space from the command line's options or from a TOML file."""
+"""Parsing of a search space from the command line's options or from a TOML file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featurestore.storage.files import size_of
 from heads import registry
 from heads.comparison.space import Grid, Search
 
-MOST_BYTES, MOST_POINTS = 2**16, 100_000  # of a recipe, and of a family in it
+MOST_BYTES, MOST_POINTS = 2**16, 100_000  # bytes of a file, combinations per family in it
 MAX_NUMBERS = 1000  # in one list of values
 
 
@@ -26,10 +26,10 @@ def from_options(
     hidden: Sequence[Sequence[int]] | None = None,
     class_weights: Sequence[str | None] = (),
 ) -> Search:
-    """A search from the command line's options.
+    """Return the search that the command line's options describe.
 
     Raises:
-        UsageError: an unknown family, an option that none of the families has, or a value that it cannot have.
+        UsageError: an unknown family, an option whose parameter none of the families has, or an invalid value.
     """
     names = list(registry.FAMILIES if heads is None else heads)
     for name in names:
@@ -48,18 +48,19 @@ def from_options(
         for point in given:
             registry.complete(name, point)
         grids[name] = tuple(given)
-    if not heads:  # options that name values choose the families that have them
+    if not heads:  # without named families, the options choose those that have their parameters
         grids = {name: grid for name, grid in grids.items() if grid}
     return Search(grids, tuple(class_weights))
 
 
 def from_file(path: Path) -> Search:
-    """A search from TOML: ``class_weight = [...]`` and a table ``[heads.NAME]`` a family, lists of values by parameter.
+    """Read a search from a TOML file.
 
-    Every combination of a family's values is tried; a family with an empty table gets its own grid.
+    The file has ``class_weight = [...]`` and one table ``[heads.NAME]`` per family, with a list of values per
+    parameter. Every combination of a family's values is tried; a family with an empty table gets its default grid.
 
     Raises:
-        UsageError: the file cannot be read, or has what no search has.
+        UsageError: the file cannot be read or is too large, or has an unknown key, family, parameter or value.
     """
     size = size_of(path)
     if size is None or size > MOST_BYTES:
@@ -90,7 +91,7 @@ def from_file(path: Path) -> Search:
 
 
 def class_weight(text: str) -> str | None:
-    """``none`` → None, ``balanced`` → "balanced".
+    """Return None for ``none`` and "balanced" for ``balanced``.
 
     Raises:
         UsageError: anything else.
@@ -101,7 +102,7 @@ def class_weight(text: str) -> str | None:
 
 
 def numbers(text: str) -> list[float]:
-    """``0.1,1`` → these; ``1e-4:1e2:13`` → 13 numbers from 1e-4 to 1e2, evenly spaced in their logarithm.
+    """Parse ``0.1,1``, a list, or ``1e-4:1e2:13``: 13 numbers from 1e-4 to 1e2, evenly spaced in their logarithm.
 
     Raises:
         UsageError: anything else, or numbers that are not above 0.

@@ -1,7 +1,7 @@
 """The search space of a comparison: families, their parameters, class weights.
 
-Options name it, and the command line shows options before anything heavy is imported: a space imports the registry when
-its candidates are asked for.
+The command line's options name this module, and must be shown before anything heavy is imported. So the registry is
+imported only when candidates are asked for.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-UNBALANCED = 3.0  # the largest class over the smallest, from which a default search weights classes too
+UNBALANCED = 3.0  # ratio of the largest class to the smallest from which a default search also tries class weights
 
 Grid = tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One thing to try: a family, all its parameters, and None or "balanced"."""
+    """A head to try: its family, all its parameters, and its class weight, None or "balanced"."""
 
     head: str
     params: dict[str, Any]
@@ -29,18 +29,23 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Search:
-    """What to try. Empty, it is a default that suits the data.
+    """The families, parameters and class weights to try. An empty search is a default that depends on the data.
 
     Attributes:
-        grids: points of a family's parameters, each over its defaults; () is the family's own grid.
-        class_weights: each None or "balanced"; empty leaves it to the data.
+        grids: by family, parameters to try, those not given at their defaults; () is the family's default grid.
+        class_weights: each None or "balanced"; if empty, the balance of the classes decides.
     """
 
     grids: Mapping[str, Grid] = field(default_factory=dict)
     class_weights: tuple[str | None, ...] = ()
 
     def candidates(self, y: np.ndarray, width: int, to_score: int) -> tuple[list[Candidate], list[str]]:
-        """What is to be tried on training labels y (n,), the simple first, and notes on what was left out.
+        """Return the candidates for training labels, simple ones first, and notes on families that were left out.
+
+        Args:
+            y: str (n,).
+            width: d, the number of features.
+            to_score: the number of rows that each head is scored on.
 
         Raises:
             UsageError: an unknown family or parameter.
@@ -70,7 +75,7 @@ DEFAULT = Search()
 
 
 def _usable(name: str, weights: Sequence[str | None], asked: bool) -> Sequence[str | None]:
-    """The class weights to try with a family; by default only linear heads are tried with several."""
+    """Return the class weights to try with a family; unless ``asked``, only linear heads are tried with several."""
     from heads import registry
 
     known = registry.family(name)

@@ -1,4 +1,4 @@
-"""Training rows that stay in the store: read anew on every pass of a sweep, while validation and test are in memory."""
+"""Streaming of training rows from the store, once per pass of a sweep; validation and test are in memory."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from featurestore.errors import UsageError
 from featurestore.splits import TEST, TRAIN, VAL
 from heads.solvers.rows import StreamedRows
 
-SHARE = 0.25  # of the limit, for val and test; the rest is for their copies, labels, solvers and the program
-SAMPLE_SHARE = 0.2  # of the limit, for a sample of the training rows
-MOST_SAMPLED = 0.25  # of the training rows
-ROOM_SHARE = 0.1  # of the limit, for problems that are solved together
+SHARE = 0.25  # of the memory limit, for val and test; the rest is for their copies, labels, solvers and the program
+SAMPLE_SHARE = 0.2  # of the memory limit, for a sample of the training rows
+MOST_SAMPLED = 0.25  # of the training rows, the largest sample
+ROOM_SHARE = 0.1  # of the memory limit, for problems that are solved together
 
 
 def streamed_rows(train: Dataset) -> StreamedRows:
-    """The rows of a dataset whose vectors are stored, in the order ``train.stored.order``. Takes a pass.
+    """Return the rows of a dataset whose vectors are stored, in the order ``train.stored.order``; reads them all once.
 
     Raises:
         HeadError: features that are not finite.
     """
     assert train.stored is not None
     limit, most = train.stored.memory_limit, int(MOST_SAMPLED * len(train))
-    fit = int(SAMPLE_SHARE * limit / (4 * train.width))  # of float32; float16 takes half of it
+    fit = int(SAMPLE_SHARE * limit / (4 * train.width))  # of float32; float16 takes half as much
     return StreamedRows.surveyed(train.stored.pieces, len(train), max(min(fit, most), 2), int(ROOM_SHARE * limit))
 
 
 def split(dataset: Dataset) -> dict[str, Dataset]:
-    """The splits of a dataset: train as it is, val and test in memory.
+    """Return the splits of a dataset: train as it is, val and test in memory.
 
     Raises:
-        UsageError: the memory limit is too low for that.
+        UsageError: the memory limit is too low for val and test.
     """
     if dataset.stored is None:
         return {name: dataset.part(name) for name in (TRAIN, VAL, TEST)}

@@ -1,4 +1,4 @@
-"""Run the fits of a comparison: linear families in sweeps, the others side by side, those that are known not at all."""
+"""The fits of a comparison: linear families in sweeps, others in parallel; known outcomes are not fitted again."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from heads.families.linear import LinearProblem, fit_many
 from heads.solvers.rows import MemoryRows, Rows
 from heads.train import timed_fit
 
-HOLD_OUT = -1  # the fold of trials that the validation split judges
+HOLD_OUT = -1  # the fold of trials that are scored on the validation split
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One fit of one candidate: to which table, with which seed, judged on which fold."""
+    """One fit of one candidate: the numbers of its table and candidate, its seed, and the fold it is scored on."""
 
     table: int
     candidate: int
@@ -39,18 +39,18 @@ class Trial:
 
 
 class Table:
-    """The splits of one feature set: what the fits of a fold are fitted to and judged on.
+    """The rows of one feature set: per fold, those that are fitted and those that are scored.
 
     Attributes:
         parts: the splits.
         name: of the feature set.
-        training: what is fitted: the training rows, and after them their views where there are some.
-        folds: of each row of ``training``, int (n,), a view's being its image's; None where validation judges.
-        digest: of all that decides an outcome, but for the candidate, the seed and the fold.
+        training: the rows to fit: the training rows, then their views if there are any.
+        folds: the fold of each row of ``training``, int (n,); a view has its image's. None if validation is scored.
+        digest: of all that decides an outcome, except the candidate, the seed and the fold.
     """
 
     def __init__(self, parts: dict[str, Dataset], folds: int, augmented: Dataset | None = None) -> None:
-        """``folds``: how many train is cut into; 0 for none. ``augmented``: train with views after it."""
+        """``folds``: how many train is cut into; 0 for none. ``augmented``: the training rows, then their views."""
         train, val = parts["train"], parts["val"]
         self.parts, self.name = parts, train.feature_set
         self.training = train if augmented is None else augmented
@@ -64,7 +64,7 @@ class Table:
         self.digest = digest(train.fingerprint, *(column for pair in columns for column in pair), *more)
 
     def rows(self) -> tuple[Rows, np.ndarray]:
-        """What is fitted, for sweeps, and the order int (n,) that it is in there: by fold, or by place in the store."""
+        """Return ``training`` for sweeps, and its rows' order there, int (n,): by fold or by place in the store."""
         if self._rows is None:
             training = self.training
             if training.stored is not None:
@@ -75,25 +75,25 @@ class Table:
         return self._rows
 
     def fitted(self, fold: int) -> Dataset:
-        """The rows that trials of a fold are fitted to."""
+        """Return the rows that trials of a fold are fitted to."""
         return self.training if self.folds is None else self.training.take(self.folds != fold)
 
     def judged(self, fold: int) -> Dataset:
-        """The rows that trials of a fold are judged on: images, never views."""
+        """Return the rows that trials of a fold are scored on: images, never views."""
         train = self.parts["train"]
         return self.parts["val"] if self.folds is None else train.take(self.folds[: len(train)] == fold)
 
 
 @dataclass
 class Tried:
-    """What came of the trials. ``best`` is the head of the one that judged best, where it was fitted here."""
+    """The outcomes and errors of trials. ``best`` is the best-scoring trial that was fitted here and kept its head."""
 
     outcomes: dict[Trial, Outcome] = field(default_factory=dict)
     errors: dict[Trial, str] = field(default_factory=dict)
     best: tuple[Trial, Head] | None = None
 
     def add(self, trial: Trial, outcome: Outcome, head: Head | None = None) -> None:
-        """Take an outcome; of equal ones the earlier candidate's head is kept."""
+        """Record an outcome; keep its head if it is the best, or equal to the best and of an earlier candidate."""
         self.outcomes[trial] = outcome
         if head is None:
             return
@@ -112,13 +112,13 @@ def run(
     deadline: float = np.inf,
     progress: Progress | None = None,
 ) -> Tried:
-    """Make the trials that ``results`` does not know, and tell it each as soon as it is done.
+    """Run the trials that ``results`` does not know, and store each outcome there as soon as it is known.
 
     Args:
-        trials: what to fit.
-        tables, candidates: what the trials number.
+        trials: the fits to run.
+        tables, candidates: looked up by the numbers in the trials.
         results: known outcomes.
-        deadline: of ``time.monotonic``; nothing is begun after it.
+        deadline: in seconds of ``time.monotonic``; no fit begins after it.
         progress: called in this thread with (done, total).
     """
     tried = Tried()
@@ -172,10 +172,10 @@ def _fits(
 def _sweep(
     trials: Sequence[Trial], table: Table, name: str, candidates: Sequence[Candidate], deadline: float
 ) -> Iterator[Made]:
-    """Fit one linear family to one table, every trial over the same passes.
+    """Fit one linear family to one table; all trials share each pass over the rows.
 
-    Standardised by all of train, also where folds judge: what a fold's own rows add to the mean and the scale of
-    features says nothing of their classes.
+    The mean and the scale of features come from all training rows, even with folds. The left-out fold contributes to
+    both, but they do not depend on its labels.
     """
     family = registry.FAMILIES[name]
     assert family.loss is not None and family.C is not None
@@ -216,7 +216,7 @@ def _sweep(
 def _side_by_side(
     trials: Sequence[Trial], tables: Sequence[Table], candidates: Sequence[Candidate], deadline: float
 ) -> Iterator[Made]:
-    """Fit what cannot share passes, a few at a time."""
+    """Fit the families that cannot share passes, a few trials at a time."""
 
     def fit(trial: Trial) -> Made | None:
         if time.monotonic() > deadline:

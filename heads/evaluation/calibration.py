@@ -1,6 +1,6 @@
-"""Do probabilities mean what they say, and from which one on may a prediction be trusted?
+"""Calibration of probabilities, and thresholds of confidence below which a head abstains.
 
-Here a confidence is the probability of the predicted class, and a row is right where that is its true class.
+Here a confidence is the probability of the predicted class, and a row is right if that is its true class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TARGETS = (0.9, 0.95, 0.99)
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> list[dict[str, float]]:
-    """Cut 0 to 1 into bins of equal width, ``low < confidence <= high``, and compare what each says with what it is.
+    """Compare mean confidence and accuracy in bins of equal width from 0 to 1, ``low < confidence <= high``.
 
     Args:
         confidence: float (n,), from 0 to 1.
@@ -44,10 +44,11 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> li
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy over the bins of ``reliability``, weighted by their rows; 0 without any.
+    """Return the mean distance of confidence and accuracy over bins, weighted by their rows; 0 without rows.
 
     Naeini, Cooper & Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian binning" (AAAI), in the
-    form of Guo et al. 2017, "On calibration of modern neural networks" (arXiv:1706.04599), whose 15 bins these are.
+    form of Guo et al. 2017, "On calibration of modern neural networks" (arXiv:1706.04599), with their 15 bins. See
+    ``reliability`` for the arguments.
     """
     table = reliability(confidence, right, bins)
     return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in table) / max(len(confidence), 1)
@@ -60,7 +61,9 @@ def abstain(
     test_right: np.ndarray,
     targets: Sequence[float] = TARGETS,
 ) -> list[dict[str, Any]]:
-    """Answer only where the confidence reaches a threshold: for each accuracy, the lowest that validation allows.
+    """Return per target accuracy the lowest confidence threshold that reaches it on validation, and its test scores.
+
+    Only rows whose confidence reaches the threshold are answered.
 
     Args:
         val_confidence: float (m,).
@@ -70,10 +73,10 @@ def abstain(
         targets: accuracies to reach.
 
     Returns:
-        For each of ``targets``: "target"; "threshold", rows of that confidence or more are answered; "val_coverage",
-        the share of validation that is; and what comes of it on test: "coverage", "accuracy" of the answered rows,
-        "accuracy_ci", their 95 % Wilson interval, and "n", their number. All but "target" are None where no threshold
-        reaches it on validation; accuracy and interval also where no test row is answered.
+        For each of ``targets``: "target"; "threshold"; "val_coverage", the share of validation rows that are answered;
+        and on test "coverage", the share of answered rows, "accuracy" of these, "accuracy_ci", its 95 % Wilson
+        interval, and "n", their number. All but "target" are None if no threshold reaches the target on validation;
+        accuracy and interval are also None if no test row is answered.
     """
     order = np.argsort(-val_confidence, kind="stable")
     ranked, answered = val_confidence[order], np.arange(1, len(order) + 1)
@@ -85,7 +88,7 @@ def abstain(
         names = ("threshold", "val_coverage", "coverage", "accuracy", "accuracy_ci", "n")
         if not len(at):
             return {"target": target, **dict.fromkeys(names)}
-        threshold = 0.0 if at[-1] == len(order) - 1 else ranked[at[-1]]  # all may be answered
+        threshold = 0.0 if at[-1] == len(order) - 1 else ranked[at[-1]]  # all of validation: answer all of test too
         right = test_right[test_confidence >= threshold]
         n, share = len(right), float(right.mean()) if len(right) else None
         values = (

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def top_k(y: np.ndarray, scores: np.ndarray, classes: np.ndarray, k: int = 1) -> float:
-    """Share of rows whose true class is among the k highest scores; equal scores go by class order.
+    """Return the share of rows whose true class is among the k highest scores; equal scores rank in class order.
 
     Args:
         y: str (n,), n > 0. A class that is not in ``classes`` counts as a miss.
@@ -25,7 +25,7 @@ def top_k(y: np.ndarray, scores: np.ndarray, classes: np.ndarray, k: int = 1) ->
 
 
 def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a share of n independent trials.
+    """Return the confidence interval of a share of n independent trials.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference", Journal of the
     American Statistical Association 22:209-212.
@@ -51,7 +51,7 @@ def confusion(y: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> np.n
 
 @dataclass(frozen=True)
 class PerClass:
-    """Scores of each class, each (c,); a share without any row to take it of is 0."""
+    """Scores per class, each (c,); a share of no rows is 0."""
 
     precision: np.ndarray
     recall: np.ndarray
@@ -60,7 +60,7 @@ class PerClass:
 
 
 def per_class(matrix: np.ndarray) -> PerClass:
-    """Precision, recall, F1 and support (rows of that class) from a confusion matrix."""
+    """Return precision, recall, F1 and support (number of rows) per class, from a confusion matrix."""
     right, support, called = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     return PerClass(
         precision=_share(right, called),
@@ -71,13 +71,13 @@ def per_class(matrix: np.ndarray) -> PerClass:
 
 
 def macro_f1(matrix: np.ndarray) -> float:
-    """Mean F1 of the classes that occur, in truth or in prediction."""
+    """Return the mean F1 of the classes that occur, as a true or as a predicted class."""
     occurs = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
     return float(per_class(matrix).f1[occurs].mean())
 
 
 def balanced_accuracy(matrix: np.ndarray) -> float:
-    """Mean recall of the classes that have rows."""
+    """Return the mean recall of the classes that have rows."""
     scores = per_class(matrix)
     return float(scores.recall[scores.support > 0].mean())
 
@@ -92,7 +92,7 @@ def summary(y: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> dict[str,
 
 
 def confusion_order(matrix: np.ndarray) -> np.ndarray:
-    """Order the classes so that those that are confused stand side by side, int (c,).
+    """Return an order of the classes, int (c,), in which those that are often confused are close together.
 
     Average linkage on the shares confused either way, its leaves ordered to keep neighbours close (Bar-Joseph et al.
     2001, "Fast optimal leaf ordering for hierarchical clustering").
@@ -113,7 +113,7 @@ def confusion_order(matrix: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a curve, ``x`` and ``y`` (k,), and the area that sums it up."""
+    """Points of a curve, ``x`` and ``y`` (k,), and the area below it."""
 
     x: np.ndarray
     y: np.ndarray
@@ -121,11 +121,11 @@ class Curve:
 
 
 def roc(positive: np.ndarray, scores: np.ndarray) -> Curve:
-    """Receiver operating characteristic: true positive rate over false positive rate, and the area below (AUC).
+    """Return the receiver operating characteristic: true positive rate over false positive rate, and its area (AUC).
 
     Args:
-        positive: bool (n,), with at least one of each kind.
-        scores: (n,), higher for rows that are thought positive; equal scores are one point.
+        positive: bool (n,), at least one true and one false.
+        scores: (n,), higher for rows that are more likely positive; equal scores make one point.
     """
     hits, called = _thresholds(positive, scores)
     x = np.r_[0, (called - hits) / np.sum(~positive)]
@@ -134,10 +134,11 @@ def roc(positive: np.ndarray, scores: np.ndarray) -> Curve:
 
 
 def precision_recall(positive: np.ndarray, scores: np.ndarray) -> Curve:
-    """Precision over recall, from the highest score down, and the average precision ``Σ (Δ recall) · precision``.
+    """Return precision over recall, from the highest score down; its area is the average precision.
 
-    That sum is scikit-learn's ``average_precision_score``: no interpolation, which would be too optimistic (Davis &
-    Goadrich 2006, "The relationship between Precision-Recall and ROC curves"). Arguments are those of ``roc``.
+    The average precision is ``Σ (Δ recall) · precision``, as scikit-learn's ``average_precision_score``, without
+    interpolation, which would be too optimistic (Davis & Goadrich 2006, "The relationship between Precision-Recall and
+    ROC curves"). Arguments are those of ``roc``.
     """
     hits, called = _thresholds(positive, scores)
     recall, precision = hits / np.sum(positive), hits / called
@@ -145,7 +146,7 @@ def precision_recall(positive: np.ndarray, scores: np.ndarray) -> Curve:
 
 
 def _thresholds(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At each different score, the highest first: positives, and rows, that reach it."""
+    """Return, for each different score, highest first, the number of positive rows and of all rows that reach it."""
     order = np.argsort(-scores, kind="stable")
     last = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
     return np.cumsum(positive[order])[last], last + 1

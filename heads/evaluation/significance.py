@@ -1,4 +1,4 @@
-"""Is one head better than another on the same rows, or was it luck?"""
+"""The significance test of whether one head is better than another on the same rows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import numpy as np
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
-    """Two-sided p-value that two heads are equally good, from the rows that one of them alone gets right.
+    """Return the two-sided p-value of two heads being equally good, from the rows that only one of them gets right.
 
     McNemar 1947, "Note on the sampling error of the difference between correlated proportions", Psychometrika
-    12:153-157, in its exact form: each such row is as likely to be the one's as the other's. 1 without any.
+    12:153-157, in its exact form: if the heads are equally good, either is equally likely to be right on each such row.
+    The p-value is 1 without such rows.
 
     Args:
-        right_a: bool (n,), the rows that the one predicts right.
-        right_b: bool (n,), those of the other, in the same order.
+        right_a: bool (n,), the rows that one head predicts right.
+        right_b: bool (n,), those of the other head, in the same order.
     """
     from scipy.stats import binomtest
 

@@ -1,4 +1,4 @@
-"""What a family is: all that the rest of penult needs to know to fit, tune, compare and export heads of one kind."""
+"""The definition of a family: what the other modules need to fit, tune, compare and export heads of one kind."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ HALF_DECADES = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for dig
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table.
+    """One row of the table of families.
 
     Attributes:
-        about: one line for people.
+        about: a description, one line.
         fit: fits a ``Problem`` with the parameters as keywords and returns the head's arrays.
         head: the class that predicts from those arrays.
         defaults: every parameter with its default.
-        grid: what ``compare`` tries, each over the defaults, the most regular first.
-        check: raises UsageError for parameters, as keywords, that no fit could have.
-        votes: scores are shares of votes, probabilities as they are; those of others are logits with a temperature.
-        weighted: takes ``class_weight="balanced"``.
-        random: the fit depends on its seed beyond the solver's tolerance.
-        loss: of linear families, whose fits share their passes over the features.
-        C: of the parameters, as keywords, the weight of the loss beside the penalty: a smaller one is more regular.
-        is_slow: whether a comparison that was not told what to try leaves the family out: of training rows, classes,
-            rows to score and width.
+        grid: the parameters that ``compare`` tries, those not given at their defaults, the most regular first.
+        check: takes all parameters as keywords, raises UsageError for invalid ones.
+        votes: whether scores are shares of votes, used as probabilities; otherwise they are logits with a temperature.
+        weighted: whether it takes ``class_weight="balanced"``.
+        random: whether the fit depends on its seed beyond the solver's tolerance.
+        loss: of a linear family, whose fits share their passes over the features; None for others.
+        C: takes all parameters as keywords, returns the weight of the loss relative to the penalty (smaller is more
+            regular); None if the family has no penalty.
+        is_slow: takes the numbers of training rows, classes, rows to score and features; returns whether a comparison
+            with the default search leaves the family out.
 
     Example:
         >>> register("ridge-10", replace(family("ridge"), about="ridge, alpha 10", defaults={"alpha": 10.0}))
@@ -42,7 +43,7 @@ class Family:
     head: type[Head]
     defaults: Mapping[str, Any]
     grid: tuple[Mapping[str, Any], ...]
-    check: Callable[..., object] = dict  # which takes anything
+    check: Callable[..., object] = dict  # accepts any keywords
     votes: bool = False
     weighted: bool = True
     random: bool = False

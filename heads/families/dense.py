@@ -14,13 +14,13 @@ from heads.families.base import Family
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 MAX_EPOCHS = 100_000
-MAX_LAYERS, MAX_WIDTH = 16, 2**16  # of hidden layers: a kernel of two such widths takes 16 GiB
+MAX_LAYERS, MAX_WIDTH = 16, 2**16  # of hidden layers: a kernel between two of this width takes 16 GiB
 MAX_BATCH_ROWS = 2**20
 
 
 @dataclass(frozen=True)
 class DenseHead(Head):
-    """Arrays ``kernel0`` (d, h), ``bias0`` (h,), ``kernel1`` … up to the class logits; ReLU between."""
+    """A dense net: arrays ``kernel0`` (d, h), ``bias0`` (h,), ``kernel1`` … up to the class logits, ReLU in between."""
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
         last = len(self.params["hidden"])
@@ -29,7 +29,7 @@ class DenseHead(Head):
         return X @ self.arrays[f"kernel{last}"] + self.arrays[f"bias{last}"]
 
     def to_layers(self, keras: Any, X: Any) -> Any:
-        """The net as it was trained: dropout is there for whoever trains it further."""
+        """Return the net as it was trained, with its dropout, which matters if it is trained further."""
         *hidden, last = self.layer_arrays
         for i, (kernel, bias) in enumerate(hidden):
             X = dense_layer(keras, f"dense{i}", X, self.arrays[kernel], self.arrays[bias], "relu")
@@ -38,7 +38,7 @@ class DenseHead(Head):
 
     @property
     def layer_arrays(self) -> list[tuple[str, str]]:
-        """Of the hidden layers, and of the last one."""
+        """The names for the hidden layers, then for the last layer."""
         return [(f"kernel{i}", f"bias{i}") for i in range(len(self.params["hidden"]) + 1)]
 
 
@@ -55,12 +55,12 @@ def fit_dense(
 ) -> dict[str, np.ndarray]:
     """Minimise cross-entropy; stop ``patience`` epochs after the best validation loss.
 
-    The weights that are kept are those of the best validation loss, also with ``patience`` 0, which never stops
-    before the last epoch. The accuracies told to ``problem.on_epoch`` are shares of right predictions, those of the
-    training rows taken while the epoch goes on and with dropout, as Keras does.
+    The weights of the best validation loss are kept, also with ``patience`` 0, which never stops before the last
+    epoch. The accuracies passed to ``problem.on_epoch`` are shares of right predictions. Those of the training rows are
+    measured during the epoch and with dropout, as Keras does.
 
-    The result depends on the seed alone: initialisation, dropout and the order of rows are seeded here,
-    not through Keras's process-wide generator, so that fits may run side by side.
+    All randomness comes from the seed: initialisation, dropout and the order of rows are seeded here, not through
+    Keras's process-wide generator, so that fits may run in parallel.
     """
     check_dense(hidden, dropout, optimizer, learning_rate, epochs, batch_size, patience)
     keras = import_keras()
@@ -99,7 +99,7 @@ def fit_dense(
         validation_data=(problem.X_val, problem.y_val) if has_val else None,
         validation_batch_size=1024,
         callbacks=[tell, best] if has_val else [tell],
-        shuffle=False,  # the data set does it, from our seed
+        shuffle=False,  # our data set shuffles, from the seed
         verbose=0,
     )
     layers = [layer.get_weights() for layer in model.layers if isinstance(layer, keras.layers.Dense)]
@@ -111,7 +111,7 @@ def fit_dense(
 
 
 def _batches(problem: Problem, weights: np.ndarray, batch_size: int, draw: np.random.Generator) -> Any:
-    """Rows in a new order each epoch, as a Keras data set of (X, y, weight) batches."""
+    """Return a Keras data set of (X, y, weight) batches, with the rows in a new order each epoch."""
     import keras
 
     class Batches(keras.utils.PyDataset):
@@ -141,7 +141,7 @@ def check_dense(
     batch_size: int,
     patience: int,
 ) -> None:
-    """Raise UsageError for what no dense net can be fitted with."""
+    """Raise UsageError for invalid parameters of a dense net."""
     widths = isinstance(hidden, list | tuple) and all(is_count(width, MAX_WIDTH) for width in hidden)
     check_param(
         widths and len(hidden) <= MAX_LAYERS,

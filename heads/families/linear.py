@@ -23,30 +23,30 @@ from heads.solvers.sweep import (
     solve_from_sample,
 )
 
-LADDER = 10.0  # a large C is reached over smaller ones: each is a better start for the next than zero is
+LADDER = 10.0  # a large C is reached in factors of this: the solution for a smaller C is a better start than zero
 LADDER_FROM = 1e-3
 
 
 @dataclass(frozen=True)
 class LinearHead(Head):
-    """``scores = X @ coef + intercept`` with ``coef`` (d, c) and ``intercept`` (c,)."""
+    """A linear head: ``scores = X @ coef + intercept`` with ``coef`` (d, c) and ``intercept`` (c,)."""
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
         return X @ self.arrays["coef"] + self.arrays["intercept"]
 
     def to_layers(self, keras: Any, X: Any) -> Any:
-        """One Dense layer."""
+        """Return one Dense layer."""
         return dense_layer(keras, "dense0", X, self.arrays["coef"], self.arrays["intercept"])
 
     @property
     def layer_arrays(self) -> list[tuple[str, str]]:
-        """Of its one layer."""
+        """The names for its one layer."""
         return [("coef", "intercept")]
 
 
 @dataclass(frozen=True)
 class LinearProblem:
-    """One of many fits to the same rows: C above 0, None or "balanced", and the fold left out (-1: none)."""
+    """One of many fits to the same rows: C above 0, class weight None or "balanced", fold left out (-1: none)."""
 
     C: float
     class_weight: str | None = None
@@ -55,7 +55,7 @@ class LinearProblem:
 
 @dataclass(frozen=True)
 class LinearFit:
-    """A solved problem, by its number: ``coef`` (d, c) and ``intercept`` (c,), seconds, and see ``sweep.Solution``."""
+    """A solved problem: its number, ``coef`` (d, c), ``intercept`` (c,), seconds; see ``sweep.Solution`` for others."""
 
     problem: int
     coef: np.ndarray
@@ -73,15 +73,15 @@ def fit_many(
     problems: Sequence[LinearProblem],
     folds: np.ndarray | None = None,
 ) -> Iterator[LinearFit]:
-    """Fit many linear heads over shared passes; each as soon as it is solved.
+    """Fit many linear heads in shared passes over the rows; yield each as soon as it is solved.
 
     Args:
-        rows: n of them; weights are those of their standardised features.
+        rows: the n rows; ``coef`` and ``intercept`` apply to their standardised features.
         y: int (n,), indices of classes.
         n_classes: c.
         loss: of one family.
-        problems: what to fit.
-        folds: int (n,), the fold of each row, where problems leave some out.
+        problems: the fits to make.
+        folds: int (n,), the fold of each row; needed if problems leave a fold out.
     """
     groups: dict[tuple[str | None, int], dict[float, int]] = {}
     for i, problem in enumerate(problems):
@@ -107,35 +107,35 @@ def fit_many(
 
 
 def fit_logreg(problem: Problem, **params: float) -> dict[str, np.ndarray]:
-    """Multinomial logistic regression with an L2 penalty; ``1 / C`` is the penalty's weight."""
+    """Fit a multinomial logistic regression with an L2 penalty; ``1 / C`` is the penalty's weight."""
     return _fit(problem, CROSS_ENTROPY, checked_C(**params))
 
 
 def fit_svm(problem: Problem, **params: float) -> dict[str, np.ndarray]:
-    """One-vs-rest linear support vector machine with squared hinge loss, as scikit-learn's LinearSVC."""
+    """Fit a one-vs-rest linear support vector machine with squared hinge loss, as scikit-learn's LinearSVC."""
     return _fit(problem, SQUARED_HINGE, checked_C(**params))
 
 
 def fit_ridge(problem: Problem, **params: float) -> dict[str, np.ndarray]:
-    """One-vs-rest least squares with an L2 penalty of weight ``alpha``, as scikit-learn's RidgeClassifier."""
+    """Fit one-vs-rest least squares with an L2 penalty of weight ``alpha``, as scikit-learn's RidgeClassifier."""
     return _fit(problem, SQUARED, C_of_alpha(**params))
 
 
 def checked_C(C: float) -> float:
-    """A loss's weight beside ``||W||² / 2``.
+    """Return C, the weight of the loss relative to ``||W||² / 2``.
 
     Raises:
-        UsageError: it is no number above 0.
+        UsageError: C is not a number above 0.
     """
     check_param(is_number(C) and C > 0, "C", C, "a number above 0")
     return C
 
 
 def C_of_alpha(alpha: float) -> float:
-    """The C of ``C Σ loss + ||W||² / 2`` that stands for ``Σ loss + alpha ||W||²``.
+    """Return the C for which ``C Σ loss + ||W||² / 2`` and ``Σ loss + alpha ||W||²`` have the same minimum in W.
 
     Raises:
-        UsageError: alpha is no number above 0.
+        UsageError: alpha is not a number above 0.
     """
     check_param(is_number(alpha) and alpha > 0, "alpha", alpha, "a number above 0")
     return 1 / (2 * alpha)

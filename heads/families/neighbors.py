@@ -1,4 +1,4 @@
-"""Heads without an optimisation: k nearest neighbours and nearest class mean."""
+"""Heads that need no optimisation: k nearest neighbours and nearest class mean."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from heads.families.base import Family
 from heads.families.linear import LinearHead
 
 METRICS = ("cosine", "euclidean")
-KNN_MAX_WORK = 1e13  # rows to score × rows kept × width: about a minute
+KNN_MAX_WORK = 1e13  # rows to score × training rows × features: about a minute
 
 
 @dataclass(frozen=True)
 class NeighborsHead(Head):
-    """Share of the votes of the k nearest training rows.
+    """A k nearest neighbours head: its scores are shares of the votes of the k nearest training rows.
 
     Arrays: ``vectors`` (n, d), the training rows, of unit length for cosine; ``labels`` int (n,).
     """
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
         vectors, k = self.arrays["vectors"], self.params["k"]
-        closeness = X @ vectors.T  # orders by cosine: neither the length of X nor that of the rows matters
+        closeness = X @ vectors.T  # ranks by cosine: vectors have length 1, and the length of X changes no order
         if self.params["metric"] == "euclidean":
             closeness -= np.einsum("ij,ij->i", vectors, vectors) / 2
         nearest = np.argpartition(-closeness, k - 1, axis=1)[:, :k]
@@ -35,7 +35,7 @@ class NeighborsHead(Head):
 
 
 def check_knn(k: int, metric: str) -> None:
-    """Raise UsageError for what no neighbours can be found with, whatever the rows."""
+    """Raise UsageError for parameters that are invalid for any training rows."""
     check_param(is_count(k), "k", k, "a whole number above 0")
     check_param(metric in METRICS, "metric", metric, " or ".join(METRICS))
 
@@ -52,7 +52,7 @@ def fit_knn(problem: Problem, *, k: int, metric: str) -> dict[str, np.ndarray]:
 
 
 def fit_ncm(problem: Problem) -> dict[str, np.ndarray]:
-    """Nearest class mean by Euclidean distance, as a linear head.
+    """Fit nearest class mean, by Euclidean distance, as a linear head.
 
     ``-|x - m|² / 2 = x·m - |m|²/2 - |x|²/2``, and the last term is the same for all classes.
     """

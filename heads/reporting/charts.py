@@ -1,4 +1,4 @@
-"""Line charts as plain geometry, for the report's template to draw as SVG."""
+"""The geometry of line charts, which the report's template draws as SVG."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from heads.evaluation.learning_curve import PowerLaw
 from heads.evaluation.metrics import Curve
 
 WIDTH, HEIGHT = 440, 260  # of a chart, in SVG units
-LEFT, RIGHT, TOP, BOTTOM = 52, 26, 10, 40  # margins, for ticks and names
-SMOOTHING = 0.8  # weight of an epoch beside the next one's, as in Keras's tutorials
-MAX_POINTS = 400  # of a curve: more cannot be seen
+LEFT, RIGHT, TOP, BOTTOM = 52, 26, 10, 40  # margins, for tick labels and axis names
+SMOOTHING = 0.8  # weight of an epoch relative to the next one's, as in Keras's tutorials
+MAX_POINTS = 400  # per curve: more cannot be seen
 DOT, LARGEST_DOT = 3.5, 8.0  # radius, in SVG units
 COLOURS = ("first", "second", "third", "fourth")
 
@@ -24,9 +24,9 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Line:
-    """A line: what the legend says, its colour's CSS classes, and its SVG path.
+    """A line: its name in the legend, the CSS classes of its colour, and its SVG path.
 
-    ``raw`` is the path of the values as measured, or of their intervals; ``dots`` are (x, y, radius).
+    ``raw`` is the path of the unsmoothed values, or of their intervals; ``dots`` are (x, y, radius).
     """
 
     name: str
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart; ticks are (place in SVG units, text)."""
+    """A chart; ticks are (position in SVG units, text)."""
 
     title: str
     x_name: str
@@ -51,7 +51,7 @@ class Chart:
 
 
 def training_curves(history: Sequence[Mapping[str, float]]) -> list[Chart]:
-    """Charts of accuracy and of loss over the epochs, smoothed; none without a history (see ``Head.history``)."""
+    """Return smoothed charts of accuracy and of loss over the epochs; none without a history (see ``Head.history``)."""
     if not history:
         return []
     epochs = (1.0, float(max(len(history), 2)))
@@ -81,7 +81,7 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> list[Chart]:
 
 
 def two_class_curves(roc: Curve, precision_recall: Mapping[str, Curve]) -> list[Chart]:
-    """Charts of a ROC curve beside the diagonal of chance, and of precision over recall, a line per class."""
+    """Return a chart of a ROC curve with the diagonal of chance, and one of precision over recall, a line per class."""
     area, x_ticks, y_ticks = _unit_square()
     chance = Line("chance", "chance", area.path([(0, 0), (1, 1)]))
     return [
@@ -106,12 +106,12 @@ def two_class_curves(roc: Curve, precision_recall: Mapping[str, Curve]) -> list[
 
 
 def regularisation_path(title: str, paths: Mapping[tuple[str, bool], Points], heads: Sequence[str]) -> Chart:
-    """Validation accuracy over C.
+    """Return a chart of validation accuracy over C.
 
     Args:
         title: of the chart.
-        paths: for a head, and whether its classes are balanced, points (C, accuracy) with C ascending.
-        heads: each has its own colour, in all charts that are given the same.
+        paths: by family, and whether its classes are weighted ("balanced"), points (C, accuracy) with C ascending.
+        heads: the families; each has its own colour, the same in all charts with the same ``heads``.
     """
     x_values, y_values = (np.concatenate([np.array(path)[:, i] for path in paths.values()]) for i in (0, 1))
     area, x_ticks, y_ticks = _log_plane((x_values.min(), x_values.max()), (y_values.min(), y_values.max()))
@@ -133,7 +133,10 @@ def regularisation_path(title: str, paths: Mapping[tuple[str, bool], Points], he
 
 
 def reliability_diagram(calibration: Mapping[str, Any]) -> Chart:
-    """Accuracy over confidence, before and after the temperature (see ``TrainResult``); dots are as large as bins."""
+    """Return a chart of accuracy over confidence, before and after the temperature, from ``TrainResult.calibration``.
+
+    The area of a dot shows the number of rows in its bin.
+    """
     area, x_ticks, y_ticks = _unit_square()
     lines = [Line("as it should be", "chance", area.path([(0, 0), (1, 1)]))]
     temperature = calibration["temperature"]
@@ -154,12 +157,12 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Chart:
 def learning_curve(
     points: Sequence[Mapping[str, Any]], law: PowerLaw | None, expected: Mapping[str, Any] | None
 ) -> Chart:
-    """Validation accuracy over training images.
+    """Return a chart of validation accuracy over the number of training images.
 
     Args:
-        points: "n", "val" and "val_ci" of each; at least one.
-        law: of the errors, drawn on to the images of ``expected``.
-        expected: see ``learning.expect``.
+        points: at least one, each with "n", "val" and "val_ci".
+        law: of the errors, drawn up to the number of images of ``expected``.
+        expected: see ``heads.evaluation.learning_curve.expect``.
     """
     ends = [point["n"] for point in points] + ([expected["n"]] if expected else [])
     reach = [share for point in points for share in point["val_ci"]]
@@ -191,7 +194,7 @@ def learning_curve(
 
 @dataclass(frozen=True)
 class _Area:
-    """The plane inside a chart's axes; ``log`` is of x alone."""
+    """The plane inside a chart's axes; ``log`` makes only x logarithmic."""
 
     x_range: tuple[float, float]
     y_range: tuple[float, float]
@@ -208,11 +211,11 @@ class _Area:
         return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
     def path(self, points: Points) -> str:
-        """The SVG path through the points; a single one is drawn as a dot by a round cap."""
+        """Return the SVG path through the points; round line caps make a single point a dot."""
         return "M" + "L".join(f"{self.x(x):g} {self.y(y):g}" for x, y in points) + "h.001"
 
     def interval(self, x: float, low: float, high: float) -> str:
-        """The SVG path of a vertical line."""
+        """Return the SVG path of a vertical line."""
         return f"M{self.x(x):g} {self.y(low):g}V{self.y(high):g}"
 
 
@@ -220,7 +223,7 @@ Ticks = list[tuple[float, str]]
 
 
 def _unit_square() -> tuple[_Area, Ticks, Ticks]:
-    """From 0 to 100 % either way, with ticks."""
+    """Return an area with both axes from 0 to 100 %, and their ticks."""
     area, steps = _Area((0.0, 1.0), (0.0, 1.0)), [0, 0.25, 0.5, 0.75, 1]
     names = [f"{100 * step:g}\u202f%" for step in steps]
     return (
@@ -231,7 +234,7 @@ def _unit_square() -> tuple[_Area, Ticks, Ticks]:
 
 
 def _log_plane(x_range: tuple[float, float], shares: tuple[float, float]) -> tuple[_Area, Ticks, Ticks]:
-    """Shares over what is seen by its magnitude, with ticks; equal shares get some room."""
+    """Return an area with shares over a logarithmic x, and its ticks; a narrow range of shares is widened."""
     low = max(0.0, min(shares[0], shares[1] - 0.02))
     steps = _steps(low, max(shares[1], low + 0.02))
     room = (x_range[1] / x_range[0]) ** 0.04 if x_range[1] > x_range[0] else 2
@@ -241,7 +244,7 @@ def _log_plane(x_range: tuple[float, float], shares: tuple[float, float]) -> tup
 
 
 def _magnitudes(low: float, high: float, most: int = 8) -> list[float]:
-    """Round numbers in a range: 1, 2 and 5 times powers of ten, or these alone, or some of them."""
+    """Return at most ``most`` round numbers in a range: 1, 2 and 5 times powers of ten, or all powers, or some."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     choices = [[digit * 10.0**power for power in powers for digit in (1, 2, 5)]]
     choices += [[10.0**power for power in powers if power % step == 0] for step in range(1, len(powers) + 1)]
@@ -250,7 +253,7 @@ def _magnitudes(low: float, high: float, most: int = 8) -> list[float]:
 
 
 def _short(value: float) -> str:
-    """A round number: 0.01, 500, 20k, 1e-5."""
+    """Return a round number as short text: 0.01, 500, 20k, 1e-5."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:g}{unit}"
@@ -258,7 +261,7 @@ def _short(value: float) -> str:
 
 
 def _smooth(points: Points) -> Points:
-    """Exponentially weighted mean of the values so far, as TensorBoard smooths: the first one weighs no more."""
+    """Return exponentially weighted means of the values so far, not biased to the first one, as TensorBoard does."""
     total = weight = 0.0
     smoothed = []
     for x, y in points:
@@ -268,7 +271,7 @@ def _smooth(points: Points) -> Points:
 
 
 def _points(curve: Curve) -> Points:
-    """Points of a curve, evenly thinned out where they are too many to be seen."""
+    """Return the points of a curve, thinned out evenly to at most ``MAX_POINTS``."""
     kept = np.unique(np.linspace(0, len(curve.x) - 1, MAX_POINTS).astype(int))
     return list(zip(curve.x[kept].tolist(), curve.y[kept].tolist(), strict=True))
 
@@ -279,7 +282,7 @@ def _last(points: Points, key: str) -> str:
 
 
 def _steps(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers, evenly spaced, from at most ``low`` to at least ``high``."""
+    """Return evenly spaced round numbers from at most ``low`` to at least ``high``."""
     rough = max(high - low, 1e-9) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)

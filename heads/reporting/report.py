@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML file without external assets."""
+"""The report of a comparison or a training: one HTML file without external assets."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from heads.reporting import charts
 from heads.train import TrainResult
 
 TEMPLATE = "report.html.j2"
-ALPHABETICAL_CLASSES = 30  # beyond, the confusion matrix is ordered by confusion
-LABELLED_CLASSES = 400  # beyond, no names stand beside it
-ROWS_SHOWN = 30  # of the leaderboard and of the table of classes; the rest unfolds
+ALPHABETICAL_CLASSES = 30  # with more, the confusion matrix is ordered by confusion
+LABELLED_CLASSES = 400  # with more, the confusion matrix has no class names
+ROWS_SHOWN = 30  # of the leaderboard and of the table of classes; a click shows the rest
 IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -41,12 +41,12 @@ def render(
 
     Args:
         result: of ``compare``, or of ``train`` for a leaderboard of one row.
-        dataset: the one that the result was made from; its test split is shown.
-        thumbnail: small PNG, JPEG, GIF or WebP bytes of a uri, or None where there is no picture.
+        dataset: the one that the result was made from; the report shows its test split.
+        thumbnail: returns small PNG, JPEG, GIF or WebP bytes for a URI, or None if there is no thumbnail.
         date: of the run, as text.
         head_id: of the winner, as text.
-        seed: of the choice of pictures.
-        per_gallery: how many pictures the random batch, and how many the wrong ones, are at most.
+        seed: of the random choice of images.
+        per_gallery: the most images in each gallery: the random batch, and the wrong predictions.
     """
     import jinja2
 
@@ -106,7 +106,7 @@ def _describe(row: dict[str, Any]) -> str:
 
 
 def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows for the table, and the axis that their intervals share, in steps of 5 %."""
+    """Return rows for the table, and the ends of the axis that their intervals share, multiples of 5 %."""
     intervals = [row["val_ci"] for row in rows if row["val_ci"]]
     low = math.floor(20 * min((ci[0] for ci in intervals), default=0)) / 20
     high = math.ceil(20 * max((ci[1] for ci in intervals), default=1)) / 20
@@ -138,7 +138,7 @@ def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _regularisation_paths(rows: list[dict[str, Any]]) -> list[charts.Chart]:
-    """A chart per feature set; nothing where no head was fitted with several values of C."""
+    """Return a chart per feature set, without those where no family was fitted with several values of C."""
     paths: dict[str, dict[tuple[str, bool], dict[float, float]]] = {}
     families = list(registry.FAMILIES)
     for row in sorted(rows, key=lambda row: (families.index(row["head"]), bool(row.get("class_weight")))):
@@ -161,7 +161,7 @@ def _regularisation_paths(rows: list[dict[str, Any]]) -> list[charts.Chart]:
 
 
 def _learning_curve(told: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The chart of a learning curve and what it expects; None where there is no point."""
+    """Return the chart of a learning curve and the score it expects; None if it has no points."""
     if told is None or not told["points"]:
         return None
     points, expected = told["points"], told["at_twice"]
@@ -175,7 +175,7 @@ def _learning_curve(told: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _fewshot(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row a head, a column for each k."""
+    """Return a table with a row per family and a column per k."""
     cells = {(row["head"], row["k"]): row for row in rows}
     ks = sorted({row["k"] for row in rows})
     best = {k: max(row["val"] for row in rows if row["k"] == k) for k in ks}
@@ -184,13 +184,13 @@ def _fewshot(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _matrix(matrix: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Geometry, in pixels, of a confusion matrix whose colours are shares of the true class."""
+    """Return the geometry, in pixels, of a confusion matrix whose colours are shares of the true class."""
     c = len(labels)
     labelled = c <= LABELLED_CLASSES
     cell = min(44, max(11 if labelled else 4, 760 // c))
     font = min(13, cell)
     longest = min(max(map(len, labels)), 18) if labelled else 0
-    axis = max(12, c * cell // 60)  # font of the axes' names, which must be read in the whole too
+    axis = max(12, c * cell // 60)  # font size of the axis names, legible even if the whole matrix is scaled down
     margin = 20 + axis + longest * font * 0.6
     totals = np.maximum(matrix.sum(axis=1), 1)
     return {
@@ -220,7 +220,7 @@ def _shorten(text: str, most: int) -> str:
 
 
 def _two_class_curves(test: Dataset, head: Head) -> list[charts.Chart]:
-    """ROC of the second class, precision and recall of both; nothing if the test split has one class only."""
+    """Return charts of the second class's ROC and of both classes' precision and recall; none if test has one class."""
     positive = test.y == head.classes[1]
     if positive.all() or not positive.any():
         return []
@@ -234,7 +234,7 @@ def _two_class_curves(test: Dataset, head: Head) -> list[charts.Chart]:
 
 
 def _confused_pairs(matrix: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:
-    """The commonest mistakes, by count and then by share of the true class."""
+    """Return the most frequent confusions, sorted by count, then by share of the true class."""
     totals = matrix.sum(axis=1)
     pairs: list[dict[str, Any]] = [
         {
@@ -250,7 +250,7 @@ def _confused_pairs(matrix: np.ndarray, labels: np.ndarray, most: int) -> list[d
 
 
 def _class_rows(matrix: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Scores of each class, the worst F1 first, classes without test rows last."""
+    """Return the scores of each class, the lowest F1 first, classes without test rows last."""
     scores = metrics.per_class(matrix)
     columns = {name: values.tolist() for name, values in asdict(scores).items()}
     order = sorted(range(len(labels)), key=lambda i: (scores.support[i] == 0, scores.f1[i]))
@@ -265,7 +265,7 @@ def _galleries(
     seed: int,
     most: int,
 ) -> list[dict[str, Any]]:
-    """A random batch of predictions, and a random choice of the wrong ones, the most confident first."""
+    """Return two galleries: random predictions, and random wrong predictions with the most confident first."""
     draw = np.random.default_rng(seed)
     galleries = []
     for title, rows in (("Random batch", np.arange(len(test))), ("Wrong", np.flatnonzero(predicted != test.y))):
@@ -288,7 +288,7 @@ def _galleries(
 
 
 def _data_uri(image: bytes | None) -> str | None:
-    """Inline an image; None for anything that is not one of the four raster types."""
+    """Return an image as a data URI; None if it is not of one of the ``IMAGE_TYPES``."""
     kind = next((kind for magic, kind in IMAGE_TYPES.items() if image and image.startswith(magic)), None)
     if image is None or kind is None:
         return None

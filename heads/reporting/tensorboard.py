@@ -1,4 +1,4 @@
-"""A result as TensorBoard event files, by TensorFlow's own writer; the tensorboard package is not needed."""
+"""TensorBoard event files of a result, written by TensorFlow; the tensorboard package is not needed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from heads.train import TrainResult
 
 
 def check(folder: Path) -> None:
-    """Make the folder, if need be, and refuse one that cannot be written, before anything is fitted.
+    """Make the folder if needed, and check, before anything is fitted, that it can be written.
 
     Raises:
-        UsageError: it says why.
+        UsageError: it cannot be written; the message says why.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,12 +28,12 @@ def check(folder: Path) -> None:
 def write(result: TrainResult, folder: Path) -> None:
     """Write the sub-folders ``train``, ``validation`` and ``test``.
 
-    The curves have Keras's tags, ``epoch_loss`` and ``epoch_accuracy``, from step 0. The final scores are scalars of
-    step 0, ``top1`` and what else is known of the test split. The head and its parameters are the text ``head``.
+    The curves have Keras's tags, ``epoch_loss`` and ``epoch_accuracy``, from step 0. The final scores are scalars at
+    step 0: ``top1``, and the other metrics of the test split. The head and its parameters are the text ``head``.
 
     Args:
         result: without a history there are no curves.
-        folder: what TensorBoard shows as the run's name; made if need be.
+        folder: made if needed; TensorBoard shows its name as the run's name.
     """
     tensorflow = import_tensorflow()
     parameters = {"head": result.head.family, **result.head.params}
@@ -63,7 +63,7 @@ def _curves(result: TrainResult, prefix: str) -> list[tuple[str, float, int]]:
 
 
 def _write(tensorflow: Any, plugin: str, tag: str, value: Any, step: int) -> None:
-    """What ``tf.summary.scalar`` and ``tf.summary.text`` do; those two ask for the tensorboard package."""
+    """Write one value as ``tf.summary.scalar`` or ``text`` would; those two require the tensorboard package."""
     kind = tensorflow.compat.v1.SummaryMetadata
     data_class = {"scalars": "DATA_CLASS_SCALAR", "text": "DATA_CLASS_TENSOR"}[plugin]
     metadata = kind(plugin_data=kind.PluginData(plugin_name=plugin), data_class=data_class)

@@ -1,7 +1,7 @@
 """L-BFGS that asks for evaluations instead of calling a function, so that many problems share each pass over the data.
 
 Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization", Mathematical Programming 45, with
-a diagonal initial Hessian given at every point. For paths of regularised problems, ``move`` keeps what was learnt.
+a diagonal initial Hessian given at every point. ``move`` goes on to another penalty and keeps the curvature pairs.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import numpy as np
 
 MEMORY = 6  # pairs kept; 8, 12 and 20 did not save passes on real features
 SUFFICIENT = 1e-4  # Armijo's constant (Nocedal & Wright 2006, "Numerical Optimization", chapter 3)
-NOISE = 2e-7  # of float32 sums: smaller differences of the objective say nothing
-MOST_EVALUATIONS = 500  # of one problem
+NOISE = 2e-7  # relative error of float32 sums: smaller differences of the objective are ignored
+MOST_EVALUATIONS = 500  # per problem
 
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray]  # a step, the gradient's change along it, 1 / their product
 
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluated point.
+    """A point with its evaluation.
 
     Attributes:
         W: float32 (c, r).
-        data: float64 (g,), the data's part of the objective; g is 1, or c where each row of W is its own problem.
-        gradient: float32 (c, r), of the data's part.
-        curvature: float32 (c, r), above 0, about the diagonal of the data's Hessian.
+        data: float64 (g,), the objective without the penalty; g is 1, or c if each row of W is its own problem.
+        gradient: float32 (c, r), of ``data``.
+        curvature: float32 (c, r), above 0, approximately the diagonal of the Hessian of ``data``.
     """
 
     W: np.ndarray
@@ -39,7 +39,7 @@ class Point:
 class Minimizer:
     """Minimise ``data(W) + penalty / 2 * ||W[:, penalised]||²`` for one W, or for each row of it on its own.
 
-    Evaluate ``trial``, ``tell`` the result, until ``done``; the solution is then ``best.W``.
+    Evaluate ``trial`` and ``tell`` the result until ``done``; the solution is then ``best.W``.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Minimizer:
         Args:
             start: float32 (c, r).
             penalty: above 0.
-            penalised: float32 (r,), 1 or 0.
-            joint: the rows of W are one problem.
-            tolerance: of the objective's estimated distance from its minimum, relative.
-            pairs: what another minimizer learnt of nearly the same objective.
+            penalised: float32 (r,), 1 for a penalised column of W, else 0.
+            joint: the rows of W are one problem; else each is its own.
+            tolerance: relative limit of the objective's estimated distance from its minimum.
+            pairs: of another minimizer of nearly the same objective.
         """
         self.trial, self.done, self.evaluations = start, False, 0
         self._penalty, self._penalised, self._joint, self._tolerance = penalty, penalised, joint, tolerance
@@ -69,28 +69,28 @@ class Minimizer:
 
     @property
     def best(self) -> Point:
-        """The best point so far; there is one after the first ``tell``."""
+        """The best point so far; available after the first ``tell``."""
         assert self._point is not None
         return self._point
 
     @property
     def objective(self) -> float:
-        """At the best point."""
+        """The objective with the penalty at the best point, summed over the problems."""
         return float(self._value(self.best).sum())
 
     @property
     def converged(self) -> bool:
-        """Whether the end was not merely that of ``MOST_EVALUATIONS``."""
+        """Whether it is done and did not stop at ``MOST_EVALUATIONS``."""
         return self.done and self.evaluations < MOST_EVALUATIONS
 
     def tell(self, trial: Point) -> None:
-        """Take the evaluation of ``trial`` and choose the next."""
+        """Take the evaluation of ``trial`` and choose the next trial."""
         self.evaluations += 1
         if self._point is None:
             self._point = trial
         elif self._accept(trial):
             self._stalled = False
-        elif self._step.max() < 1e-3:  # no descent that float32 can see: once more without memory, then it is the end
+        elif self._step.max() < 1e-3:  # no descent that float32 can resolve: drop the pairs and retry once, then stop
             self.done, self._stalled, self.pairs = self._stalled, True, []
             self._step = np.ones_like(self._step)
         else:
@@ -100,7 +100,7 @@ class Minimizer:
             self._descend()
 
     def move(self, penalty: float, towards: np.ndarray | None = None) -> None:
-        """Go on from the solution with another penalty; first try ``towards`` (c, r), if it leads down."""
+        """Go on from the solution with another penalty; try ``towards`` (c, r) first, if it is a descent direction."""
         change = penalty - self._penalty
         self._penalty, self.done, self._stalled, self.evaluations = penalty, False, False, 0
         pairs, self.pairs = self.pairs, []
@@ -115,7 +115,10 @@ class Minimizer:
         self._descend()
 
     def _accept(self, trial: Point) -> bool:
-        """Step to the trial where it is low enough; else shorten the step, by the parabola through what is known."""
+        """Step to the trial where its value is low enough, else shorten the step by quadratic interpolation.
+
+        Return whether any row stepped.
+        """
         old, before = self.best, self._value(self.best)
         value = self._value(trial)
         allowed = before + SUFFICIENT * self._step * np.minimum(self._slope, 0) + NOISE * np.abs(before)
@@ -127,7 +130,7 @@ class Minimizer:
             return False
         new = trial if good.all() else _mixed(good, trial, old)
         self._remember(new.W - old.W, self._gradient(new) - self._gradient(old))
-        self._step = np.where(good, 1.0, shorter)  # a row that failed goes on along a shorter step
+        self._step = np.where(good, 1.0, shorter)  # a row that did not step takes a shorter one next
         self._point = new
         return True
 
@@ -139,7 +142,7 @@ class Minimizer:
             self.pairs = [*self.pairs[-MEMORY + 1 :], (step, difference, inverse)]
 
     def _descend(self) -> None:
-        """Aim along the quasi-Newton direction, unless the minimum is as near as was asked."""
+        """Aim along the quasi-Newton direction; set ``done`` if the minimum is within the tolerance."""
         gradient, curvature = self._gradient(self.best), self.best.curvature + self._penalty * self._penalised
         q, shares = gradient.copy(), []
         for step, difference, inverse in reversed(self.pairs):
@@ -154,7 +157,7 @@ class Minimizer:
         for (step, difference, inverse), share in zip(self.pairs, reversed(shares), strict=True):
             q += _column(share - inverse * self._dot(difference, q)) * step
         slope = -self._dot(gradient, q)
-        decrement = -slope.sum() / 2  # Newton's decrement: about how much lower the minimum is
+        decrement = -slope.sum() / 2  # Newton's decrement: estimates how much lower the minimum is
         self.done = self.done or decrement <= self._tolerance * self.objective or self.evaluations >= MOST_EVALUATIONS
         self._slope = slope
         self._aim(-q, self._step if self._step.shape == slope.shape else np.ones_like(slope))
@@ -175,7 +178,7 @@ class Minimizer:
 
 
 def _mixed(good: np.ndarray, a: Point, b: Point) -> Point:
-    """The rows of a where good, else those of b."""
+    """Return a point with the rows of ``a`` where ``good``, else those of ``b``."""
     rows = good[:, None]
     return Point(
         np.where(rows, a.W, b.W),
@@ -186,5 +189,5 @@ def _mixed(good: np.ndarray, a: Point, b: Point) -> Point:
 
 
 def _column(values: np.ndarray) -> np.ndarray:
-    """Float64 (g,) as float32 (g, 1), so that no (c, r) array becomes float64."""
+    """Return float64 (g,) as float32 (g, 1), so that no (c, r) array becomes float64."""
     return values.astype(np.float32)[:, None]

@@ -1,7 +1,7 @@
-"""Training rows as solvers of linear heads see them: standardised, in the eigenbasis of their covariance, in blocks.
+"""Training rows for the solvers of linear heads: standardised, in the eigenbasis of their covariance, in blocks.
 
-In that basis the Hessian of a linear head is nearly diagonal and the penalty ``||W||²`` is what it was. With fewer rows
-in memory than features there are as many axes as rows: those along which no row differs need no weight.
+In that basis the Hessian of a linear head is nearly diagonal, and the penalty ``||W||²`` is unchanged. If the rows in
+memory are fewer than the features, there are only as many axes as rows: weights along the others would stay 0.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import numpy as np
 from featurestore.errors import HeadError
 from heads.base import floored, standardise
 
-MOST_ROTATED = 4096  # an eigendecomposition grows with the cube: wider problems stay in their own basis
-LEAST_VARIANCE = 1e-9  # of the largest
-MAKERS = 2  # threads that make blocks of what another reads
-AHEAD = 4  # blocks that are read while others are worked on
-IN_CACHE = 64  # rows that are widened at a time
-BASIS_ROWS = 4096  # of a sample that are in float32 at a time
-LEAST_SAMPLED = 50  # rows a feature; from a smaller sample's solutions the way is too long
+MOST_ROTATED = 4096  # axes; an eigendecomposition takes cubic time, so wider problems are not rotated
+LEAST_VARIANCE = 1e-9  # relative to the largest
+MAKERS = 2  # threads that turn pieces into blocks, while another thread reads
+AHEAD = 4  # blocks that are read in advance
+IN_CACHE = 64  # rows converted from float16 at a time, so that they stay in the processor's cache
+BASIS_ROWS = 4096  # of a sample, converted to float32 at a time
+LEAST_SAMPLED = 50  # rows per feature; solutions of a smaller sample are too far from those of all rows
 
 T = TypeVar("T")
-Block = tuple[slice, np.ndarray]  # which rows, and float32 (b, k + 1) with a last column of ones
+Block = tuple[slice, np.ndarray]  # the rows' numbers, and float32 (b, k + 1) whose last column is ones
 
 
 @dataclass(frozen=True)
 class Basis:
-    """Where rows are seen from.
+    """A linear map of raw features: standardise, then rotate to ``axes``.
 
     Attributes:
         mean, scale: float32 (d,), of the raw features.
-        axes: float32 (d, r), orthonormal columns; None is the identity.
+        axes: float32 (d, r), orthonormal columns; None stands for the identity.
         variances: float32 (r,), of the standardised rows along the axes.
     """
 
@@ -46,7 +46,7 @@ class Basis:
     variances: np.ndarray
 
     def rotate(self, X: np.ndarray) -> np.ndarray:
-        """Raw X (n, d) → float32 (n, r + 1), the last column 1 for the intercept."""
+        """Map raw X (n, d) to float32 (n, r + 1); the last column is 1, for the intercept."""
         Z = standardise(X, self.mean, self.scale)
         out = np.ones((len(X), len(self.variances) + 1), np.float32)
         if self.axes is None:
@@ -56,14 +56,17 @@ class Basis:
         return out
 
     def weights(self, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """W (c, r + 1) as ``coef`` (d, c) and ``intercept`` (c,) of standardised features."""
+        """Return W (c, r + 1) as ``coef`` (d, c) and ``intercept`` (c,) of standardised features."""
         coef = W[:, :-1] if self.axes is None else W[:, :-1] @ self.axes.T
         return np.ascontiguousarray(coef.T), W[:, -1].copy()
 
 
 class Rows(Protocol):
-    """n rows for many passes. Weights W (K, r + 1) of the basis become those of the blocks' columns by ``lower``;
-    ``lift`` is its adjoint, which brings gradients back."""
+    """The training rows, n of them, to be read in many passes.
+
+    The columns of the blocks may differ from the axes of the basis: ``lower`` maps weights W (K, r + 1) of the basis
+    to weights of the blocks' columns, and ``lift``, its adjoint, maps gradients back.
+    """
 
     basis: Basis
     n: int
@@ -71,20 +74,20 @@ class Rows(Protocol):
     room: int
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """One pass, at most ``size`` rows at a time."""
+        """Yield the rows of one pass, at most ``size`` at a time."""
         ...
 
     def lower(self, W: np.ndarray) -> np.ndarray:
-        """W (K, r + 1) → (K, k + 1)."""
+        """Map weights (K, r + 1) of the basis to weights (K, k + 1) of the blocks' columns."""
         ...
 
     def lift(self, G: np.ndarray) -> np.ndarray:
-        """G (K, k + 1) → (K, r + 1)."""
+        """Map gradients (K, k + 1) by the latter weights to gradients (K, r + 1) by the former."""
         ...
 
 
 class MemoryRows:
-    """Rows in memory, rotated once."""
+    """Rows in memory, rotated once to the axes of the basis."""
 
     sample: Sample | None = None
     room: int = 0
@@ -100,22 +103,22 @@ class MemoryRows:
         self._rotated[:, :-1] = rotated
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """Consecutive rows, ``size`` at a time."""
+        """Yield consecutive rows, at most ``size`` at a time."""
         for start in range(0, self.n, size):
             rows = slice(start, min(start + size, self.n))
             yield rows, self._rotated[rows]
 
     def lower(self, W: np.ndarray) -> np.ndarray:
-        """The blocks are in the basis already."""
+        """Return W: the blocks are in the basis already."""
         return W
 
     def lift(self, G: np.ndarray) -> np.ndarray:
-        """The blocks are in the basis already."""
+        """Return G: the blocks are in the basis already."""
         return G
 
 
 class StreamedRows:
-    """Rows that are read anew on every pass; it is the weights that are rotated."""
+    """Rows that are read anew on every pass. The weights are rotated instead of the rows, which are only centred."""
 
     def __init__(
         self,
@@ -127,17 +130,23 @@ class StreamedRows:
     ) -> None:
         """
         Args:
-            read: starts a pass: it gives raw features (b, d) in pieces, always in the same order.
-            n: how many rows that are.
-            basis: where they are seen from.
-            sample: some of them, in memory.
-            room: bytes that problems which are solved together may take.
+            read: starts a pass; yields raw features (b, d) in pieces, always in the same order.
+            n: the number of rows in a pass.
+            basis: the basis of the weights.
+            sample: some of the rows, in memory.
+            room: bytes that all problems solved together may take.
         """
         self._read, self.n, self.basis, self.sample, self.room = read, n, basis, sample, room
 
     @classmethod
     def surveyed(cls, read: Callable[[], Iterator[np.ndarray]], n: int, sampled: int, room: int = 0) -> StreamedRows:
-        """Rows with the basis of a random sample of them, found in one pass. A large sample is kept, see ``Sample``.
+        """Return rows with the basis of a random sample of them, read in one pass; a large enough sample is kept.
+
+        Args:
+            read: see ``__init__``.
+            n: the number of rows in a pass.
+            sampled: the most rows to sample.
+            room: see ``__init__``.
 
         Raises:
             HeadError: features that are not finite.
@@ -151,7 +160,7 @@ class StreamedRows:
         return cls(read, n, basis, Sample(some, at) if enough else None, room)
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """Centred rows, at most ``size`` at a time, made ready in threads."""
+        """Yield centred rows, at most ``size`` at a time, prepared in threads."""
         return _ahead(self._parts(size), self._centred)
 
     def _parts(self, size: int) -> Iterator[Block]:
@@ -170,28 +179,28 @@ class StreamedRows:
         return rows, block
 
     def lower(self, W: np.ndarray) -> np.ndarray:
-        """Weights of rotated features → weights of centred ones."""
+        """Map weights of rotated features to weights of centred ones."""
         coef = W[:, :-1] if self.basis.axes is None else W[:, :-1] @ self.basis.axes.T
         return np.concatenate([coef / self.basis.scale, W[:, -1:]], axis=1)
 
     def lift(self, G: np.ndarray) -> np.ndarray:
-        """Gradients by weights of centred features → gradients by rotated ones."""
+        """Map gradients by weights of centred features to gradients by weights of rotated ones."""
         coef = G[:, :-1] / self.basis.scale
         return np.concatenate([coef if self.basis.axes is None else coef @ self.basis.axes, G[:, -1:]], axis=1)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some of streamed rows, in memory in their stored dtype and seen from the same basis; ``at`` int (m,): which."""
+    """A sample of streamed rows, in memory in their stored dtype, in the same basis; ``at`` int (m,): their numbers."""
 
     rows: StreamedRows
     at: np.ndarray
 
 
 def _survey(pieces: Iterator[np.ndarray], n: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean and the scale of n rows, float32 (d,), and those of them ``at`` sorted places, as stored.
+    """Return the mean and the scale of n rows, float32 (d,), and the rows ``at`` sorted numbers, as stored.
 
-    Squares are summed about the mean of the first piece, or a small variance would drown beside a large mean.
+    Squares are summed about the mean of the first piece: with a large mean, a small variance would be lost to rounding.
     """
     start, held = 0, []
     for piece in pieces:
@@ -218,7 +227,7 @@ def _finite(X: np.ndarray) -> np.ndarray:
 
 
 def _basis(some: StreamedRows) -> Basis:
-    """The basis of rows, given their mean and scale; all axes: other rows may have directions that these have not."""
+    """Return the basis of sampled rows, given mean and scale; with all d axes, as other rows may vary along any."""
     mean, scale = some.basis.mean, some.basis.scale
     whole = len(mean) <= MOST_ROTATED
     covariance = np.zeros((len(mean),) * (2 if whole else 1))
@@ -232,9 +241,9 @@ def _basis(some: StreamedRows) -> Basis:
 
 
 def _subtract(X: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:
-    """X (b, d) less ``mean`` into float32 ``out``.
+    """Write X (b, d) less ``mean`` into float32 ``out``.
 
-    numpy widens float16 at a quarter of the speed of this table, as it does so number by number.
+    float16 is converted by a table: numpy converts number by number, at a quarter of the speed.
     """
     if X.dtype != np.float16:
         np.subtract(X, mean, out=out, dtype=np.float32)
@@ -246,12 +255,12 @@ def _subtract(X: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:
 
 @functools.cache
 def _widened() -> np.ndarray:
-    """Every float16 as float32, by its bits."""
+    """Return every float16 as float32, float32 (65536,), indexed by its bits."""
     return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def _ahead(items: Iterator[T], make: Callable[[T], T]) -> Iterator[T]:
-    """What is made of each item, a few made in threads before they are asked for."""
+    """Yield ``make(item)`` for each item, a few of them made in threads in advance."""
 
     def made(item: Future[T | None]) -> T | None:
         read = item.result()
@@ -265,10 +274,10 @@ def _ahead(items: Iterator[T], make: Callable[[T], T]) -> Iterator[T]:
 
 
 def _axes(Z: np.ndarray) -> np.ndarray | None:
-    """The axes of standardised rows (n, d), float32 (d, min(n, d)); None where that is too many.
+    """Return the axes of standardised rows (n, d), float32 (d, min(n, d)); None above ``MOST_ROTATED`` axes.
 
-    With n < d the eigenvectors come from the smaller ``Z Zᵀ``: ``v = Zᵀ u``, the largest variance first, made
-    orthonormal by QR: those of small variance are not by themselves, and the penalty needs it.
+    With n < d the axes come from the eigenvectors u of the smaller ``Z Zᵀ``: ``v = Zᵀ u``, the largest variance first.
+    QR makes them orthonormal, as the penalty requires: those of small variance are not, because of rounding.
     """
     n, d = Z.shape
     if min(n, d) > MOST_ROTATED:
@@ -280,5 +289,5 @@ def _axes(Z: np.ndarray) -> np.ndarray | None:
 
 
 def _above_zero(variances: np.ndarray) -> np.ndarray:
-    """Above 0, so that steps of L-BFGS stay finite along directions that no row has."""
+    """Return the variances, raised above 0: steps of L-BFGS stay finite along axes on which no row varies."""
     return np.maximum(variances, max(float(variances.max()), 1e-30) * LEAST_VARIANCE).astype(np.float32)

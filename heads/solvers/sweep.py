@@ -1,8 +1,8 @@
-"""Linear heads, many at once: every value of C, every class weight and every fold share each pass over the features.
+"""The solver of many linear heads at once: all values of C, class weights and folds share each pass over the features.
 
-A path is one class weight and one fold, solved from the smallest C to the largest: each solution starts from the line
-through the two before it and keeps their curvature, so that a value of C costs a handful of passes. All paths advance
-together, and their products with a block of features are one matrix product. A path that is solved drops out.
+A path is one class weight and one fold, solved from the smallest C to the largest. Each problem starts by extrapolating
+the two solutions before it and keeps their curvature, so that a value of C takes only a few passes. All paths advance
+together: one matrix product multiplies a block of features by the weights of all of them. A solved path drops out.
 
 The objectives are scikit-learn's, ``C Σ w_i loss_i + ||W||² / 2``, divided by ``C Σ w_i``.
 """
@@ -23,22 +23,23 @@ from threadpoolctl import ThreadpoolController
 from heads.solvers.lbfgs import MEMORY, Minimizer, Pair, Point
 from heads.solvers.rows import Rows
 
-TOLERANCE = 1e-5  # of the objective, relative; the true distance was up to 50 times the estimate
-BLOCK_NUMBERS = 1 << 19  # of logits a thread holds at a time: 2 MiB
+TOLERANCE = 1e-5  # estimated relative distance of the objective from its minimum; the true one was up to 50 times it
+BLOCK_NUMBERS = 1 << 19  # logits that a thread holds at a time: 2 MiB
 MIN_BLOCK, MAX_BLOCK = 256, 4096  # rows
-LEAST_SHARE = 1e-6  # of a class that a fold left without rows
-ARRAYS = 4 * MEMORY + 12  # of its weights' size, that a problem takes: its and its start's pairs, points, sums
-CURVATURE_FLOOR = 1e-6  # a class that is fitted without doubt has none
+LEAST_SHARE = 1e-6  # assumed of a class whose rows are all in the left-out fold: the logarithm of 0 is not finite
+ARRAYS = 4 * MEMORY + 12  # as large as W, held per problem: its pairs and those of its start, points, sums
+CURVATURE_FLOOR = 1e-6  # a class whose probabilities are all 0 or 1 has no curvature
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What is minimised.
+    """The loss of a linear family.
 
     Attributes:
-        evaluate: from logits (p, c, b), classes int (b,) and weights (p, b) of the rows, sums over the rows: the losses
-            (p, g), their derivatives by the logits, which take the place of these, and the second derivatives (p, c).
-        joint: the classes are one problem, and g is 1; else each class is its own against the rest, and g is c.
+        evaluate: takes logits (p, c, b), classes int (b,) and weights (p, b) of b rows in p problems. Returns the
+            losses (p, g) and the second derivatives (p, c), summed over the rows, and overwrites the logits with the
+            derivatives of the losses by them.
+        joint: the classes are one problem, and g is 1; else each class against the rest is a problem, and g is c.
         penalise_intercept: as liblinear does.
     """
 
@@ -53,7 +54,7 @@ def _cross_entropy(Z: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[n
     own = Z[:, y, rows]
     np.exp(Z, out=Z)
     Z[:, y, rows] = 0
-    others = Z.sum(axis=1)  # apart from the own class, or float32 could not tell a probability of 1 - 1e-8 from 1
+    others = Z.sum(axis=1)  # without the row's own class: float32 cannot tell a probability of 1 - 1e-8 from 1
     more = others + np.expm1(own)
     losses = ((np.log1p(more) - own) * weights).sum(axis=1, dtype=np.float64)
     inverse = 1 / (1 + more)
@@ -74,7 +75,7 @@ def _squared_hinge(Z: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[n
     Z += 1
     np.maximum(Z, 0, out=Z)
     each = np.repeat(weights[:, None], Z.shape[1], axis=1)
-    if Z.shape[1] > 2:  # liblinear weighs a class's rows in its own problem alone; elsewhere they are part of the rest
+    if Z.shape[1] > 2:  # liblinear: a class's weight counts only in its own problem; in others its rows weigh 1
         each = (each > 0).astype(np.float32)
         each[:, y, rows] = weights
     losses = (np.square(Z) * each).sum(axis=2, dtype=np.float64)
@@ -99,13 +100,13 @@ SQUARED = Loss(_squared, joint=False, penalise_intercept=False)  # RidgeClassifi
 
 @dataclass(frozen=True)
 class Path:
-    """Problems that differ by C alone.
+    """Problems that differ only in C.
 
     Attributes:
         Cs: above 0, ascending.
         class_weights: float32 (c,), of the rows of each class.
         left_out: the fold whose rows are not fitted; -1 for none.
-        start: the solution of nearly the first problem.
+        start: the solution of a problem close to the first one.
     """
 
     Cs: tuple[float, ...]
@@ -116,9 +117,11 @@ class Path:
 
 @dataclass(frozen=True)
 class Solution:
-    """A solved problem: which path, which of its Cs, float32 W (c, r + 1) in the rows' basis, the passes it took.
+    """A solved problem.
 
-    ``converged`` is false where the passes ended before the problem was solved; ``pairs`` is the curvature around it.
+    ``path`` and ``at`` are the numbers of its path and of its C in that path. ``W`` is float32 (c, r + 1) in the rows'
+    basis. ``passes`` is the number of passes it took. ``converged`` is false if the passes ended before the problem was
+    solved. ``pairs`` are the curvature pairs around the solution.
     """
 
     path: int
@@ -139,16 +142,16 @@ def solve(
     folds: np.ndarray | None = None,
     tolerance: float = TOLERANCE,
 ) -> Iterator[Solution]:
-    """Solve every problem of every path; solutions come as they are found.
+    """Solve every problem of every path; yield each solution as it is found.
 
     Args:
-        rows: n of them.
+        rows: the n rows.
         y: int (n,), indices of classes.
         n_classes: c.
         loss: of one of the families.
-        paths: each with rows of at least two classes left in.
-        folds: int (n,), the fold of each row; rows sorted by it save the work of those that are left out.
-        tolerance: of the objective's estimated distance from its minimum, relative.
+        paths: each has rows of at least two classes outside its left-out fold.
+        folds: int (n,), the fold of each row; in rows sorted by fold, left-out rows cost almost no work.
+        tolerance: relative limit of the objective's estimated distance from its minimum.
     """
     folds = np.full(len(y), -2) if folds is None else folds
     walks = [_Walk(i, path, loss, _totals(path, y, folds), rows, tolerance) for i, path in enumerate(paths)]
@@ -166,12 +169,14 @@ def solve(
 def solve_from_sample(
     rows: Rows, y: np.ndarray, n_classes: int, loss: Loss, paths: Sequence[Path], tolerance: float = TOLERANCE
 ) -> Iterator[Solution]:
-    """Like ``solve``, in fewer passes over all rows: paths are followed over the rows' sample, which is in memory; then
-    every problem is solved over all rows at once, from its solution there. That takes more products a problem.
+    """Solve like ``solve``, in fewer passes over all rows, but with more matrix products per problem.
+
+    First the paths are solved on the rows' sample, which is in memory. Then all problems are solved on all rows at
+    once, each from its solution on the sample.
     """
     sample = rows.sample
     assert sample is not None
-    share = len(sample.at) / rows.n  # C is larger by as much as there are fewer rows: the penalty of a row is the same
+    share = len(sample.at) / rows.n  # with fewer rows, C grows in proportion: the penalty per row is the same
     nearly = [replace(path, Cs=tuple(C / share for C in path.Cs)) for path in paths]
     starts = list(solve(sample.rows, y[sample.at], n_classes, loss, nearly, tolerance=tolerance))
     each = [replace(paths[start.path], Cs=(paths[start.path].Cs[start.at],), start=start) for start in starts]
@@ -180,19 +185,19 @@ def solve_from_sample(
 
 
 def fits_together(rows: Rows, n_classes: int, paths: Sequence[Path]) -> bool:
-    """Whether there is a sample, and room for all problems at once."""
+    """Return whether the rows have a sample, and room for all problems at once."""
     numbers = ARRAYS * n_classes * (len(rows.basis.variances) + 1) * sum(len(path.Cs) for path in paths)
     return rows.sample is not None and 4 * numbers <= rows.room
 
 
 class _Walk:
-    """Where on its path a sweep is."""
+    """A path with the problem of it that is being solved."""
 
     def __init__(self, index: int, path: Path, loss: Loss, totals: np.ndarray, rows: Rows, tolerance: float) -> None:
         self.index, self.path, self.weight, self.ended = index, path, float(totals.sum()), False
         self._at = 0
         self._previous: np.ndarray | None = None
-        # the softmax of two classes has each weight twice, so half of each penalty is what one weight gets
+        # scikit-learn has one vector w for two classes; softmax splits it into ±w / 2, whose penalty is half as large
         self._factor = 2.0 if loss.joint and len(totals) == 2 else 1.0
         self._variances = np.append(rows.basis.variances, np.float32(1))
         penalised = np.ones(len(self._variances), np.float32)
@@ -200,14 +205,14 @@ class _Walk:
         start = np.zeros((len(totals), len(self._variances)), np.float32)
         if path.start is not None:
             start = path.start.W
-        elif loss.joint:  # without features the best logits are the logarithms of the classes' shares
+        elif loss.joint:  # without features, the best logits are the logarithms of the class shares
             start[:, -1] = np.log(np.maximum(totals / self.weight, LEAST_SHARE))
         pairs = path.start.pairs if path.start is not None else ()
         self._minimizer = Minimizer(start, self._penalty(0), penalised, loss.joint, tolerance, pairs)
 
     @property
     def trial(self) -> np.ndarray:
-        """What is to be evaluated next."""
+        """The weights to evaluate next, float32 (c, r + 1)."""
         return self._minimizer.trial
 
     def tell(self, evaluated: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -218,7 +223,7 @@ class _Walk:
         self._minimizer.tell(Point(self.trial, data / self.weight, gradient, curvature.astype(np.float32)))
 
     def solved(self) -> Iterator[Solution]:
-        """Give the solution, if there is one, and turn to the next problem."""
+        """Yield the solution if the problem is solved, and go on to the next problem."""
         while self._minimizer.done and not self.ended:
             W, at, Cs = self._minimizer.best.W, self._at, self.path.Cs
             minimizer = self._minimizer
@@ -247,7 +252,7 @@ def _evaluate(
     pool: ThreadPoolExecutor,
     workers: int,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """One pass over the rows for the trials of all walks; sums of losses, gradients and second derivatives of each."""
+    """Evaluate the trials of all walks in one pass over the rows; return the arguments of each ``_Walk.tell``."""
     p, c = len(walks), len(walks[0].trial)
     W = rows.lower(np.concatenate([walk.trial for walk in walks]))
     stacked = W.reshape(p, c, -1)
@@ -269,7 +274,7 @@ def _evaluate(
         slot[2][own] += second
 
     blocks = rows.blocks(size)
-    while group := list(islice(blocks, workers)):  # a slot gets the same blocks every time: sums are reproducible
+    while group := list(islice(blocks, workers)):  # a slot gets the same blocks in every pass: reproducible sums
         list(pool.map(work, slots, group))
     data, gradient, second = (sum(parts[1:], parts[0]) for parts in zip(*slots, strict=True))
     gradient = rows.lift(gradient.reshape(p * c, -1)).reshape(p, c, -1)
@@ -277,12 +282,12 @@ def _evaluate(
 
 
 def _totals(path: Path, y: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """The weight of the rows of each class that are fitted, float64 (c,)."""
+    """Return the total weight of each class's rows outside the left-out fold, float64 (c,)."""
     return np.bincount(y[folds != path.left_out], minlength=len(path.class_weights)) * path.class_weights.astype(float)
 
 
 def _over_rows(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sums: (p, c, b) and (p, b) → (p, c)."""
+    """Return the sums (p, c) over the rows of values (p, c, b) times weights (p, b)."""
     return (values @ weights[:, :, None])[:, :, 0]
 
 
@@ -292,5 +297,5 @@ def _controller() -> ThreadpoolController:
 
 
 def _one_blas_thread() -> AbstractContextManager[object]:
-    """Threads take blocks of rows, each with products of its own."""
+    """Limit BLAS to one thread: our own threads each multiply their blocks of rows."""
     return _controller().limit(limits=1)
