@@ -137,7 +137,7 @@ def export(
     }
 
 
-# -- formats: write a model, and load it as its users do -------------------------------------------------------------
+# -- formats: write a model, and load it as its users will -----------------------------------------------------------
 
 
 def _write_keras(model: keras.Model, path: Path) -> None:
