@@ -1,10 +1,10 @@
-"""Start penult: heed Ctrl-C and SIGTERM first, then import the command line, which takes a while."""
+"""The entry point of penult: set up Ctrl-C and SIGTERM first, then import the command line, which takes a while."""
 
 from pipelines import signals
 
 
 def main() -> None:
-    """Entry point of the command ``penult``."""
+    """Run the command ``penult``."""
     signals.heed()
     from pipelines.commands import main as run
 

@@ -9,7 +9,7 @@ def write_digits(folder: str | Path) -> int:
     """Write scikit-learn's handwritten digits as PNG files, one sub-folder per digit; return how many.
 
     1,797 scans of 8×8 grey values in 0..16 (Alpaydin & Kaynak 1998, UCI "Optical Recognition of Handwritten
-    Digits", test part), enlarged four times. Files that are there already are left alone.
+    Digits", test part), enlarged four times. Existing files are left alone.
     """
     import numpy as np
     from PIL import Image

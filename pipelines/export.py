@@ -1,8 +1,8 @@
-"""Export a head and its backbone as one model, checked on real pictures before it is kept.
+"""Export a head and its backbone as one model, which is checked on real images before it is kept.
 
-The model takes uint8 pixels (n, s, s, 3), RGB, and gives probabilities float32 (n, c); normalisation, backbone,
-standardisation, head and temperature are inside. The square of s pixels is made before it, by penult's own decoder
-(``pipelines.images.decoder.decode``) or any that follows its rules.
+The model takes uint8 pixels (n, s, s, 3), RGB, and gives probabilities float32 (n, c). Normalisation, backbone,
+standardisation, head and temperature are inside the model. Its users must decode and resize images to s×s pixels
+themselves, with ``pipelines.images.decoder.decode`` or another decoder that follows the same rules.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from pipelines.stored_heads import Say, find_head, head_of
 if TYPE_CHECKING:
     import keras
 
-TOLERANCE = 1e-3  # of a probability
-PICTURES = 32  # that the exported model is checked on
+TOLERANCE = 1e-3  # largest difference of a probability
+PICTURES = 32  # images on which the exported model is checked
 LABELS, DESCRIPTION = "labels.txt", "model.json"
 
 Run = Callable[[np.ndarray], np.ndarray]  # uint8 (n, s, s, 3) → float32 (n, c)
 
 
 class Format(NamedTuple):
-    """One row of the table: the model's name in its folder, how it is written, how its own runtime loads it."""
+    """One export format: the model's file name, how to write it, and how to load it with the format's own runtime."""
 
     file: str
     write: Callable[[keras.Model, Path], None]
     load: Callable[[Path], Run]
-    packages: tuple[str, ...] = ()  # of the extra "export"
+    packages: tuple[str, ...] = ()  # that the format needs, from the extra "export"
 
 
 def export(
@@ -62,26 +62,27 @@ def export(
 ) -> dict[str, Any]:
     """Write a folder with the model, ``labels.txt`` (a class per line, in the order of the outputs) and ``model.json``.
 
-    The folder appears whole, and only after the model, loaded back by its own runtime, has given what
-    ``head.probabilities`` gives for the stored features of up to 32 pictures, within 1e-3, and the same one by one.
+    The folder is made complete or not at all. Before that, the model is loaded back by its own runtime and run on up to
+    32 images. Its probabilities must be within 1e-3 of those that the head gives for the stored features of these
+    images, and within 1e-3 of its own when it gets one image at a time.
 
     Args:
         store: the store's folder.
-        to: the folder to be made.
+        to: the folder to make; it must not exist.
         format: a name of ``FORMATS``.
-        head_id: of a trained head in the store, see ``stored_heads.find_head``.
-        weights: the backbone's weights file, where the run that embedded the set used one that has moved.
-        say: called with a line for people, which names the head where ``head_id`` does not.
+        head_id: which head of the store, see ``stored_heads.find_head``.
+        weights: path of the backbone's weights file; needed if the file has moved since the set was embedded.
+        say: called with a line for people, which names the head if ``head_id`` is None.
 
     Returns:
-        What ``penult export --json`` prints.
+        The object that ``penult export --json`` prints.
 
     Raises:
         UsageError: no such format, or the folder exists.
-        EngineError: a package is missing, the conversion fails, or its result differs.
-        HeadError: a head that cannot become layers, or a class name that is no line of text.
-        SpecMismatch: features in bf16, weights that are not those of the features, or a backbone that gives others now.
-        SourceError: no picture of the set can be read.
+        EngineError: a package is missing, the conversion fails, or the model gives other probabilities.
+        HeadError: the head cannot become layers, or a class name has more than one line.
+        SpecMismatch: the features are in bf16, were made with other weights, or the backbone gives other ones now.
+        SourceError: no image of the set can be read.
     """
     began = time.monotonic()
     to = Path(to)
@@ -161,12 +162,12 @@ def _load_saved_model(path: Path) -> Run:
 def _write_onnx(model: keras.Model, path: Path) -> None:
     import onnx
 
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it cannot convert fails when it is loaded back
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # loading the model shows what was not converted
     with warnings.catch_warnings():
-        # keras 3.15 asks numpy 2 for np.object to see whether tf2onnx needs it
+        # keras 3.15 reads np.object to see whether tf2onnx needs it, and numpy 2 warns of that
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
         _export(model, path, "onnx")
-    # tf2onnx 1.17 lists constants that the traced function captured, already folded, as inputs to be fed
+    # tf2onnx 1.17 folds the constants that the traced function captured, but still lists them as inputs of the model
     proto = onnx.load(path)
     inputs = [tensor for tensor in proto.graph.input if tensor.name == "pixels"]
     del proto.graph.input[:]
@@ -206,7 +207,7 @@ def _load_litert(path: Path) -> Run:
 
 
 def _export(model: keras.Model, path: Path, format: str) -> None:
-    """Keras's own exporter, with the output named and any number of pictures at a time."""
+    """Write a model with Keras's own exporter, with a named output and a batch of any size."""
     keras = import_keras()
     named = keras.Model(model.input, {"probabilities": model.output})
     pixels = keras.InputSpec(dtype="uint8", shape=model.input.shape, name="pixels")
@@ -257,7 +258,7 @@ def _check_exportable(classes: np.ndarray, spec: FeatureSpec, feature_set: str) 
 
 
 def _pictures(store: FeatureStore, feature_set: str, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Up to 32 pictures of a set that are still what was embedded, in the order of their sha256.
+    """Read up to 32 images of a set whose files are still what was embedded, in the order of their sha256.
 
     Returns:
         pixels: uint8 (n, s, s, 3); X: float32 (n, d), the stored features.
@@ -278,7 +279,10 @@ def _pictures(store: FeatureStore, feature_set: str, spec: FeatureSpec) -> tuple
 
 
 def _parity(run: Run, pixels: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    """How far the loaded model is from the head's probabilities, and one picture at a time from all at once."""
+    """Return the largest differences between a loaded model's probabilities and those expected.
+
+    "max_difference" compares one batch with the head; "batch_1_against_n" compares that batch with batches of one.
+    """
     got = run(pixels)
     if got.shape != expected.shape or got.dtype != np.float32:
         raise EngineError(f"Expected: probabilities float32 {expected.shape}. Got: {got.dtype} {got.shape}.")
@@ -292,7 +296,7 @@ def _parity(run: Run, pixels: np.ndarray, expected: np.ndarray) -> dict[str, Any
 
 def _check_parity(parity: dict[str, Any], format: str, spec: FeatureSpec) -> None:
     difference, batch = parity["max_difference"], parity["batch_1_against_n"]
-    if not difference <= TOLERANCE:  # also where it is NaN
+    if not difference <= TOLERANCE:  # written so that NaN fails too
         raise EngineError(
             f"The {format} model differs from the head on stored features, nothing was written. "
             f"Expected: probabilities within {TOLERANCE}. Got: {difference:.2g} on {parity['pictures']} pictures. "
@@ -312,7 +316,7 @@ def _check_parity(parity: dict[str, Any], format: str, spec: FeatureSpec) -> Non
 
 @contextlib.contextmanager
 def _as_engine_error(what: str) -> Iterator[None]:
-    """Converters and runtimes raise nearly anything: make it one sentence."""
+    """Turn any error of a converter or a runtime, which raise nearly anything, into an EngineError of one sentence."""
     try:
         yield
     except PenultError:
@@ -323,7 +327,7 @@ def _as_engine_error(what: str) -> Iterator[None]:
 
 
 def _flush(folder: Path) -> int:
-    """Flush all that is in a folder to the disk; return its size in bytes."""
+    """Flush a folder and everything in it to the disk; return the size of its files in bytes."""
     paths = [folder, *folder.rglob("*")]
     for path in paths:
         fsync(path)

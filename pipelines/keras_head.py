@@ -1,4 +1,4 @@
-"""A fitted head as Keras layers, for what runs outside numpy: exported models and fine-tuning."""
+"""Fitted heads as Keras models, for exported models and for fine-tuning; elsewhere heads compute in numpy."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def as_layers(head: Head) -> keras.Model:
-    """The head's scores: raw features float32 (n, d) → float32 (n, c), equal to ``head.scores``.
+    """Return a model of ``head.scores``: raw features float32 (n, d) → scores float32 (n, c).
 
-    Standardisation comes first, as constants and not folded into a kernel, where the mean of a column
-    that hardly varies would cancel in float32. The Dense layers of linear and dense heads are trainable
-    and named ``dense0``, ``dense1``, …, in the order of the head's own arrays.
+    The model standardises its input with constants first. Folding them into a kernel would lose precision: the
+    mean of a column that hardly varies would cancel in float32. The Dense layers of linear and dense heads are
+    trainable and named ``dense0``, ``dense1``, …, in the order of the head's arrays.
 
     Raises:
-        HeadError: a head of this family cannot become layers.
+        HeadError: heads of this family cannot become layers.
     """
     keras = import_keras()
     features = keras.Input((len(head.arrays["mean"]),), dtype="float32", name="features")
@@ -28,10 +28,10 @@ def as_layers(head: Head) -> keras.Model:
 
 
 def with_probabilities(head: Head) -> keras.Model:
-    """Raw features float32 (n, d) → float32 (n, c), equal to ``head.probabilities``.
+    """Return a model of ``head.probabilities``: raw features float32 (n, d) → probabilities float32 (n, c).
 
     Raises:
-        HeadError: a head of this family cannot become layers.
+        HeadError: heads of this family cannot become layers.
     """
     keras = import_keras()
     scores = as_layers(head)

@@ -1,4 +1,4 @@
-"""Check a store, repair it, clean it up: `penult verify`, `doctor` and `gc`."""
+"""The three maintenance jobs of a store: `penult verify` checks it, `doctor` repairs it, `gc` cleans it up."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def verify(store: str | Path, progress: Progress = lambda _done, _total: None) -> list[Finding]:
-    """Find all damage to a store: tables, journals, run records, heads, fine-tuned backbones, kept outcomes.
+    """Find all damage in a store: tables, journals, run records, heads, fine-tuned backbones, kept outcomes of fits.
 
     Raises:
-        StoreNotFound: the folder is no store.
-        FormatError: it was written by a newer penult.
+        StoreNotFound: the folder is not a store.
+        FormatError: a newer penult wrote the store.
     """
     path = _existing(store)
     return [*verify_tables(path, progress), *(finding for finding, _ in _damaged_artifacts(path))]
@@ -44,10 +44,10 @@ class DoctorResult:
     """What was repaired; ``to_json`` is the contract of ``--json``.
 
     Attributes:
-        repairs: of the header, tables and journals.
-        artifacts: what else was put aside, relative to the store.
-        embedded: images that were embedded anew.
-        todo: what only the user can do.
+        repairs: repairs of the header, the tables and the journals.
+        artifacts: paths of all other files and folders that were put aside, relative to the store.
+        embedded: how many images were embedded again.
+        todo: what the user must do, as sentences.
     """
 
     repairs: list[repair.Repair] = field(default_factory=list)
@@ -56,24 +56,24 @@ class DoctorResult:
     todo: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``penult doctor --json`` prints."""
+        """Return the object that ``penult doctor --json`` prints."""
         return asdict(self)
 
 
 def doctor(store: str | Path, progress: Callable[[int, int], None] | None = None) -> DoctorResult:
-    """Repair a store: what is lost is embedded or labelled anew, from the sources of its runs, and nothing else is.
+    """Repair a store; embed and label again only what is lost, from the sources that the store's runs name.
 
-    Damaged files are put aside under ``STORE/damaged``. Nothing is done to a store without damage, but to commit what
-    a dead run had finished. Killed anywhere, it goes on when it is run again.
+    Damaged files are moved to ``STORE/damaged``. In a store without damage, only the finished shards of dead runs are
+    committed. A repair that was killed is completed by the next call.
 
     Args:
-        store: its folder.
-        progress: of what is embedded anew: images done, images in all.
+        store: the store's folder.
+        progress: called with the number of images embedded again, and how many there are in all.
 
     Raises:
-        StoreNotFound: the folder is no store.
-        StoreLocked: another run holds it.
-        FormatError: it was written by a newer penult.
+        StoreNotFound: the folder is not a store.
+        StoreLocked: another run holds the store's lock.
+        FormatError: a newer penult wrote the store.
     """
     path = _existing(store)
     with locked(path):
@@ -101,17 +101,20 @@ def doctor(store: str | Path, progress: Callable[[int, int], None] | None = None
 def gc(store: str | Path, older_than: float) -> dict[str, int]:
     """Remove what no run needs any more, and merge small files; see ``featurestore.maintenance.gc.collect``.
 
-    Images that no source has listed for so long are forgotten, with their features: "removed images" is their number.
+    Images that no source has listed for ``older_than`` seconds are forgotten, with their features.
+
+    Returns:
+        Bytes freed by kind, and under "removed images" how many images were forgotten.
 
     Raises:
-        UsageError: ``older_than`` is no number of seconds.
-        StoreLocked: another run holds the store.
+        UsageError: ``older_than`` is not a number of seconds.
+        StoreLocked: another run holds the store's lock.
     """
     check_amount("--older-than in seconds", older_than)
     opened = FeatureStore(store)
     with opened.lock():
         opened.recover()
-        opened.remember()  # readers go by what it says: it must not be older than what is kept
+        opened.remember()  # readers open the versions noted here, so note the newest before old ones are removed
         forgotten = forget_removed(opened, older_than)
         freed = collection.collect(opened.path, list(tables_of(opened.path).values()), older_than)
         opened.remember()
@@ -125,7 +128,7 @@ def _existing(store: str | Path) -> Path:
 
 
 def _stale(repairs: list[repair.Repair]) -> list[str]:
-    """What to say of tables that went back to a version, and had lost rows of the one after it too."""
+    """Return what the user must do where a table went back to an older version and lost rows of newer ones."""
     again = {layout.CATALOG: "`penult embed`", layout.LABELS: "`penult label` or `embed`"}
     told = [one for one in repairs if one.table in again and one.back_to is not None and one.lost]
     return [f"{again[one.table]} what has changed lately: {one.table} is as it was before that." for one in told]
@@ -136,7 +139,7 @@ def _rows(store: Path) -> dict[str, int]:
 
 
 def _put_aside_artifacts(store: Path, result: DoctorResult) -> None:
-    """Put aside what is damaged of what runs have made, with what is of no use without it."""
+    """Put aside damaged files that runs made, with the files that are useless without them."""
     aside = repair.aside_of(store)
     for finding, together in list(_damaged_artifacts(store)):
         for path in filter(Path.exists, together):
@@ -151,7 +154,7 @@ def _put_aside_artifacts(store: Path, result: DoctorResult) -> None:
 
 
 def _made_by(path: str) -> str:
-    """The kind of run that has made what is damaged; none for what is made anew where it is missed."""
+    """Return the kind of run that made a damaged path; "" for kept outcomes, aliases and weights files."""
     folder, name = path.split("/")[:2]
     if folder == layout.RUNS:
         return name.partition("-")[2].partition("-")[0]
@@ -159,12 +162,12 @@ def _made_by(path: str) -> str:
 
 
 def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
-    """What is damaged of what runs have made, and what is to be put aside with it."""
+    """Yield the damage in files that runs made, each finding with all paths to put aside for it."""
 
     def tried(path: Path, together: list[Path], check: Callable[[], object]) -> Iterator[tuple[Finding, list[Path]]]:
         try:
             check()
-        except (StoreCorrupt, StoreNotFound, HeadError) as error:  # no other is damage
+        except (StoreCorrupt, StoreNotFound, HeadError) as error:  # other errors do not mean damage
             yield Finding(path.relative_to(store).as_posix(), str(error)), together
 
     descriptions = {*store.glob(f"{layout.BACKBONES}/*{layout.JSON}")}
@@ -191,7 +194,7 @@ def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
 
 
 def _check_backbone(description: Path) -> None:
-    """Raise StoreCorrupt unless a backbone's description is whole and its own, and its weights are."""
+    """Raise StoreCorrupt unless a backbone's description is intact and names this backbone, and its weights match."""
     told = read_sealed(description)
     digest = str(told.get("sha256"))
     if told.get("id") != description.stem or not DIGEST.fullmatch(digest):
@@ -200,13 +203,13 @@ def _check_backbone(description: Path) -> None:
 
 
 def _check_weights(path: Path) -> None:
-    """Raise StoreCorrupt unless weights are those of their name; those still being written are not named so."""
+    """Raise StoreCorrupt if a weights file has another sha256 than its name says; partial files have no such name."""
     digest = path.name.removesuffix(layout.WEIGHTS)
     if DIGEST.fullmatch(digest) and (found := sha256_of(path)) != digest:
         raise StoreCorrupt(f"{path}: Expected: sha256 {digest}. Got: {found}.")
 
 
 def _check_outcome(path: Path) -> None:
-    """Raise StoreCorrupt unless a kept outcome is whole and its own."""
-    if (key := read_sealed(path, required=True).get("key", path.stem)) != path.stem:  # older ones do not say
+    """Raise StoreCorrupt unless a kept outcome is intact and holds the key that its file is named after."""
+    if (key := read_sealed(path, required=True).get("key", path.stem)) != path.stem:  # older files have no key
         raise StoreCorrupt(f"Expected: the outcome {path.stem} in {path}. Got: {key}.")

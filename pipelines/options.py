@@ -1,7 +1,7 @@
-"""The options of each job: every default, and every sentence of help, once.
+"""The options of each job, with their defaults and help texts.
 
-The command line is made from these classes, Python callers construct them, and a run's record keeps them. Fields
-without an ``Option`` are set by a command itself, or in Python.
+The command line is generated from these classes, Python callers construct them, and each run's record stores them.
+Fields without an ``Option`` are set by the command itself or by Python callers.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from heads.comparison.space import DEFAULT, Search
 from pipelines.images.augmentation import MAX_VIEWS, Augmentation
 
 MAX_SHARD_IMAGES = 2**20
-RUNNER = "FnApiRunner"  # in this process
+RUNNER = "FnApiRunner"  # runs in this process
 RUNNERS = (RUNNER, "FlinkRunner")
 REFUSED_RUNNERS = {
     "daskrunner": "it loses finished work and still reports success",
     "directrunner": "it may start another runner, which it looks for on the network",
 }
 SCHEDULES = ("constant", "cosine")
-MOMENTUM = 0.9  # where none is given, of the optimizer that has one
+MOMENTUM = 0.9  # the default for sgd
 
 LabelSet = Annotated[str, Option("Which set of labels.")]
 BackboneFile = Annotated[str | None, Option("The backbone's weights file, where it has moved.")]
@@ -37,7 +37,7 @@ EngineName = Annotated[str, Option("openvino (CPU) or tensorflow (anywhere).")]
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How to embed."""
+    """How to embed a corpus."""
 
     backbone: Annotated[str, Option("One of `penult backbones`, or ft:ID, a fine-tuned one.")] = "efficientnet-lite0"
     weights: Annotated[str, Option("'imagenet' or a weights file.")] = "imagenet"
@@ -65,13 +65,13 @@ class EmbedOptions:
     accept_removed: Annotated[
         bool, Option("Remove what the source no longer lists, however much it is.", flag="--accept-removed")
     ] = False
-    views: int = 0  # of each image, drawn by ``augmentation``; 0 embeds the images themselves
+    views: int = 0  # random views per image, made with ``augmentation``; 0 embeds the images themselves
     augmentation: Augmentation | None = None
     runner: Annotated[str, Option("Beam runner: FnApiRunner or FlinkRunner.")] = RUNNER
     runner_arguments: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raise UsageError for what no run could do."""
+        """Raise UsageError for invalid options."""
         check_share("--max-removed", self.max_removed)
         check_count("--shard-images", self.shard_images, 1, MAX_SHARD_IMAGES)
         check_count("--views", self.views, 0, MAX_VIEWS)
@@ -87,7 +87,7 @@ class EmbedOptions:
 
 @dataclass(frozen=True)
 class FitData:
-    """Which stored features to fit on, and how to split what the corpus does not split itself."""
+    """Which stored features to fit on, and how to split images for which the corpus gives no split."""
 
     feature_set: Annotated[
         str | None, Option("Feature set, by name or its beginning; by default the newest.", flag="--set")
@@ -98,32 +98,32 @@ class FitData:
     views_set: Annotated[str | None, Option("The set that holds the views, where there are several.")] = None
 
     def check(self) -> None:
-        """Raise UsageError for what no store could give."""
+        """Raise UsageError for values that are invalid for every store."""
         self.split.check()
         check_label_set(self.label_set)
         check_count("--views", self.views, 0, MAX_VIEWS)
 
     def to_json(self) -> dict[str, Any]:
-        """As a run's record keeps it: flat, for that is how older ones are."""
+        """Return the options as a run's record stores them: the split flattened, as in older records."""
         told = asdict(self)
         split = told.pop("split")
         return told | {"val": split["val"], "test": split["test"], "split_seed": split["seed"]}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> FitData:
-        """From a run's record: label set and split, not the views."""
+        """Return the feature set, the label set and the split of a run's record, without its views."""
         return cls(told["feature_set"], told["label_set"], Split(told["val"], told["test"], told["split_seed"]))
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is written about heads besides the run's record."""
+    """What to write about heads besides the run's record."""
 
     gallery_seed: Annotated[int, Option("Another seed, other pictures in the report.")] = 0
     tensorboard: Annotated[Path | None, Option("Write event files into a sub-folder of this one.")] = None
 
     def check(self) -> None:
-        """Raise UsageError for what cannot be written, before features are read."""
+        """Raise UsageError for invalid options, before features are read."""
         check_seed("--gallery-seed", self.gallery_seed)
         if self.tensorboard is not None:
             from heads.reporting import tensorboard
@@ -133,7 +133,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """One head to train; ``params`` are its family's, by name, and what is not given is at the family's default."""
+    """One head to train; ``params`` maps the family's parameters to values, and the rest have the family's defaults."""
 
     head: Annotated[str, Option("One of `penult heads`.")] = "logreg"
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class TrainOptions:
     ] = False
 
     def check(self) -> None:
-        """Raise UsageError for what no head can be fitted to, before features are read."""
+        """Raise UsageError for options with which no head can be fitted, before features are read."""
         from heads import registry
 
         registry.complete(self.head, self.params)
@@ -158,11 +158,11 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What to compare.
+    """Which heads to compare, on which features, and how.
 
     Attributes:
-        search: families, parameters and class weights.
-        sets: several feature sets to compare with one another, in place of that of ``data``.
+        search: families, parameters and class weights to try.
+        sets: several feature sets to compare with one another, instead of the set of ``data``.
     """
 
     search: Search = DEFAULT
@@ -181,7 +181,7 @@ class CompareOptions:
     report: ReportOptions = ReportOptions()
 
     def check(self) -> None:
-        """Raise UsageError for what no comparison could be made of, before features are read."""
+        """Raise UsageError for options with which no comparison can be made, before features are read."""
         from heads.comparison.compare import check as check_comparison
 
         check_comparison(range(self.seeds), self.folds, self.fewshot, self.budget)
@@ -193,9 +193,9 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """How to fine-tune.
+    """How to fine-tune a backbone with its head.
 
-    The seed of ``augmentation`` is also that of the order of the training pictures and of dropout.
+    The seed of ``augmentation`` also decides the order of the training images and the dropout.
     """
 
     unfreeze_from: Annotated[
@@ -212,7 +212,7 @@ class FinetuneOptions:
     )
 
     def check(self) -> None:
-        """Raise UsageError for what no run could do."""
+        """Raise UsageError for invalid options."""
         from heads.families.dense import MAX_EPOCHS, OPTIMIZERS
         from pipelines.backbones.engines import check_batch
         from pipelines.backbones.table import MIN_INPUT_SIZE
@@ -232,13 +232,16 @@ class FinetuneOptions:
         self.augmentation.check()
 
     def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, from 1 (cosine: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983)."""
+        """Return the learning rate of an epoch, counted from 1.
+
+        The cosine schedule is that of Loshchilov & Hutter 2017, "SGDR" (arXiv:1608.03983).
+        """
         if self.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
 
     def settings(self) -> dict[str, float]:
-        """The optimizer's, as Keras names them."""
+        """Return the optimizer's settings, as Keras names them."""
         rate = {"learning_rate": self.learning_rate}
         if self.optimizer != "sgd":
             return rate
@@ -246,13 +249,16 @@ class FinetuneOptions:
 
 
 def check_share(option: str, value: float) -> None:
-    """Raise UsageError for what is no share."""
-    if not 0 <= value <= 1:  # also NaN
+    """Raise UsageError unless ``value`` is a share from 0 to 1."""
+    if not 0 <= value <= 1:  # written so that NaN fails too
         raise UsageError(f"Expected: {option}, a share from 0 to 1. Got: {value}.")
 
 
 def _check_runner(name: str) -> None:
-    """Refuse a runner that is not known to keep what it finishes, however it is spelled: Beam knows many spellings."""
+    """Raise UsageError unless a Beam runner is one of RUNNERS, which are known to keep finished work.
+
+    Beam accepts several spellings of a runner's name, so the reason for a refusal is looked up for all of them.
+    """
     if name in RUNNERS:
         return
     plain = name.rpartition(".")[2].lower()

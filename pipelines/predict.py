@@ -1,4 +1,4 @@
-"""Label pictures with a stored head, embedding only what the store lacks."""
+"""Predict the labels of images with a stored head; only images whose features the store lacks are embedded."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MAX_TOP = 1_000_000
 
 @dataclass
 class Prediction:
-    """One picture's answer; ``label`` is None and ``error`` says why where there is none.
+    """The prediction for one image; if there is none, ``label`` is None and ``error`` says why.
 
-    ``given`` is what the caller named the picture, for people; machines go by ``uri``.
+    ``given`` is the path or URI as the caller wrote it, to show to people; programs should use ``uri``.
     """
 
     uri: str
@@ -42,11 +42,11 @@ class Prediction:
 
     @property
     def name(self) -> str:
-        """What the caller named the picture, or its URI where that would upset a terminal."""
+        """The image's path or URI as the caller wrote it, or its URI if that has unprintable characters."""
         return self.given if self.given.isprintable() and self.given else self.uri
 
     def to_json(self) -> dict[str, Any]:
-        """An element of the list that ``penult predict --json`` prints."""
+        """Return an element of the list that ``penult predict --json`` prints."""
         value = asdict(self)
         del value["given"]
         return value if self.error else {k: v for k, v in value.items() if not k.startswith("error")}
@@ -62,22 +62,22 @@ def predict(
     engine: str = "openvino",
     say: Say = lambda _: None,
 ) -> list[Prediction]:
-    """Predict the labels of some pictures, in their order; nothing is written.
+    """Predict the labels of images, in the given order; nothing is written to the store.
 
     Args:
         pictures: paths or ``file://`` URIs.
         store: the store's folder.
-        head_id: of a trained head in the store, see ``find_head``.
-        top: how many labels to give with their probabilities.
-        weights: the backbone's weights file, where the run that embedded the set used one that has moved.
-        engine: that embeds what the store lacks.
-        say: called with a line for people, which names the head where ``head_id`` does not.
+        head_id: which head of the store, see ``find_head``.
+        top: how many labels to return with their probabilities.
+        weights: path of the backbone's weights file; needed if the file has moved since the set was embedded.
+        engine: embeds the images whose features the store lacks.
+        say: called with a line for people, which names the head if ``head_id`` is None.
 
     Raises:
-        UsageError: no picture, or an impossible ``top`` or ``engine``.
-        StoreNotFound, StoreCorrupt, HeadError: the head.
-        SpecMismatch: the features of this head's fingerprint cannot be computed with these weights, or come out
-            otherwise than when the set was made.
+        UsageError: no image is given, or ``top`` or ``engine`` is invalid.
+        StoreNotFound, StoreCorrupt, HeadError: the head cannot be found or loaded.
+        SpecMismatch: these weights cannot compute the features of the head's fingerprint, or the backbone gives other
+            features than when the set was made.
     """
     if not pictures:
         raise UsageError("Expected: at least one picture to predict. Got: none.")
@@ -100,7 +100,7 @@ def predict(
     with np.errstate(over="ignore", invalid="ignore"):
         probabilities = head.probabilities(X[good])
     for i, row in zip(good, probabilities, strict=True):
-        if not np.isfinite(row).all():  # what float32 stores may be too large to compute with
+        if not np.isfinite(row).all():  # very large float32 features overflow in the head
             _fail(predictions[i], OVERFLOW)
             continue
         order = np.argsort(-row, kind="stable")[:top]
@@ -110,10 +110,10 @@ def predict(
 
 
 def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) -> Tap:
-    """The tap that computes a stored set's features.
+    """Return the tap (backbone, weights and layer) that computes the features of a stored set.
 
     Raises:
-        SpecMismatch: these weights are not the ones the set was made with.
+        SpecMismatch: the set was not made with these weights.
     """
     spec = store.spec(feature_set)
     if weights is None:
@@ -130,7 +130,7 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
 
 
 def _key(prediction: Prediction) -> bytes | None:
-    """Sha256 of the picture's bytes, or None with the reason noted."""
+    """Return the sha256 of an image's bytes; if it cannot be read, note why in its prediction and return None."""
     try:
         return hashlib.sha256(corpus.read(prediction.uri)[0]).digest()
     except ImageError as error:
@@ -139,7 +139,7 @@ def _key(prediction: Prediction) -> bytes | None:
 
 
 def _stored(store: FeatureStore, feature_set: str, keys: list[bytes | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Stored vectors: X float32 (n, d), found bool (n,)."""
+    """Read stored vectors: X float32 (n, d), and which were found, bool (n,)."""
     wanted = np.array([key or bytes(32) for key in keys], "S32")
     unique, inverse = np.unique(wanted, return_inverse=True)
     X, found = store.vectors(feature_set, unique)
@@ -147,7 +147,7 @@ def _stored(store: FeatureStore, feature_set: str, keys: list[bytes | None]) -> 
 
 
 def _embed(rows: list[int], predictions: list[Prediction], run: Engine, X: np.ndarray, spec: FeatureSpec) -> None:
-    """Fill the rows of X whose pictures have features that could be stored, rounded as the store would round them."""
+    """Embed images into their rows of X, rounded to the set's dtype; note an error where features cannot be stored."""
     decoded: dict[int, np.ndarray] = {}
     for i in rows:
         try:

@@ -1,6 +1,7 @@
-"""Bring back what no file of a store holds any more from the sources that its runs name: `penult doctor`, part two.
+"""The second part of `penult doctor`: bring back rows that no file of the store holds, from the sources of its runs.
 
-Only what is lost: pictures that are new or have changed since are left to the next run, labels that are there stay.
+Only lost rows are brought back. Images that are new or changed in a source are left to the next `penult embed`, and
+labels that the store still has are not touched.
 """
 
 from __future__ import annotations
@@ -45,15 +46,16 @@ Lost = Mapping[str, Sequence[str]]  # see ``restore``
 
 
 def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[int, list[str]]:
-    """Bring back lost rows.
+    """Bring back lost rows of the labels, the catalog and the feature sets.
 
     Args:
-        store: its folder.
-        lost: the tables that lack some; of feature sets the images, sha256 in hex, where all of them are known.
-        progress: of the images that are embedded anew.
+        store: the store's folder.
+        lost: the tables that lack rows, by path. The value lists the lost images of a feature set, as sha256 in hex; it
+            is empty if not all of them are known.
+        progress: called with the number of images embedded again, and how many there are in all.
 
     Returns:
-        How many images were embedded anew, and what stood in the way, a sentence each.
+        How many images were embedded again, and a sentence for each problem.
     """
     opened, embedded, problems = FeatureStore(store), 0, list[str]()
     if layout.LABELS in lost:
@@ -70,7 +72,7 @@ def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[
 
 
 def _labels(store: FeatureStore) -> Iterator[str]:
-    """Bring back what is no longer said of images: what each source lists, and what people said last."""
+    """Bring back lost label rows: what each source lists now, and what people said last. Yield the problems."""
     done = set()
     for record in _newest_first(store, "embed"):
         source, label_set = record.parameters["source"], record.parameters["label_set"]
@@ -93,19 +95,19 @@ def _labels(store: FeatureStore) -> Iterator[str]:
                 people = said_after(people, record)
             except SourceError as error:
                 yield f"`penult label {record.parameters['file']}` again, for labels that were lost: {error}"
-                people = NOTHING_SAID  # what an older file says may have been changed by this one
+                people = NOTHING_SAID  # the unreadable file may have changed what older files said
         _give_back(store, PEOPLE, label_set, as_statements(people, label_set))
 
 
 def _listed(listing: corpus.Source, label_set: str, run_id: str) -> Iterator[pa.RecordBatch]:
-    """A source's statements, as the run that listed it last has made them."""
+    """Yield the statements (schema LABELS) of a source, with the id of the run that listed it last."""
     for entries in chunks(listing):
         said = [(entry.label, entry.split, entry.group) for entry in entries]
         yield statements((entry.uri for entry in entries), said, label_set, listing.uri, run_id)
 
 
 def _give_back(store: FeatureStore, by: str, label_set: str, told: Iterable[pa.RecordBatch]) -> None:
-    """Add the statements of a source, or of people, about images of which it says nothing any more."""
+    """Add statements of ``by`` (a source or PEOPLE) on those images for which it has no row in the label set."""
     with store.lock():
         known, names = store.membership(by, label_set)
 
@@ -120,7 +122,7 @@ def _give_back(store: FeatureStore, by: str, label_set: str, told: Iterable[pa.R
 
 
 def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], progress: Progress | None) -> int:
-    """Embed what a feature set or the catalog has lost of a set's images; how many."""
+    """Embed the images of a feature set whose features or catalog rows are lost; return how many."""
     records = [record for record in _newest_first(store, "embed") if record.result["feature_set"] == name]
     options = _options(records[0])
     is_lost = _losses(store, name, options.views or None, lost)
@@ -135,7 +137,7 @@ def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], p
         return 0
     try:
         if name in store.sets():
-            tap_of(store, name)  # refuses to embed what would be another set
+            tap_of(store, name)  # raises SpecMismatch if what is embedded now would be another set
         return embed(_manifest(store, name, list(uris)), store.path, options, progress, as_source=False).embedded
     except (BackboneError, EngineError, SourceError, SpecMismatch, StoreNotFound, UsageError) as error:
         problems.append(f"`penult embed` again {len(uris):,} pictures of {name} that were lost: {error}")
@@ -145,7 +147,7 @@ def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], p
 def _losses(
     store: FeatureStore, name: str, views: int | None, lost: Lost
 ) -> Callable[[list[corpus.Entry]], list[corpus.Entry]]:
-    """The function that says which files of a source have lost their features in a set, or their row in the catalog."""
+    """Return a function that picks the entries of a source that lost their features in a set, or their catalog row."""
     set_lost, catalog_lost = f"features/{name}.lance" in lost, layout.CATALOG in lost
     held = store.content_keys(name, views) if name in store.sets() else np.empty(0, "S32")
     known, bare, bare_keys = [np.empty(0, "S16")], [np.empty(0, "S16")], [np.empty(0, "S32")]
@@ -159,7 +161,7 @@ def _losses(
         bare_keys.append(keys[~there])
     in_catalog, without, keys = np.sort(np.concatenate(known)), np.concatenate(bare), np.concatenate(bare_keys)
     named = np.array([bytes.fromhex(key) for key in lost.get(f"features/{name}.lance", ())], "S32")
-    if len(named) and contains(np.sort(keys), named).all():  # else a key itself is damaged, and may be anyone's
+    if len(named) and contains(np.sort(keys), named).all():  # else a damaged key may stand for any image
         without = without[contains(np.sort(named), keys)]
     without = np.sort(without)
 
@@ -177,7 +179,10 @@ def _losses(
 
 
 def _was_embedded(entry: corpus.Entry, held: np.ndarray) -> bool:
-    """Whether a file that the catalog does not know has features; what cannot be read has none to be made."""
+    """Return whether an image without a catalog row has features.
+
+    Also True for an image that cannot be read: it is not embedded, but gets its catalog row back.
+    """
     try:
         data = corpus.read(entry.uri, entry.offset, entry.size)[0]
     except ImageError:
@@ -186,7 +191,7 @@ def _was_embedded(entry: corpus.Entry, held: np.ndarray) -> bool:
 
 
 def _manifest(store: FeatureStore, name: str, uris: list[str]) -> str:
-    """Write down what is embedded anew, beside what was put aside."""
+    """Write a manifest of the images to embed again, beside the files that were put aside; return its path."""
     from pyarrow import parquet
 
     path = aside_of(store.path.resolve()) / f"{name}.parquet"
@@ -197,7 +202,7 @@ def _manifest(store: FeatureStore, name: str, uris: list[str]) -> str:
 
 
 def _options(record: RunRecord) -> EmbedOptions:
-    """The options of an embed run, on a runner that is always there."""
+    """Return the options of an embed run, with the Beam runner that works on every machine."""
     names = {field.name for field in fields(EmbedOptions)} & record.parameters.keys()
     told = {name: record.parameters[name] for name in names}
     if told.get("augmentation"):
@@ -206,7 +211,7 @@ def _options(record: RunRecord) -> EmbedOptions:
 
 
 def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:
-    """The runs of some kinds, but for those of what an earlier repair has lost and found."""
+    """Yield the runs of these kinds, newest first, without those that read a manifest of an earlier repair."""
     aside = aside_of(store.path.resolve()).parent
     for record in reversed(store.runs()):
         if record.kind in kinds and not Path(record.parameters[kind_of(record.kind).source]).is_relative_to(aside):

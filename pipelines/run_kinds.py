@@ -1,4 +1,4 @@
-"""What the jobs' runs are to the rest of penult: how each kind is told in one line, and what it leaves behind."""
+"""The table of run kinds: how to summarise the result of each job in one line, and what its run leaves in the store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class RunKind:
     """One kind of run.
 
     Attributes:
-        name: as in a run's id and record.
-        summary: one line of a run's result, as its record keeps it.
-        makes_head: its folder holds a head; `penult verify` reads it, `--head` finds it.
-        makes_backbone: it leaves a fine-tuned backbone as well, which `penult verify` reads.
-        source: the parameter that names the file or folder it has read, for `penult doctor` to read it again.
+        name: the kind as it stands in a run's id and record.
+        summary: makes one line of a run's result, as its record stores it.
+        makes_head: whether the run's folder holds a head, which `penult verify` checks and `--head` finds.
+        makes_backbone: whether the run also leaves a fine-tuned backbone, which `penult verify` checks.
+        source: the parameter that names the file or folder that the run read, which `penult doctor` reads again.
 
     Example:
         >>> register(RunKind("audit", lambda result: f"{result['checked']} images checked"))
@@ -32,17 +32,17 @@ class RunKind:
 
 
 def register(kind: RunKind) -> None:
-    """Make a kind of run known."""
+    """Add a kind of run to the table, or replace the one of the same name."""
     _KINDS[kind.name] = kind
 
 
 def kind_of(name: str) -> RunKind:
-    """The kind of this name; one that nobody has registered leaves nothing but its record."""
+    """Return the kind of this name; a kind that is not registered leaves only its record."""
     return _KINDS.get(name, RunKind(name))
 
 
 def head_kinds(fine_tuned: bool = True) -> list[str]:
-    """Names of the kinds that make heads; without ``fine_tuned`` those whose backbone is the frozen one."""
+    """Return the names of the kinds that make heads; without ``fine_tuned``, only those with a frozen backbone."""
     return [kind.name for kind in _KINDS.values() if kind.makes_head and (fine_tuned or not kind.makes_backbone)]
 
 

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the program ends at once with a sentence, or at a safe point where work would be lost.
+"""Handle Ctrl-C and SIGTERM: end the process at once with a message, or at the next safe point if work would be lost.
 
-Ending at once is safe: whatever is on the disk is whole, and a process that is killed loses no more.
+Ending at once is safe: files on the disk are always complete, and a killed process would lose just as much.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from featurestore.errors import Interrupted
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _noted: list[int] = []  # signals that wait for the next check()
-_lock = threading.Lock()  # over what the watcher and deferred() tell each other
+_lock = threading.Lock()  # guards the state that the watcher and deferred() share
 _watched = False
 _deferring = False
 
 
 def heed() -> None:
-    """From now on a signal ends this process with a sentence, whatever it is at; called once, by the main thread.
+    """Make a signal end this process with a message from now on; call it once, in the main thread.
 
-    A thread of its own does that: the main one may be in the midst of an import or of a long fit, where Python calls
-    no signal handler for seconds, and where an exception may be swallowed. A signal that the shell has this process
-    ignore, as that of Ctrl-C in the background, stays ignored.
+    A watcher thread ends the process. The main thread may be inside an import or a long fit, where Python runs no
+    signal handler for seconds and where an exception may be swallowed. Signals that the shell told this process to
+    ignore, such as Ctrl-C for a background process, stay ignored.
     """
     global _watched
     _watched = True
@@ -44,13 +44,13 @@ def heed() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within, a signal is only noted, for ``check`` to raise; a second one ends the process at once.
+    """Note signals while the block runs, for ``check`` to raise Interrupted; a second signal ends the process at once.
 
     Raises:
-        Interrupted: at the end of the block, where a signal came and no check has raised it.
+        Interrupted: at the end of the block, if a signal came and no ``check`` has raised it.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread may set signal handlers
         return
     before = {} if _watched else {number: signal.signal(number, _note) for number in SIGNALS}
     _defer(True)
@@ -81,7 +81,7 @@ def _watch(pipe: int) -> None:
     while True:
         number = os.read(pipe, 1)[0]
         if number not in SIGNALS:
-            continue  # a library's own
+            continue  # a signal that a library handles
         with _lock:
             if _noted or not _deferring:
                 _end(number)
@@ -89,14 +89,14 @@ def _watch(pipe: int) -> None:
 
 
 def _ignore() -> None:
-    """All is done and said: while Python takes itself apart, without the watcher, no signal changes the exit code."""
+    """Ignore signals during Python's own exit: the watcher does not run then, and the exit code must not change."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int) -> None:
     error = Interrupted(number)
-    below_a_bar = "\x1b[?25h\n" if os.isatty(2) else ""  # and with the cursor that it hid
+    below_a_bar = "\x1b[?25h\n" if os.isatty(2) else ""  # below a progress bar, and show the cursor that it hid
     with suppress(OSError):
         os.write(2, f"{below_a_bar}penult: {error}\n".encode())
     os._exit(error.exit_code)

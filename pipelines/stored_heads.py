@@ -1,4 +1,4 @@
-"""Heads of a store, by what people call them: an id, its beginning or ending, an alias, or nothing."""
+"""Find, load and promote the heads of a store by the names that people use: an id, a part of it, an alias, or none."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ Say = Callable[[str], None]
 
 
 def find_head(store: FeatureStore, name: str | None, kinds: Collection[str] = (), say: Say = lambda _: None) -> str:
-    """The whole id of a head: by itself, by an alias, or by how it begins or ends (ids begin with a date).
+    """Return the full id of a head, given the id, how it begins (with a date) or ends, or an alias.
 
     Args:
-        store: that has it.
-        name: what the user said; None takes the head that ``champion`` points at, else the newest one.
-        kinds: of runs that the newest one may be of; empty for all that make heads.
-        say: called with a line that names the head where ``name`` does not.
+        store: the store that holds the head.
+        name: the name that the user gave. None takes the head that the alias ``champion`` points at, or the newest
+            head if there is no champion.
+        kinds: kinds of run among which the newest head is looked for; empty for all kinds that make heads.
+        say: called with a line that names the head if ``name`` is None.
 
     Raises:
-        StoreNotFound: no head is called so, or several are; the sentence names some.
+        StoreNotFound: no head matches, or several do; the message names some.
         StoreCorrupt: an alias is damaged.
     """
     if name is None:
@@ -54,10 +55,10 @@ def find_head(store: FeatureStore, name: str | None, kinds: Collection[str] = ()
 
 
 def newest_head(store: FeatureStore, kinds: Collection[str] = ()) -> str:
-    """Id of the head that was made last, by a run of one of these kinds; by default of all that make heads.
+    """Return the id of the newest head made by a run of one of these kinds; by default, of all kinds that make heads.
 
     Raises:
-        StoreNotFound: the store has none.
+        StoreNotFound: the store has no such head.
     """
     heads = [run.run_id for run in store.runs() if run.kind in (kinds or head_kinds())]
     if not heads:
@@ -66,11 +67,11 @@ def newest_head(store: FeatureStore, kinds: Collection[str] = ()) -> str:
 
 
 def head_of(store: FeatureStore, head_id: str) -> tuple[Head, dict[str, Any]]:
-    """A head of the store and its meta, which names the ``feature_set`` it was trained on and its ``fingerprint``.
+    """Load a head and its metadata, which has the ``feature_set`` it was trained on and that set's ``fingerprint``.
 
     Raises:
-        StoreNotFound, StoreCorrupt, FormatError, HeadError: the head.
-        SpecMismatch: the store has other features under that name.
+        StoreNotFound, StoreCorrupt, FormatError, HeadError: the head is missing, damaged or cannot be loaded.
+        SpecMismatch: the feature set of that name has another fingerprint now.
     """
     folder = store.run_folder(head_id)
     head, meta = artifact.load(folder)
@@ -84,18 +85,18 @@ def promote(store: FeatureStore, name: str | None, alias: str = aliases.CHAMPION
     """Point an alias at a head, atomically; return the object that ``penult promote --json`` prints.
 
     Args:
-        store: that has the head.
-        name: of the head, see ``find_head``; None takes the newest.
-        alias: to move, or to make.
+        store: the store that holds the head.
+        name: the head's name, see ``find_head``; None takes the newest head.
+        alias: the alias to move; it is made if there is none of this name.
 
     Raises:
-        UsageError: no alias may be called so.
-        StoreNotFound, StoreCorrupt, FormatError, HeadError, SpecMismatch: the head.
-        StoreLocked: another run holds the store.
+        UsageError: ``alias`` is not a valid name.
+        StoreNotFound, StoreCorrupt, FormatError, HeadError, SpecMismatch: the head cannot be found or loaded.
+        StoreLocked: another run holds the store's lock.
     """
     aliases.check_alias(alias)
     head_id = newest_head(store) if name is None else find_head(store, name)
-    head_of(store, head_id)  # a head that nobody could use must not be in use
+    head_of(store, head_id)  # raises for a head that could not be used
     with store.lock():
         before = aliases.resolve(store.path, alias)
         aliases.move(store.path, alias, head_id)

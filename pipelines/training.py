@@ -1,4 +1,4 @@
-"""Train or compare heads on stored features and keep the outcome: a head, a report, a run record."""
+"""Train or compare heads on stored features, and keep a head, a report and a run record in the store."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ from pipelines.sources import corpus
 
 
 def load_dataset(store: FeatureStore, data: FitData, memory_limit: int | None = None) -> Dataset:
-    """Read the labelled features, or leave them in the store where they take more than half of the limit in bytes."""
+    """Load the labelled features; features that take more than half of ``memory_limit`` bytes stay in the store."""
     return store.dataset(data.feature_set, data.label_set, data.split, memory_limit)
 
 
 def load_datasets(store: FeatureStore, data: FitData, sets: Sequence[str], memory_limit: int | None) -> list[Dataset]:
-    """Read several feature sets: the images that all of them hold, in the same order."""
+    """Load several feature sets, each with the images that all of them hold, in the same order."""
     datasets = [load_dataset(store, replace(data, feature_set=name), memory_limit) for name in sets]
     keys = functools.reduce(np.intersect1d, [dataset.keys for dataset in datasets])
     return [dataset.take(np.searchsorted(dataset.keys, keys)) for dataset in datasets]
 
 
 def with_views(store: FeatureStore, data: FitData, dataset: Dataset) -> Dataset | None:
-    """The training rows with their views, where views are asked for."""
+    """Return the training rows together with their augmented views; None if no views are asked for."""
     return store.augmented(dataset.part(TRAIN), data.views, data.views_set) if data.views else None
 
 
 def train_head(store: str | Path, options: TrainOptions = TrainOptions()) -> dict[str, Any]:
     """Train one head and keep it; return the object that ``penult train --json`` prints.
 
-    With ``options.list_misclassified`` the object gets "misclassified", see ``heads.train.misclassified``.
+    With ``options.list_misclassified`` the object also has "misclassified", see ``heads.train.misclassified``.
 
     Raises:
-        HeadError, UsageError: labels or parameters that no head can be fitted to.
-        StoreError: the store or its features.
+        HeadError, UsageError: no head can be fitted with these labels or parameters.
+        StoreError: the store or its features cannot be read.
     """
     options.check()
     opened, started = FeatureStore(store), utc_now()
@@ -81,11 +81,11 @@ def compare_heads(
 ) -> dict[str, Any]:
     """Compare heads and keep the winner; return the object that ``penult compare --json`` prints.
 
-    ``progress`` is called after each fit with how many are done, and how many there are.
+    ``progress`` is called after each fit with the number of fits done, and how many there are in all.
 
     Raises:
-        HeadError, UsageError: labels or names that no comparison can be made of, or a limit that is too low.
-        StoreError: the store or its features.
+        HeadError, UsageError: no comparison can be made with these labels or names, or a limit is too low.
+        StoreError: the store or its features cannot be read.
     """
     options.check()
     search, data, sets, limit = options.search, options.data, options.sets, options.memory_limit
@@ -149,7 +149,7 @@ def keep(
 
 
 def _left_out(dataset: Dataset) -> dict[str, Any]:
-    """Why labelled images are not in a dataset, as JSON."""
+    """Return as JSON how many labelled images are not in a dataset, by reason, with the URIs of ambiguous ones."""
     return {"excluded": dataset.excluded, "ambiguous_uris": list(dataset.ambiguous_uris)}
 
 

@@ -1,4 +1,4 @@
-"""The application that commands register with, what they share, and the entry point."""
+"""The typer application, the options that several commands share, and the entry point of the command line."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ LabelSet = Annotated[str, typer.Option(help="Which set of labels.")]
 
 
 def print_json(wanted: bool, value: Any) -> None:
-    """Print one line of JSON on stdout, if it is wanted."""
+    """Print ``value`` as one line of JSON on stdout, if ``wanted``."""
     if not wanted:
         return
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # an ASCII terminal, or a name that is no UTF-8
+    except UnicodeEncodeError:  # an ASCII terminal, or a name that is not valid UTF-8
         text = json.dumps(value, allow_nan=False)
     print(text, flush=True)
 
 
 def main() -> None:
-    """Run a command; turn errors into one sentence and an exit code."""
+    """Run the command line; print an error as one sentence and exit with its code."""
     try:
         app()
     except PenultError as error:

@@ -1,4 +1,4 @@
-"""``penult compare``."""
+"""The command ``penult compare``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.options import CompareOptions
 WIDTHS = "--hidden with widths such as 1024,512"
 
 
-@app.command(context_settings={"allow_extra_args": True})  # more nets of --hidden
+@app.command(context_settings={"allow_extra_args": True})  # further nets of --hidden
 @by_fields
 def compare(
     context: typer.Context,

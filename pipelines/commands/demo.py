@@ -1,4 +1,4 @@
-"""``penult demo``."""
+"""The command ``penult demo``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``penult embed``."""
+"""The command ``penult embed``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pipelines.commands.fields import by_fields
 from pipelines.images.augmentation import Augmentation
 from pipelines.options import EmbedOptions, check_share
 
-RUNNER_ARGUMENTS = "penult.runner_arguments"  # in click's context
+RUNNER_ARGUMENTS = "penult.runner_arguments"  # key in click's context
 VIEWS = Augmentation(rotation=15.0, shift=0.1, zoom=0.1, flip="horizontal")
 
 
 class _RunnerCommand(TyperCommand):
-    """A command whose words after ``--`` are the Beam runner's, and no sources."""
+    """A command that takes the words after ``--`` as options of the Beam runner, not as sources."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep what is after ``--`` apart."""
+        """Move the words after ``--`` from the arguments into click's context."""
         if "--" in args:
             at = args.index("--")
             args, ctx.meta[RUNNER_ARGUMENTS] = args[:at], tuple(args[at + 1 :])
@@ -68,10 +68,10 @@ def embed(
     drawn.check()
     check_share("--max-failure-rate", max_failure_rate)
     of_views = replace(options, views=views, augmentation=drawn)
-    if views:  # refused now, not after the pictures themselves are embedded
+    if views:  # refused now, not after the images themselves are embedded
         of_views.check()
     for one in source:
-        list_source(one)  # a mistake in the last is said before the work for the first
+        list_source(one)  # a mistake in the last source is reported before the first is embedded
     results = []
     for one in source:
         with output.bar("embed") as progress:

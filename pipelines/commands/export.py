@@ -1,4 +1,4 @@
-"""``penult export``."""
+"""The command ``penult export``."""
 
 from __future__ import annotations
 

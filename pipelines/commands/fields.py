@@ -1,4 +1,4 @@
-"""Make a command's options of the fields of its options' classes."""
+"""The decorator that makes command-line options from the fields of options classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featurestore.options import Option
 
 @dataclass(frozen=True)
 class _Leaf:
-    """One option: where its value goes, and what the command line is told of it."""
+    """One command-line option, and the path of the field that gets its value."""
 
     path: tuple[str, ...]
     hint: Any
@@ -24,16 +24,16 @@ class _Leaf:
 
     @property
     def negated(self) -> bool:
-        """Whether the flag says that something is not done that is done by default."""
+        """Whether the flag is a --no-… flag that turns off what is on by default."""
         return self.default is True and (self.option.flag or "").startswith("--no-")
 
     def value(self, given: Any) -> Any:
-        """The field's value from the command line's."""
+        """Return the field's value for a value of the command line, or the other way round."""
         return not given if self.negated else given
 
     @property
     def parameter(self) -> inspect.Parameter:
-        """What typer makes an option of."""
+        """The parameter from which typer makes the option."""
         told: dict[str, Any] = {"help": self.option.help, "metavar": self.option.metavar}
         if self.option.parse is not None:
             told["parser"] = self.option.parse
@@ -47,11 +47,12 @@ class _Leaf:
 
 
 def by_fields(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter of a command that is an options' class by the fields of that class.
+    """Replace each parameter of a command that is an options class by one command-line option per field of that class.
 
-    A field of such a class that has an ``Option`` becomes an option of the command line. A field that is itself such a
-    class is replaced likewise. ``Annotated[Class, {"field": Option(...)}]`` says other words of a field than its class,
-    and None in the place of the Option leaves the field out.
+    An options class is a dataclass. Each of its fields that has an ``Option`` becomes a command-line option. A field
+    whose type is an options class is replaced by that class's fields in the same way.
+    ``Annotated[Class, {"field": Option(...)}]`` overrides the Option of a field, and None instead of an Option leaves
+    the field out of the command line.
 
     Example:
         >>> @app.command()  # doctest: +SKIP
@@ -84,7 +85,7 @@ def by_fields(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _unpacked(hint: Any) -> tuple[Any, Mapping[str, Option | None]]:
-    """A type and the words of its own for some of its fields."""
+    """Return the type of a hint, and the Options with which the hint overrides those of the type's fields."""
     if get_origin(hint) is not Annotated:
         return hint, {}
     kind, *extras = get_args(hint)
@@ -92,7 +93,7 @@ def _unpacked(hint: Any) -> tuple[Any, Mapping[str, Option | None]]:
 
 
 def _leaves(kind: Any, default: Any, words: Mapping[str, Option | None], path: tuple[str, ...]) -> Iterator[_Leaf]:
-    """The options of a class, those of the classes in it too."""
+    """Yield the command-line options of an options class, and of the options classes nested in it."""
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         own = getattr(default, field.name) if default is not MISSING else field.default
@@ -107,7 +108,7 @@ def _leaves(kind: Any, default: Any, words: Mapping[str, Option | None], path: t
 
 
 def _made(kind: Any, default: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
-    """An object of a class from its options' values; what has no option is as in ``default``."""
+    """Return an object of an options class from the options' values; fields without an option are as in ``default``."""
     made: dict[str, Any] = {}
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):

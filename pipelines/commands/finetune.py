@@ -1,4 +1,4 @@
-"""``penult finetune``."""
+"""The command ``penult finetune``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``penult forget``."""
+"""The command ``penult forget``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``penult label``."""
+"""The command ``penult label``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is: ``penult backbones``, ``heads`` and ``runs``."""
+"""The commands that list what is available: ``penult backbones``, ``heads`` and ``runs``."""
 
 from __future__ import annotations
 

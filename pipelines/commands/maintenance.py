@@ -1,4 +1,4 @@
-"""``penult verify``, ``doctor`` and ``gc``."""
+"""The commands ``penult verify``, ``doctor`` and ``gc``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people see, on stderr: bars on a terminal, plain lines elsewhere, tables."""
+"""All output for people, on stderr: tables, plain lines, and progress bars where there is a terminal."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from pipelines.maintenance import DoctorResult
     from pipelines.predict import Prediction
 
-LINE_SECONDS = 10  # between log lines where there is no terminal
+LINE_SECONDS = 10  # between progress lines if stderr is not a terminal
 ROWS_SHOWN = 12
 LEADERS_SHOWN = 20
 AMBIGUOUS = "ambiguous label"  # as in featurestore.dataset
 FORGOTTEN = "removed images"  # as in pipelines.maintenance
-CLASSES_SHOWN = 3  # the largest and the smallest
+CLASSES_SHOWN = 3  # this many of the largest, and of the smallest
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 if not _console.is_terminal:
-    _console.width = 200  # a log is not folded
+    _console.width = 200  # lines of a log should not be wrapped
 
 
 def say(text: str) -> None:
-    """One plain line."""
+    """Print one plain line."""
     _console.print(escape(text))
 
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback (done, total): a bar on a terminal, a line now and then elsewhere."""
+    """Yield a callback (done, total) that shows progress: as a bar on a terminal, else as a line every 10 seconds."""
     if _console.is_terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -66,7 +66,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def table(rows: Sequence[Mapping[str, Any]], limit: int | None = None) -> None:
-    """A table of rows with the same keys."""
+    """Print rows with the same keys as a table."""
     if not rows:
         return
     grid = Table(box=None, pad_edge=False, header_style="bold")
@@ -81,7 +81,7 @@ def table(rows: Sequence[Mapping[str, Any]], limit: int | None = None) -> None:
 
 
 def embedded(result: EmbedResult) -> None:
-    """What an embed run did."""
+    """Print what an embed run did."""
     for run_id in result.recovered:
         say(f"Recovered what run {run_id} had finished before it died.")
     _problems(result.problems)
@@ -115,7 +115,7 @@ def _problems(problems: Sequence[str]) -> None:
 
 
 def _understood(labels: Mapping[str, Any], columns: Mapping[str, str], notes: Sequence[str]) -> None:
-    """How a source or a label file was read, for a mistake to be seen at a glance."""
+    """Print how a source or a label file was read, so that people see mistakes in it at once."""
     for note in notes:
         say(f"Note: {note}")
     taken = ", ".join(role if role == name else f"{role} from {name!r}" for role, name in columns.items())
@@ -147,7 +147,7 @@ def _label(name: str | None) -> str:
 
 
 def labelled(result: LabelResult) -> None:
-    """What a label import changed."""
+    """Print what a label import changed."""
     told = {
         "classes": result.labels,
         "class_count": result.class_count,
@@ -168,7 +168,7 @@ def labelled(result: LabelResult) -> None:
 
 
 def verified(found: Sequence[Finding]) -> None:
-    """What is damaged."""
+    """Print what is damaged."""
     if not found:
         say("Everything is as it was written.")
     for finding in found:
@@ -180,7 +180,7 @@ def verified(found: Sequence[Finding]) -> None:
 
 
 def repaired(result: DoctorResult) -> None:
-    """What was repaired, and what is left to do."""
+    """Print what was repaired, and what the user must still do."""
     if not (result.repairs or result.artifacts):
         say("Nothing is damaged.")
     for one in result.repairs:
@@ -196,13 +196,13 @@ def repaired(result: DoctorResult) -> None:
 
 
 def freed(sizes: Mapping[str, int]) -> None:
-    """What was removed."""
+    """Print what `penult gc` removed."""
     for kind, size in sizes.items():
         say(f"{kind}: {size:,}" if kind == FORGOTTEN else f"{kind}: {size / 1e6:,.1f} MB freed")
 
 
 def forgotten(result: Mapping[str, Any]) -> None:
-    """What is listed no more."""
+    """Print which source was forgotten, and how many images were removed."""
     images, removed = f"{result['images']:,}", f"{result['removed']:,}"
     say(
         f"Forgot {_place(result['source'])}: it listed {images} images; {removed} of them are removed, as no other "
@@ -211,17 +211,17 @@ def forgotten(result: Mapping[str, Any]) -> None:
 
 
 def failed(files: Sequence[Mapping[str, str]]) -> None:
-    """The files that could not be read, with the reasons."""
+    """Print the files that failed, with the reasons."""
     for file in files:
         say(f"{file['uri']}: {file['error_type']}: {file['error']}")
     say(f"{len(files):,} files failed; `penult embed SOURCE --retry-failed` tries them again.")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Rows with the same keys as a CSV file.
+    """Write failed files (uri, error_type, error) to a CSV file.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["uri", "error_type", "error"])
@@ -231,7 +231,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def trained(result: Mapping[str, Any]) -> None:
-    """One head's scores."""
+    """Print the scores of one trained head."""
     low, high = result["test_ci"]
     say(
         f"{result['head']}: top-1 {result['test']:.1%} on test (95 % interval {low:.1%} to {high:.1%}), "
@@ -246,7 +246,7 @@ def trained(result: Mapping[str, Any]) -> None:
 
 
 def compared(result: Mapping[str, Any]) -> None:
-    """A leaderboard and its winner."""
+    """Print the leaderboard of a comparison and its winner."""
     from heads.registry import describe
 
     several = any("feature_set" in row for row in result["leaderboard"])
@@ -297,7 +297,7 @@ def compared(result: Mapping[str, Any]) -> None:
 
 
 def _remarks(row: Mapping[str, Any]) -> Iterator[str]:
-    """What a row of a leaderboard has to say beside its score."""
+    """Yield the remarks on a row of a leaderboard."""
     if row.get("tied"):
         yield "tied with the first"
     if "val_range" in row:
@@ -307,7 +307,7 @@ def _remarks(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def finetuned(result: Mapping[str, Any]) -> None:
-    """The old head's scores and the new one's."""
+    """Print the scores of the head before and after fine-tuning."""
     n = result["n"]
     say(f"Best on validation: epoch {result['best_epoch']} of {result['epochs']}.")
     for name in ("before", "after"):
@@ -329,14 +329,14 @@ def finetuned(result: Mapping[str, Any]) -> None:
 
 
 def promoted(result: Mapping[str, Any]) -> None:
-    """Where an alias points now, and where it has pointed before."""
+    """Print which head an alias points at now, and which one it pointed at before."""
     before = result["before"]
     unless = f", before: {before}" if before not in (None, result["head_id"]) else ""
     say(f"{result['alias']} is {result['head_id']}{unless}.")
 
 
 def predicted(predictions: Sequence[Prediction]) -> None:
-    """Labels with their probabilities, or why there is none."""
+    """Print the labels of each image with their probabilities, or why it has none."""
     for prediction in predictions:
         say(prediction.name)
         if prediction.error:
@@ -346,7 +346,7 @@ def predicted(predictions: Sequence[Prediction]) -> None:
 
 
 def exported(result: Mapping[str, Any]) -> None:
-    """Where the model is, and what the check of it found."""
+    """Print where the exported model is, and the result of its check."""
     parity, side = result["parity"], result["input_size"]
     say(
         f"{result['path']}: {side}×{side} RGB in, {result['classes']:,} classes out, {_size(result['bytes'])} "
@@ -359,7 +359,7 @@ def exported(result: Mapping[str, Any]) -> None:
 
 
 def status(counted: Mapping[str, Any]) -> None:
-    """What a store holds."""
+    """Print what a store holds."""
     catalog = counted["catalog"]
     say(f"{counted['store']}: {catalog['ok'] + catalog['failed']:,} images, {_size(counted['bytes'])}")
     say(f"  {catalog['ok']:,} read ({catalog['contents']:,} different contents), {catalog['failed']:,} failed")
@@ -399,13 +399,13 @@ def status(counted: Mapping[str, Any]) -> None:
 
 
 def run_row(record: RunRecord) -> dict[str, Any]:
-    """A run as a row of a table."""
+    """Return a run as a row of a table."""
     result, outcome = record.result, kind_of(record.kind).summary(record.result)
     return {"run": record.run_id, "started": record.started, "outcome": outcome, "set": result.get("feature_set", "")}
 
 
 def _place(source: str | None) -> str:
-    """A source as people name it."""
+    """Return a source's URI in the form that people use: a plain path for a ``file://`` URI."""
     return "unknown origin" if source is None else unquote(source.removeprefix("file://"), errors="backslashreplace")
 
 

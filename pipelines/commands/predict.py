@@ -1,4 +1,4 @@
-"""``penult predict``."""
+"""The command ``penult predict``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``penult promote``."""
+"""The command ``penult promote``."""
 
 from __future__ import annotations
 

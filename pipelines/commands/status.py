@@ -1,4 +1,4 @@
-"""``penult status``."""
+"""The command ``penult status``."""
 
 from __future__ import annotations
 

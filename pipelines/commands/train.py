@@ -1,4 +1,4 @@
-"""``penult train``."""
+"""The command ``penult train``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ def train(
 
 
 def parameters(given: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that are not None, and NAME=VALUE, the value as JSON where it is that, else as text."""
+    """Return the options that are not None, and those given as NAME=VALUE; VALUE is read as JSON, or else as text.
+
+    Raises:
+        UsageError: an item has no ``=``, or a name is given twice.
+    """
     found = {name: value for name, value in options.items() if value is not None}
     for item in given or ():
         name, equals, value = item.partition("=")

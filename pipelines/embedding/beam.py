@@ -1,6 +1,6 @@
-"""The Beam graph. The only module that imports apache_beam.
+"""The Beam graph that embeds the shards of a run; the only module that imports apache_beam.
 
-Shard numbers go in, the journal's acknowledgements are the result: nothing large is ever shuffled.
+Its input is the shard numbers, and its results are the entries in the journal, so Beam never shuffles large data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipelines.embedding.worker import EmbedJob, embed_shard
 
 
 class EmbedShard(beam.DoFn):
-    """One shard number → one acknowledgement (the number of images embedded)."""
+    """One shard number → the number of images embedded."""
 
     def __init__(self, job: EmbedJob) -> None:
         self._job = job
@@ -27,18 +27,18 @@ class EmbedShard(beam.DoFn):
 
 
 def run_shards(job: EmbedJob, shards: int, runner: str, arguments: Sequence[str] = ()) -> None:
-    """Run all shards of a planned job and wait for the end.
+    """Run all shards of a planned job and wait until they are finished.
 
     Args:
         job: what the workers do.
-        shards: how many the plan has.
+        shards: how many shards the plan has.
         runner: a Beam runner's name.
-        arguments: that runner's own options, as on a command line.
+        arguments: options of that runner, as on a command line.
 
     Raises:
-        PenultError, OSError: the one that a worker raised.
+        PenultError, OSError: a worker raised it.
     """
-    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # errors are raised here instead
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # errors are raised below instead
     options = PipelineOptions([*arguments, f"--runner={runner}"])
     pipeline = beam.Pipeline(options=options)
     _ = pipeline | beam.Create(range(shards)) | beam.ParDo(EmbedShard(job))  # Create reshuffles by itself
@@ -49,7 +49,7 @@ def run_shards(job: EmbedJob, shards: int, runner: str, arguments: Sequence[str]
 
 
 def _own_error(error: BaseException) -> BaseException:
-    """The error that a worker raised, penult's own or the disk's, from under what Beam wrapped around it."""
+    """Return the PenultError or OSError that Beam wrapped in other errors; ``error`` itself if there is none."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (PenultError, OSError)) and "[while running " not in str(cause):  # not Beam's copy of it

@@ -1,4 +1,4 @@
-"""The main job: list a corpus, plan what is missing, run the shards, commit once."""
+"""The embed job: list a corpus, plan which images the store lacks, embed them in shards, commit once."""
 
 from __future__ import annotations
 
@@ -51,28 +51,28 @@ class EmbedResult:
     embedded: int = 0
     failed: int = 0
     failures: dict[str, int] = field(default_factory=dict)
-    failed_before: int = 0  # of the unchanged files
+    failed_before: int = 0  # how many of the unchanged files failed in an earlier run
     labels_changed: int = 0
-    source: str = ""  # its identity, a URI
-    listed_before: int = 0  # how many images the source listed last
+    source: str = ""  # the source's identity, a URI
+    listed_before: int = 0  # how many images the source listed the last time
     removed: int = 0  # images that no source lists any more
-    not_removed: int = 0  # images that the source no longer lists and that stay, as they are too many
-    labels: dict[str, Any] = field(default_factory=dict)  # what the source says: classes, unlabelled, splits, changed
-    columns: dict[str, str] = field(default_factory=dict)  # of a manifest: what was taken from which column
-    notes: list[str] = field(default_factory=list)  # how the source was understood
+    not_removed: int = 0  # images that the source no longer lists, but that stay because they are too many
+    labels: dict[str, Any] = field(default_factory=dict)  # of the source: classes, unlabelled, splits, changed
+    columns: dict[str, str] = field(default_factory=dict)  # of a manifest: the name of the column for each role
+    notes: list[str] = field(default_factory=list)  # how the source was read
     recovered: list[str] = field(default_factory=list)  # dead runs whose finished shards were committed first
-    ignored: dict[str, int] = field(default_factory=dict)  # files that are no pictures, by extension
+    ignored: dict[str, int] = field(default_factory=dict)  # number of files that are not images, by extension
     problems: list[str] = field(default_factory=list)  # folders that could not be listed and the like
     seconds: dict[str, float] = field(default_factory=dict)
     images_per_second: float = 0.0
 
     @property
     def failure_rate(self) -> float:
-        """Share of the corpus's files that have failed, now or in an earlier run."""
+        """Share of the corpus's files that failed, in this run or an earlier one."""
         return (self.failed + self.failed_before) / max(self.seen, 1)
 
     def check(self, max_failure_rate: float, max_removed: float = EmbedOptions.max_removed) -> None:
-        """Raise TooManyFailures or TooManyRemoved where a share is above its limit, UsageError for what is no limit."""
+        """Raise TooManyFailures or TooManyRemoved if a share is above its limit, UsageError if a limit is no share."""
         check_share("--max-failure-rate", max_failure_rate)
         if self.not_removed:
             raise TooManyRemoved(
@@ -88,7 +88,7 @@ class EmbedResult:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``penult embed --json`` prints."""
+        """Return the object that ``penult embed --json`` prints."""
         return asdict(self)
 
 
@@ -100,15 +100,15 @@ def embed(
     *,
     as_source: bool = True,
 ) -> EmbedResult:
-    """Embed what the store lacks of a corpus.
+    """Embed the images of a corpus whose features the store lacks.
 
     Args:
         source: folder, manifest or tar shards; see ``pipelines.sources.corpus``.
-        store: the store's folder; made where there is none.
+        store: the store's folder; it is made if it does not exist.
         options: how to embed.
-        progress: called about twice a second while images are embedded.
-        as_source: whether the store is to know from now on that these images are listed here, and what is said of
-            them; else they are only embedded.
+        progress: called about twice per second while images are embedded.
+        as_source: whether to record in the store which images the source lists, with their labels, splits and groups;
+            if False, the images are only embedded.
 
     Raises:
         SourceError, BackboneError, EngineError, StoreError, UsageError: before any work.
@@ -156,7 +156,7 @@ def embed(
                 shards = -(-to_embed // options.shard_images)
                 with _watching(staging, to_embed, progress):
                     run_shards(job, shards, options.runner, options.runner_arguments)
-        finally:  # whatever ended the run, finished shards are kept
+        finally:  # finished shards are kept, even if an error ends the run
             for entry in staging.entries():
                 result.embedded += entry.embedded
                 result.deduplicated += entry.deduplicated
@@ -198,7 +198,7 @@ def _plan(
     result: EmbedResult,
     membership: Membership | None,
 ) -> int:
-    """Stream the listing once: count it, write what to embed and what is said of it; return how many to embed."""
+    """Stream the listing once: count it, write the plan and the label rows; return how many files to embed."""
     known = store.known_files(result.feature_set, options.views or None)
     todo = [NEW, CHANGED, NOT_IN_SET, FAILED_BEFORE] if options.retry_failed else [NEW, CHANGED, NOT_IN_SET]
     planned = 0
@@ -231,7 +231,7 @@ def _plan(
 
 
 def _listed(listing: corpus.Source, membership: Membership | None) -> Iterator[corpus.Entry]:
-    """The listing; nothing at all is an error, but for a source that has listed images and may have lost them."""
+    """Yield the listing; raise NoPictures if it is empty, unless the source has listed images before."""
     try:
         yield from listing
     except corpus.NoPictures:
@@ -240,7 +240,7 @@ def _listed(listing: corpus.Source, membership: Membership | None) -> Iterator[c
 
 
 class _ShardWriter:
-    """Cuts planned files into shards of equal size; a shard is a record batch of the plan."""
+    """Cuts planned files into shards of equal size, and writes each shard as one record batch of the plan."""
 
     def __init__(self, plan: pa.RecordBatchFileWriter, shard_images: int) -> None:
         self._plan, self._shard_images = plan, shard_images
@@ -275,7 +275,7 @@ def _chunks(entries: Iterator[corpus.Entry], size: int) -> Iterator[list[corpus.
 
 @contextmanager
 def _watching(staging: Staging, total: int, progress: Progress | None) -> Iterator[None]:
-    """Report progress from the workers' own notes, wherever they run."""
+    """Report progress while the block runs, read from the notes that workers on any machine leave in the journal."""
     done = threading.Event()
 
     def watch() -> None:
@@ -294,7 +294,7 @@ def _watching(staging: Staging, total: int, progress: Progress | None) -> Iterat
 
 
 def _import_beam() -> Callable[..., None]:
-    """Import Beam only when there is work, and without its warnings about clients that penult does not use."""
+    """Import Beam, only when it is needed, and without its warnings about clients that penult does not use."""
     logging.disable(logging.WARNING)
     try:
         from pipelines.embedding.beam import run_shards

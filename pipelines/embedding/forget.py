@@ -1,4 +1,4 @@
-"""Take a source out of a store: `penult forget`."""
+"""Remove a source from a store: `penult forget`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from pipelines.sources.corpus import source_uri
 
 
 def forget(store: str | Path, source: str | None, *, unknown_origin: bool = False) -> dict[str, Any]:
-    """Forget what a source lists; return the object that ``penult forget --json`` prints.
+    """Forget which images a source lists; return the object that ``penult forget --json`` prints.
 
     Args:
-        store: its folder.
-        source: as it was given to ``penult embed``, or its URI; it need not exist any more.
-        unknown_origin: in place of a source, the images of which an older penult did not note one.
+        store: the store's folder.
+        source: the source as it was given to ``penult embed``, or its URI; it need not exist any more.
+        unknown_origin: instead of a source, forget the images whose source an older penult did not note.
 
     Raises:
-        UsageError: the store knows no such source.
-        StoreNotFound, StoreLocked: the store.
+        UsageError: the store does not know this source.
+        StoreNotFound: there is no store in this folder.
+        StoreLocked: another run holds the store's lock.
     """
     if (source is None) != unknown_origin:
         raise UsageError("Name one source, or give --unknown-origin.")
@@ -48,7 +49,7 @@ def forget(store: str | Path, source: str | None, *, unknown_origin: bool = Fals
 
 
 def _known(store: FeatureStore, source: str) -> str:
-    """The URI of a source that the store knows."""
+    """Return the URI of a source, given as a URI or as for ``penult embed``; raise UsageError if it is unknown."""
     known = [uri for uri in store.sources() if uri is not None]
     for uri in (source, source_uri(source)):
         if uri in known:
@@ -58,7 +59,7 @@ def _known(store: FeatureStore, source: str) -> str:
 
 
 def _listed(store: FeatureStore, uri: str | None) -> list[pa.RecordBatch]:
-    """Rows (uri, label_set, source) of the images that a source lists, or that are of unknown origin (None)."""
+    """Read the rows (uri, label_set, source) of the images that a source lists, or whose origin is unknown (None)."""
     columns = ["uri", "label_set", "source"]
     if uri is not None:
         return list(store.labels.scan(columns, f"listed = true AND {labels.said_by(uri)}"))

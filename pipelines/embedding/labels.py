@@ -1,4 +1,4 @@
-"""Labels, splits and groups that people give: imported without embedding anything, and withdrawn."""
+"""The import and the withdrawal of labels, splits and groups that people give: `penult label`, which embeds nothing."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class LabelResult:
     """What an import changed; ``examples`` are (uri, old label, new label).
 
     Attributes:
-        rows: of the file; each is one of the next three.
-        added: images of which nothing was said before.
-        changed: images whose label, split or group is another now.
-        unchanged: images that have what they had.
-        unknown: images that the catalog does not have.
-        labels: how often the file gives each label; of very many the most and the least frequent.
-        class_count: how many labels it gives.
-        unlabelled: rows of the file that give none.
+        rows: number of rows in the file; each is counted in one of the next three.
+        added: images that had no label, split or group before.
+        changed: images that had one of them, and of which one is different now.
+        unchanged: images whose label, split and group stay the same.
+        unknown: images that are not in the catalog.
+        labels: how often the file gives each label; if there are very many, only the most and the least frequent.
+        class_count: how many different labels the file gives.
+        unlabelled: rows of the file without a label.
         splits: how often the file gives each split.
-        changes: how many images went from which label to which.
-        columns: of the file: what was taken from which column.
+        changes: how many images changed from one label to another, for each pair of labels.
+        columns: the name of the file's column for each role.
     """
 
     run_id: str
@@ -63,25 +63,26 @@ class LabelResult:
     problems: list[str] = field(default_factory=list)  # why images may be unknown, such as backslashes in paths
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``penult label --json`` prints."""
+        """Return the object that ``penult label --json`` prints."""
         return asdict(self)
 
 
 def import_labels(file: str, store: str | Path, label_set: str = "default", *, withdraw: bool = False) -> LabelResult:
-    """Say what images are, over what their sources say; or take back what was said so.
+    """Import labels, splits and groups from a file, which override those of the images' sources; or withdraw them.
 
-    Each column speaks for itself: one that the file lacks, or an empty cell, leaves what was said before. Withdrawn are
-    the columns that the file has, whatever its cells hold, or everything where it has a column of paths alone.
+    Label, split and group are independent. A column that the file lacks, or an empty cell, leaves the value as it was.
+    A withdrawal covers the columns that the file has, whatever their cells hold; all three, if the file has only paths.
 
     Args:
         file: CSV, TSV or Parquet with a column ``path`` or ``uri`` and any of ``label``, ``split``, ``group``.
-        store: an existing store.
-        label_set: which set of labels to change.
-        withdraw: take back what people said of the images that the file names; what sources say counts again.
+        store: the folder of an existing store.
+        label_set: which label set to change.
+        withdraw: remove the values that people gave for the file's images, so that those of the sources count again.
 
     Raises:
-        SourceError: the manifest cannot be read.
-        StoreNotFound, StoreLocked: the store.
+        SourceError: the file cannot be read.
+        StoreNotFound: there is no store in this folder.
+        StoreLocked: another run holds the store's lock.
     """
     check_label_set(label_set)
     listing = corpus.list_source(file)
@@ -107,11 +108,12 @@ def import_labels(file: str, store: str | Path, label_set: str = "default", *, w
 
 
 def said_after(people: pa.Table, record: RunRecord) -> pa.Table:
-    """What people say after a run: its file, read again, over what they said before.
+    """Return the rows of people after a label run: read its file again and apply it to their rows before the run.
 
     Args:
-        people: uri, label, split, group, and run_id, of the run in which the row became what it is; see NOTHING_SAID.
-        record: of an import or a withdrawal.
+        people: the rows before the run: uri, label, split, group, and the run_id of the run that last changed the row.
+            Begin with NOTHING_SAID.
+        record: the record of an import or a withdrawal.
 
     Raises:
         SourceError: the file cannot be read any more.
@@ -125,12 +127,12 @@ def said_after(people: pa.Table, record: RunRecord) -> pa.Table:
 
 
 def _columns(listing: corpus.Source) -> list[str]:
-    """The columns of a file that are withdrawn: those that it has, or all where it has paths alone."""
+    """Return the columns that a file withdraws: those of label, split and group that it has, or all if it has none."""
     return [name for name in COLUMNS if name in listing.columns] or list(COLUMNS)
 
 
 def _read(listing: corpus.Source, result: LabelResult) -> pa.Table:
-    """The file's rows: uri, label, split, group."""
+    """Return the file's rows (uri, label, split, group), and count them in ``result``."""
     batches, labels, splits = [], Counter[str](), Counter[str]()
     for entries in chunks(listing):
         labels.update(entry.label for entry in entries if entry.label is not None)
@@ -146,13 +148,13 @@ def _read(listing: corpus.Source, result: LabelResult) -> pa.Table:
 
 
 def _statements(given: pa.Table, people: pa.Table, taken_back: list[str], run_id: str) -> pa.Table:
-    """What people say from now on of the file's images, where that is not what they said before.
+    """Return the new rows of people (uri, label, split, group, run_id) for those of the file's images that change.
 
     Args:
         given: the file's rows.
-        people: what people said before: uri, label, split, group.
-        taken_back: columns that are withdrawn; none to add what the file gives.
-        run_id: of the run that says so, another column of the rows.
+        people: the rows of people before: uri, label, split, group.
+        taken_back: the columns to withdraw; empty to add the file's values.
+        run_id: the id of the run, for the column of this name.
     """
     old = people.take(pc.index_in(given.column("uri"), value_set=people.column("uri")))
     columns, changed = {"uri": given.column("uri")}, np.zeros(given.num_rows, bool)
@@ -168,7 +170,7 @@ def _statements(given: pa.Table, people: pa.Table, taken_back: list[str], run_id
 
 
 def as_statements(rows: pa.Table, label_set: str) -> list[pa.RecordBatch]:
-    """Rows of people (uri, label, split, group, run_id) as statements, schema LABELS."""
+    """Return rows of people (uri, label, split, group, run_id) as statements (schema LABELS)."""
     n = len(rows)
     for name, value in (("label_set", label_set), ("source", PEOPLE)):
         rows = rows.append_column(name, pa.array([value] * n, pa.string()))
@@ -176,7 +178,7 @@ def as_statements(rows: pa.Table, label_set: str) -> list[pa.RecordBatch]:
 
 
 def _compare(uris: pa.ChunkedArray, before: pa.Table, after: pa.Table, result: LabelResult) -> None:
-    """Count what counted before and counts now of some images."""
+    """Count in ``result`` which images have other effective labels, splits or groups after the import than before."""
     old, new = (_of(uris, rows) for rows in (before, after))
     said_before = np.zeros(len(uris), bool)
     differs = np.zeros(len(uris), bool)
@@ -198,13 +200,13 @@ def _of(uris: pa.ChunkedArray, rows: pa.Table) -> pa.Table:
 
 
 def _differ(a: pa.ChunkedArray, b: pa.ChunkedArray) -> np.ndarray:
-    """Bool (n,): where two columns differ; nothing equals nothing."""
+    """Return where two columns differ, bool (n,); null equals null."""
     same = pc.or_(pc.fill_null(pc.equal(a, b), False), pc.and_(pc.is_null(a), pc.is_null(b)))
     return ~np.asarray(same, bool)
 
 
 def chunks(listing: corpus.Source) -> Iterator[list[corpus.Entry]]:
-    """A listing, some entries at a time."""
+    """Yield a listing in lists of up to ROWS_PER_BATCH entries."""
     entries = iter(listing)
     while chunk := list(islice(entries, ROWS_PER_BATCH)):
         yield chunk

@@ -1,4 +1,4 @@
-"""What a source lists now, against what it listed last: statements to write, images to remove, what to say of it."""
+"""Compare what a source lists now with what it listed last: which label rows to write, which images to remove."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from featurestore.labels import ELSEWHERE, LISTED
 from featurestore.store import FeatureStore
 from pipelines.sources.corpus import Entry, Source
 
-MAX_CLASSES, MAX_CHANGES = 10_000, 1000  # that are told
+MAX_CLASSES, MAX_CHANGES = 10_000, 1000  # that are reported
 
 
 class Membership:
-    """One listing of a source, taken in chunk by chunk.
+    """One listing of a source, read chunk by chunk and compared with the previous listing.
 
     Attributes:
-        source: its identity, a URI.
-        before: how many images it listed last.
-        is_known: whether it has ever listed any.
-        written: how many statements are new or changed, those that say nothing left out.
+        source: the source's identity, a URI.
+        before: how many images the previous listing had.
+        is_known: whether the source has ever listed an image.
+        written: how many statements are new or changed, without new ones that have no label, split or group.
         removed: after ``removals``, how many images no source lists any more.
-        refused: after ``removals``, how many are no longer listed and stay, as they are too many.
+        refused: after ``removals``, how many images are no longer listed, but stay because they are too many.
     """
 
     def __init__(self, store: FeatureStore, source: str, label_set: str, run_id: str) -> None:
@@ -42,7 +42,7 @@ class Membership:
         self._unlabelled = 0
 
     def take(self, entries: Sequence[Entry], keys: np.ndarray) -> pa.RecordBatch:
-        """Count a chunk of the listing; return the rows to write (schema LABELS). ``keys``: digests of the uris."""
+        """Count a chunk of the listing; return the rows to write (schema LABELS). ``keys`` are digests of the URIs."""
         said = [(entry.label, entry.split, entry.group) for entry in entries]
         digests = labels.said_digests(said, self._names)
         states = self._known.lookup(keys, digests)
@@ -52,7 +52,7 @@ class Membership:
             self._known.values(keys)[states == CHANGED],
             strict=True,
         ):
-            before = self._names.get(labels.label_digest(old), label)  # an image that was removed said nothing
+            before = self._names.get(labels.label_digest(old), label)  # a removed image had no label
             self._changes[before, label] += before != label
         fresh = states != LISTED
         silent = np.array([not any(one) for one in said], bool)
@@ -61,11 +61,11 @@ class Membership:
         return labels.statements(uris, _at(said, fresh), self._label_set, self.source, self._run_id)
 
     def removals(self, incomplete: Sequence[str], max_removed: float) -> Iterator[pa.RecordBatch]:
-        """Rows (schema LABELS) that remove what the listing lacked.
+        """Yield rows (schema LABELS) that remove the images that the listing lacks; call it after the last chunk.
 
         Args:
-            incomplete: beginnings of the URIs of places that could not be listed: what is there stays.
-            max_removed: share of the source's images; where more are missing, none is removed.
+            incomplete: URI prefixes of places that could not be listed; images there are not removed.
+            max_removed: share of the source's images; if more than this are missing, none is removed.
         """
         unseen = self._known.unseen(LISTED, ELSEWHERE)
         if not len(unseen):
@@ -79,7 +79,7 @@ class Membership:
         yield from (labels.removals(batch, self._run_id) for batch in missing)
 
     def to_json(self) -> dict[str, Any]:
-        """The object ``labels`` of ``penult embed --json``."""
+        """Return the object ``labels`` of ``penult embed --json``."""
         return {
             "classes": largest_and_smallest(self._classes),
             "class_count": len(self._classes),
@@ -94,7 +94,7 @@ class Membership:
         self._unlabelled += sum(label is None for label, _, _ in said)
 
     def _missing(self, unseen: np.ndarray, incomplete: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-        """Present rows of the source for images that the listing lacked."""
+        """Yield the source's current rows of images that the listing lacks."""
         condition = f"listed = true AND {labels.said_by(self.source)}"
         for batch in self._store.labels.scan(["uri", "label_set", "source"], condition):
             uris = batch.column("uri").to_pylist()
@@ -105,7 +105,7 @@ class Membership:
                 yield batch.filter(pa.array(gone))
 
     def _listed_elsewhere(self, uris: pa.Array) -> int:
-        """How many of these images another source lists."""
+        """Return how many of these images another source lists."""
         condition = f"{labels.LISTING} AND (source IS NULL OR NOT {labels.said_by(self.source)})"
         found = [
             batch.column("uri").filter(pc.is_in(batch.column("uri"), value_set=uris))
@@ -115,12 +115,12 @@ class Membership:
 
 
 def changes(counted: Counter[tuple[Any, Any]]) -> list[dict[str, Any]]:
-    """Changed labels as JSON, the most frequent first; None is no label. A run's record has room for so many."""
+    """Return changed labels as JSON, the most frequent first, at most MAX_CHANGES of them; None means no label."""
     return [{"from": old, "to": new, "images": n} for (old, new), n in counted.most_common(MAX_CHANGES) if n]
 
 
 def largest_and_smallest(classes: Counter[str]) -> dict[str, int]:
-    """The counts of all classes, the largest first; of very many the ends, as a run's record has room for."""
+    """Return the count of each class, the largest first; of more than MAX_CLASSES only the largest and smallest."""
     counted = classes.most_common()
     if len(counted) > MAX_CLASSES:
         counted = counted[: MAX_CLASSES // 2] + counted[-MAX_CLASSES // 2 :]
@@ -128,7 +128,10 @@ def largest_and_smallest(classes: Counter[str]) -> dict[str, int]:
 
 
 def adopt(store: FeatureStore, source: Source) -> None:
-    """Give a source what older penults, which noted no origin, have embedded of it; the lock must be held."""
+    """Record a source as the origin of images that older penults embedded from it; the lock must be held.
+
+    Those penults recorded no origin.
+    """
     if not store.unknown_origin:
         return
     embeds = (run for run in store.runs() if run.kind == "embed")
@@ -136,7 +139,7 @@ def adopt(store: FeatureStore, source: Source) -> None:
 
 
 def _names(recorded: object, location: str) -> bool:
-    """Whether a run's record names a location, as it was typed then, in whatever folder that was."""
+    """Return whether a run's record names this location; a relative path may have been typed in any folder."""
     if not isinstance(recorded, str):
         return False
     path = Path(location).expanduser().absolute()

@@ -1,8 +1,8 @@
 """The embed loop: one shard of planned files → feature fragments, catalog rows, one journal entry.
 
-It knows no Beam: a runner, a thread or a test calls ``embed_shard``. Every thread takes files from one feed, reads,
-hashes and decodes them until they fill a batch, and runs that through the engine itself: nothing is handed from
-thread to thread but finished batches, and memory is bounded by a few batches per thread.
+The loop does not depend on Beam: a runner, a thread or a test calls ``embed_shard``. All threads take files from one
+feed. Each thread reads, hashes and decodes files until they fill a batch, and runs the batch through the engine
+itself. Only embedded batches pass between threads, and memory is bounded by a few batches per thread.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from pipelines.images.augmentation import Augmentation
 from pipelines.images.views import random_view
 from pipelines.sources import corpus
 
-THREADS_A_CORE = 2  # while one hands over to the engine or waits for a read, another computes
-BATCHES_AHEAD = 2  # a thread, begun and not yet taken
+THREADS_A_CORE = 2  # while one enters the engine or waits for a read, another computes
+BATCHES_AHEAD = 2  # per thread: batches begun and not yet taken
 HEARTBEAT_SECONDS = 0.5
 M_ARENA_MAX = -8  # from malloc.h
 ROWS_A_WRITE = 1024
@@ -57,7 +57,7 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class EmbedJob:
-    """All that a worker on another machine needs, and small enough to send."""
+    """What a worker needs to embed shards; it is small enough to send to another machine."""
 
     store: str
     run_id: str
@@ -66,17 +66,17 @@ class EmbedJob:
     engine: str
     precision: str
     batch_size: int | None
-    views: int = 0  # how many augmented views of each image; 0 is the image itself
+    views: int = 0  # augmented views per image; 0 embeds the image itself
     augmentation: Augmentation | None = None
 
     def staging(self) -> Staging:
-        """The run's journal."""
+        """Return the run's journal."""
         return Staging(Path(self.store), self.run_id)
 
 
 @dataclass(slots=True)
 class _File:
-    """One planned file on its way: filled in by read, hash and decode."""
+    """One planned file; reading, hashing and decoding fill in its fields."""
 
     uri: str
     size: int
@@ -91,7 +91,7 @@ class _File:
 
 
 class _Picture(NamedTuple):
-    """What the engine sees: a view of a content."""
+    """One input of the engine: a view of a content."""
 
     key: bytes
     view: int
@@ -100,7 +100,7 @@ class _Picture(NamedTuple):
 
 @dataclass
 class _Clock:
-    """Seconds a stage, summed over threads."""
+    """Seconds per stage, summed over threads."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -113,18 +113,21 @@ class _Clock:
 
 
 class _Contents:
-    """Which contents need no embedding: what the set held when the run began (nobody else writes while it holds the
-    lock), and what shards of this process have taken since."""
+    """The contents that need no embedding.
+
+    These are the contents that the set held when the run began, and those that shards of this process have taken
+    since. No other run writes to the set meanwhile, because this one holds the store's lock.
+    """
 
     def __init__(self, known: np.ndarray, partly: tuple[np.ndarray, np.ndarray] | None = None) -> None:
         """``partly``: keys S32 (n,), sorted, and how many views of each are stored."""
         self._known, self._partly = KeySet(known), partly
-        self._taken: dict[bytes, int] = {}  # by the shards under way
+        self._taken: dict[bytes, int] = {}  # content → the shard in progress that took it
         self._errors: dict[bytes, ImageError] = {}
         self._lock = threading.Lock()
 
     def take(self, key: bytes, shard: int) -> bool:
-        """Whether the caller is to embed this content; true once."""
+        """Return whether the caller must embed this content; true only for the first caller."""
         with self._lock:
             if key in self._taken or key in self._known:
                 return False
@@ -132,7 +135,7 @@ class _Contents:
             return True
 
     def stored_views(self, key: bytes) -> int:
-        """How many views of a content that is not known in full are stored."""
+        """Return how many views are stored of a content that lacks some."""
         if self._partly is None:
             return 0
         keys, counts = self._partly
@@ -141,7 +144,7 @@ class _Contents:
 
     @contextlib.contextmanager
     def of_shard(self, shard: int) -> Iterator[None]:
-        """What the shard takes within is known if it ends well; else it is to be had again."""
+        """At the end of the block, mark the shard's contents as known; after an error, let them be taken again."""
         embedded = False
         try:
             yield
@@ -155,17 +158,17 @@ class _Contents:
                     self._known.add(np.array(own, "S32"))
 
     def fail(self, key: bytes, error: ImageError) -> None:
-        """Remember why a content cannot be embedded, for its copies."""
+        """Note why a content cannot be embedded, so that all files with this content get the error."""
         with self._lock:
             self._errors[key] = error
 
     def error(self, key: bytes | None) -> ImageError | None:
-        """Why a content could not be embedded, if it could not."""
+        """Return why a content could not be embedded; None if there was no error."""
         return self._errors.get(key) if key else None
 
 
 class _Feed:
-    """The planned files of one shard, each to the thread that asks first; ``files`` keeps them for the catalog."""
+    """A thread-safe iterator over the planned files of one shard; ``files`` keeps all of them for the catalog."""
 
     def __init__(self, staging: Staging, shard: int) -> None:
         self.files: list[_File] = []
@@ -194,16 +197,16 @@ class _Feed:
 
 @functools.lru_cache(maxsize=1)
 def engine_for(tap: Tap, engine: str, precision: str, batch_size: int | None) -> Engine:
-    """The engine of this process, opened once."""
+    """Return the engine of this process, which is opened once."""
     return open_engine(tap, engine=engine, precision=precision, batch_size=batch_size)
 
 
 @functools.lru_cache(maxsize=1)
 def checked_engine(job: EmbedJob) -> Engine:
-    """The engine of this process, once it has shown in this run that it gives what the set holds.
+    """Return the engine of this process, after checking once per run that its features agree with the set's.
 
     Raises:
-        SpecMismatch: it does not; see ``pipelines.backbones.canary``.
+        SpecMismatch: they do not agree; see ``pipelines.backbones.canary``.
     """
     engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
     canary.check(FeatureStore(job.store), job.feature_set, engine)
@@ -211,10 +214,12 @@ def checked_engine(job: EmbedJob) -> Engine:
 
 
 def settle_canary(job: EmbedJob) -> None:
-    """Before any shard, with the store's lock held: give the set a canary where it needs one, and check this process.
+    """Give the set a canary if it needs one, and check the engine of this process against it.
+
+    It is called once before the shards, with the store's lock held.
 
     Raises:
-        SpecMismatch: rows of this process would not be like those of the set.
+        SpecMismatch: the features of this process do not agree with those of the set.
     """
     engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
     canary.settle(FeatureStore(job.store), job.feature_set, engine)
@@ -230,10 +235,9 @@ def _contents(store: str, run_id: str, feature_set: str, views: int) -> _Content
 
 
 def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
-    """Embed the files of one planned shard and acknowledge it in the journal.
+    """Embed the files of one planned shard and return its entry in the journal.
 
-    A shard that is finished already is not touched again: its entry is returned. Files that fail become
-    catalog rows.
+    A finished shard is not embedded again; its existing entry is returned. Files that fail become catalog rows.
     """
     staging = job.staging()
     if (finished := staging.entry(shard)) is not None:
@@ -253,11 +257,11 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
     embedded: set[bytes] = set()
     load = _loader(job, shard, contents, clock)
     dtype = spec_of(schema).dtype
-    waiting: list[_Picture] = []  # decoded, in no batch yet: less than a file's views, and at the end a batch, a thread
+    waiting: list[_Picture] = []  # decoded, in no batch yet; per thread: below a file's views, at the end a batch
     lock = threading.Lock()
 
     def fill() -> list[_Picture]:
-        """A full batch, or nothing at the end of the feed."""
+        """Return a full batch, or an empty list at the end of the feed."""
         with lock:
             batch = waiting[:size]
             del waiting[:size]
@@ -315,12 +319,12 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _loader(job: EmbedJob, shard: int, contents: _Contents, clock: _Clock) -> Callable[[_File], list[_Picture]]:
-    """The function that reads and hashes a file, and gives the pictures of it that are new."""
+    """Return a function that reads, hashes and decodes a file, and returns the views of it that must be embedded."""
     tap = job.tap
 
     def pictures(key: bytes, pixels: np.ndarray) -> list[_Picture]:
@@ -334,7 +338,7 @@ def _loader(job: EmbedJob, shard: int, contents: _Contents, clock: _Clock) -> Ca
         found: list[_Picture] = []
         try:
             data, size, mtime_ns = corpus.read(file.uri, file.offset, file.size)
-            if file.offset >= 0 and mtime_ns != file.mtime_ns:  # another member may be at this offset now
+            if file.offset >= 0 and mtime_ns != file.mtime_ns:  # another tar member may be at this offset now
                 raise ImageError("unreadable", "The tar has changed since it was listed: run again.")
             file.size, file.mtime_ns = size, mtime_ns
             file.key = hashlib.sha256(data).digest()
@@ -350,7 +354,7 @@ def _loader(job: EmbedJob, shard: int, contents: _Contents, clock: _Clock) -> Ca
         except ImageError as error:
             file.error = error
             if error.error_type == "vanished":
-                file.size, file.mtime_ns = -1, 0  # as it is listed: if it comes back, it is tried again
+                file.size, file.mtime_ns = -1, 0  # as listed for missing files: if it comes back, it is retried
             if file.key is not None:
                 contents.fail(file.key, error)
         return found
@@ -367,10 +371,10 @@ def _planned(staging: Staging, shard: int) -> Iterator[_File]:
 
 @functools.cache
 def bound_memory() -> None:
-    """Let freed memory be used again, whichever thread freed it.
+    """Make freed memory available to all threads, so that the process does not grow with their number.
 
-    glibc's default of eight heaps a core grows with every new thread and is never given back (mallopt(3)); Arrow's
-    own pool kept 50 MiB a 100,000 catalog rows that Lance's threads had freed.
+    By default glibc uses up to eight heaps per core; each new thread may add one, and none is given back (mallopt(3)).
+    Arrow's own memory pool kept 50 MiB per 100,000 catalog rows that Lance's threads had freed.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     with contextlib.suppress(OSError, AttributeError):  # another C library
@@ -395,7 +399,7 @@ def _catalog_rows(files: list[_File], run_id: str) -> pa.RecordBatch:
 
 
 def ahead_of(pool: Executor, function: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
-    """Map in order, in a pool, with at most ``ahead`` calls begun and not yet taken."""
+    """Map a function over items in a pool, in order, with at most ``ahead`` results begun and not yet taken."""
     begun: deque[Future[Out]] = deque()
     try:
         for item in items:
@@ -416,7 +420,7 @@ def _batched(items: Iterable[In], size: int) -> Iterator[list[In]]:
 
 
 def _timed(items: Iterable[In], clock: _Clock, stage: str) -> Iterator[In]:
-    """Pass items through, adding the time they took to come to ``stage``."""
+    """Pass items through, and add the seconds spent waiting for them to ``stage``."""
     iterator = iter(items)
     while True:
         since = time.perf_counter()

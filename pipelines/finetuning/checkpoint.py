@@ -1,4 +1,4 @@
-"""The checkpoint of a fine-tuning: a folder in ``STORE/finetune``, for one process at a time, written each epoch."""
+"""The checkpoint of a fine-tuning run: a folder under ``STORE/finetune``, locked by one process, written each epoch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.npz import OVERHEAD, read_npz, write_npz
 from pipelines.finetuning.trainer import Trainer
 
-TOLD, TOLD_BYTES = "told", 64 * 2**20  # the course so far
+TOLD, TOLD_BYTES = "told", 64 * 2**20  # array name and size limit of the history, as JSON
 
 
 @dataclass
 class Course:
-    """Where the training is: what a checkpoint holds beside the network as it is now.
+    """The progress of a training: what a checkpoint holds besides the network's current weights.
 
-    ``history`` has a dict per epoch, ``start`` the validation scores before the first; ``best_epoch`` 0 is the start.
+    Attributes:
+        history: the scores of each finished epoch.
+        start: the validation scores before the first epoch.
+        best_epoch: number of the best epoch on validation, from 1; 0 means before the first.
+        best: the trained weights of that epoch.
     """
 
     history: list[dict[str, float]]
@@ -38,13 +42,13 @@ class Course:
 
 @contextmanager
 def own_folder(path: Path, new_run_id: Callable[[str], str]) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A run's checkpoint folder, for this process alone, and its ``run_id`` and when it ``started``.
+    """Lock a run's checkpoint folder; yield it, with the run's ``run_id`` and the time when it ``started``.
 
-    ``new_run_id`` names a run of a kind, where none has begun here.
+    If no run has begun in the folder, ``new_run_id`` makes an id for a run of the given kind.
 
     Raises:
-        StoreLocked: another process has it.
-        StoreCorrupt: it leads elsewhere, or does not say what the run is called.
+        StoreLocked: another process has locked the folder.
+        StoreCorrupt: the folder or its parent is a link, or the run's id and start noted in it are damaged.
     """
     if path.is_symlink() or path.parent.is_symlink():
         raise StoreCorrupt(f"Expected: a folder of the store at {path}. Got: a link to another one: remove the link.")
@@ -66,22 +70,22 @@ def own_folder(path: Path, new_run_id: Callable[[str], str]) -> Iterator[tuple[P
 
 
 def discard(folder: Path) -> None:
-    """Remove a run's checkpoint folder; never what a link in its place leads to."""
+    """Remove a run's checkpoint folder; if a link is in its place, leave the link and its target alone."""
     if not (folder.is_symlink() or folder.parent.is_symlink()):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def save(folder: Path, trainer: Trainer, course: Course) -> None:
-    """Write the course so far and the network as it is now, durably, in the place of the checkpoint before."""
+    """Write the course and the network's current state durably, in place of the previous checkpoint."""
     told = json.dumps({"history": course.history, "start": course.start, "best_epoch": course.best_epoch})
     write_npz(folder / layout.CHECKPOINT, {TOLD: np.array(told), **_named(_state(trainer, course.best))})
 
 
 def resume(folder: Path, trainer: Trainer) -> Course | None:
-    """The course from the last checkpoint, the network put back with it; None where there is none.
+    """Restore the network from the last checkpoint and return the course; return None if there is no checkpoint.
 
     Raises:
-        StoreCorrupt: it is not what a training of this network leaves.
+        StoreCorrupt: the checkpoint is damaged or belongs to another network.
     """
     path = folder / layout.CHECKPOINT
     if not path.exists():
@@ -106,7 +110,7 @@ def resume(folder: Path, trainer: Trainer) -> Course | None:
 
 
 def _check(course: Course) -> None:
-    """Raise ValueError, TypeError or KeyError for what no training has told."""
+    """Raise ValueError, TypeError or KeyError if a training cannot have written this course."""
     for row in (course.start, *course.history):
         if not (math.isfinite(row["val_accuracy"]) and math.isfinite(row["val_loss"])):
             raise ValueError("scores that are not finite")
@@ -121,5 +125,5 @@ def _state(trainer: Trainer, best: list[np.ndarray]) -> dict[str, list[np.ndarra
 
 
 def _named(state: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """A state as the arrays of a checkpoint."""
+    """Return a state as the named arrays of a checkpoint."""
     return {f"{name}{i}": array for name, group in state.items() for i, array in enumerate(group)}

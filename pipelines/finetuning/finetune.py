@@ -1,7 +1,8 @@
-"""Fine-tuning: train the last layers of a backbone further, together with a head, on the pictures themselves.
+"""The fine-tuning job: train the last layers of a backbone further, together with a head, on the images themselves.
 
-The only job that needs raw pixels more than once. It resumes after the last whole epoch: everything that decides a
-run makes the name of its folder under ``STORE/finetune``, and what an epoch does depends on the seed and its number.
+It is the only job that reads pixels more than once. A killed run resumes after its last complete epoch: the name of
+its folder under ``STORE/finetune`` is a digest of everything that decides its result, and what an epoch does depends
+only on the seed and the epoch's number.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ from pipelines.stored_heads import Say, find_head, head_of
 from pipelines.training import keep, load_dataset
 
 STAGES = ("train", "validate", "checkpoint", "embed", "score")
-BATCHES_AHEAD = 2  # a core, decoded and not yet trained on
+BATCHES_AHEAD = 2  # per core: batches decoded and not yet trained on
 
-Progress = Callable[[int, int], None]  # pictures done, pictures in all
+Progress = Callable[[int, int], None]  # images done, images in all
 Batch = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
 class _Watch:
-    """Counts pictures, and seconds a stage."""
+    """Counts images, and the seconds per stage."""
 
     total: int
     progress: Progress | None
@@ -68,18 +69,18 @@ class _Watch:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     def count(self, pictures: int) -> None:
-        """Some more pictures have been read."""
+        """Add images that have been read, and report progress."""
         self.pictures += pictures
         self.ahead(0)
 
     def ahead(self, pictures: int, _of: int = 0) -> None:
-        """So many more will be counted later."""
+        """Report progress including this many images that will be counted later."""
         if self.progress:
             self.progress(self.pictures + pictures, self.total)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is done within."""
+        """Add the time that the block takes to a stage."""
         since = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - since
@@ -87,7 +88,7 @@ class _Watch:
 
 @dataclass
 class _Pictures:
-    """Reads and decodes pictures, and keeps note of those that cannot be had any more."""
+    """Reads and decodes a dataset's images, and notes in ``lost`` those that are missing, changed or unreadable."""
 
     dataset: Dataset
     tap: Tap
@@ -99,8 +100,8 @@ class _Pictures:
         """Yield pixels uint8 (b, s, s, 3) and their rows int (b,), in order, decoded ahead in threads.
 
         Args:
-            rows: of the dataset.
-            views: augmentation and number of the view; None for the pictures as they are.
+            rows: indices of rows of the dataset.
+            views: the augmentation and the number of the view; None for the unchanged images.
         """
         chunks = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
 
@@ -139,31 +140,32 @@ def finetune(
 ) -> dict[str, Any]:
     """Fine-tune a head's backbone together with the head; return the object that ``penult finetune --json`` prints.
 
-    The best epoch on validation is kept, the start among them. Its backbone becomes ``ft:RUN`` of the store, the
-    labelled pictures are embedded with it, and the head is kept on those features. The test split is read once, at
-    the end. The same call again resumes after the last whole epoch, or returns what it returned before. All is computed
-    in the precision of the features that the head was trained on.
+    The best epoch on validation is kept; it may be the start, before the first epoch. Its backbone becomes ``ft:RUN``
+    in the store. The labelled images are embedded with it, and the head is kept with these features as its feature
+    set. The test split is used once, at the end. The same call again resumes after the last complete epoch, or
+    returns the result of the finished run. Everything is computed in the precision of the features that the head was
+    trained on.
 
     Args:
         store: the store's folder.
-        head_id: of a linear or dense head in the store, see ``stored_heads.find_head``; the newest is one that was not
-            itself fine-tuned.
-        options: how.
-        weights: the backbone's weights file, where it has moved.
-        progress: called with the number of pictures read.
-        say: called with a line for people, now and then.
+        head_id: which linear or dense head, see ``stored_heads.find_head``; where that takes the newest head, it is the
+            newest that was not itself fine-tuned.
+        options: how to fine-tune.
+        weights: path of the backbone's weights file; needed if the file has moved.
+        progress: called with the number of images read, and how many will be read in all.
+        say: called with lines for people that report the progress.
 
     Raises:
         UsageError, BackboneError, HeadError, EngineError, StoreError: before any work; SpecMismatch, a StoreError, also
-            where the backbone gives other features than when the set was made.
-        SourceError: none of the pictures of a split can be read any more.
-        HeadError: the loss is not finite any more.
-        Interrupted: Ctrl-C or SIGTERM; whole epochs are kept.
+            if the backbone gives other features than when the set was made.
+        SourceError: no image of a split can be read any more.
+        HeadError: the loss is no longer finite.
+        Interrupted: Ctrl-C or SIGTERM; complete epochs are kept.
     """
     options.check()
     bound_memory()
     opened = FeatureStore(store)
-    head_id = find_head(opened, head_id, head_kinds(fine_tuned=False), say)  # a rerun must not go on from its own
+    head_id = find_head(opened, head_id, head_kinds(fine_tuned=False), say)  # a rerun must not start from its own head
     old, meta = head_of(opened, head_id)
     record = RunRecord.read(opened.run_folder(head_id))
     asked, class_weight = record.parameters, _class_weight(record)
@@ -177,10 +179,10 @@ def finetune(
     digest = _digest(parameters, dataset)
     if done := [run for run in opened.runs() if run.kind == "finetune" and run.parameters["digest"] == digest]:
         say(f"This was done before, by run {done[-1].run_id}.")
-        checkpoint.discard(layout.finetuning(opened.path, digest))  # it may have died before it could
+        checkpoint.discard(layout.finetuning(opened.path, digest))  # the run may have died before it did this
         return done[-1].result
     precision = opened.spec(meta["feature_set"]).precision
-    # In bf16 the engine: where the CPU has none, that is refused now, not after the training.
+    # For bf16 open the engine now: a CPU without bf16 is refused here, not after the training.
     engine = engine_for(tap, "openvino", precision, None) if precision == "bf16" else None
     trainer = Trainer(tap, old, options.unfreeze_from, options.optimizer, options.settings())
     canary.check(opened, meta["feature_set"], engine or trainer.features)
@@ -234,13 +236,13 @@ def finetune(
 def _train(
     trainer: Trainer, pictures: _Pictures, weights: np.ndarray, options: FinetuneOptions, folder: Path, say: Say
 ) -> Course:
-    """All epochs, or those that the checkpoint lacks."""
+    """Train all epochs, or those after the checkpoint; return the course."""
     dataset, watch, augmentation = pictures.dataset, pictures.watch, options.augmentation
     train, val = (np.flatnonzero(dataset.splits == split) for split in (TRAIN, VAL))
     labels = _codes(dataset.y, trainer.classes)
 
     def over(batches: Iterator[Batch], step: Callable[..., tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, int]:
-        """Mean loss, share of right predictions, and number of the pictures that could be read."""
+        """Return the mean loss, the share of right predictions, and the number of images that could be read."""
         losses, right = [], []
         with closing(batches):  # type: ignore[type-var]
             for pixels, rows in batches:
@@ -293,19 +295,19 @@ def _train(
 
 
 def _better(row: dict[str, float], course: Course) -> bool:
-    """Whether an epoch is better on validation than the best before it; ties go to the lower loss."""
+    """Return whether an epoch has a higher validation accuracy than the best so far, or the same and a lower loss."""
     best = course.history[course.best_epoch - 1] if course.best_epoch else course.start
     return (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
 
 
 def _class_weight(record: RunRecord) -> str | None:
-    """What the run's head was fitted with; a comparison's winner is the first of its leaderboard."""
+    """Return the class weight that the run's head was fitted with; the winner of a comparison leads its leaderboard."""
     fitted = record.result["leaderboard"][0] if record.kind == "compare" else record.parameters
     return fitted.get("class_weight")
 
 
 def _weights(dataset: Dataset, class_weight: str | None) -> np.ndarray:
-    """Weight of each row in the loss, float32 (n,)."""
+    """Return the weight of each row in the loss, float32 (n,)."""
     weights = np.ones(len(dataset), np.float32)
     train = dataset.splits == TRAIN
     names, codes = np.unique(dataset.y[train], return_inverse=True)
@@ -314,7 +316,7 @@ def _weights(dataset: Dataset, class_weight: str | None) -> np.ndarray:
 
 
 def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: str) -> str:
-    """Embed the labelled pictures that are still there with the fine-tuned backbone; return the new set's name."""
+    """Embed the labelled images that still exist with the fine-tuned backbone; return the new feature set's name."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -342,7 +344,7 @@ def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: s
 
 
 def _pair(old: Head, old_data: Dataset, new: Head, new_data: Dataset) -> dict[str, Any]:
-    """Both heads on the pictures that both have features of, and the p-value of their difference on test."""
+    """Score both heads on the images that both feature sets hold, with the p-value of their difference on test."""
     old_data = old_data.take(np.isin(old_data.keys, new_data.keys))
     new_data = new_data.take(np.isin(new_data.keys, old_data.keys))  # both are ordered by content
     told: dict[str, Any] = {}
@@ -357,7 +359,7 @@ def _pair(old: Head, old_data: Dataset, new: Head, new_data: Dataset) -> dict[st
 
 
 def _left_out(lost: dict[str, str], dataset: Dataset, fresh: Dataset) -> dict[str, int]:
-    """How many labelled pictures could not be had, in training or after it, by reason."""
+    """Return how many labelled images could not be trained on or embedded, by reason."""
     missing = np.setdiff1d(dataset.ids, fresh.ids).tolist()
     return dict(Counter((dict.fromkeys(missing, "not embedded") | lost).values()).most_common())
 
@@ -380,19 +382,19 @@ def _check_classes(head: Head, dataset: Dataset) -> None:
 
 
 def _codes(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Indices of labels among the classes, int32 (n,), -1 where it is none of them."""
+    """Return the index of each label in the sorted classes, int32 (n,); -1 for a label that is no class."""
     at = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
     return np.where(classes[at] == y, at, -1).astype(np.int32)
 
 
 def _work(dataset: Dataset, epochs: int) -> int:
-    """How many pictures will be read: each epoch's, validation once more, and all to be embedded."""
+    """Return how many images will be read: train and val per epoch, val once before, and all once to embed them."""
     train, val = (int(np.sum(dataset.splits == split)) for split in (TRAIN, VAL))
     return epochs * (train + val) + val + len(dataset)
 
 
 def _digest(parameters: dict[str, Any], dataset: Dataset) -> str:
-    """Of all that decides a run: the head, the options, the features' identity, pictures, labels and splits."""
+    """Return a digest of all that decides a run: head, options, feature set's fingerprint, images, labels, splits."""
     rows = [dataset.ids.tolist(), dataset.y.tolist(), dataset.splits.tolist()]
     text = json.dumps([parameters, dataset.fingerprint, rows], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Backbone and head as one network that is trained further: the only module with a gradient through a CNN."""
+"""The network that is fine-tuned, a backbone with its head; the only module with a gradient through a CNN."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from pipelines.backbones import networks
 from pipelines.backbones.table import Tap
 from pipelines.keras_head import as_layers
 
-SMALLEST = 1e-7  # a probability in a loss, as in Keras
+SMALLEST = 1e-7  # probability in a loss, as in Keras
 
 
 class Trainer:
-    """A network from pixels to class scores, from the weights of a backbone and of a head.
+    """A network from pixels to class scores, which starts with the weights of a backbone and of a head.
 
-    The layers from one of the backbone on are trained, together with the head. Batch normalisation uses its stored
-    statistics and leaves them as they are; the head's dropout is on while training.
+    The head and the backbone's layers from ``layer`` on are trained. Batch normalisation uses its stored statistics
+    and does not update them. The head's dropout is on during training.
 
     Args:
-        tap: of the backbone.
-        head: linear or dense.
-        layer: the first that is trained.
-        optimizer: as Keras names it.
-        settings: of the optimizer, as Keras names them.
+        tap: the backbone and the layer whose output is the head's input.
+        head: a linear or dense head.
+        layer: name of the first layer to train.
+        optimizer: Keras's name of the optimizer.
+        settings: the optimizer's settings, as Keras names them.
 
     Raises:
-        UsageError: no such layer, or nothing to train from there on.
-        HeadError: a head of a family without a gradient.
+        UsageError: there is no such layer, or nothing to train from it on.
+        HeadError: heads of this family have no gradient.
     """
 
     def __init__(self, tap: Tap, head: Head, layer: str, optimizer: str, settings: dict[str, float]) -> None:
@@ -47,7 +47,7 @@ class Trainer:
         self._top = as_layers(head)
         self._dense = [member for member in self._top.layers if isinstance(member, keras.layers.Dense)]
         dropouts = [member for member in self._top.layers if isinstance(member, keras.layers.Dropout)]
-        self._dropouts = [dropout for dropout in dropouts if dropout.rate > 0]  # others have no seed in Keras
+        self._dropouts = [dropout for dropout in dropouts if dropout.rate > 0]  # with rate 0 Keras makes no seed
         self._trained = [*self._model.trainable_variables, *self._top.trainable_variables]
         self._optimizer = keras.optimizers.get({"class_name": optimizer, "config": settings})
         self._optimizer.build(self._trained)
@@ -58,7 +58,7 @@ class Trainer:
 
         @tf.function(input_signature=[pixels, labels, weights], autograph=False)
         def step(pixels, labels, weights):  # type: ignore[no-untyped-def]
-            # Only what depends on a trained variable is taped, so no gradient goes into frozen layers.
+            # The tape records only what depends on a trained variable, so no gradient goes into frozen layers.
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(values)
                 scores = self._top(self._model(pixels, training=False), training=True)
@@ -75,7 +75,7 @@ class Trainer:
 
     @contextmanager
     def running(self, precision: str) -> Iterator[None]:
-        """Within, every step computes in "f32", or with "bf16" products and f32 sums and weights (oneDNN, on a CPU).
+        """Run the block's steps in "f32", or in "bf16": bf16 products, f32 sums and weights (oneDNN, on a CPU).
 
         Mixed precision as in Kalamkar et al. 2019, "A study of BFLOAT16 for deep learning training" (arXiv:1905.12322):
         no scaling of the loss is needed.
@@ -85,10 +85,10 @@ class Trainer:
         try:
             yield
         finally:
-            options({"auto_mixed_precision_onednn_bfloat16": False})  # it is the process's, not ours
+            options({"auto_mixed_precision_onednn_bfloat16": False})  # the option applies to the whole process
 
     def begin(self, seed: int, epoch: int, learning_rate: float) -> None:
-        """Set an epoch's learning rate, and make its dropout depend on these numbers alone."""
+        """Set an epoch's learning rate, and seed its dropout with ``seed`` and ``epoch`` only."""
         self._optimizer.learning_rate = learning_rate
         draw = np.random.default_rng([seed, epoch, 1])
         for dropout in self._dropouts:
@@ -99,46 +99,46 @@ class Trainer:
 
         Args:
             pixels: uint8 (n, s, s, 3).
-            labels: int32 (n,), indices of the head's classes.
-            weights: float32 (n,), of the rows in the loss.
+            labels: int32 (n,), indices into the head's classes.
+            weights: float32 (n,), weight of each row in the loss.
 
         Returns:
-            Cross-entropy, float32 (n,), and predicted class, int32 (n,), of each row before the step.
+            Cross-entropy, float32 (n,), and index of the predicted class, int32 (n,), of each row before the step.
         """
         losses, predicted = self._step(pixels, labels, weights)
         return losses.numpy(), predicted.numpy()
 
     def evaluate(self, pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As ``step``, without training; a label of -1, which the head does not know, has probability 0."""
+        """Return what ``step`` returns, without training; the label -1 (not a class of the head) has probability 0."""
         scores = self._scores(pixels).numpy()
         probabilities = softmax(scores / self._head.arrays["temperature"])
         own = np.where(labels < 0, 0, probabilities[np.arange(len(labels)), labels])
         return -np.log(np.maximum(own, SMALLEST)), scores.argmax(axis=1)
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
-        """What the backbone gives now, float32 (n, d), for pixels uint8 (n, s, s, 3)."""
+        """Return the features of the backbone as trained so far, float32 (n, d), for pixels uint8 (n, s, s, 3)."""
         return self._model(pixels, training=False).numpy()
 
     def weights(self) -> list[np.ndarray]:
-        """All that is trained."""
+        """Return the values of all trained variables."""
         return [variable.numpy() for variable in self._trained]
 
     def set_weights(self, weights: list[np.ndarray]) -> None:
-        """Put back what ``weights`` gave."""
+        """Set all trained variables to values that ``weights`` returned."""
         for variable, value in zip(self._trained, weights, strict=True):
             variable.assign(value)
 
     def momenta(self) -> list[np.ndarray]:
-        """The optimizer's state."""
+        """Return the optimizer's state."""
         return [variable.numpy() for variable in self._optimizer.variables]
 
     def set_momenta(self, momenta: list[np.ndarray]) -> None:
-        """Put back what ``momenta`` gave."""
+        """Set the optimizer's state to values that ``momenta`` returned."""
         for variable, value in zip(self._optimizer.variables, momenta, strict=True):
             variable.assign(value)
 
     def head(self) -> Head:
-        """The head as it is now."""
+        """Return the head with its current weights."""
         arrays = {
             name: array
             for pair, layer in zip(self._head.layer_arrays, self._dense, strict=True)
@@ -147,5 +147,5 @@ class Trainer:
         return replace(self._head, arrays={**self._head.arrays, **arrays})
 
     def save_backbone(self, path: Path) -> None:
-        """Write the whole backbone's weights as they are now, as Keras does; the name ends in .weights.h5."""
+        """Write the current weights of the whole backbone in Keras's format; ``path`` must end in .weights.h5."""
         self._network.save_weights(path)
