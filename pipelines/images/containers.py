@@ -5,8 +5,8 @@ Pillow 12.3 trusts the structure of a file. It reads 8 GB from 1 MB of TIFF whos
 comment. So each format's function here checks the file's structure, reads how the image is turned, and returns the
 same image without metadata. A decoder makes the same pixels of it.
 
-It also reads what decoders ignore although the correct pixels depend on it, and refuses kinds of files that decoders
-would call damaged with an error that names the kind. ``tiffs`` does all this for TIFF.
+It also reads what decoders ignore although the correct pixels depend on it. Kinds of files that decoders would call
+damaged are refused with an error that names the kind. ``tiffs`` does all this for TIFF.
 
 Sources: the PNG specification (third edition), ITU-T T.81 annex B (JPEG), GIF89a, Exif 3.0 and ICC.1:2022.
 """
@@ -350,7 +350,7 @@ def _exif_orientation(exif: bytes) -> int | None:
     try:
         for tag in directory(exif, unpack(order + "I", exif, 4)[0], order):
             if tag.end > len(exif):
-                break  # as Pillow does, which reads all values in order
+                break  # as Pillow, which reads the values in order
             if tag.number == ORIENTATION and tag.values:
                 found = integer(exif, tag, order)
     except ImageError:
