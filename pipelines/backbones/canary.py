@@ -1,9 +1,9 @@
-"""Two built-in pictures, embedded with a feature set's own decoding and network to see that these are what they were.
+"""Two built-in images whose features show whether a feature set's decoding and network are still the same.
 
 ``canary.jpg`` (1040×904 pixels, turned by its EXIF tag, reduced as it is decoded for squares of up to 226) and
-``canary.png`` (330×460, partly transparent) are drawn: flat colours, discs, stripes and checks in which the resize, the
-crop, the order of channels, the turn, the white background and the normalisation show. Their bytes never change: other
-pictures are another ``featurestore.canary.FORMAT``.
+``canary.png`` (330×460, partly transparent) are drawings of flat colours, discs, stripes and checks. Their features
+depend on the resize, the crop, the order of channels, the turn, the white background and the normalisation. Their bytes
+never change: other images need another ``featurestore.canary.FORMAT``.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from pipelines.images.views import random_view
 from pipelines.sources import corpus
 
 PICTURES = ("canary.jpg", "canary.png")
-STORED = 5  # images that a set without a canary is tried on
-MAX_TRIES = 200  # to read one of them; they are looked up by a filter
+STORED = 5  # stored images on which a set without a canary is checked
+MAX_TRIES = 200  # stored images looked up to find that many; they are the values of one filter
 LOG = logging.getLogger("penult")
 
 Run = Callable[[np.ndarray], np.ndarray]  # uint8 (n, s, s, 3) → float32 (n, d)
 
 
 def check(store: FeatureStore, feature_set: str, run: Run) -> None:
-    """Embed the built-in pictures and compare them with the set's canary; nothing is done where it has none.
+    """Embed the built-in images and compare them with the set's canary; do nothing if it has none.
 
     Args:
-        store: that holds the set.
+        store: the store that holds the set.
         feature_set: its full name.
-        run: the network that is to give features of this set.
+        run: the network that is to compute features of this set.
 
     Raises:
-        SpecMismatch: they are not what they were.
+        SpecMismatch: their features are not those of the canary.
         StoreCorrupt: the canary is damaged.
     """
     if (known := canary.read(store.table(feature_set).path)) is not None:
@@ -54,16 +54,16 @@ def check(store: FeatureStore, feature_set: str, run: Run) -> None:
 
 
 def settle(store: FeatureStore, feature_set: str, run: Run) -> None:
-    """Give a set that is to grow its canary: one without rows anew, one without a canary once its rows agree.
+    """Write the canary of a set that is about to grow, if the set is empty or has no canary and its rows agree.
 
-    The store's lock is held. A few of the stored images, if their files are still what they were, are embedded again
-    and compared with their rows; where none can be read, the set stays without a canary until the next time.
+    The caller holds the store's lock. To check the rows, a few stored images whose files have not changed are embedded
+    again and compared with them. If none can be read, the set stays without a canary until the next time.
 
     Args:
         store, feature_set, run: see ``check``.
 
     Raises:
-        SpecMismatch: stored images come out differently.
+        SpecMismatch: stored images now have other features.
         StoreCorrupt: the canary or a row is damaged.
     """
     table, spec = store.table(feature_set), store.spec(feature_set)
@@ -80,15 +80,15 @@ def settle(store: FeatureStore, feature_set: str, run: Run) -> None:
 def still_there(
     rows: Iterable[tuple[str, bytes]], preprocessing: Preprocessing, count: int
 ) -> dict[bytes, tuple[str, np.ndarray]]:
-    """Stored images whose files are still what was embedded, the first ``count`` of them.
+    """Return the first ``count`` stored images whose files still hold the content that was embedded.
 
     Args:
-        rows: of the catalog, uri and sha256.
+        rows: uri and sha256 of rows of the catalog.
         preprocessing: how to decode them.
         count: how many at most.
 
     Returns:
-        By content: its uri, and pixels uint8 (s, s, 3).
+        By the content's sha256: its uri, and pixels uint8 (s, s, 3).
     """
     found: dict[bytes, tuple[str, np.ndarray]] = {}
     for uri, key in rows:
@@ -101,12 +101,12 @@ def still_there(
             if hashlib.sha256(data).digest() == key:
                 found[key] = uri, decoder.decode(data, preprocessing.input_size, preprocessing.crop).pixels
         except ImageError:
-            continue  # moved away since; others are left
+            continue  # it cannot be read any more; try the next
     return found
 
 
 def _made(spec: FeatureSpec, run: Run) -> Canary:
-    """The canary of a set as it would be today; of a set of views, that of the pictures and of their first views."""
+    """Compute a set's canary anew: features of the images and, for a set of views, of their first views."""
     names, pixels = [], []
     for name in PICTURES:
         data = resources.files("pipelines.backbones").joinpath(name).read_bytes()
@@ -119,7 +119,7 @@ def _made(spec: FeatureSpec, run: Run) -> Canary:
 
 
 def _first_view(pixels: np.ndarray, spec: FeatureSpec, key: bytes) -> np.ndarray:
-    """What the network sees of a content first: the picture itself, or in a set of views its view 1."""
+    """Return what the network sees first of a content: the image itself, or in a set of views its first view."""
     if spec.augmentation is None:
         return pixels
     drawn = {name: value for name, value in json.loads(spec.augmentation).items() if name != "rules"}
@@ -127,12 +127,12 @@ def _first_view(pixels: np.ndarray, spec: FeatureSpec, key: bytes) -> np.ndarray
 
 
 def _rows_agree(store: FeatureStore, feature_set: str, spec: FeatureSpec, run: Run) -> bool:
-    """Whether stored images come out as they are stored; False where none can be read, which is said.
+    """Return whether stored images, embedded again, agree with their rows; warn and return False if none can be read.
 
     Raises:
-        SpecMismatch: one does not.
+        SpecMismatch: an image does not agree.
     """
-    wanted = store.content_keys(feature_set)[:MAX_TRIES]  # a sha256 is as good as a draw
+    wanted = store.content_keys(feature_set)[:MAX_TRIES]  # sha256 order is as good as a random draw
     listed = ", ".join(f"X'{key}'" for key in hex_ids(wanted))
     catalog = store.catalog.read(["uri", "sha256"], f"status = 'ok' AND sha256 IN ({listed})")
     keys = keys_of(catalog.column("sha256"))
@@ -166,7 +166,7 @@ def _rows_agree(store: FeatureStore, feature_set: str, spec: FeatureSpec, run: R
 
 
 def _when_embedded(store: FeatureStore, feature_set: str) -> Canary:
-    """What the newest run that embedded a set was computed with, as far as its record says."""
+    """Return the library versions of the newest run that embedded a set, as far as its record has them."""
     for record in reversed(store.runs()):
         if record.kind == "embed" and record.result.get("feature_set") == feature_set:
             told = {name: version for name, version in record.versions.items() if name in canary.LIBRARIES}

@@ -1,8 +1,7 @@
-"""Run a tapped backbone: OpenVINO on a CPU, TensorFlow anywhere.
+"""Engines that run a tapped backbone: OpenVINO on a CPU, TensorFlow anywhere.
 
-An engine is a function from uint8 pixels to float32 features. Which engine, how large its batches and
-how many threads it has moves no feature by more than float noise; the precision does, and is part of
-a feature set's identity.
+An engine is a function from uint8 pixels to float32 features. The engine, the batch size and the number of threads
+change features by no more than float noise. The precision changes them more, and is part of a feature set's identity.
 
 OpenVINO runs a graph that was converted once and is kept in a cache, so that a later start needs no
 TensorFlow.
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 BATCH_SIZES = {"openvino": 8, "tensorflow": 64}  # small ones stay in a core's cache, large ones fill a GPU
 ENGINES = tuple(BATCH_SIZES)
 PRECISIONS = ("f32", "bf16")
-# Of a forward pass: its activations take some hundred bytes for each pixel, and more in training.
+# Per forward pass: its activations take some hundred bytes per pixel, and more in training.
 MAX_BATCH_PIXELS = BATCH_SIZES["openvino"] * MAX_INPUT_SIZE**2
 MAX_THREADS = 1024
 LOG = logging.getLogger("penult")
@@ -45,13 +44,13 @@ NATIVE_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, AR
 
 
 class Engine:
-    """Features of pictures, in fixed batches; safe to call from several threads.
+    """Computes features of images in batches of a fixed size; safe to call from several threads.
 
     Attributes:
         tap: what is computed.
         precision: of the forward pass, "f32" or "bf16".
         width: d, the length of a feature vector.
-        batch_size: the number of pictures the graph takes at once; others are split or padded.
+        batch_size: the number of images that the graph takes at once; other numbers are split or padded.
     """
 
     tap: Tap
@@ -60,7 +59,7 @@ class Engine:
     batch_size: int
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Compute features; a picture's do not depend on the pictures beside it.
+        """Compute features; those of an image do not depend on the other images in its batch.
 
         Args:
             pixels: uint8 (n, s, s, 3), RGB, n ≥ 1.
@@ -90,7 +89,7 @@ class Engine:
 
 
 def check_request(engine: str, precision: str, batch_size: int | None, input_size: int) -> None:
-    """Refuse what no engine could do, before one is opened.
+    """Check the options of an engine before it is opened.
 
     Args:
         engine, precision, batch_size: see ``open_engine``.
@@ -107,13 +106,13 @@ def check_request(engine: str, precision: str, batch_size: int | None, input_siz
 
 
 def check_engine(name: str) -> None:
-    """Raise UsageError for what is no engine."""
+    """Raise UsageError if there is no engine of this name."""
     if name not in ENGINES:
         raise UsageError(f"Expected: --engine {' or '.join(ENGINES)}. Got: {name!r}.")
 
 
 def check_batch(batch_size: int, input_size: int) -> None:
-    """Raise UsageError for a batch of more than ``MAX_BATCH_PIXELS`` pixels, and for what is no number of pictures."""
+    """Raise UsageError for a batch size below 1, or a batch of more than ``MAX_BATCH_PIXELS`` pixels."""
     option = f"--batch-size at {input_size} pixels, where a batch has to fit in memory"
     check_count(option, batch_size, 1, MAX_BATCH_PIXELS // input_size**2)
 
@@ -121,13 +120,13 @@ def check_batch(batch_size: int, input_size: int) -> None:
 def open_engine(
     tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int | None = None, threads: int = 0
 ) -> Engine:
-    """Make a backbone ready to run.
+    """Return an engine that is ready to run a backbone.
 
     Args:
         tap: what is computed.
         engine: "openvino" or "tensorflow".
         precision: of the forward pass, "f32" or "bf16".
-        batch_size: pictures per forward pass; None leaves it to the engine.
+        batch_size: images per forward pass; None leaves it to the engine.
         threads: CPU threads; 0 takes all cores.
 
     Raises:
@@ -208,9 +207,9 @@ class TensorFlowEngine(Engine):
 
 
 def cache_folder() -> Path | None:
-    """Where converted graphs are kept: $PENULT_CACHE, $XDG_CACHE_HOME/penult or ~/.cache/penult.
+    """Return where converted graphs are kept: $PENULT_CACHE, $XDG_CACHE_HOME/penult or ~/.cache/penult.
 
-    None without any of them: $HOME is not set and the user has no entry in the system's list.
+    None if none of these is known: no variable is set, not even $HOME, and the system's list of users lacks this one.
     """
     if named := os.environ.get("PENULT_CACHE"):
         return Path(named)
@@ -221,10 +220,10 @@ def cache_folder() -> Path | None:
 
 
 def _graph(core: openvino.Core, tap: Tap) -> openvino.Model:
-    """The tap's graph from the cache; converted first if it is not there, or damaged."""
+    """Return the tap's graph from the cache; convert it first if it is missing or damaged."""
     networks.fetch(tap)
     identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
-    del identity["crop"]  # the graph begins at the square
+    del identity["crop"]  # the graph begins with the cropped square
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     cache = cache_folder()
     folder = None if cache is None else cache / "graphs" / key
@@ -233,7 +232,7 @@ def _graph(core: openvino.Core, tap: Tap) -> openvino.Model:
 
 
 def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
-    """The graph and its weights, or None unless both are what was written."""
+    """Return the graph and its weights, or None unless both are as they were written."""
     try:
         graph, weights = (folder / "graph.xml").read_bytes(), (folder / "graph.bin").read_bytes()
         digest = (folder / "sha256").read_text()
@@ -243,7 +242,7 @@ def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
 
 
 def _converted(tap: Tap, folder: Path | None) -> tuple[bytes, bytes]:
-    """Convert, and keep the result in a folder of the cache, where it can be written."""
+    """Return a tap's graph, newly converted; keep it in a folder of the cache if that can be written."""
     with _workplace(folder) as temporary:
         fresh = Path(temporary) / "graph"
         fresh.mkdir()
@@ -259,7 +258,7 @@ def _converted(tap: Tap, folder: Path | None) -> tuple[bytes, bytes]:
 
 
 def _workplace(folder: Path | None) -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder beside where the result will be kept, or elsewhere with a warning."""
+    """Return a temporary folder beside the result's; if that cannot be written, warn and return one elsewhere."""
     why = "there is no home folder"
     if folder is not None:
         try:
@@ -276,7 +275,7 @@ def _workplace(folder: Path | None) -> tempfile.TemporaryDirectory[str]:
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:
-    """Rename a converted graph's folder; another process may do the same meanwhile."""
+    """Rename a converted graph's folder to its final name; another process may do so at the same time."""
     while True:
         try:
             fresh.rename(folder)
@@ -296,7 +295,7 @@ def _convert(tap: Tap, path: Path) -> None:
 
 
 def _function(tap: Tap, batch_size: int | None) -> Any:
-    """The built model as a TensorFlow function of uint8 (batch_size, s, s, 3)."""
+    """Return the built model as a TensorFlow function of uint8 (batch_size, s, s, 3)."""
     model = networks.build(tap)
     import tensorflow as tf
 
@@ -305,7 +304,7 @@ def _function(tap: Tap, batch_size: int | None) -> Any:
 
 
 def _openvino() -> Any:
-    """OpenVINO, without the telemetry that it would send on import and on conversion."""
+    """Import OpenVINO without the telemetry that it would send on import and on conversion."""
     if "openvino" not in sys.modules:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -314,7 +313,7 @@ def _openvino() -> Any:
 
 
 def _has_native_bf16(core: openvino.Core) -> bool:
-    """Whether the CPU computes in bf16; where Linux lists its features, they decide."""
+    """Return whether the CPU computes in bf16: OpenVINO says so and, on Linux, the CPU's listed features agree."""
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return False
     try:

@@ -1,7 +1,7 @@
 """Fine-tuned backbones of a store: ``STORE/backbones/<sha256>.weights.h5`` with a description beside it.
 
-``ft:ID`` names one by the run that made it, and means its whole tap: base network, weights, layer, pooling, input
-size and crop. Feature sets keep the base network's name; the weights' digest sets them apart.
+``ft:ID`` names one by the run that made it, and stands for its whole tap: base network, weights, layer, pooling, input
+size and crop. Feature sets keep the base network's name; the weights' digest distinguishes them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from featurestore.store import FeatureStore
 from pipelines.backbones.table import Tap, resolve
 
 PREFIX = "ft:"
-LONGEST = 200  # characters of any of these
-WORDS = {"backbone": str, "layer": str, "pooling": str, "input_size": int, "crop": str}  # of a tap
+LONGEST = 200  # characters of any value in a description
+WORDS = {"backbone": str, "layer": str, "pooling": str, "input_size": int, "crop": str}  # a tap's values
 
 
 def register(
     store: FeatureStore, run_id: str, tap: Tap, save: Callable[[Path], None], about: Mapping[str, Any]
 ) -> None:
-    """Keep fine-tuned weights under the run's id; done once however often it is repeated.
+    """Keep fine-tuned weights under the run's id; do nothing if they are kept already.
 
     Args:
         store: where they are kept; its lock is taken.
-        run_id: of the fine-tuning.
-        tap: of the base network.
+        run_id: the id of the fine-tuning's run.
+        tap: the tap of the base network.
         save: writes the weights to a path.
-        about: what else to keep beside them, as JSON values.
+        about: what else to keep in the description, as JSON values.
 
     Raises:
         StoreLocked: another run holds the store's lock.
@@ -43,24 +43,24 @@ def register(
         if run_id in _registered(store):
             return
         folder.mkdir(exist_ok=True)
-        temporary = layout.weights(store.path, run_id)  # Keras demands the ending
+        temporary = layout.weights(store.path, run_id)  # Keras demands this extension
         save(temporary)
         digest = sha256_of(temporary)
         fsync(temporary)
         temporary.replace(layout.weights(store.path, digest))
         fsync(folder)
         described = {"id": run_id, "sha256": digest, "base_sha256": tap.weights_sha256, **asdict(tap), **about}
-        del described["weights"]  # a path of this machine
+        del described["weights"]  # a path on this machine
         write_sealed(layout.backbone(store.path, run_id), described)
         fsync(store.path)
 
 
 def find(store: FeatureStore, name: str) -> Tap:
-    """The tap that ``ft:ID`` means.
+    """Return the tap that ``ft:ID`` stands for.
 
     Raises:
         StoreNotFound: the store has no such fine-tuned backbone.
-        StoreCorrupt: its weights or its description are not those that were kept.
+        StoreCorrupt: its weights are missing or changed, or its description is damaged.
     """
     known = _registered(store)
     run_id = name.removeprefix(PREFIX)
@@ -78,7 +78,7 @@ def find(store: FeatureStore, name: str) -> Tap:
 
 
 def weights_in(store: FeatureStore, sha256: str) -> str | None:
-    """The absolute path of the weights with this digest, or None if the store has none."""
+    """Return the absolute path of the weights with this digest, or None if the store has none."""
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         return None
     path = layout.weights(store.path.resolve(), sha256)
@@ -86,12 +86,12 @@ def weights_in(store: FeatureStore, sha256: str) -> str | None:
 
 
 def _registered(store: FeatureStore) -> dict[str, Path]:
-    """Descriptions by run id, oldest first."""
+    """Return the paths of the descriptions by run id, oldest first."""
     return {path.stem: path for path in sorted((store.path / layout.BACKBONES).glob(f"*{layout.JSON}"))}
 
 
 def _described(path: Path) -> dict[str, Any]:
-    """What a description says.
+    """Read a description.
 
     Raises:
         StoreCorrupt: it is damaged.

@@ -71,7 +71,7 @@ STAGES = (
 
 
 def weights_file(name: str) -> Path | None:
-    """Where the package of published weights keeps its file; None if it is not installed."""
+    """Return the file in the package of published weights; None if it is not installed."""
     lite = FAMILY[name]
     spec = importlib.util.find_spec(lite.package)
     if spec is None or not spec.submodule_search_locations:
@@ -81,7 +81,7 @@ def weights_file(name: str) -> Path | None:
 
 
 def graph(name: str, include_top: bool, input_size: int) -> keras.Model:
-    """The network with random weights; layers are named as in keras.applications' EfficientNetB0.
+    """Return the network with random weights; layers are named as in keras.applications' EfficientNetB0.
 
     Args:
         name: a key of FAMILY.
@@ -129,7 +129,7 @@ def load(model: keras.Model, path: str | Path) -> None:
     """Set the weights of ``graph(...)`` from a state dict, whose order is that of the layers.
 
     Raises:
-        BackboneError: the file is no state dict of this network.
+        BackboneError: the file is not a state dict of this network.
     """
     tensors = [
         _keras_order(tensor)
@@ -143,7 +143,7 @@ def load(model: keras.Model, path: str | Path) -> None:
 
 
 def _scaled(channels: int, width: float) -> int:
-    """Channels times width, to the nearest multiple of 8 that loses at most a tenth."""
+    """Return channels times width, rounded to the nearest multiple of 8 that loses at most a tenth."""
     scaled = max(8, int(channels * width + 4) // 8 * 8)
     return scaled + 8 if scaled < 0.9 * channels * width else scaled
 

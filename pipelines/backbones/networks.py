@@ -1,4 +1,4 @@
-"""Backbones as Keras models, with their weights. With lite, the only module that builds one."""
+"""Backbones as Keras models with their weights; only this module and ``lite`` build one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def layers(backbone: str) -> list[tuple[str, tuple[int, ...]]]:
-    """Every layer that can be tapped, in order, with the shape of its output for one picture.
+    """Return every layer that can be tapped, in order, with the shape of its output for one image.
 
     Raises:
         UsageError: there is no such backbone.
@@ -35,7 +35,7 @@ def layers(backbone: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def fetch(tap: Tap) -> None:
-    """Have Keras download a backbone's published weights unless they are at hand.
+    """Download a backbone's published weights with Keras unless they are on this machine.
 
     Raises:
         BackboneError: the download was refused, or the package that holds the weights is missing.
@@ -46,7 +46,7 @@ def fetch(tap: Tap) -> None:
     builder = getattr(import_keras().applications, row.name)
     shape = (row.input_size, row.input_size, 3)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # Keras draws its bar on stdout
+        with contextlib.redirect_stdout(sys.stderr):  # Keras draws its progress bar on stdout
             builder(weights="imagenet", include_top=tap.needs_top, input_shape=shape)
     except Exception as error:
         raise BackboneError(
@@ -55,7 +55,7 @@ def fetch(tap: Tap) -> None:
 
 
 def build(tap: Tap) -> keras.Model:
-    """The frozen network: uint8 (n, s, s, 3) of RGB pixels → float32 (n, d), preprocessing inside.
+    """Return the frozen network: uint8 (n, s, s, 3) of RGB pixels → float32 (n, d), preprocessing inside.
 
     Raises:
         UsageError: no such layer, or an input size that the network does not take.
@@ -66,14 +66,14 @@ def build(tap: Tap) -> keras.Model:
 
 
 def unfrozen(tap: Tap, layer: str) -> tuple[keras.Model, keras.Model]:
-    """The network to be trained from a layer on: that layer and those after it are trainable, as ``layers`` lists them.
+    """Return the network to train: a layer and those after it, in the order of ``layers``, are trainable.
 
     Returns:
         The model that ``build`` gives, and the network whose weights it uses, for ``save_weights``. Batch
         normalisation and dropout stay in inference mode.
 
     Raises:
-        UsageError, BackboneError: as ``build``; or nothing from that layer to the tapped one has weights.
+        UsageError, BackboneError: as ``build``; or no layer from that one to the tapped one has weights.
     """
     fetch(tap)
     return _in_fresh_thread(lambda: _unfrozen(tap, layer))
@@ -96,7 +96,7 @@ def _unfrozen(tap: Tap, layer: str) -> tuple[keras.Model, keras.Model]:
 
 
 def _assemble(tap: Tap) -> tuple[keras.Model, keras.Model]:
-    """Pixels to pooled features, and the network within, with its weights."""
+    """Return the model from pixels to pooled features, and the network inside it, with its weights."""
     keras = import_keras()
     row = TABLE[tap.backbone]
     # Keras pools the default layer itself, because ConvNeXt normalises once more after pooling.
@@ -108,7 +108,7 @@ def _assemble(tap: Tap) -> tuple[keras.Model, keras.Model]:
 
 
 def _core(network: keras.Model, tap: Tap) -> keras.Model:
-    """The network up to the tapped layer, pooled."""
+    """Return the network up to the tapped layer, pooled."""
     keras = import_keras()
     is_default = tap.layer == TABLE[tap.backbone].layer
     features = network.output if is_default else _layer(network, tap.layer).output
@@ -122,7 +122,7 @@ def _core(network: keras.Model, tap: Tap) -> keras.Model:
 
 
 def _network(row: Backbone, top: bool, input_size: int, pooling: str = "none") -> keras.Model:
-    """A network with random weights."""
+    """Return a network with random weights."""
     keras = import_keras()
     try:
         if row.module == "lite":
@@ -138,7 +138,7 @@ def _network(row: Backbone, top: bool, input_size: int, pooling: str = "none") -
 
 
 def _normalize(pixels: Any, row: Backbone) -> Any:
-    """Float pixels of 0 to 255, as the network was trained to see them."""
+    """Normalise float pixels of 0 to 255 as in the network's training."""
     if row.normalization == "lite":
         return (pixels - 127.0) / 128.0
     module = importlib.import_module(f"keras.applications.{row.module}")
@@ -158,7 +158,7 @@ def _layer_shapes(row: Backbone, top: bool) -> dict[str, tuple[int, ...]]:
 
 
 def _load_weights(network: keras.Model, row: Backbone, tap: Tap) -> None:
-    """Fill a network from a file that was made with or without the classifier."""
+    """Load a network's weights from a file that was saved with or without the classifier."""
     path = tap.weights_file
     if tap.weights == "imagenet" and row.name in lite.FAMILY:
         _check_pinned(path, lite.FAMILY[row.name].sha256)
@@ -201,7 +201,7 @@ def _finalize(network: keras.Model) -> None:
     """Let normalisation layers take their statistics from the weights just set.
 
     The published EfficientNet B0 to B7 hold standard deviations where variances belong;
-    keras.applications makes up for it by one more layer, only if it loads them itself.
+    keras.applications corrects this with one more layer, but only if it loads the weights itself.
     """
     keras = import_keras()
     deviations = (0.229, 0.224, 0.225)
@@ -214,7 +214,7 @@ def _finalize(network: keras.Model) -> None:
 
 
 def _parameters(path: Path) -> int:
-    """How many numbers an HDF5 weights file holds, besides an optimizer's and random seeds."""
+    """Return how many numbers an HDF5 weights file holds, without those of an optimizer and random seeds."""
     import h5py
 
     sizes = []
@@ -241,6 +241,6 @@ def _check_pinned(path: Path, sha256: str) -> None:
 
 
 def _in_fresh_thread(work: Callable[[], T]) -> T:
-    """Run in a new thread, where Keras counts unnamed layers from zero and has its default policy."""
+    """Run in a new thread, where Keras counts unnamed layers from zero and has its default dtype policy."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(work).result()

@@ -1,7 +1,7 @@
-"""The table of backbones, and what is computed with one of them.
+"""The table of backbones, and taps, which name what is computed with one of them.
 
 A :class:`Tap` names what is computed: a backbone, its weights, the layer read and how it is pooled. ``resolve`` makes
-one from a user's words, without TensorFlow; ``networks.build`` makes the Keras model.
+one from a user's options, without TensorFlow; ``networks.build`` makes the Keras model.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Backbone(NamedTuple):
 
     ``normalization`` says what happens to pixels of 0 to 255: "caffe", "tf" and "torch" as in
     keras.applications.imagenet_utils, "lite" is ``(x - 127) / 128``, "model" is left to the model.
-    ``layer`` is the last feature layer; its ``width`` after pooling holds at any input size.
-    ``file`` is what Keras calls the published weights without classifier in its cache.
+    ``layer`` is the last feature layer; after pooling it has ``width`` features at any input size.
+    ``file`` is the name of the published weights without classifier in Keras's cache.
     """
 
     name: str
@@ -108,7 +108,7 @@ TOP_SUFFIXES = ("_head_gap", "_head_layernorm", "_head_dense")  # ConvNeXt prefi
 
 @dataclass(frozen=True)
 class Tap:
-    """What is computed of a picture: the features of one layer of one backbone.
+    """What is computed from an image: the features of one layer of one backbone.
 
     Attributes:
         backbone: a name from the table.
@@ -166,12 +166,12 @@ def resolve(
     input_size: int | None = None,
     crop: str = "squash",
 ) -> Tap:
-    """Check a user's words against the table, without TensorFlow, and fill in the defaults.
+    """Return the tap for a user's options, checked against the table without TensorFlow; fill in the defaults.
 
     Args:
         backbone: a name from the table.
         weights: "imagenet" or a file: .weights.h5, Keras's own .h5, or .pth for EfficientNet-Lite.
-        layer: a layer's name, by default the last feature layer; the model, once built, knows its names.
+        layer: a layer's name, by default the last feature layer; it is checked when the model is built.
         pooling: "avg", "max" or "none".
         input_size: pixels, by default the one the backbone was trained with.
         crop: how a rectangle becomes a square.
@@ -193,21 +193,21 @@ def resolve(
     row = TABLE[backbone]
     layer = row.layer if layer is None else layer
     tap = Tap(backbone, str(weights), layer, pooling, input_size or row.input_size, crop)
-    # Layers of the classifier have no spatial axes left: one name for one thing.
+    # Layers of the classifier have no spatial axes left, so every pooling would be the same tap.
     return replace(tap, pooling="none") if tap.needs_top else tap
 
 
 def feature_spec(
     tap: Tap, width: int, precision: str = "f32", dtype: str = "float16", augmentation: str | None = None
 ) -> FeatureSpec:
-    """The identity of the features a tap gives.
+    """Return the identity of the features that a tap gives.
 
     Args:
         tap: what is computed.
-        width: d of the vectors, as the engine says.
+        width: d, the length of a vector, as the engine reports it.
         precision: of the forward pass, "f32" or "bf16".
         dtype: of the stored vectors, "float16" or "float32".
-        augmentation: of views, as JSON; None for the images themselves.
+        augmentation: of random views, as JSON; None for the images themselves.
     """
     return FeatureSpec(
         backbone=tap.backbone,
@@ -223,17 +223,17 @@ def feature_spec(
 
 
 class Row(NamedTuple):
-    """What `penult backbones` says of one backbone."""
+    """What `penult backbones` shows of one backbone."""
 
     name: str
     input_size: int
     width: int
     layer: str
-    weights: str  # at hand: "yes", "no" (downloaded on first use, or --weights) or "extra" (to be installed)
+    weights: str  # on this machine: "yes", "no" (downloaded on first use, or --weights) or "extra" (to be installed)
 
 
 def table() -> list[Row]:
-    """All backbones, without TensorFlow."""
+    """Return a row per backbone, without TensorFlow."""
     return [Row(b.name, b.input_size, b.width, b.layer, _at_hand(b.name)) for b in TABLE.values()]
 
 
@@ -251,7 +251,7 @@ def _published_file(backbone: str, top: bool) -> Path:
 
 
 def _keras_home() -> Path:
-    """Keras's own rule, without importing it."""
+    """Return Keras's folder by Keras's own rule, without importing Keras."""
     if "KERAS_HOME" in os.environ:
         return Path(os.environ["KERAS_HOME"])
     home = os.path.expanduser("~")  # noqa: PTH111 (Path.home raises where there is none)
@@ -265,7 +265,7 @@ def _at_hand(backbone: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Sha256 of a weights file, in hex; computed once for a file that does not change.
+    """Return the sha256 of a weights file, in hex; computed once while the file does not change.
 
     Raises:
         BackboneError: it cannot be read.
@@ -284,7 +284,7 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def near(name: str, names: Any) -> str:
-    """ ", did you mean …?" where something is close."""
+    """Return the end of an error message: the nearest names, or where to find all names if none is near."""
     lower = {known.lower(): known for known in names}
     near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=5)]
     return f": the nearest names are {', '.join(near)}" if near else ": see `penult backbones`"

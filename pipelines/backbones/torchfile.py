@@ -116,7 +116,7 @@ def _read(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _view(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
-    """The tensor as a read-only view of its storage, refused where it would leave it."""
+    """Return the tensor as a read-only view of its storage; raise ValueError if it reaches outside."""
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0 or last >= len(storage):
         raise ValueError("a tensor outside its storage")

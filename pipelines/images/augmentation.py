@@ -1,4 +1,4 @@
-"""How far a random view may be from its picture: the options, and the identity of the views drawn with them."""
+"""Options of random views: how far a view may differ from its image, and the identity of views drawn with them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from featurestore.errors import UsageError
 from featurestore.limits import check_seed
 from featurestore.options import Option
 
-RULES = "affine-v1"  # of ``views``; another way to draw or move pixels is a new name
+RULES = "affine-v1"  # of ``views``; any other way to draw views or move pixels needs a new name
 FLIPS = ("none", "horizontal", "vertical", "both")
 FILLS = ("nearest", "reflect", "black")
-MAX_VIEWS = 100  # of each picture
+MAX_VIEWS = 100  # per image
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a random view may be from its picture.
+    """How far a random view may differ from its image.
 
     Attributes:
         rotation: degrees, drawn from ±rotation.
-        shift: share of the side, drawn from ±shift for each axis.
+        shift: share of the side, drawn from ±shift per axis.
         shear: degrees, drawn from ±shear.
         zoom: each axis is scaled by a factor drawn from 1 ± zoom.
-        flip: "none", "horizontal", "vertical" or "both"; each flip happens to every second view.
-        fill: what appears at the border: "nearest" or "reflect" of the picture, or "black".
-        seed: of all draws.
+        flip: "none", "horizontal", "vertical" or "both"; each flip is drawn with probability 1/2.
+        fill: what lies beyond the border: "nearest" or "reflect" pixels of the image, or "black".
+        seed: the seed of all draws.
     """
 
     rotation: Annotated[float, Option("Rotate a random view by up to this many degrees either way.")] = 0.0
@@ -39,7 +39,7 @@ class Augmentation:
     seed: Annotated[int, Option("Another seed draws other views.")] = 0
 
     def check(self) -> None:
-        """Raise UsageError for what cannot be drawn."""
+        """Raise UsageError if a value is out of its range."""
         limits = {"rotation": 180.0, "shift": 1.0, "shear": 80.0, "zoom": 0.9}
         for name, most in limits.items():
             value = getattr(self, name)
@@ -53,9 +53,9 @@ class Augmentation:
 
     @property
     def changes(self) -> bool:
-        """Whether views differ from their picture at all."""
+        """Whether views differ from their image at all."""
         return any((self.rotation, self.shift, self.shear, self.zoom)) or self.flip != "none"
 
     def to_json(self) -> str:
-        """Canonical JSON: the identity of the views."""
+        """Return canonical JSON, which is the identity of the views."""
         return json.dumps(asdict(self) | {"rules": RULES}, sort_keys=True, separators=(",", ":"))

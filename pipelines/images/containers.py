@@ -1,14 +1,14 @@
-"""The containers around pictures, walked in bounded time and memory before a decoder sees them.
+"""Checks of image files in bounded time and memory, and removal of their metadata, before a decoder sees them.
 
-Pillow 12.3 follows a file's own directories wherever they lead: it reads 8 GB from 1 MB of TIFF whose tags share their
-values, asks for 22 GB for 1 kB of run-length BMP, takes hours over a JPEG or a GIF of tiny comments, and refuses a PNG
-with a long one. So each walker here checks a format's frame, takes what says how the picture is turned, and gives back
-the same picture without metadata: a decoder makes the same pixels of it.
+Pillow 12.3 trusts the structure of a file. It reads 8 GB from 1 MB of TIFF whose tags share their values, asks for
+22 GB for 1 kB of run-length BMP, takes hours over a JPEG or a GIF of tiny comments, and refuses a PNG with a long
+comment. So each format's function here checks the file's structure, reads how the image is turned, and returns the
+same image without metadata. A decoder makes the same pixels of it.
 
-It also takes what decoders overlook and the right pixels hang on, and refuses by name what they call damaged.
-``tiffs`` walks TIFF.
+It also reads what decoders ignore although the correct pixels depend on it. Kinds of files that decoders would call
+damaged are refused with an error that names the kind. ``tiffs`` does all this for TIFF.
 
-After the PNG specification (third edition), ITU-T T.81 annex B (JPEG), GIF89a, Exif 3.0 and ICC.1:2022.
+Sources: the PNG specification (third edition), ITU-T T.81 annex B (JPEG), GIF89a, Exif 3.0 and ICC.1:2022.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ MAX_TEXT_BYTES = 2**20  # of one inflated text
 
 
 class Container(NamedTuple):
-    """A picture file without its metadata, and what of the metadata its pixels hang on.
+    """An image file without its metadata, and the metadata that its pixels depend on.
 
     Attributes:
         data: the file to decode.
-        exif: says how the picture is turned, or None.
-        xmp: says so where there is no EXIF, or None.
+        exif: the EXIF data, which says how the image is turned, or None.
+        xmp: the XMP data, which says so if there is no EXIF, or None.
         icc: the colour profile or its beginning, or None.
         bits: how many bits of each 16-bit sample the file says that it uses.
-        inverted: zero is white, and ``data`` says that it is black.
-        kind: the kind of picture in words, for refusals.
+        inverted: whether zero is white although ``data`` says that it is black.
+        kind: the kind of image in words, for error messages.
     """
 
     data: bytes
@@ -52,17 +52,17 @@ class Container(NamedTuple):
 
 
 def ends_early() -> ImageError:
-    """What a cut file raises."""
+    """Return the error for a file that is cut off."""
     return ImageError("truncated", "The picture is shorter than its header says.")
 
 
 def too_many_parts() -> ImageError:
-    """What a file of too many chunks, segments or strips raises."""
+    """Return the error for a file of too many chunks, segments or strips."""
     return ImageError("too_large", f"The picture comes in more than {MAX_PARTS:,} parts.")
 
 
 def unpack(layout: str, data: bytes, at: int) -> Any:
-    """``struct.unpack_from``; raises "truncated" where the data ends before."""
+    """Call ``struct.unpack_from``; raise the ImageError "truncated" if the data ends before."""
     try:
         return struct.unpack_from(layout, data, at)
     except (struct.error, OverflowError):  # OverflowError: at is beyond any memory
@@ -77,7 +77,7 @@ _EXIF, _RAW_EXIF, _XMP, _ICC = b"exif", b"Raw profile type exif", b"XML:com.adob
 
 
 def png(data: bytes) -> Container:
-    """Check every chunk's checksum, which decoders pass over, and keep the chunks that make the pixels.
+    """Check every chunk's checksum, which decoders ignore, and keep the chunks that decide the pixels.
 
     Raises:
         ImageError: "truncated", "corrupt", "too_large" or "unsupported".
@@ -118,7 +118,7 @@ def png(data: bytes) -> Container:
 
 
 def _png_metadata(data: bytes, texts: dict[bytes, tuple[bytes, int, int]]) -> list[bytes | None]:
-    """EXIF, XMP and ICC profile; what is garbled or inflates to more than a real one says nothing."""
+    """Return EXIF, XMP and ICC profile; each is None if it is garbled or inflates to more than a real one."""
     values = {key: _png_text(kind, data[begin:end]) for key, (kind, begin, end) in texts.items()}
     exif = values.get(_EXIF)
     if exif is None and (raw := values.get(_RAW_EXIF)):  # as ImageMagick writes it: name, length, hexadecimal
@@ -130,7 +130,7 @@ def _png_metadata(data: bytes, texts: dict[bytes, tuple[bytes, int, int]]) -> li
 
 
 def _png_text(kind: bytes, rest: bytes) -> bytes | None:
-    """The text of a text chunk without its key."""
+    """Return the text of a text chunk without its key; None if it is garbled or inflates to too much."""
     deflated = kind == b"zTXt"
     if deflated:
         rest = rest[1:]
@@ -159,7 +159,7 @@ _EXIF_MARK, _XMP_MARK, _ICC_MARK = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0
 
 
 def jpeg(data: bytes) -> Container:
-    """Leave out comments and application segments before the first scan; refuse a picture of endless scans.
+    """Leave out comments and application segments before the first scan; refuse an image of too many scans.
 
     Raises:
         ImageError: "truncated", "too_large" or "unsupported".
@@ -196,7 +196,7 @@ def jpeg(data: bytes) -> Container:
 
 
 def _jpeg_segment(data: bytes, at: int) -> tuple[int, int, int]:
-    """The next marker from a place on, where it begins, and where its segment ends."""
+    """Return the next marker from ``at`` on, where it begins, and where its segment ends."""
     if (match := _MARKER.search(data, at)) is None:
         raise ends_early()
     marker, begin, end = match[1][0], match.start(), match.end()
@@ -208,7 +208,7 @@ def _jpeg_segment(data: bytes, at: int) -> tuple[int, int, int]:
 
 
 def _check_scans(data: bytes, at: int, pixels: int) -> None:
-    """Refuse a JPEG that would take minutes: a scan of a few bytes is decoded over the whole picture."""
+    """Refuse a JPEG that would take minutes to decode: even a scan of a few bytes goes over the whole image."""
     scans = 1
     for _ in range(MAX_PARTS):
         if scans * pixels > MAX_SCAN_PIXELS:
@@ -216,7 +216,7 @@ def _check_scans(data: bytes, at: int, pixels: int) -> None:
         try:
             marker, _, at = _jpeg_segment(data, at)
         except ImageError:
-            return  # the decoder will judge what is there
+            return  # the decoder will report the damage
         if marker == _EOI:
             return
         scans += marker == _SOS
@@ -243,7 +243,7 @@ def gif(data: bytes) -> Container:
             return Container(b"".join(kept))
         if kind == b";":
             raise ImageError("corrupt", "The GIF ends before its first frame.")
-        end = at + 1  # of a stray byte
+        end = at + 1  # skips a stray byte
         if kind == b"!":
             label, size = unpack("BB", data, end)
             end += 2
@@ -260,7 +260,7 @@ def gif(data: bytes) -> Container:
 
 
 def webp(data: bytes) -> Container:
-    """Refuse a WebP that is shorter than it says; its decoder does not mind.
+    """Refuse a WebP that is shorter than its header says; its decoder would accept it.
 
     Raises:
         ImageError: "truncated".
@@ -286,7 +286,7 @@ def bmp(data: bytes) -> Container:
                 raise ImageError(
                     "too_large", f"{width}×{abs(height)} pixels are more than the limit for a run-length BMP."
                 )
-            if len(data) > 4 * pixels + 2**20:  # the worst code there is takes 2 bytes a pixel
+            if len(data) > 4 * pixels + 2**20:  # the least compact code takes 2 bytes per pixel
                 raise ImageError("corrupt", f"{len(data):,} bytes are more than {width}×{abs(height)} pixels can take.")
     return Container(data)
 
@@ -310,7 +310,7 @@ class Tag(NamedTuple):
 
 
 def directory(data: bytes, at: int, order: str, big: bool = False) -> Iterator[Tag]:
-    """The entries of a directory that are of a known type; raises "truncated" where it is cut off."""
+    """Yield the entries of a directory that are of a known type; raise the ImageError "truncated" if it is cut off."""
     number, entry, inline = ("Q", 20, 8) if big else ("I", 12, 4)
     (entries,) = unpack(order + ("Q" if big else "H"), data, at)
     if entries > 2**16:
@@ -326,13 +326,13 @@ def directory(data: bytes, at: int, order: str, big: bool = False) -> Iterator[T
 
 
 def integer(data: bytes, tag: Tag, order: str) -> int:
-    """The value of a tag that is one integer, 0 for any other."""
+    """Return the value of a tag that holds one integer, 0 for any other tag."""
     single = tag.values == 1 and tag.kind in INTEGERS
     return int(unpack(order + INTEGERS[tag.kind], data, tag.begin)[0]) if single else 0
 
 
 def orientation(exif: bytes | None, xmp: bytes | None) -> int:
-    """How a picture is turned, 1 to 8: by its EXIF, else by its XMP, else 1; other numbers are garbled ones."""
+    """Return an image's orientation, 1 to 8, by its EXIF, else by its XMP, else 1; garbled data gives other numbers."""
     found = _exif_orientation(exif) if exif else None
     if found is None and xmp and (match := re.search(rb'tiff:Orientation(="|>)([0-9])', xmp)):
         found = int(match[2])
@@ -340,7 +340,7 @@ def orientation(exif: bytes | None, xmp: bytes | None) -> int:
 
 
 def _exif_orientation(exif: bytes) -> int | None:
-    """The orientation in the first directory, None where that has none."""
+    """Return the orientation in the first directory: None if there is none, 1 if the EXIF's header is garbled."""
     marks = re.match(b"(?:Exif\\0\\0)*", exif)
     exif = exif[marks.end() if marks else 0 :]
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -350,11 +350,11 @@ def _exif_orientation(exif: bytes) -> int | None:
     try:
         for tag in directory(exif, unpack(order + "I", exif, 4)[0], order):
             if tag.end > len(exif):
-                break  # as Pillow, which reads the values on the way
+                break  # as Pillow, which reads the values in order
             if tag.number == ORIENTATION and tag.values:
                 found = integer(exif, tag, order)
     except ImageError:
-        pass  # what stands before the cut holds
+        pass  # what was found before the cut is valid
     return found
 
 
@@ -365,7 +365,7 @@ MAX_PROFILE_TAGS = 100
 
 
 def is_linear(icc: bytes) -> bool:
-    """Whether a profile says that the samples are proportional to light (gamma 1), of what is there of it."""
+    """Return whether a profile, or its beginning, says that the samples are proportional to light (gamma 1)."""
     try:
         (tags,) = unpack(">I", icc, 128)
         entries = [unpack(">4sII", icc, 132 + 12 * number) for number in range(min(tags, MAX_PROFILE_TAGS))]

@@ -1,30 +1,33 @@
-"""Bytes to uint8 RGB, and every way that can fail: the rules "rgb8-v1".
+"""Decoding of image files to uint8 RGB by the rules "rgb8-v1".
 
 * JPEG, PNG, WebP, GIF (first frame), BMP and TIFF (the first page that is not marked as a thumbnail); nothing else.
-* EXIF orientation (where there is none, that of the XMP) is applied, after the resize.
-* ICC profiles and gAMA are ignored, as Keras and torchvision do, and so whoever trained the backbones: on photographs
-  Display P3 is 2 to 4 levels of 255 off on average, Adobe RGB 4 to 5. But linear light is 40 to 51 off: a file whose
-  ICC profile says so is refused.
+* The orientation in the EXIF, or in the XMP if the EXIF has none, is applied after the resize.
+* ICC profiles and gAMA are ignored, as in Keras and torchvision, and therefore in the training of the backbones. On
+  photographs Display P3 is 2 to 4 levels of 255 off on average, Adobe RGB 4 to 5. But linear light is 40 to 51 off: a
+  file whose ICC profile says linear light is refused.
 * Alpha (a channel, a transparent palette entry, tRNS) is composited over white before the resize.
 * Palette, 1-bit, grey, CMYK and YCbCr are converted by Pillow. 16-bit channels keep their high byte. Where a file says
-  that it uses fewer of the 16 bits (``samples``, ``tiffs``), the high 8 of those.
+  that it uses fewer of the 16 bits (see ``samples`` and ``tiffs``), they keep the high 8 of those.
 * Signed or 32-bit integers and floats: the smallest of 0..1 (floats only), 0..255 and 0..65535 that holds all
-  values becomes 0..255, else the picture's own minimum..maximum does. NaN and infinity are refused.
-* Zero is black, or white where a TIFF says so. What cannot be decoded right is refused as "unsupported".
-* JPEG is decoded by libjpeg-turbo with the slow exact DCT and smooth upsampling, bit for bit what Pillow
-  gives. A large one is decoded at 1/8, 1/4 or 1/2, the smallest that leaves both sides at least twice the target.
+  values is scaled to 0..255. If none does, the image's own minimum..maximum is. NaN and infinity are refused.
+* Zero is black, or white where a TIFF says so. What cannot be decoded correctly is refused as "unsupported".
+* JPEG is decoded by libjpeg-turbo with the slow exact DCT and smooth upsampling, bit for bit as Pillow does. A large
+  one is decoded at the smallest of 1/8, 1/4 and 1/2 that leaves both sides at least twice the target.
 * Pillow's antialiased BILINEAR then makes the square: "squash" takes the whole rectangle, "center" its largest
   central square, "pad" keeps the whole rectangle in shape and adds black, as Keras's pad_to_aspect_ratio does.
 
-Any change to these rules is a new name for them, since it moves features. A file that was decoded against them is a
-fault, and mending it is none: until November 2026 these came out as other pictures, and vectors of them may be in a
-store. TIFF: plain planar of 16 bits; zero is white in more than 8 bits; big-endian and compressed of signed, 32-bit or
-float samples; compressed planar grey with alpha; negative 8-bit samples; 12 bits; a MaxSampleValue; a thumbnail first;
-PNG: grey of 2 or 4 bits or RGB of 16 with a clear colour; sBIT with samples that are not scaled up; all: linear light.
-Who has such files embeds them into a new store.
+Any change to these rules needs a new name, since it changes features. A file decoded contrary to the rules is a bug;
+fixing that needs no new name. Until November 2026 the following files were decoded contrary to the rules, and their
+vectors may be in a store. Embed such files into a new store.
 
-Whatever the bytes: nothing but ImageError is raised, nothing is printed, and no more memory is taken than some
-18 bytes for each of at most MAX_PIXELS pixels, nor much more time than a lawful picture of that size takes.
+* TIFF: uncompressed planar samples of 16 bits; "zero is white" in more than 8 bits; big-endian compressed samples that
+  are signed, of 32 bits or floats; compressed planar grey with alpha; negative 8-bit samples; 12 bits; a
+  MaxSampleValue; a thumbnail first.
+* PNG: grey of 2 or 4 bits, or RGB of 16 bits, with a transparent colour; sBIT with samples that are not scaled up.
+* All formats: linear light.
+
+For any bytes at all, only ImageError is raised and nothing is printed. Decoding takes at most some 18 bytes of memory
+for each of at most MAX_PIXELS pixels, and not much more time than a valid image of that size takes.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ from pipelines.images.containers import MAX_PIXELS, Container
 from pipelines.sources.corpus import MAX_FILE_BYTES
 
 MAX_SIDE = 2**20  # pixels; a row costs memory however short it is
-MESSAGE_LENGTH = 200  # of what a decoder says
+MESSAGE_LENGTH = 200  # characters kept of a decoder's message
 
 # Plugins are called directly: Image.open would try every format and warn about sizes before we look at them.
 _FORMATS: dict[str, tuple[Callable[[bytes], Container], Callable[[BytesIO], ImageFile.ImageFile]]] = {
@@ -117,7 +120,7 @@ _SIDEWAYS = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded picture.
+    """A decoded image.
 
     Attributes:
         pixels: uint8 (s, s, 3), RGB; read-only.
@@ -144,7 +147,7 @@ def decode(data: bytes, input_size: int, crop: str = "squash") -> Picture:
     """Decode a file's bytes to a square of RGB by the rules "rgb8-v1".
 
     Thread-safe; the GIL is released while JPEGs are decoded and while pixels are resized. Threads wait for one
-    another where their pictures together would take too much memory.
+    another if their images together would take too much memory.
 
     Args:
         data: the whole file.
@@ -152,7 +155,7 @@ def decode(data: bytes, input_size: int, crop: str = "squash") -> Picture:
         crop: how a rectangle becomes a square, one of ``featurestore.spec.CROPS``.
 
     Raises:
-        ImageError: the bytes are not a picture these rules can decode; nothing else is raised for bytes.
+        ImageError: the bytes are not an image that these rules can decode; bytes cause no other error.
         UsageError: the crop rule is unknown.
     """
     if crop not in CROPS:
@@ -197,7 +200,7 @@ def measure(data: bytes) -> tuple[int, int, str]:
 
 
 def thumbnail(data: bytes, side: int = 160) -> bytes:
-    """Return a small JPEG file of a picture, its longer side ``side`` pixels, for reports.
+    """Return a small JPEG file of an image, its longer side ``side`` pixels, for reports.
 
     Raises:
         ImageError: as ``decode``.
@@ -236,7 +239,7 @@ def _loaded(data: bytes, target: int) -> Iterator[_Loaded]:
 
 
 def _header(data: bytes) -> tuple[_Loaded, Container]:
-    """Open a picture and check its size; nothing is decoded yet. Also return what there is to decode."""
+    """Open an image and check its size, without decoding it; also return its container."""
     _quieten_pillow()
     name = _format(data)
     walk, _ = _FORMATS[name]
@@ -253,12 +256,12 @@ def _header(data: bytes) -> tuple[_Loaded, Container]:
     turn = _TURNS.get(containers.orientation(exif, xmp))
     if turn in _SIDEWAYS:
         width, height = height, width
-    # A TIFF's own tag is in its size already, and Pillow turns its pixels itself as it loads them.
+    # Pillow itself applies a TIFF's own orientation tag: to its size on opening, to its pixels on loading.
     return _Loaded(image, turn if name != "tiff" else None, width, height, name), container
 
 
 def _opened(name: str, container: Container) -> ImageFile.ImageFile:
-    """Open a picture with its plugin, which decodes nothing yet, and mend what that takes wrong."""
+    """Open an image with its plugin, which decodes nothing yet, and correct what the plugin reads wrongly."""
     _, opener = _FORMATS[name]
     try:
         image = opener(BytesIO(container.data))
@@ -267,7 +270,7 @@ def _opened(name: str, container: Container) -> ImageFile.ImageFile:
             raise tiffs.unsupported(container.kind) from error
         raise
     if name == "png" and isinstance(clear := image.info.get("transparency"), int):
-        # Pillow spreads grey of 2 and 4 bits over 8, but not its clear value.
+        # Pillow scales grey of 2 and 4 bits to 8 bits, but not its transparent value.
         image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}.get(samples.rawmode(image), 1)
     icc = container.icc or image.info.get("icc_profile")
     if icc and containers.is_linear(icc):
@@ -276,7 +279,7 @@ def _opened(name: str, container: Container) -> ImageFile.ImageFile:
 
 
 class _Room:
-    """Room for the pixels that threads work on: one of the largest pictures, or many small ones side by side."""
+    """A limit on the pixels that threads work on at one time: one image of the largest size, or many small ones."""
 
     def __init__(self, pixels: int) -> None:
         self._free = pixels
@@ -284,7 +287,7 @@ class _Room:
 
     @contextlib.contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room, first come, first served: nobody overtakes a large picture for ever."""
+        """Wait until there is room, first come, first served, so that small images never block a large one."""
         with self._line, self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)
             self._free -= pixels
@@ -321,12 +324,12 @@ def _unsupported(name: str) -> ImageError:
 
 
 def _reduction(size: tuple[int, int], target: int) -> int:
-    """By how much a JPEG may be reduced as it is decoded."""
+    """Return the factor by which a JPEG may be reduced as it is decoded."""
     return next((factor for factor in (8, 4, 2) if -(-min(size) // factor) >= 2 * target), 1)
 
 
 def _jpeg_to_rgb(data: bytes, image: ImageFile.ImageFile, factor: int) -> Image.Image:
-    """Decode with simplejpeg, whose strict mode notices the damage that Pillow passes over."""
+    """Decode with simplejpeg, whose strict mode notices damage that Pillow ignores."""
     scan_start = image.fp.tell() if image.fp else 0  # the header is read up to there
     width, height = image.size
     colors = "CMYK" if image.mode == "CMYK" else "RGBX"
@@ -342,27 +345,28 @@ def _jpeg_to_rgb(data: bytes, image: ImageFile.ImageFile, factor: int) -> Image.
         return image.convert("RGB")
     if colors == "CMYK":  # inverted, as Adobe writes it and Pillow assumes it
         return Image.fromarray(np.subtract(255, pixels, out=pixels), "CMYK").convert("RGB")
-    # Pillow keeps RGB in four bytes a pixel: Arrow hands them over without the copy that fromarray makes.
+    # Pillow keeps RGB in four bytes per pixel: Arrow hands them over without the copy that fromarray makes.
     height, width, channels = pixels.shape
     rows = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), channels)
     return Image.fromarrow(rows, "RGB", (width, height))
 
 
 def _jpeg_damage(warning: str, scan: bytes) -> str | None:
-    """Judge a libjpeg warning: an error type, or None where the pixels are whole."""
+    """Return the error type for a libjpeg warning, or None if the pixels are intact."""
     if "Premature end of JPEG file" in warning:
         return "truncated"
     if "premature end of data" in warning or "bad Huffman" in warning or "Inconsistent progression" in warning:
         return "corrupt"
-    # Junk before a marker is common and harmless, but a zeroed block too may decode into too few codes and
-    # leave a rest. Entropy-coded data has no long runs of zeros; padding before the end marker may.
+    # Junk before a marker is common and harmless. But a zeroed block may also decode into too few codes, and its
+    # remaining bytes give the same warning. Entropy-coded data has no long runs of zeros; padding before the end marker
+    # may have.
     if "extraneous bytes" in warning and bytes(32) in scan.removesuffix(b"\xff\xd9").rstrip(b"\0"):
         return "corrupt"
     return None
 
 
 def _image_error(error: Exception) -> ImageError:
-    """Give whatever the decoders raised one of the words that failures are counted by."""
+    """Turn any error of the decoders into an ImageError with one of the words that failures are counted by."""
     if isinstance(error, ImageError):
         return error
     text = (str(error) or type(error).__name__)[:MESSAGE_LENGTH]
@@ -380,13 +384,13 @@ def _image_error(error: Exception) -> ImageError:
     return ImageError("corrupt", f"The picture is damaged ({text}).")
 
 
-# Pillow warns about odd metadata that does not touch the pixels, and logs what it raises anyway; neither names a file.
+# Pillow warns about odd metadata that does not affect the pixels, and logs what it raises anyway; neither names a file.
 _PILLOW_WARNINGS = r"PIL\."
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
-# libtiff prints what is wrong with a file, which Pillow then raises: its handlers are the process's own. Looked up
-# through Pillow's module, which is linked with it.
-with contextlib.suppress(OSError, AttributeError):  # another way of linking
+# libtiff prints what is wrong with a file, and Pillow raises it as well. So libtiff's handlers, which are global to the
+# process, are removed. They are reached through Pillow's module, which is linked with libtiff.
+with contextlib.suppress(OSError, AttributeError):  # libtiff is linked in another way
     _libtiff = ctypes.CDLL(Image.core.__file__)
     _libtiff.TIFFSetErrorHandler(None)
     _libtiff.TIFFSetWarningHandler(None)
@@ -395,8 +399,8 @@ with contextlib.suppress(OSError, AttributeError):  # another way of linking
 def _quieten_pillow() -> None:
     """Keep Pillow's warnings out of the user's log.
 
-    ``catch_warnings`` is not thread-safe before Python 3.14, so a filter for Pillow's modules alone is added,
-    again only if something (pytest, say) restored the list.
+    ``catch_warnings`` is not thread-safe before Python 3.14. So a filter for Pillow's modules alone is added once,
+    and again only if something, such as pytest, restored the list of filters.
     """
     first = warnings.filters[0] if warnings.filters else None
     if first is None or getattr(first[3], "pattern", None) != _PILLOW_WARNINGS:

@@ -1,6 +1,6 @@
-"""From samples of any depth, as Pillow loads them, to 8-bit RGB: the part of the rules "rgb8-v1" that says how.
+"""Conversion of samples of any depth, as Pillow loads them, to 8-bit RGB by the rules "rgb8-v1".
 
-A picture is converted a band of rows at a time, so that what comes between takes little memory.
+An image is converted in bands of rows, so that intermediate arrays take little memory.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pipelines.images.containers import Container
 
 BAND_PIXELS = 2**22  # converted at a time
 
-Band = tuple[int, int]  # the rows from … up to, and without, …
+Band = tuple[int, int]  # the first row, and the one after the last
 Convert = Callable[[Band], Image.Image]
 _SWAPPED = {";16L": ";16B", ";16B": ";16L", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
-_DEEP = ("RGB", "RGBX", "RGBA", "CMYK")  # raw modes that Pillow can unpack either byte of
+_DEEP = ("RGB", "RGBX", "RGBA", "CMYK")  # raw modes of which Pillow can unpack the high or the low bytes
 
 
 def to_rgb(image: ImageFile.ImageFile, container: Container, reopen: Callable[[], ImageFile.ImageFile]) -> Image.Image:
-    """Load a picture and convert it to 8-bit RGB.
+    """Load an image and convert it to 8-bit RGB.
 
     Args:
         image: opened, not loaded.
-        container: what its file says of its samples.
-        reopen: opens it once more, for the low bytes of 16-bit colours where they count.
+        container: what its file says about its samples.
+        reopen: opens it once more, for the low bytes of 16-bit colours where they are needed.
 
     Raises:
         ImageError: the samples are NaN or infinite.
@@ -77,7 +77,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def rawmode(image: ImageFile.ImageFile) -> str:
-    """Pillow's name for how the samples lie in the file, of a picture that is not loaded; "" where it has none."""
+    """Return Pillow's name for the layout of the samples in the file; "" if it has none or the image is loaded."""
     args = image.tile[0].args if image.tile else ""
     found = args[0] if isinstance(args, tuple) and args else args
     return found if isinstance(found, str) else ""
@@ -86,7 +86,7 @@ def rawmode(image: ImageFile.ImageFile) -> str:
 def _low_bytes(
     image: ImageFile.ImageFile, container: Container, reopen: Callable[[], ImageFile.ImageFile]
 ) -> Image.Image | None:
-    """The low bytes of 16-bit colours, of which Pillow loads the high ones: None where they say nothing more."""
+    """Return the low bytes of 16-bit colours, of which Pillow loads the high ones; None if they are not needed."""
     name, swapped = rawmode(image)[:-4], _SWAPPED.get(rawmode(image)[-4:])
     if swapped is None or name not in _DEEP or not (container.bits < 16 or "transparency" in image.info):
         return None
@@ -101,7 +101,10 @@ def _low_bytes(
 def _narrowed(
     image: ImageFile.ImageFile, low: Image.Image | None, bands: list[Band], container: Container, sure: bool
 ) -> Convert:
-    """How to bring 16 bits, or those of them that are used, to 8; a clear colour is compared in all of them."""
+    """Return the conversion of 16-bit samples to the high 8 of the bits that are used.
+
+    The transparent colour is compared in all 16 bits.
+    """
 
     def values(band: Band) -> np.ndarray:
         high = np.asarray(_rows(image, band))
@@ -125,10 +128,10 @@ def _narrowed(
 
 
 def _is_unscaled(parts: Iterable[np.ndarray], bits: int, png: bool) -> bool:
-    """Whether samples of 16 bits use but the lower ``bits``, as their file says.
+    """Return whether samples of 16 bits use only the lower ``bits``, as their file says.
 
-    PNG demands that they be scaled up, and sBIT says only from what. So there they must also show that they were not:
-    one has a bit that scaling leaves unset in values so small.
+    PNG demands that samples are scaled up to 16 bits; sBIT only says from how many. So samples of a PNG must also show
+    that they were not scaled: at least one has a bit set that scaling leaves unset in values this small.
     """
     if not 8 <= bits < 16:
         return False
@@ -146,7 +149,7 @@ def _sample_format(image: Image.Image) -> int:
 
 
 def _scaled(image: Image.Image, bands: list[Band], inverted: bool) -> Convert:
-    """How to bring 32-bit integers, signed ones or floats to 0..255, by the rule in the docstring of ``images``."""
+    """Return the conversion of 32-bit or signed integers or floats to 0..255, by ``decoder``'s rule."""
     unsigned = hasattr(image, "tag_v2") and _sample_format(image) == 1
 
     def values(band: Band) -> np.ndarray:
@@ -161,7 +164,7 @@ def _scaled(image: Image.Image, bands: list[Band], inverted: bool) -> Convert:
         )
 
     limits = [(float(part.min()), float(part.max())) for part in map(values, bands)]
-    low, high = np.min(limits, axis=0)[0], np.max(limits, axis=0)[1]  # NaN if one is
+    low, high = np.min(limits, axis=0)[0], np.max(limits, axis=0)[1]  # NaN if any value is
     if not np.isfinite([low, high]).all():
         raise ImageError("unsupported", "The picture holds NaN or infinity: replace them by numbers.")
     ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)

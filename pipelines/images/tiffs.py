@@ -1,14 +1,17 @@
-"""TIFF, which can hold nearly anything: which page to decode, and how to have Pillow decode it right.
+"""TIFF files: which page is decoded, and what is changed so that Pillow decodes it correctly.
 
 * The page is the first one that is not marked as a reduced version of another or as a mask (NewSubfileType,
-  SubfileType): a thumbnail before the picture, or a camera's, is passed over, also where the picture is in SubIFDs.
-* Zero is white in 16 bits and in floats too. Samples of 12 bits keep their high 8. A MaxSampleValue of 2ⁿ - 1 with n
-  from 9 to 15 says how many bits of 16 are used; any other is a statistic, which TIFF keeps from changing the looks.
-* What Pillow 12.3 decodes wrong, or calls damaged though it is sound, is decoded by libtiff or refused by name.
+  SubfileType). So a thumbnail before the image, such as a camera's, is skipped, also if the image is in SubIFDs.
+* "Zero is white" also holds for 16 bits and for floats. Samples of 12 bits keep their high 8 bits. A MaxSampleValue of
+  2ⁿ - 1 with n from 9 to 15 says how many of 16 bits are used. Any other value is a statistic, which by the TIFF
+  specification must not change how the image looks.
+* What Pillow 12.3 decodes wrongly, or calls damaged although it is valid, is decoded by libtiff, or refused with an
+  error that names it.
 
-``tests/pixels.py`` decodes thousands of kinds of TIFF a second way, and finds these rules or "unsupported".
+``tests/pixels.py`` decodes thousands of kinds of TIFF by a second method, and checks that each follows these rules or
+is refused as "unsupported".
 
-After TIFF 6.0, its Adobe Photoshop supplements (SubIFDs, Deflate), and BigTIFF.
+Sources: TIFF 6.0, its Adobe Photoshop supplements (SubIFDs, Deflate), and BigTIFF.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ from pipelines.images.containers import (
     unpack,
 )
 
-MAX_PAGES = 64  # looked at for one that is not reduced
-MAX_VALUES = 64  # read of a tag
+MAX_PAGES = 64  # searched for one that is not reduced
+MAX_VALUES = 64  # read per tag
 
 _SUBFILE, _OLD_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 254, 255, 258, 259, 262, 277
 _MAX_SAMPLE, _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _SUB_IFDS, _INK_SET = 281, 284, 322, 323, 330, 332
@@ -71,13 +74,13 @@ Values = dict[int, tuple[int, ...]]  # by tag, the numbers that say what the sam
 
 
 def tiff(data: bytes) -> Container:
-    """Keep of the directory of the picture the tags that make the pixels, each once, and no other directory.
+    """Return the file with the image's directory only, reduced to the tags that decide the pixels, each once.
 
     Raises:
         ImageError: "truncated", "corrupt", "too_large" or "unsupported".
     """
     order, big = "<" if data[:1] == b"I" else ">", b"+" in data[2:4]
-    if big and order == ">":  # Pillow takes it for a small one
+    if big and order == ">":  # Pillow reads it as a plain TIFF
         raise ImageError("unsupported", "Big-endian BigTIFF is not supported: convert it to a plain TIFF.")
     first = unpack(order + "Q", data, 8)[0] if big else unpack(order + "I", data, 4)[0]
     at, found = _page(data, first, order, big)
@@ -97,7 +100,7 @@ def tiff(data: bytes) -> Container:
     inverted = values.get(_PHOTOMETRIC) == (_WHITE_IS_ZERO,) and max(values.get(_BITS) or (1,)) > 8
     size = 20 if big else 12
     entries = {number: data[tag.place : tag.place + size] for number, tag in tags.items()}
-    if inverted:  # Pillow overlooks it
+    if inverted:  # Pillow ignores that zero is white
         entries[_PHOTOMETRIC] = _entry(_PHOTOMETRIC, _GREY, order, big)
     written = struct.pack(order + ("Q" if big else "H"), len(entries))
     written += b"".join(entries.values()) + bytes(8 if big else 4)
@@ -114,8 +117,8 @@ def tiff(data: bytes) -> Container:
 
 
 def _page(data: bytes, first: int, order: str, big: bool) -> tuple[int, dict[int, Tag]]:
-    """Where the directory of the picture is, and its tags: the first page where all are marked as something less."""
-    start, waiting, pages, seen = 16 if big else 8, [first], dict[int, dict[int, Tag]](), 0  # entries
+    """Return where the image's directory is, and its tags; those of the first page if all are reduced or masks."""
+    start, waiting, pages, seen = 16 if big else 8, [first], dict[int, dict[int, Tag]](), 0  # seen: entries
     while waiting and len(pages) < MAX_PAGES:
         at = waiting.pop(0)
         if at in pages or (pages and at < start):
@@ -133,7 +136,7 @@ def _page(data: bytes, first: int, order: str, big: bool) -> tuple[int, dict[int
 
 
 def _next(data: bytes, at: int, order: str, big: bool) -> tuple[int, ...]:
-    """Where the next directory is, if there is one."""
+    """Return where the next directory is (0: there is none), in a tuple; an empty tuple if the file ends before."""
     (entries,) = unpack(order + ("Q" if big else "H"), data, at)
     place = at + (8 + 20 * entries if big else 2 + 12 * entries)
     return unpack(order + ("Q" if big else "I"), data, place) if place < len(data) else ()
@@ -145,24 +148,24 @@ def _header(order: str, big: bool, at: int) -> bytes:
 
 
 def _entry(number: int, value: int, order: str, big: bool) -> bytes:
-    """A directory's entry of one 16-bit number."""
+    """Return a directory's entry that holds one 16-bit number."""
     return struct.pack(order + ("HHQHHI" if big else "HHIHH"), number, 3, 1, value, 0, *((0,) if big else ()))
 
 
 def _bytes(data: bytes, tag: Tag) -> bytes | None:
-    """The value of a tag of bytes, None for one of another type or that is not all there."""
+    """Return the value of a tag of bytes; None if it is of another type or cut off."""
     return data[tag.begin : tag.end] if tag.kind in (1, 7) and tag.end <= len(data) else None
 
 
 def _values(data: bytes, tag: Tag, order: str) -> tuple[int, ...]:
-    """The values of a tag of integers that is there, none for any other; of many, the first."""
+    """Return the first ``MAX_VALUES`` values of a tag of integers; none if it is of another type or cut off."""
     if tag.kind not in INTEGERS or tag.end > len(data):
         return ()
     return unpack(f"{order}{min(tag.values, MAX_VALUES)}{INTEGERS[tag.kind]}", data, tag.begin)
 
 
 def _bits(values: Values) -> int:
-    """How many bits of 16 are used, by MaxSampleValue."""
+    """Return how many of 16 bits are used, by MaxSampleValue."""
     tops = set(values.get(_MAX_SAMPLE, ()))
     if set(values.get(_BITS, ())) == {16} and values.get(_FORMAT, (1,))[:1] == (1,) and len(tops) == 1:
         return next((bits for bits in range(9, 16) if tops == {2**bits - 1}), 16)
@@ -170,7 +173,7 @@ def _bits(values: Values) -> int:
 
 
 def _kind(values: Values) -> str:
-    """In words, what the samples are."""
+    """Describe the samples in words."""
     bits, formats = values.get(_BITS) or (1,), values.get(_FORMAT) or (1,)
     samples, photometric = (values.get(_SAMPLES) or (1,))[0], (values.get(_PHOTOMETRIC) or (_WHITE_IS_ZERO,))[0]
     words = [
@@ -184,7 +187,7 @@ def _kind(values: Values) -> str:
 
 
 def _check(values: Values, kind: str) -> None:
-    """Refuse what Pillow decodes wrong, or calls damaged."""
+    """Raise ImageError for what Pillow decodes wrongly or calls damaged."""
     compression = (values.get(_COMPRESSION) or (1,))[0]
     if compression and compression not in _COMPRESSIONS:
         name = _OTHER_COMPRESSIONS.get(compression, "unknown to penult")
@@ -206,7 +209,7 @@ def _check(values: Values, kind: str) -> None:
 
 
 def unsupported(kind: str) -> ImageError:
-    """What a TIFF raises that is of a kind that is not decoded."""
+    """Return the error for a kind of TIFF that is not decoded."""
     return ImageError("unsupported", f"{kind} is not supported: convert it to grey or RGB of 8 bits, without planes.")
 
 
@@ -220,19 +223,19 @@ _NATIVE = {
 
 
 class Tiff(TiffImagePlugin.TiffImageFile):
-    """Pillow's TIFF, which loads what ``tiff`` gives back right.
+    """Pillow's TIFF plugin, corrected to load what ``tiff`` returns.
 
     Raises:
-        SyntaxError: "unknown pixel mode", where Pillow does not know this kind of samples; and others.
+        SyntaxError: "unknown pixel mode" if Pillow does not know this kind of samples; Pillow raises other errors too.
     """
 
     def _setup(self) -> None:
         tags = self.tag_v2
         if tags.get(_COMPRESSION, 1) == 1 and (tags.get(_PLANAR) == 2 or tags.get(_PHOTOMETRIC) == _YCBCR):
-            # Pillow's decoder of plain samples takes planes for 8 bits and YCbCr for four bytes per pixel. That of
-            # compressed ones asks libtiff, which reads the true compression from the file.
+            # Pillow's decoder of uncompressed samples assumes planes of 8 bits, and four bytes per pixel of YCbCr. Its
+            # decoder of compressed samples calls libtiff, which reads the true compression from the file.
             tags[_COMPRESSION] = _LZW
         super()._setup()
-        if self.use_load_libtiff:  # it gives samples in the processor's byte order, which Pillow half knows
+        if self.use_load_libtiff:  # samples come in the processor's byte order, which Pillow handles in part
             rawmode, *rest = cast(tuple[str, ...], self.tile[0].args)
             self.tile = [self.tile[0]._replace(args=(_NATIVE.get(rawmode, rawmode), *rest))]

@@ -1,7 +1,7 @@
-"""Random views of a picture: rotation, shifts, shear, zoom and flips, each drawn from a seed of its own.
+"""Random views of an image: rotation, shifts, shear, zoom and flips; each view is drawn from a seed of its own.
 
-The parameters mean what they mean in Keras's ``ImageDataGenerator``; the pixels are moved by Pillow, all in one
-affine step, with bilinear interpolation.
+The parameters mean the same as in Keras's ``ImageDataGenerator``. Pillow moves the pixels in one affine step, with
+bilinear interpolation.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _PADDING: dict[str, Literal["edge", "symmetric", "constant"]] = {
 
 
 def random_view(pixels: np.ndarray, augmentation: Augmentation, key: bytes, view: int) -> np.ndarray:
-    """One random view of a picture, the same whenever it is asked for.
+    """Return one random view of an image; the same arguments give the same view.
 
     Args:
         pixels: uint8 (s, s, 3).
-        augmentation: how far it may be from the picture.
-        key: of the picture (its sha256); with ``view`` and the seed it decides all draws.
-        view: number of the view; in fine-tuning, of the epoch.
+        augmentation: how far the view may differ from the image.
+        key: the content's sha256; with ``view`` and the seed it decides all draws.
+        view: the number of the view; in fine-tuning, the number of the epoch.
 
     Returns:
         uint8 (s, s, 3).
@@ -46,7 +46,7 @@ def random_view(pixels: np.ndarray, augmentation: Augmentation, key: bytes, view
 
 
 def _matrix(draw: np.random.Generator, a: Augmentation, side: int) -> np.ndarray:
-    """From a view's pixel to the picture's, (3, 3); every parameter is drawn, also those of no effect."""
+    """Return the (3, 3) matrix from a view's pixels to the image's; even parameters without effect are drawn."""
     angle, shear = np.deg2rad(draw.uniform(-1, 1, 2) * (a.rotation, a.shear))
     shift_x, shift_y = draw.uniform(-1, 1, 2) * a.shift * side
     zoom_x, zoom_y = 1 + draw.uniform(-1, 1, 2) * a.zoom
@@ -69,7 +69,7 @@ def _matrix(draw: np.random.Generator, a: Augmentation, side: int) -> np.ndarray
 
 
 def _margin(matrix: np.ndarray, side: int) -> int:
-    """How many pixels beyond the picture the view's corners reach."""
+    """Return how many pixels of border the view needs around the image."""
     corners = matrix @ np.array([[0, side, 0, side], [0, 0, side, side], [1, 1, 1, 1]], float)
     beyond = max(-corners[:2].min(), corners[:2].max() - side, 0)
     return int(np.ceil(beyond)) + 1 if beyond > 1e-6 else 0

@@ -1,4 +1,4 @@
-"""What is odd about the names of a corpus's classes."""
+"""Notes on odd class names of a corpus: too many, alike, or meaningless ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 NOTHING = frozenset(("nan", "none", "null", "n/a", "<na>", "nat"))
 MAX_EXAMPLES = 3
-MAX_CLASSES = 100_000  # to be looked at one by one
+MAX_CLASSES = 100_000  # with more, the names are not compared one by one
 
 
 def notes_on_classes(classes: Counter[str]) -> Iterator[str]:
-    """Yield sentences on classes that differ by what one does not see, or whose names mean nothing.
+    """Yield one sentence for each oddity: too many classes, names that look alike, names that mean nothing.
 
     Args:
         classes: the number of images of each class.
@@ -39,11 +39,11 @@ def notes_on_classes(classes: Counter[str]) -> Iterator[str]:
 
 
 def _look(name: str) -> str:
-    """A name as one sees it."""
+    """Return a name without case, extra blanks and Unicode variants, which a reader overlooks."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _shown(name: str, alike: list[str]) -> str:
-    """A name in quotes, so that one sees how it differs."""
+    """Return a name in quotes, in ASCII escapes if names that look alike differ only by Unicode form."""
     forms = {unicodedata.normalize("NFC", other) for other in alike}
     return ascii(name) if len(forms) < len(alike) else repr(name)

@@ -9,7 +9,8 @@ from featurestore.errors import SourceError
 from pipelines.sources.listing import Listing
 
 ROLES = ("path", "uri", "label", "split", "group")
-# Other names, without blanks, hyphens and underscores; those of Hugging Face, Keras, Kaggle and TensorFlow among them.
+# Other accepted names, written without blanks, hyphens and underscores. They include those of Hugging Face, Keras,
+# Kaggle and TensorFlow.
 PATH_NAMES = frozenset(
     (
         *("file", "filename", "filenames", "filepath", "filepaths"),
@@ -21,18 +22,18 @@ LABEL_NAMES = frozenset(("category", "categoryname", "class", "classname", "labe
 
 
 def find_columns(names: list[str], listing: Listing, types: list[Any] | None = None) -> dict[str, str]:
-    """Return the names of the columns to read by role, path first; a manifest may have both a path and a uri.
+    """Return the name of the column to read for each role, path first; a manifest may have both a path and a uri.
 
-    The names path, uri, label, split and group go first, then the same in other case or between blanks, then
-    ``PATH_NAMES`` and ``LABEL_NAMES``.
+    A column named exactly path, uri, label, split or group is preferred. Next come the same names in other case or with
+    blanks around them, then ``PATH_NAMES`` and ``LABEL_NAMES``.
 
     Args:
         names: the columns' names, in order.
-        listing: to write down what was taken.
+        listing: receives the chosen columns and the notes about them.
         types: the columns' Arrow types; None for text.
 
     Raises:
-        SourceError: no column for the path, two for one role, or one of them twice.
+        SourceError: no column holds the path, several may hold one role, or a chosen column is there twice.
     """
     found = {role: name for role in ROLES if (name := _find(role, names, listing.location)) is not None}
     usable = [name for i, name in enumerate(names) if types is None or _is_plain(types[i])]
@@ -56,7 +57,7 @@ def find_columns(names: list[str], listing: Listing, types: list[Any] | None = N
 
 
 def names_pictures(names: list[str]) -> bool:
-    """Whether one of the columns may hold paths."""
+    """Return whether one of the columns may hold paths."""
     return any(_key(name) in ("path", "uri") or _loose(name) in PATH_NAMES for name in names)
 
 
@@ -91,16 +92,19 @@ def _listed(names: list[str]) -> str:
 
 
 def _is_plain(kind: Any) -> bool:
-    """Whether a column's cells can be text: not lists, and not pictures with their paths as Hugging Face keeps them."""
+    """Return whether a column's cells can be text.
+
+    Lists cannot, nor the structs in which Hugging Face keeps images with their paths.
+    """
     from pyarrow import types
 
     return not types.is_nested(kind)
 
 
 def texts_of(column: Any) -> list[str | None]:
-    """The cells of an Arrow array as text; NaN is none, and a whole float such as 1.0 is "1".
+    """Return the cells of an Arrow array as text: NaN becomes None, and a whole float such as 1.0 becomes "1".
 
-    pandas keeps whole numbers with gaps as floats.
+    pandas stores whole numbers with missing values as floats.
     """
     import pyarrow as pa
     from pyarrow import types

@@ -1,9 +1,9 @@
 """List a corpus and read its files: a folder per class, a manifest, or WebDataset tar shards.
 
 Listing streams: it holds one directory's names, one batch of a manifest or one sample of a tar at a time.
-Nothing vanishes in silence: a file that cannot be a picture is counted in ``Source.ignored``, a place that
-cannot be read is told in ``Source.problems`` and ``Source.incomplete``, and a picture that cannot be read is an entry
-that fails later.
+Nothing is dropped silently. A file that is not an image by its name is counted in ``Source.ignored``. A place that
+cannot be listed is reported in ``Source.problems`` and ``Source.incomplete``. An image that cannot be read is still
+listed as an entry, and fails when it is read.
 """
 
 # ruff: noqa: PTH116, PTH119, PTH120
@@ -76,7 +76,7 @@ class Source(Listing):
         classes: the number of entries of each label.
         unlabelled: the number of entries without a label.
         splits: the number of entries of each given split.
-        missing: the number of entries that are no readable regular file.
+        missing: the number of entries that are not a readable regular file.
     """
 
     classes: Counter[str] = field(default_factory=Counter)
@@ -86,7 +86,7 @@ class Source(Listing):
 
     @property
     def uri(self) -> str:
-        """What names this corpus, however its place was typed."""
+        """The URI of this corpus, the same however its location was typed."""
         return source_uri(self.location)
 
     @property
@@ -98,7 +98,7 @@ class Source(Listing):
         """Yield the entries.
 
         Raises:
-            NoPictures: there is no picture at all, at least not in what could be listed.
+            NoPictures: there is no image in what could be listed.
             SourceError: a manifest's row is wrong, a shard is missing, or the folder cannot be read.
         """
         self.forget()
@@ -131,10 +131,10 @@ def list_source(source: str | os.PathLike[str], *, split_folders: bool = True) -
 
     Args:
         source: where it is; ``~`` is expanded.
-        split_folders: take train, val and test folders above the class folders for splits, see ``folders``.
+        split_folders: whether train, val and test folders above the class folders are splits, see ``folders``.
 
     Raises:
-        SourceError: nothing is there, or it is of no known kind.
+        SourceError: nothing is there, or its kind is not supported.
     """
     location = local_path(source)
     lower = location.lower()
@@ -161,10 +161,10 @@ def list_source(source: str | os.PathLike[str], *, split_folders: bool = True) -
 
 
 def _mode(path: str) -> int:
-    """The mode of a file or folder, 0 where there is none.
+    """Return the mode of a file or folder, 0 if there is none.
 
     Raises:
-        SourceError: it cannot be told.
+        SourceError: the mode cannot be read.
     """
     try:
         return os.stat(path).st_mode

@@ -1,4 +1,4 @@
-"""List a folder: sub-folders are classes, perhaps below train, val and test or below one wrapper folder."""
+"""List a folder: its sub-folders are the classes, possibly below train, val and test or below a wrapper folder."""
 
 # ruff: noqa: PTH100, PTH110, PTH116, PTH118
 
@@ -18,7 +18,7 @@ from pipelines.sources.uris import Entry, printable, uri_of
 MAX_WRAPPERS = 4
 WRAPPER, SPLIT, CLASS = "wrapper", "split", "class"  # what the sub-folders of a level are
 
-FILE, FOLDER, LOST = range(3)  # LOST: it cannot be reached, and may have been a folder
+FILE, FOLDER, LOST = range(3)  # LOST: it cannot be reached, and may be a folder
 
 _Names = list[tuple[int, str]]  # (FILE, FOLDER or LOST; name)
 
@@ -36,12 +36,12 @@ def list_folder(listing: Listing) -> Iterator[Entry]:
     The sub-folders of the first level are the classes; whatever lies deeper is of the same class. Two things may lie
     above the classes:
 
-    - a wrapper: the only sub-folder of a folder without pictures, if it holds sub-folders and no pictures itself;
-    - splits: sub-folders that are all called train, val or test (or training, validation, valid, dev, testing, in any
-      case), of two splits or three, without pictures beside them, at least one of them with sub-folders. A picture
-      directly in one of them is of that split and has no label.
+    - A wrapper: the only sub-folder of a folder without images. It holds sub-folders and no images itself.
+    - Splits: sub-folders that are all called train, val or test (or training, validation, valid, dev, testing, in any
+      case). They name two or three splits, there are no images beside them, and at least one of them has sub-folders.
+      An image directly in a split's folder belongs to that split and has no label.
 
-    Hidden folders and those of ``listing.SYSTEM_FOLDERS`` are left out, and do not count for these rules.
+    Hidden folders and those of ``listing.SYSTEM_FOLDERS`` are left out and do not count for these rules.
 
     Raises:
         SourceError: the folder itself cannot be read.
@@ -90,7 +90,10 @@ def _below(folder: _Folder, name: str, role: str | None, above: tuple[tuple[int,
 
 
 def _scan(folder: str) -> _Names:
-    """The names in a folder, files first, sorted; names alone are kept, since a DirEntry is ten times as large."""
+    """Return the names in a folder, files first, sorted.
+
+    Only the names are kept, since a DirEntry is ten times as large.
+    """
     names: _Names = []
     with os.scandir(folder) as items:
         for item in items:
@@ -100,14 +103,18 @@ def _scan(folder: str) -> _Names:
 
 
 def _kinds(item: os.DirEntry[str]) -> list[int]:
-    """What an item is. One that cannot be reached is no empty folder: it may be a file or one that cannot be listed."""
+    """Return what an item is: FILE, FOLDER, LOST, or both FILE and LOST.
+
+    An item that cannot be reached may be a file or a folder. As LOST it is reported as a folder that could not be
+    listed, not taken for an empty one.
+    """
     is_picture = has_image_name(item.name)
     try:
         if item.is_dir():
             return [FOLDER]
         gone = item.is_symlink() and not is_picture and not os.path.exists(item.path)  # a link to nothing
     except OSError as error:
-        gone = not (is_picture and error.errno == errno.ELOOP)  # a link to itself is no folder
+        gone = not (is_picture and error.errno == errno.ELOOP)  # a link to itself is not a folder
     if not gone or is_aside(item.name):
         return [FILE]
     return [FILE, LOST] if is_picture else [LOST]
@@ -128,7 +135,7 @@ def _is_left_out(folder: str, listing: Listing) -> bool:
 
 
 def _nohash_group(label: str | None, name: str) -> str | None:
-    """The class and the name before ``_nohash_``; None for other names."""
+    """Return CLASS/NAME with the name before ``_nohash_``; None for other names."""
     before, mark, _ = name.partition("_nohash_")
     return f"{label or ''}/{printable(before)}" if mark else None
 
@@ -137,7 +144,7 @@ def _nohash_group(label: str | None, name: str) -> str | None:
 
 
 def _levels(root: str, names: _Names, listing: Listing) -> list[str]:
-    """What the sub-folders are, from the root down."""
+    """Return what the sub-folders of each level are (WRAPPER, SPLIT or CLASS), from the root down."""
     folder, levels = root, list[str]()
     has_pictures, folders = _sort_out(names)
     while not has_pictures and len(folders) == 1 and len(levels) < MAX_WRAPPERS:
@@ -157,7 +164,7 @@ def _levels(root: str, names: _Names, listing: Listing) -> list[str]:
 
 
 def _sort_out(names: _Names) -> tuple[bool, list[str]]:
-    """Whether there are pictures, and the folders that count; a lost train, val or test is still one."""
+    """Return whether there are images, and the folders that count; a LOST item called train, val or test counts."""
     folders = [
         name
         for kind, name in names
@@ -167,7 +174,7 @@ def _sort_out(names: _Names) -> tuple[bool, list[str]]:
 
 
 def _peek(folder: str) -> list[str] | None:
-    """The folders in a folder; None if it holds pictures or cannot be read."""
+    """Return the names of the folders in a folder; None if it holds images or cannot be read."""
     folders = []
     try:
         with os.scandir(folder) as items:
@@ -176,13 +183,13 @@ def _peek(folder: str) -> list[str] | None:
                     folders += [] if is_aside(item.name) else [item.name]
                 elif has_image_name(item.name):
                     return None
-    except OSError:  # the listing will say it
+    except OSError:  # the listing reports it later
         return None
     return sorted(folders)
 
 
 def _are_splits(folder: str, names: list[str], has_pictures: bool, listing: Listing) -> bool:
-    """Whether all folders here are splits; where that is in doubt, say that they are classes, and why."""
+    """Return whether all folders here are splits; in doubt they are classes, and a note says why."""
     named = [name for name in names if name.lower() in SPLITS]
     splits = {SPLITS[name.lower()] for name in named}
     deep = any(_holds_folders(os.path.join(folder, name)) for name in named)
@@ -206,5 +213,5 @@ def _holds_folders(folder: str) -> bool:
     try:
         with os.scandir(folder) as items:
             return any(_is_folder(item) and not is_aside(item.name) for item in items)
-    except OSError:  # the listing will say it
+    except OSError:  # the listing reports it later
         return False

@@ -1,4 +1,7 @@
-"""What one pass over a corpus finds besides its pictures: what was left out, what failed, what was understood."""
+"""Record what one pass over a corpus finds besides its images: files left out, problems, and notes.
+
+Also the names that count as images, system folders and splits.
+"""
 
 # ruff: noqa: PTH122
 
@@ -11,7 +14,7 @@ from dataclasses import dataclass, field
 from featurestore.errors import SourceError
 from pipelines.sources.uris import printable
 
-# Formats that images.py refuses are listed too: each becomes a row that says why.
+# Formats that the decoder refuses are listed too: each such file becomes a row that says why.
 IMAGE_EXTENSIONS = frozenset(
     f".{name}"
     for name in (
@@ -20,7 +23,7 @@ IMAGE_EXTENSIONS = frozenset(
         *("pbm", "pgm", "pnm", "ppm", "psd", "qoi", "svg", "tga"),
     )
 )
-# What systems and programs make beside the pictures: Synology, QNAP, macOS, Windows, file systems, Jupyter, Python.
+# Folders that systems and programs create beside images: Synology, QNAP, macOS, Windows, file systems, Jupyter, Python.
 SYSTEM_FOLDERS = frozenset(
     (
         *("@eadir", "@tmp", "@synoresource", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
@@ -39,7 +42,7 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-MAX_KINDS = 100  # of files left out
+MAX_KINDS = 100  # extensions of files left out that are counted apart
 MAX_PROBLEMS = 1000
 MAX_PROBLEM_LENGTH = 1000
 MAX_INCOMPLETE = 10_000
@@ -47,12 +50,12 @@ ANYWHERE = "file:///"  # a prefix of every URI
 
 
 class Problems(list[str]):
-    """Sentences for people, cut short where there are too many, or one is too long, for a run's record."""
+    """Sentences for people to read, cut to the size of a run's record: a limited number of limited length."""
 
     more = 0
 
     def append(self, problem: str) -> None:
-        """Add a sentence, or count it in the last one."""
+        """Add a sentence; beyond ``MAX_PROBLEMS``, only count it in the last one."""
         if len(self) < MAX_PROBLEMS:
             super().append(problem[:MAX_PROBLEM_LENGTH])
         else:
@@ -62,18 +65,18 @@ class Problems(list[str]):
 
 @dataclass
 class Listing:
-    """A corpus, and what the last pass over it found besides its pictures.
+    """A corpus, and what the last pass over it found besides its images.
 
     Attributes:
         location: its path, or its pattern of tars.
         kind: "folder", "manifest" or "tar".
         split_folders: whether train, val and test folders above the class folders are splits.
-        ignored: the number of files left out by extension.
+        ignored: the number of files left out, per extension or reason.
         problems: what could not be listed, one sentence each.
-        incomplete: the beginnings of URIs below which something may be that could not be listed; each has a sentence
-            in ``problems``. Whatever was there before is not gone.
-        notes: what was understood, one sentence each.
-        columns: of a manifest, from "path", "label", "split" and "group" to the column's name as written in the file.
+        incomplete: prefixes of URIs below which images may be that could not be listed; each has a sentence in
+            ``problems``. Images listed there before must not be taken for deleted.
+        notes: how the corpus was understood, one sentence each.
+        columns: for a manifest, maps "path", "label", "split" and "group" to the column's name as written in the file.
     """
 
     location: str
@@ -86,52 +89,52 @@ class Listing:
     columns: dict[str, str] = field(default_factory=dict)
 
     def forget(self) -> None:
-        """Begin a new pass."""
+        """Clear what the last pass found, before a new one."""
         self.ignored.clear()
         self.problems, self.notes = Problems(), Problems()
         self.incomplete, self.columns = [], {}
 
     def could_not_list(self, prefix: str, problem: str) -> None:
-        """Record that what is below a URI may not have been listed."""
+        """Record that images below a prefix of URIs may not have been listed."""
         self.problems.append(problem)
         if len(self.incomplete) < MAX_INCOMPLETE:
             self.incomplete.append(prefix)
-        else:  # too many to remember: nothing is gone
+        else:  # too many to remember: no image may be taken for deleted
             self.incomplete[-1] = ANYWHERE
 
     def is_image(self, name: str) -> bool:
-        """Whether a file counts as a picture by its name; if not, count why."""
+        """Return whether a file counts as an image by its name; if not, count why in ``ignored``."""
         if has_image_name(name):
             return True
         if name.startswith("."):
             self.ignored["hidden"] += 1
         else:
             kind = printable(os.path.splitext(name)[1].lower()) or "no extension"
-            # Names such as "scan.000001" have an extension each.
+            # Names such as "scan.000001" each have an extension of their own.
             self.ignored[kind if kind in self.ignored or len(self.ignored) < MAX_KINDS else "other"] += 1
         return False
 
 
 def has_image_name(name: str) -> bool:
-    """Whether a file's name is that of a picture."""
+    """Return whether a file's name is that of an image."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder's name is one of ``SYSTEM_FOLDERS``, in any case."""
+    """Return whether a folder's name is one of ``SYSTEM_FOLDERS``, in any case."""
     return name.lower() in SYSTEM_FOLDERS
 
 
 def is_aside(folder: str) -> bool:
-    """Whether a folder's name is hidden or that of a system's own folder: no class."""
+    """Return whether a folder is hidden or a system folder by its name, and therefore not a class."""
     return folder.startswith(".") or is_system_folder(folder)
 
 
 def split_of(word: str | None, place: str) -> str | None:
-    """Normalise a split's name; empty is none.
+    """Normalise a split's name; blanks and None give None.
 
     Raises:
-        SourceError: it is no split's name.
+        SourceError: the word is not a split's name.
     """
     if not word or word.isspace():
         return None

@@ -1,4 +1,4 @@
-"""List a manifest: a CSV, TSV or Parquet file that names the pictures, one per row."""
+"""List a manifest: a CSV, TSV or Parquet file that names the images, one per row."""
 
 # ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH123
 
@@ -33,15 +33,15 @@ class _Values(NamedTuple):
 
 
 def list_manifest(listing: Listing) -> Iterator[Entry]:
-    """Yield each row's picture, once; a cell of blanks is an empty one.
+    """Yield the image of each row, each image once; a cell of blanks counts as empty.
 
     Raises:
-        SourceError: the file or a row of it is wrong, or two rows say different things about one picture.
+        SourceError: the file or a row of it is wrong, or two rows disagree about one image.
     """
     folder = os.path.dirname(os.path.abspath(listing.location))
     seen: dict[bytes, _Values] = {}
-    shared: dict[_Values, _Values] = {}  # rows that say the same share a tuple
-    missing: list[tuple[str, str]] = []  # (as written, as a path), while there is nothing but missing ones
+    shared: dict[_Values, _Values] = {}  # rows with equal values share a tuple
+    missing: list[tuple[str, str]] = []  # (as written, as a path), kept until a file is found
     found_one = False
     for place, row in _rows(listing):
         text = row.get("path") or row.get("uri")
@@ -116,9 +116,9 @@ def _parquet_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
 
 
 def _text_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
-    """Stream the rows of a CSV or TSV file, and see to it that they are the rows that are there.
+    """Yield the rows of a CSV or TSV file; raise SourceError if a misplaced quote would merge rows.
 
-    Quotes are read as in RFC 4180, strictly: a quote that is never closed would swallow the rows up to the next one.
+    Quotes are read strictly, as in RFC 4180: a quote that is never closed would swallow the rows up to the next quote.
     """
     location = listing.location
     delimiter = "\t" if location.lower().endswith(".tsv") else ","
@@ -160,7 +160,7 @@ def _lines(file: TextIO, location: str) -> Iterator[str]:
 
 
 def _records(reader: Any, location: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record that says anything, with the line on which it begins; ``reader`` knows where it ends."""
+    """Yield each record that is not blank, with the line on which it begins; ``reader.line_num`` is where it ends."""
     while True:
         line = reader.line_num + 1
         try:
@@ -193,7 +193,7 @@ def _check_header(header: list[str], place: str, delimiter: str) -> None:
 
 
 def _check_line_breaks(record: list[str], taken: dict[int, str], place: str, delimiter: str) -> None:
-    """Refuse a field that goes over several lines, unless it is another column's text, such as a caption."""
+    """Refuse a field of several lines, unless it is the text of a column that is not read, such as a caption."""
     for i, field in enumerate(record):
         rest = field.splitlines()[1:]
         if i in taken and rest:
@@ -206,7 +206,7 @@ def _check_line_breaks(record: list[str], taken: dict[int, str], place: str, del
 
 
 def _looks_like_a_row(line: str, record: list[str], taken: dict[int, str], delimiter: str) -> bool:
-    """Whether a line within a field has a picture's name where this row has one."""
+    """Return whether a line within a field has an image's name in the column in which this row has one."""
     cells = line.split(delimiter)
     for i, role in taken.items():
         if role in ("path", "uri") and i < len(record) and has_image_name(os.path.basename(record[i])):

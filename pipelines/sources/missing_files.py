@@ -1,4 +1,4 @@
-"""Why none of the files that a manifest names is there: a guess, tried on the disk."""
+"""Find the likely cause when none of the files that a manifest names exists: guesses are tried on the disk."""
 
 # ruff: noqa: PTH100, PTH110, PTH116, PTH118, PTH120, PTH122
 
@@ -15,11 +15,11 @@ MAX_FOLDERS = 100
 
 
 def why_missing(examples: list[tuple[str, str]], folder: str) -> str:
-    """Return the likely cause in words, from (path as written, path as looked for) of some rows.
+    """Return the likely cause in words.
 
     Args:
-        examples: at least one.
-        folder: of the manifest, from which relative paths are taken.
+        examples: (path as written, path as looked for) of at least one row.
+        folder: the manifest's folder, in which relative paths begin.
     """
     for written, path in examples:
         if cause := next(_causes(written, path, folder), None):
@@ -31,7 +31,7 @@ def why_missing(examples: list[tuple[str, str]], folder: str) -> str:
 
 
 def _causes(written: str, path: str, folder: str) -> Iterator[str]:
-    """Yield what would find a file, likeliest first."""
+    """Yield the causes that explain why a file was not found, likeliest first."""
     try:
         os.stat(path)
     except OSError as error:
@@ -61,7 +61,7 @@ def _causes(written: str, path: str, folder: str) -> Iterator[str]:
 
 
 def _other_places(written: str, folder: str) -> Iterator[str]:
-    """Where a path may have been meant to begin: here, one folder up or down, or with its first folders taken off."""
+    """Yield where a file may be: below the current folder, one folder up or down, or without its first folders."""
     yield os.path.abspath(written)
     yield os.path.join(os.path.dirname(folder), written)
     try:

@@ -1,9 +1,10 @@
 """The headers of a tar, read without trusting them: in one pass, in linear time, in bounded memory.
 
-Python's own tarfile will not do on every Python that penult runs on: it goes round for ever on a negative size, takes
-quadratic time over a header of digits, recurses over headers of headers, and reads one that claims a terabyte whole.
+Python's own tarfile is not safe in every Python version that penult supports. It loops for ever on a negative size,
+takes quadratic time over a header of digits, recurses over nested extended headers, and reads a header that claims a
+terabyte whole.
 
-After IEEE 1003.1 (ustar and pax) and GNU tar's long names, base-256 numbers and sparse files.
+Sources: IEEE 1003.1 (ustar and pax) and GNU tar's long names, base-256 numbers and sparse files.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x", b"X", b"g"
 
 
 class TarDamaged(ValueError):
-    """The tar is cut off or damaged at a byte, which is all that it says."""
+    """The tar is cut off or damaged; the message only names the byte."""
 
 
 class Member(NamedTuple):
-    """A member of a tar: where its data lies, and "file", "folder" or "other" (a link, a sparse file …)."""
+    """A member of a tar: its name, where its data lies, and its kind."""
 
     name: str  # bytes that are not UTF-8 are surrogates
     offset: int
     size: int
-    kind: str
+    kind: str  # "file", "folder" or "other" (a link, a sparse file …)
 
 
 def members(descriptor: int) -> Iterator[Member]:
-    """Yield the members of an open tar, and of others joined to it by ``cat``: what follows an end mark is read.
+    """Yield the members of an open tar, also those of tars appended by ``cat``: reading goes on after an end mark.
 
     Raises:
-        TarDamaged: after the members before the damage.
+        TarDamaged: the tar is damaged; the members before the damage have been yielded.
         OSError: it cannot be read.
     """
-    at, told = 0, dict[bytes, bytes]()  # what extended headers say of the next member
+    at, told = 0, dict[bytes, bytes]()  # what extended headers say about the next member
     while True:
         block = _block(descriptor, at)
         if block == bytes(BLOCK):
@@ -79,7 +80,7 @@ def members(descriptor: int) -> Iterator[Member]:
 
 
 def _end_of_zeros(descriptor: int, at: int) -> int:
-    """Where the blocks of zeros from ``at`` on end, -1 if nothing else follows; holes are not read."""
+    """Return where the blocks of zeros from ``at`` on end, -1 if nothing else follows; holes are not read."""
     step = 20 * BLOCK  # the usual padding
     while True:
         try:
@@ -104,7 +105,10 @@ def _block(descriptor: int, at: int) -> bytes:
 
 
 def _checksum_holds(block: bytes) -> bool:
-    """The sum of the header's bytes, its own field as blanks; some old tars took the bytes as signed."""
+    """Return whether the checksum is the sum of the header's bytes, with its own field as blanks.
+
+    Some old tar programs summed the bytes as signed ones; that is accepted too.
+    """
     try:
         told = _number(block[148:156], 0)
     except TarDamaged:
@@ -114,7 +118,7 @@ def _checksum_holds(block: bytes) -> bool:
 
 
 def _number(field: bytes, at: int) -> int:
-    """An octal number, or GNU's base 256."""
+    """Read a number, in octal or in GNU's base 256."""
     if field[0] == 0x80:
         number = int.from_bytes(field[1:])
     else:
@@ -141,7 +145,7 @@ def _header_body(descriptor: int, data: int, size: int, at: int) -> bytes:
 
 
 def _pax_records(body: bytes, at: int) -> dict[bytes, bytes]:
-    """Records of the form "LENGTH KEY=VALUE\\n"."""
+    """Read records of the form "LENGTH KEY=VALUE\\n"."""
     records, begin = dict[bytes, bytes](), 0
     while begin < len(body) and body[begin]:
         digits = body[begin : begin + 8].partition(b" ")[0]

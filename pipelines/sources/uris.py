@@ -1,7 +1,7 @@
-"""Where a picture is, and its bytes: files and members of tars, named by URIs.
+"""URIs of images, which are files or members of tars, and how their bytes are read.
 
-A picture's identity is its URI: ``file://`` and the percent-encoded bytes of the absolute path, so that names
-that are not UTF-8 survive; a member of a tar adds ``#`` and its percent-encoded name.
+An image is named by its URI: ``file://`` and the percent-encoded bytes of the absolute path, so that names that are not
+UTF-8 survive. A member of a tar adds ``#`` and its percent-encoded name.
 """
 
 # Paths stay strings: pathlib costs more than the stat calls, and changes names such as "./a".
@@ -25,7 +25,7 @@ MAX_FILE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One source picture.
+    """One image of a corpus.
 
     Attributes:
         uri: where it is; the key of its catalog row.
@@ -34,8 +34,8 @@ class Entry:
         offset: of a tar member's data within the tar, -1 for a plain file.
         label: class name, or None.
         split: "train", "val", "test", or None.
-        group: pictures of one group are never parted by a split; or None. In a folder, files of a class whose names
-            agree up to ``_nohash_`` are one, the rule of TensorFlow's retrain.py.
+        group: images of one group are always in the same split; or None. In a folder, files of a class whose names
+            agree up to ``_nohash_`` are one group, as in TensorFlow's retrain.py.
     """
 
     uri: str
@@ -57,9 +57,9 @@ def uri_of(path: str | bytes | os.PathLike[str], member: str | None = None) -> s
 
 
 def source_uri(location: str | os.PathLike[str]) -> str:
-    """Return what names a corpus, however its place was typed; nothing need be there.
+    """Return the URI of a corpus (a folder, manifest or tar), the same however its location was typed.
 
-    It is the URI of the folder, manifest or tar. Braces and commas of a pattern of tars stay as they are:
+    The location need not exist. Braces and commas of a pattern of tars stay as they are:
     ``file:///data/shard-{000..150}.tar`` is one source.
     """
     path = _absolute(os.fsencode(local_path(location)))
@@ -74,11 +74,11 @@ def local_path(location: str | os.PathLike[str]) -> str:
 
 def _absolute(path: bytes) -> bytes:
     path = os.path.abspath(path)
-    return path[1:] if path.startswith(b"//") else path  # POSIX lets two slashes mean something else; nobody does
+    return path[1:] if path.startswith(b"//") else path  # POSIX allows two slashes another meaning; Linux has none
 
 
 def path_of(uri: str) -> str:
-    """Return the path of a ``file://`` URI, for a tar member that of the tar.
+    """Return the path of a ``file://`` URI; for a tar member, the path of the tar.
 
     Raises:
         SourceError: the URI is of another scheme or host, or its path is not absolute.
@@ -90,7 +90,7 @@ def path_of(uri: str) -> str:
 
 
 def member_of(uri: str) -> str | None:
-    """Return the member's name of a tar member's URI, None for a plain file."""
+    """Return the member's name in the URI of a tar member, None for a plain file."""
     _, hash_sign, member = uri.partition("#")
     return unquote_to_bytes(member).decode("utf-8", "surrogateescape") if hash_sign else None
 
@@ -112,7 +112,7 @@ def locate(uri: str) -> Entry:
 
 
 def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
-    """Read a picture's bytes: a plain file whole, a tar member at its offset (found if not given).
+    """Read an image's bytes: a plain file whole, a tar member at its offset (looked up if not given).
 
     Only regular files are opened, so a FIFO or a device never blocks.
 
@@ -160,7 +160,7 @@ def _read_open(descriptor: int, path: str, offset: int, size: int) -> tuple[byte
 
 
 def pread(descriptor: int, size: int, start: int) -> bytes:
-    """Read what there is of ``size`` bytes from ``start`` on."""
+    """Read ``size`` bytes from ``start`` on, fewer if the file ends before."""
     parts = []
     while size > 0 and (part := os.pread(descriptor, size, start)):
         parts.append(part)
@@ -169,7 +169,7 @@ def pread(descriptor: int, size: int, start: int) -> bytes:
 
 
 def size_and_mtime(path: str) -> tuple[int, int]:
-    """Return (size, mtime_ns) of a regular file, links followed, else (-1, 0)."""
+    """Return (size, mtime_ns) of a regular file, following links; (-1, 0) if there is none."""
     try:
         info = os.stat(path)
     except (OSError, ValueError):
@@ -179,7 +179,7 @@ def size_and_mtime(path: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=4)
 def _members(path: str, size: int, mtime_ns: int) -> dict[str, tuple[int, int]]:
-    """Map member names to (offset, size); size and mtime are there to forget a tar that changed."""
+    """Map member names to (offset, size); ``size`` and ``mtime_ns`` make a changed tar a new key of the cache."""
     found: dict[str, tuple[int, int]] = {}
     with suppress(tars.TarDamaged, OSError), open(path, "rb") as file:
         for member in tars.members(file.fileno()):
@@ -189,5 +189,5 @@ def _members(path: str, size: int, mtime_ns: int) -> dict[str, tuple[int, int]]:
 
 
 def printable(name: str) -> str:
-    """A name as text that is valid UTF-8, as a label and a run's record must be."""
+    """Return a name as valid UTF-8 text, which labels and a run's record must be."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -51,15 +51,15 @@ def _choices(inside: str) -> Iterator[str]:
 
 
 def shards_of(location: str) -> Iterator[str]:
-    """Yield the tars of a pattern; what is there under that very name is no pattern."""
+    """Yield the tars that a pattern names; the name of an existing file is not expanded."""
     return iter([location]) if os.path.exists(location) else expand_braces(location)
 
 
 def list_shards(listing: Listing) -> Iterator[Entry]:
-    """Yield the pictures of all shards, each with the label, split and group of its sample.
+    """Yield the images of all shards, each with the label, split and group of its sample.
 
     Raises:
-        SourceError: a shard is missing, or a sample's split is none.
+        SourceError: a shard is missing, or a sample's split is not train, val or test.
     """
     tally = _Tally()
     for shard in shards_of(listing.location):
@@ -72,12 +72,12 @@ def list_shards(listing: Listing) -> Iterator[Entry]:
 
 @dataclass
 class _Tally:
-    """What is told of the samples of all shards."""
+    """Counts over the samples of all shards, for the notes."""
 
     labelled: int = 0
     unlabelled: int = 0
     apart: int = 0  # samples whose side files lie elsewhere in the tar
-    loose: int = 0  # samples' side files without a picture beside them
+    loose: int = 0  # samples with side files and no image beside them
     examples: list[str] = field(default_factory=list)
 
     def count(self, name: str, label: str | None) -> None:
@@ -110,7 +110,7 @@ def _list_shard(listing: Listing, path: str, mtime_ns: int, tally: _Tally) -> It
                 if not pictures:
                     continue
                 values = _side_data(file.fileno(), path, side_files, listing)
-                if values[0] is None:  # a second look, at the whole tar
+                if values[0] is None:  # read the whole tar once more, for side files that lie apart
                     apart = _side_files_apart(file.fileno(), path) if apart is None else apart
                     if more := apart.pop(key, None):
                         tally.apart += 1
@@ -127,7 +127,7 @@ def _list_shard(listing: Listing, path: str, mtime_ns: int, tally: _Tally) -> It
 
 
 def _members(descriptor: int, path: str, listing: Listing) -> Iterator[tars.Member]:
-    """Stream the files; what systems put between them, such as macOS's ``._1.jpg``, does not end a sample."""
+    """Yield the files without hidden and system files such as macOS's ``._1.jpg``, which would end a sample."""
     try:
         for member in tars.members(descriptor):
             folder, _, base = member.name.rpartition("/")
@@ -165,12 +165,12 @@ def _sort_out(members: Iterator[tars.Member], listing: Listing) -> tuple[list[ta
 
 
 def _side_files_apart(descriptor: int, path: str) -> dict[str, _Side]:
-    """The side files of a tar that have no picture beside them, by their sample's key.
+    """Return the side files of a tar that have no image beside them, by their sample's key.
 
-    In a tar whose samples lie together there are none; else they take memory, less than the tar's size.
+    A tar whose samples lie together has none. In other tars they take memory, less than the tar's size.
     """
     apart: dict[str, _Side] = {}
-    unsaid = Listing(path, "tar")  # the first look says it
+    unsaid = Listing(path, "tar")  # not shown: the first pass reports the same
     members = _members(descriptor, path, unsaid)
     for key, members_of_sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
         pictures, side_files = _sort_out(members_of_sample, unsaid)
@@ -182,7 +182,7 @@ def _side_files_apart(descriptor: int, path: str) -> dict[str, _Side]:
 def _side_data(
     descriptor: int, path: str, side_files: _Side, listing: Listing
 ) -> tuple[str | None, str | None, str | None]:
-    """Read a sample's label, split and group from its .cls and .json; .cls has the last word on the label."""
+    """Read a sample's label, split and group from its .cls and .json; the label in .cls takes precedence."""
     label = split = group = None
     if member := side_files.get(".json"):
         try:
@@ -202,7 +202,7 @@ def _side_data(
 
 
 def _text(value: Any) -> str | None:
-    """A JSON value as a string; 3, 3.0 and "3" are one label; blanks and NaN are none."""
+    """Return a JSON value as a string: 3, 3.0 and "3" are one label; blanks and NaN give None."""
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, float) and value.is_integer():
