@@ -31,7 +31,6 @@ SCHEDULES = ("constant", "cosine")
 MOMENTUM = 0.9  # the default for sgd
 
 LabelSet = Annotated[str, Option("Which set of labels.")]
-BackboneFile = Annotated[str | None, Option("The backbone's weights file, where it has moved.")]
 EngineName = Annotated[str, Option("openvino (CPU) or tensorflow (anywhere).")]
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from featurestore.errors import BackboneError, UsageError
 from heads.backend import import_keras
 from pipelines.backbones import lite
+from pipelines.backbones.table import TABLE, Backbone, Tap, file_digest, near, resolve
 
 if TYPE_CHECKING:
     import keras
-from pipelines.backbones.table import TABLE, Backbone, Tap, file_digest, near, resolve
 
 T = TypeVar("T")
 

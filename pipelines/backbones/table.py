@@ -13,16 +13,12 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from featurestore.errors import BackboneError, UsageError
 from featurestore.limits import check_count
 from featurestore.spec import CROPS, FeatureSpec, Preprocessing
 from pipelines.backbones import lite
-
-if TYPE_CHECKING:
-    pass
-
 
 DEFAULT = "efficientnet-lite0"
 POOLINGS = ("avg", "max", "none")
@@ -286,5 +282,5 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
 def near(name: str, names: Any) -> str:
     """Return the end of an error message: the nearest names, or where to find all names if none is near."""
     lower = {known.lower(): known for known in names}
-    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=5)]
-    return f": the nearest names are {', '.join(near)}" if near else ": see `penult backbones`"
+    nearest = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=5)]
+    return f": the nearest names are {', '.join(nearest)}" if nearest else ": see `penult backbones`"

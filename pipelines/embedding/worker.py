@@ -40,11 +40,11 @@ from pipelines.images.augmentation import Augmentation
 from pipelines.images.views import random_view
 from pipelines.sources import corpus
 
-THREADS_A_CORE = 2  # while one enters the engine or waits for a read, another computes
+THREADS_PER_CORE = 2  # while one enters the engine or waits for a read, another computes
 BATCHES_AHEAD = 2  # per thread: batches begun and not yet taken
 HEARTBEAT_SECONDS = 0.5
 M_ARENA_MAX = -8  # from malloc.h
-ROWS_A_WRITE = 1024
+ROWS_PER_WRITE = 1024
 OVERFLOW = ImageError(
     "overflow",
     "The backbone's features of this picture are not finite, or larger than what the set stores: "
@@ -285,7 +285,7 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
         return infer(batch) if (batch := fill()) else None
 
     def inferred() -> Iterator[tuple[list[tuple[bytes, int]], np.ndarray]]:
-        count = THREADS_A_CORE * cores()
+        count = THREADS_PER_CORE * cores()
         with ThreadPoolExecutor(count) as pool:
             calls = takewhile(lambda _: not feed.ended, repeat(None))
             yield from filter(None, ahead_of(pool, fill_and_infer, calls, BATCHES_AHEAD * count))
@@ -293,7 +293,7 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
 
     def rows() -> Iterator[pa.RecordBatch]:
         finite = (batch for batch in inferred() if batch[0])
-        for group in _batched(finite, max(1, ROWS_A_WRITE // size)):
+        for group in _batched(finite, max(1, ROWS_PER_WRITE // size)):
             keys, views = zip(*(row for rows, _ in group for row in rows), strict=True)
             embedded.update(keys)
             vectors = np.concatenate([vectors for _, vectors in group])
