@@ -205,7 +205,7 @@ def assemble(
 
 
 def _together(groups: pa.ChunkedArray, keys: np.ndarray) -> np.ndarray | None:
-    """Return per row the name by which it is placed in folds: its group, or else its content; None without groups."""
+    """Return per row what keeps rows together: its group, or else its content; None if no row has a group."""
     if groups.null_count == len(groups):
         return None
     named = zip(_values(groups), _raw(keys), strict=True)

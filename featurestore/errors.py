@@ -3,8 +3,8 @@
 PenultError                 exit 1   one sentence: what is wrong and what to do next
 ├── UsageError              exit 2   options that contradict one another or name nothing
 ├── SourceError                      a corpus that cannot be listed or a manifest that cannot be read
-│   └── NoPictures                   a corpus without a single picture
-├── ImageError                       one picture that cannot be decoded; becomes a catalog row, never an exit
+│   └── NoPictures                   a corpus without a single image
+├── ImageError                       one image that cannot be decoded; becomes a catalog row, never an exit
 ├── BackboneError                    weights that are missing or not the pinned ones
 ├── EngineError                      an engine or a precision this machine cannot run
 ├── StoreError                       the feature store
@@ -41,11 +41,11 @@ class SourceError(PenultError):
 
 
 class NoPictures(SourceError):
-    """A corpus without a single picture."""
+    """A corpus without a single image."""
 
 
 class ImageError(PenultError):
-    """One picture that cannot be decoded or embedded; ``error_type`` is a short stable word for counting.
+    """One image that cannot be decoded or embedded; ``error_type`` is a short stable word for counting.
 
     The words: ``empty``, ``not_an_image``, ``truncated``, ``corrupt``, ``too_large``,
     ``unsupported``, ``vanished``, ``unreadable``, ``overflow``.

@@ -1,4 +1,4 @@
-"""``Option``, which makes a field an option of the command line, and parsers of amounts as people write them."""
+"""The class ``Option`` for fields that become options of the command line, and parsers of amounts."""
 
 from __future__ import annotations
 

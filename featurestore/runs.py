@@ -69,7 +69,7 @@ class RunRecord:
 
 
 def new_run_id(kind: str, after: str | None = None) -> str:
-    """Return an id that sorts by time, ``<utc>-<kind>-<random>``, and after the id ``after`` whatever the clock."""
+    """Return an id ``<utc>-<kind>-<random>`` that sorts by time, and after ``after`` even if the clock is behind."""
     now, last = datetime.now(UTC), None if after is None else time_of(after)
     if last is not None and last >= now:
         now = last + timedelta(microseconds=1)

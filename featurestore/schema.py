@@ -112,14 +112,14 @@ def storable(vectors: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def key_array(keys: np.ndarray) -> pa.Array:
-    """Convert S32 (n,) → Arrow fixed-size binary, without a copy per row."""
+    """Convert S32 (n,) to Arrow fixed-size binary, without a copy per row."""
     return pa.Array.from_buffers(
         pa.binary(KEY_BYTES), len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys, f"S{KEY_BYTES}"))]
     )
 
 
 def keys_of(column: Any) -> np.ndarray:
-    """Convert Arrow fixed-size binary without nulls → S32 (n,)."""
+    """Convert Arrow fixed-size binary without nulls to S32 (n,)."""
     if isinstance(column, pa.ChunkedArray):
         return np.concatenate([keys_of(chunk) for chunk in column.chunks] or [np.empty(0, f"S{KEY_BYTES}")])
     start = column.offset * KEY_BYTES
@@ -130,7 +130,7 @@ def keys_of(column: Any) -> np.ndarray:
 
 
 def vectors_of(column: pa.FixedSizeListArray) -> np.ndarray:
-    """Convert Arrow vectors → (n, d) in the stored dtype, read-only, without a copy."""
+    """Convert Arrow vectors to an array (n, d) in the stored dtype, read-only, without a copy."""
     return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
 
 

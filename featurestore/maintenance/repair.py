@@ -2,7 +2,7 @@
 
 Damaged files are put aside under ``STORE/damaged``, never deleted. A table whose newest manifest is lost goes back to
 the version before it. Then all intact rows that files on the disk still hold are put back; if several rows have one
-key, that of the newest run. Rows that no file holds are lost, and the caller has to restore them.
+key, that of the newest run. Rows that no file holds are lost; restoring them is up to the caller.
 
 ``STORE/repair.json`` holds the plan of the repair, from before the first change until ``finish``. A repair that was
 killed starts again from it, and gives the same result.
@@ -66,7 +66,7 @@ class Plan:
 
     Attributes:
         rows: number of rows that each table to be rebuilt had; 0 if unknown.
-        lost: the tables that lack rows which no file holds; for a feature set with the lost contents, if all are known.
+        lost: tables with rows that no file holds; for a feature set also the lost contents, if all are known.
         last_set: the feature set that was written last.
     """
 
@@ -116,7 +116,7 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
 
 
 def finish(store: Path, plan: Plan) -> None:
-    """End a repair, after the caller has restored the lost rows; the store's lock must be held."""
+    """End a repair, after the caller has restored what it can; the store's lock must be held."""
     header.remember(store, [], plan.last_set)
     (store / REPAIR).unlink()
     fsync(store)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from featurestore.storage.table import Piece, Table
 
-TIER = 16  # this many fragments of one tier are merged; the next tier has this many times the rows
+TIER = 16  # a tier of this many fragments is merged; those of the next tier have this many times the rows
 LARGE = TIER**3 // 2  # rows; larger fragments stay as they are, and all shards of a run but the last are larger
 MOST_DELETED = 0.5  # share of a fragment's rows
 MOST_VERSIONS = 16

@@ -199,7 +199,7 @@ def size_of(path: Path) -> int | None:
 def listed(folder: Path) -> list[Path]:
     """Return the paths in a folder, sorted; none if there is no folder.
 
-    A glob would be empty too for a folder that this user may not list.
+    Not a glob: it would be empty for a folder that this user may not list.
 
     Raises:
         StoreError: the folder cannot be listed.

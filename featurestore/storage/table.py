@@ -451,7 +451,7 @@ class Table:
         return None
 
     def _open(self, version: int | None = None) -> Any:
-        """Open a version, by default the latest, after checking its manifest: Lance would open a damaged one."""
+        """Open a version, by default the latest; unlike Lance, refuse a manifest that is damaged or lost."""
         with self._reading():
             known, versions = ledger.read(self.path), self.versions()  # in this order: the ledger may be older
             if not versions:
