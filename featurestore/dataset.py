@@ -17,7 +17,7 @@ from featurestore.schema import KEY_BYTES, keys_of
 from featurestore.spec import FeatureSpec
 from featurestore.splits import FOLDS, SPLITS, Split, assign, check_name, place
 
-AT_A_TIME = 65_536  # rows converted to Python objects at once
+AT_A_TIME = 65_536  # rows that are Python objects
 AMBIGUOUS = "ambiguous label"  # a reason why contents are left out
 EXAMPLES = 2  # uris shown of contents that are left out
 

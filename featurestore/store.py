@@ -55,9 +55,9 @@ from featurestore.storage.lock import locked
 from featurestore.storage.table import Pin, Replaced, Table
 
 EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known image, for Known.lookup
-FEW_KEYS = 500  # up to this many keys are looked up by a filter
+FEW_KEYS = 500  # up to so many are looked up by a filter
 LOG = logging.getLogger("penult")
-BATCH_ROWS = 2048  # this many vectors stay in the CPU cache while they are checked and copied
+BATCH_ROWS = 2048  # of vectors stay in the CPU cache while they are checked and copied
 
 
 class FeatureStore:

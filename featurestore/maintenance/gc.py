@@ -14,7 +14,7 @@ from featurestore.storage import compaction
 from featurestore.storage.files import listed
 from featurestore.storage.table import Table
 
-MOST_RESULTS = 20_000  # cached results of fits
+MOST_RESULTS = 20_000  # kept outcomes of comparisons
 LOG = logging.getLogger("penult")
 
 

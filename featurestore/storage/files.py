@@ -18,7 +18,7 @@ from typing import Any
 
 from featurestore.errors import StoreCorrupt, StoreError
 
-JSON_BYTES = 16 * 2**20  # as Python objects, JSON may take 40 times as much memory
+JSON_BYTES = 16 * 2**20  # read as Python objects it may take 40 times as much
 MAX_NAME_BYTES = 200  # file systems allow 255
 SEAL = "seal"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escaped surrogate, which UTF-8 cannot encode unless two form a pair
