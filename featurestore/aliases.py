@@ -1,4 +1,4 @@
-"""Names for heads: an alias points at a head, and remembers where it has pointed before."""
+"""Aliases: named pointers to heads, each with the history of the heads that it pointed at."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from featurestore.errors import StoreCorrupt, UsageError
 from featurestore.runs import is_run_id, utc_now
 from featurestore.storage.files import listed, read_sealed, write_sealed
 
-CHAMPION = "champion"  # what is used where no head is named
+CHAMPION = "champion"  # the alias that is used if no head is named
 MAX_HISTORY = 1000
 
 
 @dataclass(frozen=True)
 class Move:
-    """One head that an alias has pointed at, from a time on (UTC, ISO 8601)."""
+    """A head that an alias has pointed at, and since when (UTC, ISO 8601)."""
 
     head_id: str
     moved: str
 
 
 def check_alias(name: str) -> None:
-    """Raise UsageError for what no alias may be called: it must not look like a run's id, which begins with a digit."""
+    """Raise UsageError unless an alias may have this name; unlike a run id, it must not begin with a digit."""
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
         raise UsageError(
             "Expected: an alias of up to 64 small letters, digits, '_' or '-' that begins with a letter. "
@@ -34,10 +34,10 @@ def check_alias(name: str) -> None:
 
 
 def history(store: Path, name: str) -> list[Move]:
-    """Where an alias has pointed, the head of today last; empty where there is no such alias.
+    """Return the moves of an alias, the current head last; empty if there is no such alias.
 
     Raises:
-        StoreCorrupt: its file is damaged.
+        StoreCorrupt: the alias's file is damaged.
     """
     path = layout.alias(store, name)
     if not path.exists():
@@ -53,7 +53,7 @@ def history(store: Path, name: str) -> list[Move]:
 
 
 def resolve(store: Path, name: str) -> str | None:
-    """The id of the head that an alias points at; None where there is no such alias."""
+    """Return the id of the head that an alias points at; None if there is no such alias."""
     moves = history(store, name)
     return moves[-1].head_id if moves else None
 
@@ -62,7 +62,7 @@ def move(store: Path, name: str, head_id: str) -> None:
     """Point an alias at a head, atomically; the store's lock must be held.
 
     Raises:
-        UsageError: no alias may be called so.
+        UsageError: the name is not allowed for an alias.
     """
     check_alias(name)
     moves = history(store, name)
@@ -75,10 +75,10 @@ def move(store: Path, name: str, head_id: str) -> None:
 
 
 def names(store: Path) -> list[str]:
-    """All aliases, sorted."""
+    """Return the names of all aliases, sorted."""
     return [path.stem for path in listed(store / layout.ALIASES) if path.suffix == layout.JSON]
 
 
 def to_json(store: Path) -> dict[str, list[dict[str, Any]]]:
-    """Each alias with its history."""
+    """Return each alias with its history, as JSON values."""
     return {name: [asdict(one) for one in history(store, name)] for name in names(store)}

@@ -1,7 +1,7 @@
-"""The canary of a feature set: vectors of built-in pictures, kept beside its rows.
+"""The canary of a feature set: vectors of built-in pictures, kept beside the set's rows.
 
-A fingerprint holds formula and network by name. It cannot see that the code, a library or the weights under that name
-now give other numbers; these vectors can. ``pipelines.backbones.canary`` computes them, this module keeps and compares
+A fingerprint names the preprocessing and the network. It does not change if the code, a library or the weights of that
+name give other numbers; these vectors do. ``pipelines.backbones.canary`` computes them; this module stores and compares
 them.
 """
 
@@ -19,14 +19,14 @@ from featurestore import layout
 from featurestore.errors import FormatError, SpecMismatch, StoreCorrupt
 from featurestore.storage.files import read_sealed, write_sealed
 
-FORMAT = 1  # which pictures, and how they are written down
+FORMAT = 1  # of the set of pictures and of the file
 MAX_BYTES = 1 << 28
-LIBRARIES = ("keras", "numpy", "openvino", "penult", "pillow", "simplejpeg", "tensorflow")  # that decode or compute
+LIBRARIES = ("keras", "numpy", "openvino", "penult", "pillow", "simplejpeg", "tensorflow")  # they decode or compute
 
-# Length of the difference as a share of the vector's own. At small ones it is sqrt(2 (1 - cosine)), and it sees a
-# change of scale too. In f32, engines differ by 2e-6, and half a grey level in the normalisation is 2e-3, though its
-# cosine is 0.999998. In bf16 rounding alone is 0.04 to 0.12 against f32 (cosine 0.9993 to 0.993), and what another
-# processor rounds may be as far.
+# Length of the difference as a share of the vector's own length. If small, it is about sqrt(2 (1 - cosine)), and it
+# also shows a change of scale. In f32, engines differ by 2e-6; half a grey level in the normalisation gives 2e-3, at
+# cosine 0.999998. In bf16, rounding alone gives 0.04 to 0.12 against f32 (cosine 0.9993 to 0.993), and the rounding of
+# another processor may differ as much.
 MAX_DEVIATION = {"f32": 1e-3, "bf16": 0.2}
 
 
@@ -35,7 +35,7 @@ def _versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """As the system calls it."""
+    """Return the processor's name, as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -46,12 +46,12 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class Canary:
-    """What a feature set gives for built-in pictures, and where that was computed.
+    """Vectors of the built-in pictures, and the libraries and processor that computed them.
 
     Attributes:
         vectors: float32 (d,) by the name of the picture.
-        versions: of the libraries, by name.
-        processor: its name.
+        versions: versions of the libraries, by name.
+        processor: name of the processor.
     """
 
     vectors: dict[str, np.ndarray]
@@ -60,21 +60,21 @@ class Canary:
 
 
 def read(table: Path) -> Canary | None:
-    """The canary of a feature set; None where there is none, as in the stores of older versions.
+    """Return the canary of a feature set; None if it has none, as in stores of older versions.
 
     Args:
         table: the folder of the set.
 
     Raises:
-        StoreCorrupt: it is damaged, or another set's.
-        FormatError: a newer penult wrote it.
+        StoreCorrupt: the canary is damaged, or another set's.
+        FormatError: a newer penult wrote the canary.
     """
     path = table / layout.CANARY
     try:
         path.stat()
     except FileNotFoundError:
         return None
-    except OSError as error:  # a link to itself, for one
+    except OSError as error:  # for example a link to itself
         raise StoreCorrupt(f"Expected: a canary at {path}. Got: {error.strerror}.") from error
     told = read_sealed(path, required=True, limit=MAX_BYTES)
     if type(told.get("format")) is int and told["format"] > FORMAT:
@@ -89,10 +89,10 @@ def read(table: Path) -> Canary | None:
 
 
 def write(table: Path, canary: Canary) -> None:
-    """Replace the canary of a feature set, atomically and durably; the store's lock is held.
+    """Replace the canary of a feature set, atomically and durably; the store's lock must be held.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     vectors = {name: base64.b64encode(v.astype("<f4").tobytes()).decode() for name, v in canary.vectors.items()}
     told = {"set": table.stem, "format": FORMAT, "processor": canary.processor, "versions": canary.versions}
@@ -100,20 +100,20 @@ def write(table: Path, canary: Canary) -> None:
 
 
 def compare(feature_set: str, then: Canary, now: Canary, precision: str) -> None:
-    """Compare the canary that a set keeps with that of today.
+    """Compare the canary that a set keeps with one computed now.
 
     Args:
-        feature_set: its name, for the error.
-        then, now: with the vectors of the same pictures.
-        precision: of the forward pass, a key of ``MAX_DEVIATION``.
+        feature_set: name of the set, for the error.
+        then, now: the kept canary and the new one, with vectors of the same pictures.
+        precision: precision of the forward pass, a key of ``MAX_DEVIATION``.
 
     Raises:
-        SpecMismatch: a vector is further from what it was than ``MAX_DEVIATION``.
+        SpecMismatch: a vector deviates from the kept one by more than ``MAX_DEVIATION``.
     """
     limit, off = MAX_DEVIATION[precision], []
     for name, vector in then.vectors.items():
         got = now.vectors.get(name, np.empty(0, np.float32))
-        if not deviation(vector, got) <= limit:  # also where it is NaN
+        if not deviation(vector, got) <= limit:  # also true for NaN
             off.append(f"{name} {described(vector, got)}")
     if off:
         raise SpecMismatch(
@@ -123,7 +123,7 @@ def compare(feature_set: str, then: Canary, now: Canary, precision: str) -> None
 
 
 def deviation(then: np.ndarray, now: np.ndarray) -> float:
-    """Length of the difference of two vectors (d,) as a share of the first's length; 0 where both are zeros."""
+    """Return the length of the difference of two vectors (d,) as a share of the first's length; 0 if both are zeros."""
     if then.shape != now.shape:
         return float("inf")
     a, b = then.astype(np.float64), now.astype(np.float64)
@@ -132,7 +132,7 @@ def deviation(then: np.ndarray, now: np.ndarray) -> float:
 
 
 def described(then: np.ndarray, now: np.ndarray) -> str:
-    """How far a vector is from what it was, for people."""
+    """Return how far a vector is from what it was, as a phrase for an error."""
     if then.shape != now.shape:
         return f"of {len(now)} numbers instead of {len(then)}"
     a, b = then.astype(np.float64), now.astype(np.float64)
@@ -142,7 +142,7 @@ def described(then: np.ndarray, now: np.ndarray) -> str:
 
 
 def changes(then: Canary, now: Canary) -> str:
-    """What differs between two environments and what to do about it: the end of a sentence."""
+    """Return the end of a sentence: what differs between two environments and what to do about it."""
     differ = [
         f"{name} {now.versions[name]} instead of {version}"
         for name, version in sorted(then.versions.items())

@@ -18,26 +18,26 @@ from featurestore.spec import FeatureSpec
 from featurestore.splits import FOLDS, SPLITS, Split, assign, check_name, place
 
 AT_A_TIME = 65_536  # rows that are Python objects
-AMBIGUOUS = "ambiguous label"  # why images are left out
-EXAMPLES = 2  # of images that are left out
+AMBIGUOUS = "ambiguous label"  # a reason why contents are left out
+EXAMPLES = 2  # uris shown of contents that are left out
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The labelled features of one feature set, one row a unique image content, ordered by content.
+    """The labelled features of one feature set, one row per unique content, ordered by content.
 
     Attributes:
         feature_set: name of the set in the store.
-        fingerprint: of the set's FeatureSpec; a head keeps it and refuses any other.
+        fingerprint: fingerprint of the set's FeatureSpec; a head keeps it and refuses features with another one.
         X: float32 (n, d), the stored vectors.
         y: str (n,), class labels.
         keys: S32 (n,), sha256 of the image's bytes.
-        uris: str of variable width (n,), one place where the image was seen.
+        uris: str of variable width (n,), one image with this content.
         splits: str (n,), each "train", "val" or "test".
-        excluded: why labelled contents are not here, with counts.
-        ambiguous_uris: two examples of those with an ambiguous label.
-        groups: str (n,), images of one group stay together in every split and fold; None, each is its own.
-        stored: the vectors, where they are not in memory; X is then (n, 0).
+        excluded: number of labelled contents that are left out, by reason.
+        ambiguous_uris: two example uris of contents with an ambiguous label.
+        groups: str (n,); rows of one group stay together in every split and fold. None: each row is its own group.
+        stored: the vectors if they are not in memory; X is then (n, 0).
     """
 
     feature_set: str
@@ -54,12 +54,12 @@ class Dataset:
 
     @property
     def ids(self) -> np.ndarray:
-        """Str (n,), sha256 of the image's bytes in hex."""
+        """Sha256 of the image's bytes in hex, str (n,)."""
         return hex_ids(self.keys)
 
     @property
     def width(self) -> int:
-        """Of the vectors."""
+        """Width of the vectors."""
         return self.X.shape[1] if self.stored is None else self.stored.width
 
     def read(self) -> Dataset:
@@ -89,12 +89,12 @@ class Dataset:
         )
 
     def folds(self, k: int) -> np.ndarray:
-        """The fold of each row, int (n,) in 0..k-1: a hash of the image's content or of its group, and nothing else."""
+        """Return the fold of each row, int (n,) in 0..k-1: a hash of its group, else of its content, decides."""
         names = (key.hex() for key in _raw(self.keys)) if self.groups is None else iter(self.groups)
         return np.fromiter((int(place(name.encode(), FOLDS) * k) for name in names), int, len(self))
 
     def with_views(self, X: np.ndarray, rows: np.ndarray) -> Dataset:
-        """Return these rows and after them other vectors ``X`` (m, d) of the images ``rows`` int (m,)."""
+        """Return these rows, followed by other vectors ``X`` (m, d) of the rows with numbers ``rows``, int (m,)."""
         every = np.concatenate([np.arange(len(self)), rows])
         return replace(self.take(every), X=np.concatenate([self.X, X]))
 
@@ -107,12 +107,12 @@ class LabelledContents:
     """Unique contents with their labels, sorted by key: a dataset before its vectors are read.
 
     Attributes:
-        keys: S32 (n,).
+        keys: S32 (n,), sha256 of the image's bytes.
         rows: n rows of labels: label, uri and group.
-        given: object (n,), str or None.
-        ambiguous: S32 (k,), contents left out because copies labelled by one run carry different labels.
-        differing: S32 (m,), contents whose copies carry different labels, the ambiguous ones among them.
-        ambiguous_uris: two examples of copies of the ambiguous ones.
+        given: object (n,), the split that the corpus names, or None.
+        ambiguous: S32 (k,), contents left out because one run gave their copies different labels.
+        differing: S32 (m,), contents whose copies have different labels, including the ambiguous ones.
+        ambiguous_uris: two example uris of ambiguous contents.
     """
 
     keys: np.ndarray
@@ -124,15 +124,15 @@ class LabelledContents:
 
 
 def labelled_contents(catalog: pa.Table, labels: pa.Table) -> LabelledContents:
-    """Join labels to the catalog and keep one row a content.
+    """Join labels to the catalog and keep one row per content.
 
-    Where copies of a content carry different labels, what people said of one counts, else the newest run's label;
-    copies labelled differently by one run are ambiguous and left out. Of given splits, test wins over val over train,
-    so that nothing that is tested on is trained on.
+    If copies of a content have different labels, a label given by people counts, else the label of the newest run. If
+    one run gave the copies different labels, the content is ambiguous and left out. If copies are given different
+    splits, test wins over val, and val over train, so that no test image is trained on.
 
     Args:
         catalog: uri and sha256 of the images that could be read.
-        labels: of one label set, see ``labels.effective``.
+        labels: the labels of one label set, see ``labels.effective``.
     """
     at = pc.index_in(labels.column("uri"), value_set=catalog.column("uri"))
     known = pc.and_(at.is_valid(), labels.column("label").is_valid())
@@ -175,12 +175,12 @@ def assemble(
     """Split labelled contents and join them to their vectors.
 
     Args:
-        contents: n of them.
+        contents: n labelled contents.
         X: float32 (n, d), in the order of the contents.
         found: bool (n,), which of them have a vector.
-        spec: of the vectors.
-        split: how to split the contents that no source places.
-        stored: the vectors, where X is only (n, 0).
+        spec: the spec of the vectors.
+        split: how to split the contents that have no given split.
+        stored: the vectors, if X is only (n, 0).
     """
     groups = contents.rows.column("group")
     places = (
@@ -205,7 +205,7 @@ def assemble(
 
 
 def _together(groups: pa.ChunkedArray, keys: np.ndarray) -> np.ndarray | None:
-    """What keeps a row's place in splits and folds with others': its group, or else its content."""
+    """Return per row what keeps rows together: its group, or else its content; None if no row has a group."""
     if groups.null_count == len(groups):
         return None
     named = zip(_values(groups), _raw(keys), strict=True)
@@ -213,12 +213,12 @@ def _together(groups: pa.ChunkedArray, keys: np.ndarray) -> np.ndarray | None:
 
 
 def hex_ids(keys: np.ndarray) -> np.ndarray:
-    """S32 (n,) → U64 (n,), in hex."""
+    """Convert digests to hex: S32 (n,) → U64 (n,)."""
     return np.frombuffer(binascii.hexlify(keys.tobytes()), f"S{2 * KEY_BYTES}").astype(f"U{2 * KEY_BYTES}")
 
 
 def _raw(keys: np.ndarray) -> Iterator[bytes]:
-    """S32 (n,) → whole digests; numpy would drop a digest's trailing zero bytes."""
+    """Yield whole digests of S32 (n,); numpy would drop a digest's trailing zero bytes."""
     data = keys.tobytes()
     return (data[i : i + KEY_BYTES] for i in range(0, len(data), KEY_BYTES))
 
@@ -228,20 +228,20 @@ def _codes(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _varies(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Bool, one a content: whether its rows have more than one code."""
+    """Return per content whether its rows have more than one code, bool."""
     if not len(starts):
         return np.zeros(0, bool)
     return np.minimum.reduceat(codes, starts) != np.maximum.reduceat(codes, starts)
 
 
 def _values(column: pa.ChunkedArray) -> Iterator[Any]:
-    """A column's values, some at a time: a Python object costs several times what it says."""
+    """Yield a column's values, converted in pieces: a Python object takes several times the memory of its value."""
     for start in range(0, len(column), AT_A_TIME):
         yield from column.slice(start, AT_A_TIME).to_pylist()
 
 
 def _texts(values: Iterator[str], n: int) -> np.ndarray:
-    """Str of variable width (n,): one long text does not make the others as long."""
+    """Return str of variable width (n,), so that one long text does not make the others as wide."""
     texts = np.empty(n, np.dtypes.StringDType())
     for start in range(0, n, AT_A_TIME):
         texts[start : start + AT_A_TIME] = list(islice(values, AT_A_TIME))
@@ -249,6 +249,6 @@ def _texts(values: Iterator[str], n: int) -> np.ndarray:
 
 
 def _names(column: pa.ChunkedArray) -> np.ndarray:
-    """Str (n,) of a column of few different ones."""
+    """Return a column with few different values as str (n,)."""
     coded = column.combine_chunks().dictionary_encode()
     return np.array(coded.dictionary.to_pylist(), str)[coded.indices.to_numpy()]

@@ -1,10 +1,10 @@
-"""Every error penult raises on purpose.
+"""All errors that penult raises on purpose.
 
 PenultError                 exit 1   one sentence: what is wrong and what to do next
 ├── UsageError              exit 2   options that contradict one another or name nothing
 ├── SourceError                      a corpus that cannot be listed or a manifest that cannot be read
-│   └── NoPictures                   a corpus without a single picture
-├── ImageError                       one picture that cannot be decoded; becomes a catalog row, never an exit
+│   └── NoPictures                   a corpus without a single image
+├── ImageError                       one image that cannot be decoded; becomes a catalog row, never an exit
 ├── BackboneError                    weights that are missing or not the pinned ones
 ├── EngineError                      an engine or a precision this machine cannot run
 ├── StoreError                       the feature store
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 
 class PenultError(Exception):
-    """Base of all errors raised on purpose; ``str(error)`` is one sentence for people."""
+    """Base of all errors raised on purpose; ``str(error)`` is one sentence for users."""
 
     exit_code = 1
 
@@ -41,11 +41,11 @@ class SourceError(PenultError):
 
 
 class NoPictures(SourceError):
-    """A corpus without a single picture."""
+    """A corpus without a single image."""
 
 
 class ImageError(PenultError):
-    """One picture that cannot be decoded or embedded; ``error_type`` is a short stable word for counting.
+    """One image that cannot be decoded or embedded; ``error_type`` is a short stable word for counting.
 
     The words: ``empty``, ``not_an_image``, ``truncated``, ``corrupt``, ``too_large``,
     ``unsupported``, ``vanished``, ``unreadable``, ``overflow``.
@@ -68,7 +68,7 @@ class EngineError(PenultError):
 
 
 class StoreError(PenultError):
-    """Something about the feature store."""
+    """Base of the errors of the feature store."""
 
 
 class StoreNotFound(StoreError):
@@ -82,7 +82,7 @@ class StoreLocked(StoreError):
 
 
 class StoreCorrupt(StoreError):
-    """A checksum, version or file that is not what was committed; its sentence ends with what to do."""
+    """A checksum, version or file that is not what was committed; the message ends with what to do."""
 
     def __str__(self) -> str:
         said = super().__str__()
@@ -92,7 +92,7 @@ class StoreCorrupt(StoreError):
 
 
 class FormatError(StoreError):
-    """Written by a newer penult."""
+    """A store, or a part of it, that a newer penult wrote."""
 
 
 class SpecMismatch(StoreError):

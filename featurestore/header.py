@@ -1,4 +1,4 @@
-"""``penult.json``: what the store is, and the version and rows that each table had after the last commit."""
+"""The header ``penult.json``: the store's format version, and each table's version and rows after the last commit."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from featurestore.runs import utc_now
 from featurestore.storage.files import SEAL, read_json, read_sealed, sealed, write_sealed
 from featurestore.storage.table import Table
 
-FORMAT_VERSION = 2  # 2: labels have sources; 1 is read, and brought up by the first run that has something to say
+FORMAT_VERSION = 2  # 2: labels have sources; 1 is read, and upgraded by the first run that writes
 READABLE = (1, 2)
 
 
 def create(store: Path, unknown_origin: bool = False) -> None:
-    """Write the header of a store; ``unknown_origin``: it may hold images of which no row says who listed them."""
+    """Write the header of a new store; ``unknown_origin``: the store may hold images whose source no row names."""
     told = {"format_version": FORMAT_VERSION, "created": utc_now(), "tables": {}}
     write_sealed(layout.header(store), told | ({"unknown_origin": True} if unknown_origin else {}))
 
 
 def bring_up(store: Path) -> None:
-    """Make the store one of this format version, which older penults refuse to open."""
+    """Upgrade the header to this format version; an older penult then refuses to open the store."""
     told = read(store)
     if told["format_version"] != FORMAT_VERSION:
         write_sealed(layout.header(store), told | {"format_version": FORMAT_VERSION, "unknown_origin": True})
 
 
 def read(store: Path) -> dict[str, Any]:
-    """The header of a store.
+    """Return the header of a store.
 
     Raises:
-        StoreNotFound: the folder is no store.
-        FormatError: it was written by a newer penult.
-        StoreCorrupt: it is damaged.
+        StoreNotFound: the folder is not a store.
+        FormatError: a newer penult wrote the store.
+        StoreCorrupt: the header is damaged.
     """
     path = layout.header(store)
     if not path.is_file():
@@ -43,7 +43,7 @@ def read(store: Path) -> dict[str, Any]:
     told = read_json(path)
     if not isinstance(told, dict) or "tables" not in told or type(told.get("format_version")) is not int:
         raise StoreCorrupt(f"Expected in {path}: format_version and tables. Got: {str(told)[:80]}.")
-    if told["format_version"] not in READABLE:  # before the seal, which a newer penult may make otherwise
+    if told["format_version"] not in READABLE:  # before the seal, which a newer penult may compute otherwise
         for version in READABLE:
             ours = {name: value for name, value in told.items() if name != SEAL} | {"format_version": version}
             if told.get(SEAL) == sealed(ours)[SEAL]:
@@ -64,10 +64,10 @@ def read(store: Path) -> dict[str, Any]:
 
 
 def check(store: Path) -> None:
-    """Compare the tables with what the header says of them.
+    """Compare the tables with the versions and rows in the header.
 
     Raises:
-        StoreCorrupt: one is missing, older or shorter; and see ``read``.
+        StoreCorrupt: a table is missing or older, or has other rows at the same version; also see ``read``.
     """
     for name, last in read(store)["tables"].items():
         table = Table(store / name)
@@ -82,7 +82,7 @@ def check(store: Path) -> None:
 
 
 def remember(store: Path, tables: Iterable[Table], last_set: str | None = None, last_run: str | None = None) -> None:
-    """Note the versions of tables, so that one that is lost later is noticed; the set and the run written last."""
+    """Note the state of tables, so that a later loss is noticed, and the set and run that were written last."""
     told = read(store)
     if last_set:
         told["last_set"] = last_set

@@ -1,10 +1,10 @@
-"""A run's journal: the plan, and for each finished shard what it wrote.
+"""The journal of a run: its plan, and an entry for each finished shard that says what the shard wrote.
 
-``staging/<run>/`` is a redo log. A shard is finished the moment its entry is linked into place; everything an
-entry names was flushed before. If the run dies, the next writer commits the finished shards from here.
+``staging/<run>/`` is a redo log. A shard is finished at the moment when its entry is linked into place; all files that
+the entry names were flushed before. If the run dies, the next writer commits the finished shards from the journal.
 
-By then it may be damaged: ``run.json`` and the entries are sealed and hold the SHA-256 of every other file. What does
-not match counts as never written, and ``damaged`` names it.
+The journal may be damaged by then. ``run.json`` and the entries are sealed, and hold the SHA-256 of every other file. A
+file that does not match counts as never written; ``damaged`` lists such files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from featurestore.storage.files import (
     writing,
 )
 
-PROGRESS_BYTES = 20  # of a number
+PROGRESS_BYTES = 20  # longest number in a progress file
 
 PLAN = pa.schema(
     [
@@ -47,14 +47,14 @@ PLAN = pa.schema(
         pa.field("size", pa.int64(), nullable=False),
         pa.field("mtime_ns", pa.int64(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
-        pa.field("replaces", pa.bool_(), nullable=False),  # the catalog has a row of this uri
+        pa.field("replaces", pa.bool_(), nullable=False),  # the catalog has a row with this uri
     ]
 )
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What one finished shard wrote; its file in the journal is the acknowledgement."""
+    """What one finished shard wrote; a shard is finished once its entry is a file in the journal."""
 
     shard: int
     fragments: list[str]  # of the feature set, as JSON
@@ -63,7 +63,7 @@ class ShardEntry:
     deduplicated: int
     failures: dict[str, int]
     seconds: dict[str, float]
-    rows_sha256: str | None = None  # of the rows file, noted by ``finish``; older journals have none
+    rows_sha256: str | None = None  # of the rows file, added by ``finish``; older journals have none
 
 
 class Staging:
@@ -75,10 +75,10 @@ class Staging:
         self._shards = self.folder / layout.SHARDS
 
     def begin(self, feature_set: str) -> None:
-        """Make the folder and note the feature set that the run writes to.
+        """Create the journal's folder and note the feature set that the run writes to.
 
         Raises:
-            StoreError: it cannot be made.
+            StoreError: the folder cannot be created.
         """
         _check_root(self.folder.parent)
         with writing(self._shards):
@@ -89,13 +89,13 @@ class Staging:
 
     @property
     def feature_set(self) -> str | None:
-        """The set that the run writes to; None if it died before saying so, or if that is damaged."""
+        """The feature set that the run writes to; None if ``run.json`` is missing or damaged."""
         told = self._told()
         return None if told is None else told["feature_set"]
 
     @contextmanager
     def writer(self, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatchFileWriter]:
-        """Write ``<name>.arrow`` batch by batch; it appears whole, when the block ends, and then counts."""
+        """Write ``<name>.arrow`` batch by batch; the complete file appears when the block ends."""
         path = self.folder / f"{name}.arrow"
         temporary = path.with_suffix(".tmp")
         with writing(temporary):
@@ -109,7 +109,7 @@ class Staging:
         write_sealed(self.folder / layout.RECORD, told)
 
     def shard_plan(self, shard: int) -> pa.RecordBatch:
-        """The planned files of one shard.
+        """Return the planned images of one shard.
 
         Raises:
             StoreCorrupt: the plan is damaged.
@@ -119,7 +119,7 @@ class Staging:
             return pa.ipc.open_file(source).get_batch(shard)
 
     def finish(self, entry: ShardEntry, rows: Iterable[pa.RecordBatch]) -> ShardEntry:
-        """Write the catalog rows, then the entry. The first to finish a shard wins; return its entry."""
+        """Write the catalog rows, then the entry; return the entry of whoever finished this shard first."""
         rows_path, path = self._shards / entry.rows_file, self._entry_path(entry.shard)
         temporary = self._shards / f".{entry.shard}.{secrets.token_hex(4)}.tmp"
         with writing(rows_path), pa.ipc.new_file(rows_path, CATALOG) as writer:
@@ -140,19 +140,19 @@ class Staging:
         return self._whole(self._entry(path))
 
     def entry(self, shard: int) -> ShardEntry | None:
-        """The entry of a finished shard; None if it is not finished, or damaged."""
+        """Return the entry of a finished shard; None if the shard is not finished or its entry is damaged."""
         try:
             return self._whole(self._entry(self._entry_path(shard)))
         except StoreCorrupt:
             return None
 
     def entries(self) -> Iterator[ShardEntry]:
-        """All finished shards, by number, less those that are damaged."""
+        """Yield the entries of all finished shards in order of shard number, without the damaged ones."""
         numbers = {int(path.stem) for path in self._entry_paths() if path.stem.isdecimal()}
         yield from filter(None, map(self.entry, sorted(numbers)))
 
     def damaged(self) -> list[Path]:
-        """Files of the journal that are not what a run has written, or not there any more."""
+        """Return the files of the journal that are missing or are not what the run wrote."""
         if self._told() is None:
             return [self.folder / layout.RECORD] if os.path.lexists(self.folder / layout.RECORD) else []
         wrong = []
@@ -171,16 +171,16 @@ class Staging:
         return wrong
 
     def holds_rows(self) -> bool:
-        """Whether a commit of it would add anything."""
+        """Return whether committing this journal would add rows."""
         return next(self.entries(), None) is not None or next(self.label_rows(), None) is not None
 
     def catalog_rows(self) -> Iterator[pa.RecordBatch]:
-        """The catalog rows of all finished shards."""
+        """Yield the catalog rows of all finished shards."""
         for entry in self.entries():
             yield from _batches(self._shards / entry.rows_file)
 
     def label_rows(self) -> Iterator[pa.RecordBatch]:
-        """The planned label rows, in the schema LABELS; none if the plan did not end, or if they are damaged."""
+        """Yield the planned label rows (schema LABELS); none if planning did not end or the file is damaged."""
         try:
             path = self._noted(layout.PLANNED_LABELS, LABELS)
         except StoreCorrupt:
@@ -188,7 +188,7 @@ class Staging:
         yield from map(with_origin, _batches(path)) if path else ()
 
     def replaced_uris(self) -> pa.ChunkedArray:
-        """Uris of finished shards that had a catalog row before; if the plan is damaged, all uris of those shards."""
+        """Return the uris of finished shards that had a catalog row before; all uris, if the plan is damaged."""
         try:
             self._noted(layout.PLAN, PLAN)
             plans = [self.shard_plan(entry.shard) for entry in self.entries()]
@@ -198,14 +198,14 @@ class Staging:
         return pa.chunked_array(parts, pa.string())
 
     def note_progress(self, shard: int, images: int) -> None:
-        """Say how many images of a running shard are done; lost without harm."""
+        """Note how many images of a running shard are done; losing this does no harm."""
         path = self._shards / f"{shard}.progress"
         with suppress(OSError):
             path.with_suffix(".tmp").write_text(str(images), encoding="utf-8")
             path.with_suffix(".tmp").replace(path)
 
     def progress(self) -> int:
-        """Images done so far over all shards, as far as the workers have said."""
+        """Return the number of images done so far in all shards, as the workers noted it."""
         images = 0
         for path in self._shards.glob("*.progress"):
             with suppress(StoreError, ValueError):
@@ -213,17 +213,17 @@ class Staging:
         return images
 
     def remove(self) -> None:
-        """Forget the journal, after the commit; never what a link in its place leads to."""
+        """Delete the journal after the commit; never follow a link in its place."""
         if not (self.folder.is_symlink() or self.folder.parent.is_symlink()):
-            with writing(self.folder):  # first: without it, what is left counts for nothing
-                if not (self.folder / layout.RECORD).is_dir():  # which nobody reads
+            with writing(self.folder):  # first: without run.json, the remaining files are ignored
+                if not (self.folder / layout.RECORD).is_dir():  # a folder of this name is never read
                     (self.folder / layout.RECORD).unlink(missing_ok=True)
             if self.folder.is_dir():
-                fsync(self.folder)  # or a power cut brings it back, to be committed over what came later
+                fsync(self.folder)  # else run.json could return after a power cut and be committed over later runs
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _told(self) -> dict[str, Any] | None:
-        """What ``run.json`` says; None if it is not there, damaged, or another run's."""
+        """Return the content of ``run.json``; None if it is missing, damaged or another run's."""
         try:
             told = read_sealed(self.folder / layout.RECORD)
         except StoreCorrupt:
@@ -233,10 +233,10 @@ class Staging:
         return told if good else None
 
     def _noted(self, name: str, schema: pa.Schema) -> Path | None:
-        """One of the files that the driver writes, checked; None if it was not finished.
+        """Return the path of a file that the driver wrote, once it is checked; None if it was not finished.
 
         Raises:
-            StoreCorrupt: it is not what was written.
+            StoreCorrupt: the file is not what was written.
         """
         path, told = self.folder / name, self._told()
         if told is None:
@@ -248,17 +248,17 @@ class Staging:
         return path
 
     def _entry_paths(self) -> list[Path]:
-        """What may be entries."""
+        """Return the files that may be entries."""
         return [path for path in listed(self._shards) if path.suffix == layout.JSON]
 
     def _entry_path(self, shard: int) -> Path:
         return self._shards / f"{shard}.json"
 
     def _entry(self, path: Path) -> ShardEntry:
-        """Read an entry; what it names is inside the journal and the feature set.
+        """Read an entry and check that the files it names lie inside the journal and the feature set.
 
         Raises:
-            StoreCorrupt: it is damaged.
+            StoreCorrupt: the entry is damaged.
         """
         told = read_sealed(path)
         try:
@@ -278,10 +278,10 @@ class Staging:
         return entry
 
     def _whole(self, entry: ShardEntry) -> ShardEntry:
-        """The entry, once its rows are checked.
+        """Return the entry, once its rows are checked.
 
         Raises:
-            StoreCorrupt: they are damaged.
+            StoreCorrupt: the rows are damaged.
         """
         self._check(self._shards / entry.rows_file, CATALOG, entry.rows_sha256)
         return entry
@@ -294,16 +294,16 @@ class Staging:
             for batch in _batches(path):
                 batch.validate(full=True)
                 own = "run_id" not in schema.names or pc.all(pc.equal(batch.column("run_id"), self.run_id)).as_py()
-                known = (schema, LABELS_V1) if schema == LABELS else (schema,)  # the run may be an older penult's
+                known = (schema, LABELS_V1) if schema == LABELS else (schema,)  # an older penult may have written it
                 if batch.schema not in known or not own:
                     raise StoreCorrupt(f"Expected in {path}: rows of run {self.run_id}. Got: others.")
 
 
 def pending(store: Path) -> list[Staging]:
-    """Journals that a dead run has left, oldest first; whatever else lies there is left alone.
+    """Return the journals that dead runs left, oldest first; other files in that folder are ignored.
 
     Raises:
-        StoreCorrupt: the folder of journals is a link to another one.
+        StoreCorrupt: the folder of journals is a link to another folder.
     """
     root = store / layout.JOURNALS
     _check_root(root)
@@ -325,7 +325,7 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 @contextmanager
 def _arrow_errors(path: Path) -> Iterator[None]:
-    """Turn what Arrow raises on a damaged file into an error for people."""
+    """Turn what Arrow raises on a damaged file into a StoreError for users."""
     try:
         yield
     except PermissionError as error:
@@ -339,7 +339,7 @@ def _is_count(value: object) -> bool:
 
 
 def _stays_inside(fragment: str) -> bool:
-    """Whether a fragment, as JSON, names its files by plain names: those lie in the data folder of its own table."""
+    """Return whether a fragment (JSON) names its files by plain names, so that they lie in its own table's folder."""
     inside = True
 
     def look(pairs: list[tuple[str, Any]]) -> None:

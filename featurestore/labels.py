@@ -1,14 +1,14 @@
-"""What is said of images: by the sources that list them, and over it by people.
+"""The rows of ``labels.lance``: labels, splits and groups of images, given by sources and by people.
 
-A row of ``labels.lance`` is one statement: about one image, in one label set, by one source or by people. The row of a
-source also says that the source lists the image. When a later listing lacks it, the row stays, with ``listed`` false
-and without a label, so that membership has a history and each step of it has a run.
+A row is one statement about one image in one label set, made by one source or by people. A source's row also says that
+the source lists the image. If a later listing lacks the image, its row stays, with ``listed`` false and without a
+label, and with the id of the run that noticed. This keeps a history of which images a source listed.
 
-Label, split and group are separate. Of each, what people said counts, else the newest statement of a source that lists
-the image and names one. Newest is the order of run ids, which grow from commit to commit.
+Label, split and group are decided separately. For each, the value that people gave counts. If people gave none, the
+newest value of a source that lists the image counts. Newest means the highest run id: ids grow from commit to commit.
 
-Format version 1 had no sources: its rows are people's where a run of the kind ``label`` wrote them. The origin of the
-others is unknown until their source is listed again.
+Format version 1 had no sources. Its rows are people's if a run of the kind ``label`` wrote them. The source of its
+other rows is unknown until that source is listed again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from featurestore.limits import check_label_set
 from featurestore.schema import LABELS, LABELS_V1
 from featurestore.storage.table import Replaced
 
-PEOPLE = ""  # the source of what people said
+PEOPLE = ""  # the source of rows that people gave
 COLUMNS = ("label", "split", "group")
-LISTED, REMOVED, ELSEWHERE = 2, 3, 4  # states of a source's image: listed, no longer, listed in another label set only
+LISTED, REMOVED, ELSEWHERE = 2, 3, 4  # states: listed, no longer listed, listed in other label sets only
 
 OF_UNKNOWN_ORIGIN_V1 = "run_id NOT LIKE '%-label-%'"
 OF_UNKNOWN_ORIGIN = f"(source IS NULL AND listed IS NULL AND {OF_UNKNOWN_ORIGIN_V1})"
@@ -38,17 +38,17 @@ LISTING = f"(listed = true OR {OF_UNKNOWN_ORIGIN})"
 
 
 def in_label_set(name: str) -> str:
-    """The SQL condition for the rows of a label set.
+    """Return the SQL condition for the rows of a label set.
 
     Raises:
-        UsageError: no label set may be called so.
+        UsageError: the name is not allowed for a label set.
     """
     check_label_set(name)
     return f"label_set = '{name}'"
 
 
 def said_by(source: str | None) -> str:
-    """The SQL condition for the rows of a source, of PEOPLE, or of an unknown origin (None)."""
+    """Return the SQL condition for the rows of a source, of PEOPLE, or of an unknown source (None)."""
     if source is None:
         return OF_UNKNOWN_ORIGIN
     return BY_PEOPLE if source == PEOPLE else f"source = '{source.replace(chr(39), chr(39) * 2)}'"
@@ -57,12 +57,12 @@ def said_by(source: str | None) -> str:
 def statements(
     uris: Iterable[str], said: Iterable[tuple[str | None, ...]], label_set: str, source: str, run_id: str
 ) -> pa.RecordBatch:
-    """Rows (schema LABELS) of a source that lists images, or of PEOPLE.
+    """Return label rows (schema LABELS) of a source that lists images, or of PEOPLE.
 
     Args:
         uris: n images.
-        said: n times label, split and group.
-        label_set, source, run_id: of all rows.
+        said: n tuples of label, split and group.
+        label_set, source, run_id: the same for all rows.
     """
     uris = list(uris)
     columns = [[*column] for column in zip(*said, strict=True)] or [[], [], []]
@@ -72,14 +72,14 @@ def statements(
 
 
 def removals(rows: pa.RecordBatch, run_id: str) -> pa.RecordBatch:
-    """Rows that say that images of ``rows`` (uri, label_set, source) are no longer listed."""
+    """Return rows that say that the images of ``rows`` (uri, label_set, source) are no longer listed."""
     n = rows.num_rows
     nothing, uris, sets, sources = [None] * n, *(rows.column(name) for name in ("uri", "label_set", "source"))
     return _batch([uris, nothing, nothing, nothing, sets, [run_id] * n, sources, [False] * n])
 
 
 def listed_by(source: str, rows: pa.Table) -> pa.Table:
-    """The same rows (schema LABELS) as a source's."""
+    """Return the same rows (schema LABELS) with this source, all of them listed."""
     n = len(rows)
     for name, values in (("source", pa.array([source] * n, pa.string())), ("listed", pa.array([True] * n, pa.bool_()))):
         rows = rows.set_column(rows.schema.get_field_index(name), LABELS.field(name), values)
@@ -87,7 +87,7 @@ def listed_by(source: str, rows: pa.Table) -> pa.Table:
 
 
 def unlabelled(catalog: pa.Table, said: pa.Table) -> pa.Table:
-    """Rows (schema LABELS) that say nothing, for images of the catalog (uri, run_id) that no row of ``said`` names."""
+    """Return empty rows (schema LABELS) for the images of the catalog (uri, run_id) that no row of ``said`` names."""
     rows = catalog.filter(pc.invert(pc.is_in(catalog.column("uri"), value_set=said.column("uri"))))
     rows = rows.append_column("label_set", pa.array(["default"] * len(rows), pa.string()))
     for name in COLUMNS:
@@ -96,7 +96,7 @@ def unlabelled(catalog: pa.Table, said: pa.Table) -> pa.Table:
 
 
 def with_origin(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
-    """Rows of any format version in the columns of LABELS."""
+    """Return rows of any format version with the columns of LABELS."""
     for field in LABELS:
         if field.name not in rows.schema.names and field.name not in LABELS_V1.names:
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
@@ -104,7 +104,7 @@ def with_origin(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
 
 
 def replaced_by(batches: Iterator[pa.RecordBatch]) -> list[Replaced]:
-    """The present rows that new ones take the place of: those of the same image, label set and source."""
+    """Return the stored rows that new rows replace: those of the same image, label set and source."""
     uris: dict[tuple[str, str | None], list[pa.Array]] = {}
     for batch in batches:
         for label_set in pc.unique(batch.column("label_set")).to_pylist():
@@ -119,7 +119,10 @@ def replaced_by(batches: Iterator[pa.RecordBatch]) -> list[Replaced]:
 
 
 def said_digests(rows: Iterable[tuple[str | None, ...]], names: dict[bytes, str | None]) -> np.ndarray:
-    """S16 (n,) of label, split and group: the first half is the label's own, which ``names`` learns to read."""
+    """Return one digest, S16 (n,), per label, split and group.
+
+    The first half is the digest of the label alone; ``names`` is given the label for each of these halves.
+    """
     seen: dict[tuple[str | None, ...], bytes] = {}
     digests = []
     for row in rows:
@@ -132,7 +135,7 @@ def said_digests(rows: Iterable[tuple[str | None, ...]], names: dict[bytes, str 
 
 
 def label_digest(said: bytes) -> bytes:
-    """The key in ``names`` of one of ``said_digests``; numpy drops a digest's trailing zeros, and so does this."""
+    """Return the key in ``names`` for one of ``said_digests``, without trailing zeros, which numpy drops too."""
     return said[:8].rstrip(b"\0")
 
 
@@ -142,14 +145,15 @@ def _parts(row: tuple[str | None, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def membership(batches: Iterable[pa.RecordBatch], label_set: str) -> tuple[Known, dict[bytes, str | None]]:
-    """What a source listed last and said of it: states LISTED, REMOVED or ELSEWHERE, by the digest of a uri.
+    """Return the images that a source listed last, with their labels.
 
     Args:
         batches: uri, label, split, group, label_set and listed of all rows of the source.
-        label_set: whose statements are the values; images that are listed in others only are ELSEWHERE.
+        label_set: the values come from its rows; images that are listed in other label sets only are ELSEWHERE.
 
     Returns:
-        What is known; and the labels by ``label_digest`` of its values.
+        A map from the digest of each uri to its value (see ``said_digests``) and its state, LISTED, REMOVED or
+        ELSEWHERE; and the labels by ``label_digest`` of the values.
     """
     names: dict[bytes, str | None] = {}
     own, others = [], []
@@ -160,7 +164,7 @@ def membership(batches: Iterable[pa.RecordBatch], label_set: str) -> tuple[Known
         said = zip(*(rows.column(name).to_pylist() for name in COLUMNS), strict=True)
         states = np.where(listed, LISTED, REMOVED).astype(np.uint8)
         digests = said_digests(said, names)
-        digests[~listed] = b""  # equal to nothing that is listed, and of no label
+        digests[~listed] = b""  # differs from the digest of every listed image, and stands for no label
         own.append((text_digests(rows.column("uri").to_pylist()), digests, states))
         there = batch.filter(pc.and_(pc.invert(here), pc.fill_null(batch.column("listed"), True)))
         uris = text_digests(there.column("uri").to_pylist())
@@ -169,9 +173,9 @@ def membership(batches: Iterable[pa.RecordBatch], label_set: str) -> tuple[Known
 
 
 def count_sources(scan: Callable[[list[str]], Iterable[pa.RecordBatch]]) -> dict[str | None, tuple[int, int]]:
-    """How many images each source lists, and how many it listed once, from the rows of all sources.
+    """Count the images that each source lists, and those it no longer lists, from the rows of all sources.
 
-    An image has a row per label set; only where there are several are images told apart, by the digests of their URIs.
+    An image has one row per label set. With one label set, rows are counted; with several, the digests of URIs.
     """
     sets = {name for batch in scan(["label_set"]) for name in pc.unique(batch.column(0)).to_pylist()}
     counts: dict[str | None, list[int]] = {}
@@ -195,17 +199,19 @@ def count_sources(scan: Callable[[list[str]], Iterable[pa.RecordBatch]]) -> dict
 
 
 def count_silent(rows: pa.RecordBatch | pa.Table) -> int:
-    """How many rows give no label, no split and no group."""
+    """Count the rows that give no label, no split and no group."""
     label, split, group = (pc.is_null(rows.column(name)) for name in COLUMNS)
     return int(pc.sum(pc.and_(pc.and_(label, split), group)).as_py() or 0)
 
 
 def effective(rows: pa.Table, origins: Collection[str | None]) -> pa.Table:
-    """One row per image, as it counts: uri, label, split, group, run_id and layer (1 where people gave the label).
+    """Return the values in effect, one row per image: uri, label, split, group, run_id and layer.
+
+    The layer is 1 where people gave the label, else 0.
 
     Args:
-        rows: of one label set, of images that are listed: uri, label, split, group, run_id; and source, where there
-            are several.
+        rows: uri, label, split, group, run_id of listed images in one label set; with the column source if there are
+            several sources.
         origins: the sources of the rows.
     """
     by_run = pc.match_substring(rows.column("run_id"), "-label-")
@@ -228,7 +234,7 @@ def effective(rows: pa.Table, origins: Collection[str | None]) -> pa.Table:
 
 
 def _equal(column: Any, value: str | None) -> Any:
-    """Bool, no nulls: where a column has a value, or none."""
+    """Return where a column equals a value, or is null if the value is None; bool, no nulls."""
     return pc.is_null(column) if value is None else pc.fill_null(pc.equal(column, value), False)
 
 

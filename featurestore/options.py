@@ -1,4 +1,4 @@
-"""What a field of a job's options says of itself, and amounts as people write them."""
+"""The class ``Option`` for fields that become options of the command line, and parsers of amounts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from featurestore.errors import UsageError
 
 AMOUNT = r"([0-9]+(?:\.[0-9]+)?)\s*"
-TIME_UNITS = {  # seconds: every way to write each; a month is none, it has no length
+TIME_UNITS = {  # seconds: all names of the unit; not months, whose length varies
     1: ("s", "sec", "secs", "second", "seconds"),
     60: ("m", "min", "mins", "minute", "minutes"),
     3600: ("h", "hr", "hrs", "hour", "hours"),
@@ -26,13 +26,13 @@ MAX_BYTES = 2**60
 
 @dataclass(frozen=True)
 class Option:
-    """Stands beside a field's type, in ``Annotated``, and makes the field an option of the command line.
+    """Makes a field an option of the command line; stands beside the field's type, in ``Annotated``.
 
     Attributes:
-        help: what it does, in one sentence.
-        flag: of the command line, where it is not the field's name.
-        parse: makes the value from its text, where the type alone does not say how; raises UsageError.
-        metavar: what the value is called in the help.
+        help: what the option does, in one sentence.
+        flag: the flag on the command line, if it is not the field's name.
+        parse: makes the value from its text, if the type alone does not say how; raises UsageError.
+        metavar: name of the value in the help text.
 
     Example:
         >>> from typing import Annotated
@@ -48,7 +48,7 @@ class Option:
 
 
 def share(text: str) -> float:
-    """0.1 or 10%, as a share below 1; ``text`` may be a number, the default."""
+    """Parse a share below 1, such as 0.1 or 10%; ``text`` may also be a number, the default."""
     digits = str(text).strip()
     in_percent = digits.endswith("%")
     try:
@@ -63,7 +63,7 @@ def share(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Seconds: 90, or amounts with units, such as 90s, 30min, 2 days or 2d12h."""
+    """Parse a time into seconds: 90, or amounts with units, such as 90s, 30min, 2 days or 2d12h."""
     written = str(text).strip()
     if re.fullmatch(AMOUNT, written):
         written += "s"
@@ -78,7 +78,7 @@ def seconds(text: str) -> float:
 
 
 def budget(text: str) -> float:
-    """Seconds, as ``seconds``, but not 0."""
+    """Parse a time into seconds, as ``seconds`` does, but refuse 0."""
     total = seconds(text)
     if not total:
         raise UsageError(f"Expected: a time above 0, such as 60s, 5m or 1h. Got: {text}.")
@@ -86,7 +86,7 @@ def budget(text: str) -> float:
 
 
 def memory(text: str) -> int:
-    """500MB, 4GB or 2GiB, in bytes."""
+    """Parse an amount of memory, such as 500MB, 4GB or 2GiB, into bytes."""
     found = re.fullmatch(rf"{AMOUNT}({'|'.join(BYTES)})", text.strip(), re.IGNORECASE)
     amount = float(found[1]) * BYTES[found[2].lower()] if found else 0.0
     if not 1 <= amount <= MAX_BYTES:
@@ -95,7 +95,7 @@ def memory(text: str) -> int:
 
 
 def whole_numbers(expected: str, text: str) -> tuple[int, ...]:
-    """1,5,10, as numbers; ``expected`` says in an error what they are."""
+    """Parse numbers such as 1,5,10; in an error, ``expected`` says what they are."""
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Vectors that stay in the store: what does not fit in memory is read anew, in pieces, as often as it is needed."""
+"""Vectors that stay in the store because they do not fit in memory: each pass reads them again, in pieces."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from featurestore.schema import vectors_of
 
 @dataclass(frozen=True)
 class StoredVectors:
-    """n vectors of one feature set, at one version of it.
+    """n vectors of one feature set, at one version of the set.
 
     Attributes:
-        scan: starts a pass over the set: checked batches, always in the same order.
-        numbers: int64 (m,), for each row that a pass gives which of the n vectors it is, or -1.
-        n, width: their shape.
-        memory_limit: bytes that whoever works with them should stay within.
+        scan: starts a pass over the set; yields checked batches, always in the same order.
+        numbers: int64 (m,), for each row of a pass the number of its vector, or -1 if it is not one of the n.
+        n, width: number of vectors, and their width.
+        memory_limit: bytes of memory that code working with the vectors should use at most.
     """
 
     scan: Callable[[], Iterator[pa.RecordBatch]]
@@ -30,11 +30,11 @@ class StoredVectors:
 
     @property
     def order(self) -> np.ndarray:
-        """Int64 (n,): which vectors a pass gives, in its order."""
+        """Numbers of the vectors in the order in which a pass yields them, int64 (n,)."""
         return self.numbers[self.numbers >= 0]
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """One pass: vectors (b, width) in the stored dtype, in the order that ``order`` says."""
+        """Yield the vectors in one pass, in the order of ``order``: (b, width), in the stored dtype."""
         start = 0
         for batch in self.scan():
             wanted = self.numbers[start : start + batch.num_rows] >= 0
@@ -44,14 +44,14 @@ class StoredVectors:
                 yield vectors if wanted.all() else vectors[wanted]
 
     def take(self, rows: np.ndarray) -> StoredVectors:
-        """Some of them, by number (each once) or mask."""
+        """Return some of the vectors, by number (each once) or mask."""
         rows = np.arange(self.n)[rows]
-        numbers = np.full(self.n + 1, -1)  # the last for those that were not wanted before
+        numbers = np.full(self.n + 1, -1)  # the last entry is for rows that were not among the n vectors
         numbers[rows] = np.arange(len(rows))
         return replace(self, numbers=numbers[self.numbers], n=len(rows))
 
     def read(self) -> np.ndarray:
-        """All of them, float32 (n, width)."""
+        """Return all vectors in memory, float32 (n, width)."""
         X, order, start = np.empty((self.n, self.width), np.float32), self.order, 0
         for piece in self.pieces():
             X[order[start : start + len(piece)]] = piece

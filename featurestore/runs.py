@@ -1,4 +1,4 @@
-"""Run records: one immutable JSON per run, and a folder for what the run made."""
+"""Run records: one immutable JSON file per run, in the folder that holds the run's results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What was done, with what, and what came out."""
+    """The record of one run: its kind, parameters, result and library versions."""
 
     run_id: str
     kind: str  # "embed", "train", "compare", …
@@ -41,7 +41,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=lambda: library_versions())
 
     def write(self, folder: Path) -> None:
-        """Write ``run.json`` into the run's folder, which is made if need be."""
+        """Write ``run.json`` into the run's folder; create the folder if it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         write_sealed(folder / layout.RECORD, asdict(self))
         fsync(folder.parent)
@@ -52,8 +52,8 @@ class RunRecord:
         """Read a run's record.
 
         Raises:
-            StoreNotFound: the folder holds none.
-            StoreCorrupt: it is damaged, or another run's.
+            StoreNotFound: the folder holds no record.
+            StoreCorrupt: the record is damaged, or another run's.
         """
         path = folder / layout.RECORD
         if not path.is_file():
@@ -69,7 +69,7 @@ class RunRecord:
 
 
 def new_run_id(kind: str, after: str | None = None) -> str:
-    """An id that sorts by time: ``<utc>-<kind>-<random>``; behind the id ``after``, whatever the clock says now."""
+    """Return an id ``<utc>-<kind>-<random>`` that sorts by time, and after ``after`` even if the clock is behind."""
     now, last = datetime.now(UTC), None if after is None else time_of(after)
     if last is not None and last >= now:
         now = last + timedelta(microseconds=1)
@@ -77,7 +77,7 @@ def new_run_id(kind: str, after: str | None = None) -> str:
 
 
 def time_of(run_id: str) -> datetime | None:
-    """When a run began, as its id says; None for an id that penult has not made."""
+    """Return when a run began, read from its id; None if penult did not make the id."""
     try:
         return datetime.strptime(run_id.partition("-")[0], STAMP).replace(tzinfo=UTC)
     except ValueError:
@@ -85,15 +85,15 @@ def time_of(run_id: str) -> datetime | None:
 
 
 def is_run_id(name: object) -> bool:
-    """Whether a run may be called so: a plain name of a folder, and harmless in SQL."""
+    """Return whether a name may be a run id: a plain folder name that is harmless in SQL."""
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is not None
 
 
 def utc_now() -> str:
-    """The time now, UTC, ISO 8601, to the second."""
+    """Return the time now: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on."""
+    """Return the versions of Python and of the libraries that results depend on."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES}

@@ -1,4 +1,4 @@
-"""Arrow schemas of the store's tables, and vectors to and from Arrow with a checksum per row."""
+"""Arrow schemas of the store's tables, and the conversion of vectors to and from Arrow with a checksum per row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featurestore.errors import StoreCorrupt
 from featurestore.spec import FeatureSpec
 
 SPEC_KEY = b"penult.spec"
-KEY_BYTES = 32  # a sha256
+KEY_BYTES = 32  # of a sha256
 OK, FAILED = "ok", "failed"
 
 CATALOG = pa.schema(
@@ -31,7 +31,7 @@ CATALOG = pa.schema(
     ]
 )
 
-LABELS_V1 = pa.schema(  # of stores of format version 1
+LABELS_V1 = pa.schema(  # in stores of format version 1
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("label", pa.string()),
@@ -45,7 +45,7 @@ LABELS = pa.schema([*LABELS_V1, pa.field("source", pa.string()), pa.field("liste
 
 
 def features_schema(spec: FeatureSpec) -> pa.Schema:
-    """Schema of one feature set; the spec travels in its metadata."""
+    """Return the schema of one feature set; its metadata holds the spec."""
     return pa.schema(
         [
             pa.field("sha256", pa.binary(KEY_BYTES), nullable=False),
@@ -59,7 +59,7 @@ def features_schema(spec: FeatureSpec) -> pa.Schema:
 
 
 def row_keys(sha256: Any, view: Any) -> np.ndarray:
-    """A row's identity, content and view, as S34 (n,): from Arrow columns."""
+    """Return the keys of rows, content and view as S34 (n,), from two Arrow columns."""
     keys = keys_of(sha256).view(np.uint8).reshape(-1, KEY_BYTES)
     views = np.asarray(view).astype(">i2").view(np.uint8).reshape(-1, 2)
     return np.concatenate([keys, views], axis=1).view(f"S{KEY_BYTES + 2}").reshape(-1)
@@ -80,14 +80,14 @@ def spec_of(schema: pa.Schema) -> FeatureSpec:
 def features_batch(
     schema: pa.Schema, keys: np.ndarray, vectors: np.ndarray, run_id: str, view: int | np.ndarray = 0
 ) -> pa.RecordBatch:
-    """Rows of a feature set.
+    """Return rows of a feature set.
 
     Args:
         schema: from ``features_schema``.
         keys: S32 (n,), sha256 digests.
         vectors: float (n, d); cast to the set's dtype.
         run_id: the run that computed them.
-        view: of all rows, or int (n,); 0 is the image itself.
+        view: one number for all rows, or int (n,); 0 is the image itself.
     """
     stored = np.ascontiguousarray(vectors, dtype=spec_of(schema).dtype)
     views = np.full(len(keys), view, np.int16)
@@ -104,22 +104,22 @@ def features_batch(
 
 
 def storable(vectors: np.ndarray, dtype: str) -> np.ndarray:
-    """Bool (n,): which vectors, float (n, d), are finite and no larger than what ``dtype`` can hold.
+    """Return which vectors, float (n, d), are finite and within the range of ``dtype``: bool (n,).
 
-    Any other would be stored as an infinity or NaN, so nobody may store it, or predict from it as if it were stored.
+    Any other vector would be stored as infinity or NaN. It must not be stored, and must not be used to predict either.
     """
-    return np.abs(vectors).max(axis=1) <= float(np.finfo(dtype).max)  # NaN is not
+    return np.abs(vectors).max(axis=1) <= float(np.finfo(dtype).max)  # false for NaN
 
 
 def key_array(keys: np.ndarray) -> pa.Array:
-    """S32 (n,) → Arrow fixed-size binary, without a copy per row."""
+    """Convert S32 (n,) to Arrow fixed-size binary, without a copy per row."""
     return pa.Array.from_buffers(
         pa.binary(KEY_BYTES), len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys, f"S{KEY_BYTES}"))]
     )
 
 
 def keys_of(column: Any) -> np.ndarray:
-    """Arrow fixed-size binary without nulls → S32 (n,)."""
+    """Convert Arrow fixed-size binary without nulls to S32 (n,)."""
     if isinstance(column, pa.ChunkedArray):
         return np.concatenate([keys_of(chunk) for chunk in column.chunks] or [np.empty(0, f"S{KEY_BYTES}")])
     start = column.offset * KEY_BYTES
@@ -130,18 +130,18 @@ def keys_of(column: Any) -> np.ndarray:
 
 
 def vectors_of(column: pa.FixedSizeListArray) -> np.ndarray:
-    """Arrow vectors → (n, d) in the stored dtype, read-only, without a copy."""
+    """Convert Arrow vectors to an array (n, d) in the stored dtype, read-only, without a copy."""
     return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
 
 
 def checksums(keys: np.ndarray, views: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """One uint64 a row over key, view and vector together.
+    """Return one checksum, uint64, per row over key, view and vector together.
 
     A multilinear hash of 32-bit words modulo 2^64 (Lemire & Kaser, "Strongly universal string hashing is fast",
-    2014) with odd multipliers from SplitMix64 (Steele, Lea & Flood 2014): a change within one word is always
-    detected, any other but for a chance below 2^-32. Words of 64 bits would not do: two of their top bits cancel
-    out. The key is hashed too, so that a vector under another image's key is as wrong as a flipped bit, and the
-    constant keeps a row of zeros from matching.
+    2014) with odd multipliers from SplitMix64 (Steele, Lea & Flood 2014). A change within one word is always
+    detected; any other change is missed with a chance below 2^-32. Words of 64 bits would not do: changes of two top
+    bits cancel out. The key is hashed too, so that a vector under another content's key is detected like a flipped
+    bit. The constant keeps a row of zeros from matching.
 
     Args:
         keys: S32 (n,).
@@ -154,7 +154,7 @@ def checksums(keys: np.ndarray, views: np.ndarray, vectors: np.ndarray) -> np.nd
     words = (np.pad(raw, ((0, 0), (0, tail))) if tail else raw).view("<u4")
     key_words = np.ascontiguousarray(keys, f"S{KEY_BYTES}").view("<u4").reshape(n, KEY_BYTES // 4)
     multipliers = _multipliers(key_words.shape[1] + 1 + words.shape[1])
-    # einsum casts in small buffers, where matmul would copy all words
+    # einsum casts in small buffers; matmul would copy all words
     total = np.einsum("ij,j->i", words, multipliers[9:])
     total += np.einsum("ij,j->i", key_words, multipliers[:8])
     total += views.astype(np.uint64) * multipliers[8]
@@ -162,14 +162,14 @@ def checksums(keys: np.ndarray, views: np.ndarray, vectors: np.ndarray) -> np.nd
 
 
 def intact(batch: pa.RecordBatch) -> np.ndarray:
-    """Bool (n,): which rows (sha256, view, vector, checksum) are what their checksum says."""
+    """Return which rows (sha256, view, vector, checksum) match their checksum, bool (n,)."""
     keys, views = keys_of(batch.column("sha256")), batch.column("view").to_numpy()
     return checksums(keys, views, vectors_of(batch.column("vector"))) == batch.column("checksum").to_numpy()
 
 
 @functools.cache
 def _multipliers(count: int) -> np.ndarray:
-    """The first ``count`` outputs of SplitMix64 from seed 0, made odd."""
+    """Return the first ``count`` outputs of SplitMix64 from seed 0, made odd."""
     with np.errstate(over="ignore"):
         z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

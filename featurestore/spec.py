@@ -1,7 +1,7 @@
-"""FeatureSpec: everything that moves a number of an embedding by more than float noise.
+"""FeatureSpec: everything that changes the numbers of an embedding by more than float noise.
 
-Two features may be compared, joined or served together only if their specs have one fingerprint.
-Engine, batch size, threads and runner are absent on purpose: they do not move the numbers.
+Two features may be compared, joined or served together only if their specs have the same fingerprint.
+Engine, batch size, threads and runner are left out on purpose: they do not change the numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from featurestore.errors import FormatError, StoreCorrupt
 
 FORMAT_VERSION = 1
-LONGEST = 10_000  # characters of one value
+LONGEST = 10_000  # most characters of one value
 VIEWS_SUFFIX = "-views"
 CROPS = ("squash", "center", "pad")  # how a rectangle becomes a square
 DTYPES = ("float16", "float32")  # of stored vectors
@@ -22,7 +22,7 @@ DTYPES = ("float16", "float32")  # of stored vectors
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a file's bytes to the numbers a backbone sees."""
+    """How a file's bytes become the backbone's input."""
 
     input_size: int  # pixels, the side of the square the backbone sees
     normalization: str  # a name from the backbone table, e.g. "lite", "caffe", "tf"
@@ -44,10 +44,10 @@ class FeatureSpec:
     precision: str = "f32"  # of the forward pass: "f32" or "bf16"
     dtype: str = "float16"  # of the stored vectors, one of DTYPES
     format_version: int = FORMAT_VERSION  # of specs, not of stores
-    augmentation: str | None = None  # how the views in this set were drawn, as JSON; None: the images themselves
+    augmentation: str | None = None  # how the set's views were drawn, as JSON; None: the images themselves
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces, no augmentation where there is none."""
+        """Return canonical JSON: sorted keys, no spaces, no key ``augmentation`` if it is None."""
         values = asdict(self)
         if self.augmentation is None:
             del values["augmentation"]
@@ -55,10 +55,10 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, text: str) -> FeatureSpec:
-        """Read ``to_json``'s form back.
+        """Read the JSON that ``to_json`` returns.
 
         Raises:
-            FormatError: the spec was written by a newer format version.
+            FormatError: the spec has a newer format version.
             StoreCorrupt: the text is not a spec.
         """
         try:
@@ -74,7 +74,7 @@ class FeatureSpec:
             raise StoreCorrupt(f"Expected: a feature spec as JSON. Got: {text[:80]!r} ({error}).") from error
 
     def _checked(self) -> FeatureSpec:
-        """The spec; ValueError for values of other types than these fields have, or far too long."""
+        """Return the spec; raise ValueError if a value has another type than its field, or is far too long."""
         values = vars(self) | vars(self.preprocessing) | {"augmentation": self.augmentation or ""}
         del values["preprocessing"]
         numbers = [values.pop(name) for name in ("width", "format_version", "input_size")]
@@ -85,21 +85,21 @@ class FeatureSpec:
         return self
 
     def fingerprint(self) -> str:
-        """Sha256, in hex, of the canonical JSON."""
+        """Return the sha256 of the canonical JSON, in hex."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
     def set_name(self) -> str:
-        """The feature set's name in the store: readable, and unique by its fingerprint."""
+        """The feature set's name in the store: the backbone's name and the first digits of the fingerprint."""
         return f"{self.backbone}-{self.fingerprint()[:8]}{VIEWS_SUFFIX if self.augmentation else ''}"
 
     @property
     def first_view(self) -> int:
-        """Number of the first view of an image in such a set: 0 is the image itself."""
+        """Number of an image's first view in a set with this spec; view 0 is the image itself."""
         return 1 if self.augmentation else 0
 
     def difference(self, other: FeatureSpec) -> str:
-        """Name the fields in which two specs differ, for error messages."""
+        """Return the fields in which two specs differ, for error messages."""
         return ", ".join(
             f"{field.name}: {getattr(self, field.name)!r} against {getattr(other, field.name)!r}"
             for field in fields(self)

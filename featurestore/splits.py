@@ -1,8 +1,8 @@
-"""Deterministic splits that depend on an image's content (or its group) and on nothing else.
+"""Deterministic splits that depend only on an image's content (or its group) and on the seed.
 
-A picture's place is a hash of its key. Adding pictures moves nobody, identical bytes and members of one group
-stay together, and every store that holds the picture agrees. The price: a class gets its shares in
-expectation (binomially), not exactly; exact shares cannot be had without moving pictures later.
+A hash of an image's key decides its split. Adding images moves no other image, identical contents and images of one
+group stay together, and all stores that hold an image agree. In return, a class gets its shares only in expectation
+(binomially), not exactly: exact shares would require moving images later.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from featurestore.options import Option, share
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
-FOLDS = 2**63  # a seed that no split has: folds are independent of the splits
+FOLDS = 2**63  # a seed that no split can have, so that folds are independent of the splits
 
 
 @dataclass(frozen=True)
 class Split:
-    """How to split what the corpus does not split itself: shares in [0, 1), and a seed.
+    """How to split the images that the corpus does not split itself: shares in [0, 1), and a seed.
 
-    Another seed gives another, unrelated split.
+    Another seed gives an unrelated split.
     """
 
     val: Annotated[
@@ -37,7 +37,7 @@ class Split:
     seed: Annotated[int, Option("Another seed, another split.", flag="--split-seed")] = 0
 
     def check(self) -> None:
-        """Raise UsageError for shares outside [0, 1) or adding up to 1 or more, and for what is no seed."""
+        """Raise UsageError for shares outside [0, 1) or with a sum of 1 or more, and for an invalid seed."""
         if not (0 <= self.val < 1 and 0 <= self.test < 1 and self.val + self.test < 1):
             raise UsageError(
                 f"Expected: shares for val and test that leave a train split. Got: {self.val} and {self.test}."
@@ -46,13 +46,13 @@ class Split:
 
 
 def place(key: bytes, seed: int = 0) -> float:
-    """A uniform number in [0, 1) from the key: the first 53 bits of BLAKE2b."""
+    """Return a uniform number in [0, 1) made from the key: 53 bits of its BLAKE2b digest."""
     digest = hashlib.blake2b(key, digest_size=8, salt=seed.to_bytes(8, "little")).digest()
     return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
 def check_name(split: str) -> None:
-    """Raise UsageError for what is not the name of a split."""
+    """Raise UsageError unless this is the name of a split."""
     if split not in SPLITS:
         raise UsageError(f"Expected: a split, one of {', '.join(SPLITS)}. Got: {split!r}.")
 
@@ -60,16 +60,16 @@ def check_name(split: str) -> None:
 def assign(keys: Iterable[bytes], given: Collection[str | None], split: Split = Split()) -> list[str]:
     """Assign each row to "train", "val" or "test".
 
-    A row with a given split keeps it, a row without one is placed by its key. Where every row has one but nobody
-    is in val (or test), that split is cut from the rows given "train", again by key.
+    A row with a given split keeps it; a row without one is placed by its key. If every row has a given split but none
+    is in val (or test), that split is taken from the rows given "train", also by key.
 
     Args:
-        keys: one per row, the group if it has one, else the content's digest; equal keys go together.
+        keys: one per row, the group if it has one, else the content's digest; rows with equal keys stay together.
         given: one per row, the split that the corpus names, or None.
-        split: the shares, and the seed.
+        split: the shares and the seed.
 
     Returns:
-        One split a row.
+        One split per row.
 
     Raises:
         UsageError: see ``Split.check``.

@@ -1,4 +1,4 @@
-"""What a store holds, counted: for ``penult status``."""
+"""Counts of what a store holds, for ``penult status``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAST_RUNS = 5
 
 
 def status(store: FeatureStore) -> dict[str, Any]:
-    """Count a store's sets, images, failures, labels, runs and bytes; the object that ``status --json`` prints."""
+    """Count a store's sets, images, failures, labels, runs and bytes: the object that ``status --json`` prints."""
     with store.whole() as at:
         version, of_catalog = at.get(layout.LABELS), at.get(layout.CATALOG)
         labels = {name: store.count_labels(name, version) for name in _label_sets(store, version)}
@@ -54,13 +54,13 @@ def status(store: FeatureStore) -> dict[str, Any]:
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value occurs, the most frequent first."""
+    """Count how often each value occurs, the most frequent first."""
     counted = {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
     return dict(sorted(counted.items(), key=lambda item: -item[1]))
 
 
 def failed_files(store: FeatureStore) -> list[dict[str, str]]:
-    """The images that are listed and could not be read: uri, error_type and error."""
+    """Return the listed images that could not be read: uri, error_type and error."""
     with store.whole() as at:
         columns, removed = ["uri", "error_type", "error"], store.removed_uris(at.get(layout.LABELS))
         failed = _present(store, columns, f"status = '{FAILED}'", removed, at.get(layout.CATALOG))
@@ -74,7 +74,7 @@ def _label_sets(store: FeatureStore, version: int | None) -> list[str]:
 def _present(
     store: FeatureStore, columns: list[str], condition: str | None, removed: pa.Array, version: int | None
 ) -> pa.Table:
-    """Columns of the catalog's rows, less those of images that no source lists any more."""
+    """Return columns of the catalog, without the rows of images that no source lists any more."""
     if not len(removed):
         return store.catalog.read(columns, condition, version)
     rows = store.catalog.read([*{"uri": None, **dict.fromkeys(columns)}], condition, version)
@@ -82,7 +82,7 @@ def _present(
 
 
 def _sources(store: FeatureStore, failed: pa.ChunkedArray, version: int | None) -> list[dict[str, Any]]:
-    """What each source lists, has listed and could not read; the last is of unknown origin, where there is one."""
+    """Count per source the images listed, no longer listed, and failed; an unknown source, if any, comes last."""
     counts = store.sources(version)
     failures = store.listed_by(failed, version) if len(failed) else {}
     if unnamed := store.count_unnamed():
@@ -118,7 +118,7 @@ def _set(store: FeatureStore, name: str, contents: np.ndarray) -> dict[str, Any]
 
 
 def _differing(store: FeatureStore, label_set: str) -> dict[str, Any]:
-    """Contents whose copies carry different labels; the ambiguous ones are left out of training."""
+    """Count the contents whose copies have different labels; the ambiguous ones are left out of training."""
     found = store.labelled(label_set)
     return {
         "contents": len(found.differing),
@@ -128,7 +128,7 @@ def _differing(store: FeatureStore, label_set: str) -> dict[str, Any]:
 
 
 def _bytes_on_disk(path: Path) -> int:
-    """Size in bytes of all files under ``path``; a run may take some away meanwhile."""
+    """Return the size in bytes of all files under ``path``; a run may remove some meanwhile."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:

@@ -1,7 +1,7 @@
 """FeatureStore: open, lock, commit, and read features at one version.
 
-A commit replays a run's journal: features first, then labels, the catalog last. Each step happens once however often
-it is replayed, so a run that died anywhere is completed by replaying it again.
+A commit replays a run's journal: features first, then labels, the catalog last. Each step takes effect once, however
+often it is replayed. A run that died at any point is completed by replaying its journal again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from featurestore.storage.files import fsync, listed
 from featurestore.storage.lock import locked
 from featurestore.storage.table import Pin, Replaced, Table
 
-EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known file, for Known.lookup
+EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known image, for Known.lookup
 FEW_KEYS = 500  # up to so many are looked up by a filter
 LOG = logging.getLogger("penult")
 BATCH_ROWS = 2048  # of vectors stay in the CPU cache while they are checked and copied
@@ -68,8 +68,8 @@ class FeatureStore:
         >>> X, y, ids = store.features("efficientnet-lite0-1a2b3c4d", split="train")  # doctest: +SKIP
 
     Raises:
-        StoreNotFound: the folder is no store.
-        FormatError: it was written by a newer penult.
+        StoreNotFound: the folder is not a store.
+        FormatError: a newer penult wrote it.
         StoreCorrupt: a table is not what was last committed.
     """
 
@@ -83,10 +83,10 @@ class FeatureStore:
 
     @classmethod
     def create(cls, path: str | Path) -> FeatureStore:
-        """Open the store at ``path``, making it first where there is none.
+        """Open the store at ``path``; create it if there is none.
 
         Raises:
-            UsageError: the folder holds something else.
+            UsageError: the folder holds something other than a store.
         """
         path = Path(path)
         if not str(path.absolute()).isprintable() or re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # s3://, say
@@ -102,7 +102,7 @@ class FeatureStore:
 
     @staticmethod
     def _make(path: Path) -> None:
-        if not (layout.header(path)).exists():  # another run may have made it meanwhile
+        if not (layout.header(path)).exists():  # another run may have made it in the meantime
             (path / layout.FEATURES).mkdir(exist_ok=True)
             Table(path / layout.CATALOG).create(CATALOG)
             Table(path / layout.LABELS).create(LABELS)
@@ -112,21 +112,21 @@ class FeatureStore:
     # -- what is there -------------------------------------------------------------------------------------------
 
     def sets(self) -> list[str]:
-        """Names of the feature sets, sorted."""
+        """Return the names of the feature sets, sorted."""
         paths = (path for path in listed(self.path / layout.FEATURES) if path.suffix == layout.TABLE)
-        return [path.stem for path in paths if Table(path).exists()]  # a run may have died while it made one
+        return [path.stem for path in paths if Table(path).exists()]  # a run may have died while it made a table
 
     def table(self, feature_set: str) -> Table:
-        """The table of one feature set."""
+        """Return the table of one feature set."""
         return Table(layout.features(self.path, feature_set), sealed=False)  # each row has its checksum
 
     def resolve(self, name: str | None = None) -> str:
-        """A feature set by its name or a unique beginning of it; without a name, the only set or the last one written.
+        """Return the full name of a feature set, given its name or a unique prefix.
 
-        Sets of augmented views answer to their whole name only.
+        Without a name, return the only set or the one written last. A set of augmented views needs its full name.
 
         Raises:
-            StoreNotFound: there is none, or several begin so.
+            StoreNotFound: no set, or several sets, have this prefix.
         """
         if name in (every := self.sets()):
             return name
@@ -144,10 +144,10 @@ class FeatureStore:
         return matches[0]
 
     def spec(self, feature_set: str) -> FeatureSpec:
-        """The spec that a set's vectors were computed with.
+        """Return the spec that a set's vectors were computed with.
 
         Raises:
-            StoreCorrupt: it is not the one that the set is called after.
+            StoreCorrupt: the spec's set name is not the name of this set.
         """
         spec = spec_of(self.table(feature_set).schema)
         if spec.set_name != feature_set:
@@ -164,7 +164,7 @@ class FeatureStore:
             )
 
     def add_set(self, spec: FeatureSpec) -> str:
-        """Make the feature set of ``spec`` where it is missing; return its name.
+        """Create the feature set of ``spec`` if it is missing; return its name.
 
         Raises:
             SpecMismatch: a set of this name has another spec.
@@ -179,26 +179,30 @@ class FeatureStore:
     # -- what is known -------------------------------------------------------------------------------------------
 
     def content_keys(self, feature_set: str, view: int | None = None) -> np.ndarray:
-        """Sha256 digests of the contents with this view in a set, by default its first: S32 (n,), sorted."""
+        """Return the sha256 digests of the contents that have this view in a set: S32 (n,), sorted.
+
+        The default is the set's first view.
+        """
         view = self.spec(feature_set).first_view if view is None else view
         parts = [keys_of(b.column(0)) for b in self.table(feature_set).scan(["sha256"], f"view = {view}")]
         return np.sort(np.concatenate(parts)) if parts else np.empty(0, "S32")
 
     def view_counts(self, feature_set: str) -> tuple[np.ndarray, np.ndarray]:
-        """How many views each content of a set has: keys S32 (n,), sorted; counts int64 (n,)."""
+        """Count the views of each content of a set: keys S32 (n,), sorted; counts int64 (n,)."""
         parts = [keys_of(b.column(0)) for b in self.table(feature_set).scan(["sha256"])]
         return np.unique(np.concatenate(parts) if parts else np.empty(0, "S32"), return_counts=True)
 
     def views_sets(self, feature_set: str) -> list[str]:
-        """Names of the sets that hold augmented views of a set's images."""
+        """Return the names of the sets that hold augmented views of a set's images."""
         spec = self.spec(feature_set)
         views = [name for name in self.sets() if name.endswith(VIEWS_SUFFIX)]
         return [name for name in views if replace(self.spec(name), augmentation=None) == spec]
 
     def known_files(self, feature_set: str, view: int | None = None) -> Known:
-        """What the catalog knows of each uri, seen from one feature set: EMBEDDED, FAILED_BEFORE or NOT_IN_SET.
+        """Return the state of each uri of the catalog for one feature set: EMBEDDED, FAILED_BEFORE or NOT_IN_SET.
 
-        Embedded is what has this view, by default the set's first; views are made in the order of their numbers.
+        A uri is EMBEDDED if its content has this view, by default the set's first view. Views are made in the order of
+        their numbers.
         """
         embedded = self.content_keys(feature_set, view)
 
@@ -217,13 +221,13 @@ class FeatureStore:
         return Known.from_parts(parts())
 
     def membership(self, source: str, label_set: str) -> tuple[Known, dict[bytes, str | None]]:
-        """What a source listed last, and said of it in a label set: see ``labels.membership``."""
+        """Return the images that a source listed last, and their labels in a label set: see ``labels.membership``."""
         check_label_set(label_set)
         columns = ["uri", *labels.COLUMNS, "label_set", "listed"]
         return labels.membership(self.labels.scan(columns, labels.said_by(source)), label_set)
 
     def removed_uris(self, version: int | None = None) -> pa.Array:
-        """Images that were listed once and that no source lists any more."""
+        """Return the uris of images that were listed before and that no source lists any more."""
         if not self._knows_sources(version):
             return pa.array([], pa.string())
         gone = pc.unique(self.labels.read(["uri"], "listed = false", version).column("uri"))
@@ -236,14 +240,14 @@ class FeatureStore:
         return gone.filter(pc.invert(pc.is_in(gone, value_set=pa.chunked_array(listed, pa.string()))))
 
     def sources(self, version: int | None = None) -> dict[str | None, tuple[int, int]]:
-        """How many images each source lists, and how many it listed once; None is of unknown origin."""
+        """Count the images that each source lists, and those it no longer lists; None stands for an unknown source."""
         if not self._knows_sources(version):
             unknown = sum(batch.num_rows for batch in self.labels.scan(["uri"], labels.OF_UNKNOWN_ORIGIN_V1, version))
             return {None: (unknown, 0)} if unknown else {}
         return labels.count_sources(partial(self.labels.scan, condition=labels.OF_SOURCES, version=version))
 
     def listed_by(self, uris: pa.ChunkedArray, version: int | None = None) -> Counter[str | None]:
-        """How many of these images each source lists."""
+        """Count how many of these images each source lists; None stands for an unknown source."""
         if not self._knows_sources(version):
             found = [batch.column("uri") for batch in self.labels.scan(["uri"], labels.OF_UNKNOWN_ORIGIN_V1, version)]
             among = pc.is_in(pa.chunked_array(found, pa.string()), value_set=uris)
@@ -256,12 +260,12 @@ class FeatureStore:
 
     @property
     def unknown_origin(self) -> bool:
-        """Whether there may be images of which no row says who listed them."""
+        """Whether there may be images whose source no row names."""
         told = header.read(self.path)
         return bool(told.get("unknown_origin")) or told["format_version"] < header.FORMAT_VERSION
 
     def count_unnamed(self) -> int:
-        """How many images of the catalog no row of a source names: those that an older penult saw without a label."""
+        """Count the images of the catalog that no row of a source names: an older penult listed them unlabelled."""
         if not self.unknown_origin:
             return 0
         condition = labels.OF_SOURCES if self._knows_sources() else labels.OF_UNKNOWN_ORIGIN_V1
@@ -269,7 +273,10 @@ class FeatureStore:
         return len(labels.unlabelled(self.catalog.read(["uri", "run_id"]), named))
 
     def adopt(self, source: str, runs: Collection[str]) -> None:
-        """Give a source what runs of an older penult, which noted no origin, listed; the lock must be held."""
+        """Assign to a source the images that these runs listed; the lock must be held.
+
+        The runs are those of an older penult, which did not note the source.
+        """
         if not runs:
             return
         of_runs = f"run_id IN ({', '.join(map(repr, sorted(runs)))})"
@@ -283,24 +290,24 @@ class FeatureStore:
             self.labels.exchange(self.labels.stage(rows.to_batches()), gone)
 
     def _knows_sources(self, version: int | None = None) -> bool:
-        """Whether the labels are of this format version."""
+        """Return whether the labels table has this format version's column ``source``."""
         return "source" in self.labels.columns(version)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the store's only writer's place.
+        """Hold the store's lock: only one run may write at a time.
 
         Raises:
-            StoreLocked: another run holds it.
+            StoreLocked: another run holds the lock.
             StoreError: the folder cannot be written to.
         """
         return locked(self.path)
 
     def recover(self) -> list[str]:
-        """Commit what dead runs had finished (call it with the lock held); return the ids of those that had rows.
+        """Commit the finished shards of dead runs; return the ids of the runs that had rows. The lock must be held.
 
-        A store of an older format version is brought up to this one.
+        A store of an older format version is upgraded to this one.
         """
         self.bring_up()
         dead, recovered = pending(self.path), []
@@ -317,10 +324,10 @@ class FeatureStore:
         return recovered
 
     def commit(self, staging: Staging, whole: bool = False) -> None:
-        """Make a run's finished shards part of the store; harmless to repeat. The lock must be held.
+        """Commit a run's finished shards; repeating it changes nothing. The lock must be held.
 
-        A shard whose files are missing or of another size is left out, for the next run to embed anew; ``whole``
-        compares digests too.
+        A fragment whose files are missing or have the wrong size is left out, and the next run embeds its images again.
+        With ``whole``, digests are compared too.
         """
         feature_set = staging.feature_set
         if feature_set is None:
@@ -339,7 +346,7 @@ class FeatureStore:
                 self._backed(staging.catalog_rows(), self.content_keys(feature_set), dropped.append)
             )
             replaced = staging.replaced_uris()
-            stays = pc.is_in(replaced, value_set=pa.concat_arrays(dropped))  # what no new row takes the place of
+            stays = pc.is_in(replaced, value_set=pa.concat_arrays(dropped))  # rows that no new row replaces
             self.catalog.commit(staging.run_id, staged, [Replaced(replaced.filter(pc.invert(stays)))])
         tables = [features, self.labels, self.catalog]
         last_set = None if feature_set.endswith(VIEWS_SUFFIX) else feature_set
@@ -348,7 +355,7 @@ class FeatureStore:
         self._tend(tables)
 
     def new_run_id(self, kind: str) -> str:
-        """An id behind those of all runs so far, whatever the clock says: what is newest is decided by it."""
+        """Return an id that sorts after all earlier runs, whatever the clock says: run ids tell which row is newest."""
         told = header.read(self.path).get("last_run")
         if told is None:  # a store of an older penult
             told = max((max(batch.column(0).to_pylist()) for batch in self.labels.scan(["run_id"])), default="")
@@ -356,8 +363,8 @@ class FeatureStore:
         return new_run_id(kind, after=max((name for name in (told, *named) if time_of(name)), default=None))
 
     def bring_up(self) -> None:
-        """Make a store of an older format version one of this; the lock must be held. No data file is written."""
-        header.bring_up(self.path)  # first: an older penult must not write between the two
+        """Upgrade a store of an older format version; the lock must be held. No data file is written."""
+        header.bring_up(self.path)  # first, so that an older penult cannot write between the two steps
         self.labels.widen(LABELS)
 
     def commit_labels(self, run_id: str, rows: list[pa.RecordBatch]) -> None:
@@ -367,27 +374,27 @@ class FeatureStore:
         self._tend([self.labels])
 
     def _tend(self, tables: list[Table]) -> None:
-        """After a commit: keep tables small in files and versions."""
+        """Merge small fragments and drop old versions after a commit."""
         try:
             for table in tables:
                 compaction.tend(table)
-        except StoreError as error:  # the commit is done, and this can wait
+        except StoreError as error:  # the commit is done; compaction can wait
             LOG.warning("Not tidied up: %s", error)
         header.remember(self.path, tables)
 
     def remember(self) -> None:
-        """Note the present state of all tables. The lock must be held."""
+        """Note the current state of all tables in the header. The lock must be held."""
         header.remember(self.path, [self.catalog, self.labels, *map(self.table, self.sets())])
 
     def _commit_labels(self, run_id: str, rows: Callable[[], Iterator[pa.RecordBatch]]) -> None:
-        """Add label rows and drop those they replace; ``rows`` gives them anew each time, so they can stream."""
+        """Add label rows and drop those they replace; each call of ``rows`` starts a new pass, so rows can stream."""
         if next(rows(), None) is not None:
             self.bring_up()
             replaced = labels.replaced_by(rows()) if self.labels.count() else []
             self.labels.commit(run_id, self.labels.stage(rows()), replaced)
 
     def _new_fragments(self, feature_set: str, entries: list[ShardEntry], whole: bool) -> list[str]:
-        """The shards' fragments, each view of a content once: two workers may have met the same bytes."""
+        """Return the shards' fragments with each view of a content once: two workers may have met the same bytes."""
         table = self.table(feature_set)
         fragments = []
         for fragment in (fragment for entry in entries for fragment in entry.fragments):
@@ -417,16 +424,16 @@ class FeatureStore:
     def _backed(
         rows: Iterator[pa.RecordBatch], embedded: np.ndarray, drop: Callable[[pa.Array], None]
     ) -> Iterator[pa.RecordBatch]:
-        """Catalog rows less those whose features never arrived (their shard died); the next run plans them again.
+        """Yield the catalog rows, except successful ones whose features are not in the set (their fragment was lost).
 
-        ``drop`` is told the uris of those.
+        The next run plans the images of the dropped rows again. ``drop`` is called with their uris.
         """
         for batch in rows:
             ok = np.asarray(pc.equal(batch.column("status"), OK))
             keep = ~ok
             keep[ok] = contains(embedded, keys_of(batch.column("sha256").filter(pa.array(ok))))
             if keep.all():
-                yield batch  # a copy only where it must be
+                yield batch  # without a copy
             else:
                 drop(batch.column("uri").filter(pa.array(~keep)))
                 yield batch.filter(pa.array(keep))
@@ -436,13 +443,13 @@ class FeatureStore:
     def features(
         self, feature_set: str | None = None, split: str | None = None, label_set: str = "default"
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Labelled features of one split (or of all), one row a unique content.
+        """Return the labelled features of one split (or of all), one row per unique content.
 
         Returns:
             X: float32 (n, d); y: str (n,), labels; ids: str (n,), sha256 in hex.
 
         Raises:
-            UsageError: there is no split of this name; see ``dataset`` for others.
+            UsageError: there is no split of this name; see ``dataset`` for other errors.
         """
         if split is not None:
             check_name(split)
@@ -457,12 +464,12 @@ class FeatureStore:
         split: Split = Split(),
         memory_limit: int | None = None,
     ) -> Dataset:
-        """All labelled features of a set with their splits.
+        """Return all labelled features of a set with their splits.
 
         Args:
-            feature_set: by name or its beginning; else the newest.
+            feature_set: its name or a unique prefix; None, the set written last.
             label_set: which labels.
-            split: how to split what the corpus does not split itself.
+            split: how to split the contents that the corpus does not split itself.
             memory_limit: bytes; vectors that would take more than half of it stay in the store, see ``Dataset.stored``.
 
         Raises:
@@ -480,7 +487,7 @@ class FeatureStore:
             X, found = self.vectors(name, contents.keys)
         else:
             X = np.empty((len(found), 0), np.float32)
-        if not found.all():  # a damaged row looks like an image that was never embedded: check those not read for it
+        if not found.all():  # a damaged row can look like an image that was never embedded: check the rows not read yet
             unread = f"view != {self.spec(name).first_view}" if len(contents.keys) > FEW_KEYS else None
             for _ in self.batches(name, unread):
                 pass
@@ -492,15 +499,15 @@ class FeatureStore:
         return assemble(contents, X, found, self.spec(name), split, stored)
 
     def augmented(self, train: Dataset, views: int, views_set: str | None = None) -> Dataset:
-        """Training rows and after them their stored augmented views.
+        """Return training rows, followed by their stored augmented views.
 
         Args:
-            train: rows of a dataset's training split, and of no other.
-            views: how many of each image.
-            views_set: which set holds them, where there are several.
+            train: rows of a dataset's training split only.
+            views: how many views of each image.
+            views_set: the set that holds the views; needed if there are several.
 
         Raises:
-            UsageError: there is no such set, several and none named, or it lacks views of these images.
+            UsageError: there is no such set, there are several and none is named, or views of these images are missing.
         """
         sets = self.views_sets(train.feature_set)
         if not sets:
@@ -519,22 +526,22 @@ class FeatureStore:
         return train.with_views(X, rows)
 
     def labelled(self, label_set: str = "default") -> LabelledContents:
-        """The unique contents that have a label, without their vectors."""
-        with self.whole() as at:  # two tables that nothing else holds: they are as large as all that comes of them
+        """Return the unique contents that have a label, without their vectors."""
+        with self.whole() as at:  # no variable holds these large tables: they are freed early
             return labelled_contents(
                 self.catalog.read(["uri", "sha256"], "status = 'ok'", at.get(layout.CATALOG)),
                 self.label_rows(label_set, at.get(layout.LABELS)),
             )
 
     def vectors(self, feature_set: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of some contents, checked against their checksums.
+        """Return the vectors of some contents, checked against their checksums.
 
         Args:
             feature_set: its full name.
             keys: S32 (n,), sorted and unique.
 
         Returns:
-            X: float32 (n, d); found: bool (n,); rows of X that were not found hold zeros.
+            X: float32 (n, d); found: bool (n,). Rows of X that were not found hold zeros.
         """
         width = self.spec(feature_set).width
         X, found = np.zeros((len(keys), width), np.float32), np.zeros(len(keys), bool)
@@ -555,7 +562,7 @@ class FeatureStore:
         return X, found
 
     def stored(self, feature_set: str, keys: np.ndarray, memory_limit: int) -> tuple[StoredVectors, np.ndarray]:
-        """Like ``vectors``, but they stay in the store: the vectors, and found, bool (n,)."""
+        """Return what ``vectors`` does, but leave the vectors in the store; found: bool (n,)."""
         spec, pin = self.spec(feature_set), Pin(self.table(feature_set))
         condition = f"view = {spec.first_view}"
         numbers, found = [np.empty(0, np.int64)], np.zeros(len(keys), bool)
@@ -567,15 +574,15 @@ class FeatureStore:
         return StoredVectors(scan, np.concatenate(numbers), len(keys), spec.width, memory_limit), found
 
     def views(self, feature_set: str, keys: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
-        """Stored augmented views of some contents, checked against their checksums.
+        """Return the stored augmented views of some contents, checked against their checksums.
 
         Args:
-            feature_set: a set of views, its full name.
+            feature_set: the full name of a set of views.
             keys: S32 (n,), sorted and unique.
-            views: how many of each.
+            views: how many views of each content.
 
         Returns:
-            X: float32 (m, d), m up to n * views, ordered by content and view; rows: int64 (m,), numbers of keys.
+            X: float32 (m, d), m up to n * views, ordered by content and view; rows: int64 (m,), indices into keys.
         """
         parts, rows, numbers = [np.empty((0, self.spec(feature_set).width), np.float32)], [], []
         for batch in self.batches(feature_set, f"view <= {int(views)}"):
@@ -596,9 +603,9 @@ class FeatureStore:
         batch_rows: int = BATCH_ROWS,
         pin: Pin | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream a feature set (sha256, view, vector, checksum), each row checked; for what does not fit in memory.
+        """Stream a feature set (sha256, view, vector, checksum) that may not fit in memory, and check each row.
 
-        ``pin`` holds one version of it through many passes.
+        ``pin`` keeps one version of the set available for several passes.
 
         Raises:
             StoreCorrupt: a row's checksum does not match.
@@ -616,7 +623,7 @@ class FeatureStore:
             yield batch
 
     def label_rows(self, label_set: str = "default", version: int | None = None) -> pa.Table:
-        """What counts in a label set, one row per image that is listed: see ``labels.effective``."""
+        """Return the labels in effect in a label set, one row per listed image: see ``labels.effective``."""
         condition, origins = self._said_in(label_set, version)
         columns = ["uri", *labels.COLUMNS, "run_id"] + (["source"] if len(origins) > 1 else [])
         said = labels.effective(self.labels.read(columns, condition, version), origins)
@@ -624,7 +631,7 @@ class FeatureStore:
         return said.filter(pc.invert(pc.is_in(said.column("uri"), value_set=removed))) if len(removed) else said
 
     def count_labels(self, label_set: str, version: int | None = None) -> int:
-        """Of how many listed images a label set says something."""
+        """Count the listed images that have a label, a split or a group in a label set."""
         condition, origins = self._said_in(label_set, version)
         one_row_each = len(origins) <= 1 and not len(self.removed_uris(version))
         columns = list(labels.COLUMNS)
@@ -634,7 +641,7 @@ class FeatureStore:
         return sum(batch.num_rows - labels.count_silent(batch) for batch in batches)
 
     def _said_in(self, label_set: str, version: int | None) -> tuple[str, set[str | None]]:
-        """The condition for the rows of a label set that count, and their sources."""
+        """Return the SQL condition for the rows of a label set that are in effect, and the sources of these rows."""
         condition = labels.in_label_set(label_set)
         if not self._knows_sources(version):
             return condition, {None}
@@ -643,16 +650,16 @@ class FeatureStore:
         return condition, set(chain.from_iterable(origins))
 
     def people_rows(self, label_set: str = "default") -> pa.Table:
-        """What people said in a label set, one row per image: uri, label, split, group. The lock must be held."""
+        """Return people's rows of a label set, one per image: uri, label, split, group. The lock must be held."""
         return self.labels.read(["uri", *labels.COLUMNS], f"{labels.in_label_set(label_set)} AND {labels.BY_PEOPLE}")
 
     @contextmanager
     def whole(self) -> Iterator[dict[str, int]]:
-        """The versions of the tables that the last whole commit left: another may be under way, or have died.
+        """Yield the versions of the catalog and the labels after the last complete commit, by the table's file name.
 
-        Within, those of the catalog and of the labels are not cleaned up; one that other tools have cleaned up is not
-        given, the latest stands in its place. Features may be read at their latest version: rows are added to them
-        first, and none is taken away.
+        Another commit may be under way, or may have died. Within the block, these versions are not cleaned up. A
+        version that another tool has removed is not in the result; the caller then reads the latest. Features may be
+        read at their latest version: a commit adds rows to them first, and removes none.
         """
         with self.catalog.lease(), self.labels.lease():
             told = header.read(self.path)["tables"]
@@ -660,7 +667,7 @@ class FeatureStore:
             yield {table.path.name: version for table, version in last.items() if version in table.versions()}
 
     def to_arrow(self, feature_set: str | None = None) -> pa.Table:
-        """A whole feature set as an Arrow table, checked."""
+        """Return a whole feature set as an Arrow table, each row checked."""
         name = self.resolve(feature_set)
         schema = pa.schema([f for f in self.table(name).schema if f.name != "run_id"])
         return pa.Table.from_batches(self.batches(name), schema)
@@ -668,11 +675,11 @@ class FeatureStore:
     # -- runs ----------------------------------------------------------------------------------------------------
 
     def run_folder(self, run_id: str) -> Path:
-        """Where a run keeps what it made."""
+        """Return the folder in which a run keeps its results."""
         return layout.run(self.path, run_id)
 
     def runs(self) -> list[RunRecord]:
-        """All runs, oldest first."""
+        """Return the records of all runs, oldest first."""
         return [RunRecord.read(path) for path in listed(self.path / layout.RUNS) if (path / layout.RECORD).exists()]
 
 
@@ -680,7 +687,7 @@ _BEFORE_FIRST_COMMIT = {layout.FEATURES, layout.CATALOG, layout.LABELS, layout.L
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a store that is being made would not hold this."""
+    """Return whether a path does not belong to a store that is being created."""
     return path.name not in _BEFORE_FIRST_COMMIT and not re.fullmatch(
         rf"\.{re.escape(layout.HEADER)}\.\w+\.tmp", path.name
     )

@@ -1,4 +1,4 @@
-"""Remove what no run needs any more: old versions, remains of dead runs, the oldest kept outcomes."""
+"""Remove what no run needs any more: old versions, files of dead runs, the oldest cached results of fits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LOG = logging.getLogger("penult")
 
 
 def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str, int]:
-    """Remove what no run needs any more; the store's lock is held and no journal is pending.
+    """Remove what no run needs any more; the store's lock must be held and no journal be pending.
 
     Args:
         store: its folder.
-        tables: all of them.
-        older_than: seconds; what a run without the lock may still be writing, and what `penult doctor` has put aside,
-            is removed when it has not been touched for so long.
+        tables: all tables of the store.
+        older_than: seconds; files that a run without the lock may still be writing, and files that `penult doctor` put
+            aside, are removed if nothing has been written to them for this long.
 
     Returns:
         Bytes freed, by kind.
@@ -51,7 +51,7 @@ def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str
 
 
 def _unfinished(store: Path) -> Iterator[Path]:
-    """Temporary files, penult's and Lance's own, half-made sets, runs without a record, checkpoints of fine-tunings."""
+    """Yield temporary files of penult and Lance, half-made sets, runs without a record, fine-tuning checkpoints."""
     folders = [store, *_folders(store)]
     tables = [folder for folder in folders if folder.suffix == layout.TABLE]
     yield from (path for folder in folders for path in folder.glob(".*.tmp"))
@@ -62,19 +62,19 @@ def _unfinished(store: Path) -> Iterator[Path]:
 
 
 def _folders(store: Path) -> Iterator[Path]:
-    """The folders that penult itself writes files to."""
+    """Yield the folders that penult itself writes files to."""
     folders = [path for name in (layout.RUNS, layout.FEATURES, layout.RESULTS) for path in _children(store / name)]
     folders += [store / name for name in (layout.BACKBONES, layout.CATALOG, layout.LABELS, layout.ALIASES)]
     yield from (path for path in folders if path.is_dir() and not path.is_symlink())
 
 
 def _children(folder: Path) -> list[Path]:
-    """What is in a folder of the store; nothing of one that a link leads to, which is somebody else's."""
+    """Return the paths in a folder of the store; none if the folder is a link, as its target is not the store's."""
     return [] if folder.is_symlink() else listed(folder)
 
 
 def _removed(path: Path, before: float) -> int:
-    """Remove a file or a folder that was last touched before a time; bytes freed."""
+    """Remove a file or folder that was last written to before a time; return the bytes freed."""
     whole = path.is_dir() and not path.is_symlink()
     files = [path for path in path.rglob("*") if path.is_symlink() or not path.is_dir()] if whole else [path]
     if max(map(_last_touched, [path, *files])) >= before:
@@ -88,7 +88,7 @@ def _removed(path: Path, before: float) -> int:
 
 
 def _last_touched(path: Path) -> float:
-    """When a file was last written to; of one that has just gone: now, for a run is at work there."""
+    """Return when a file was last written to; infinity if it has just gone, as a run is at work there."""
     try:
         return path.lstat().st_mtime
     except FileNotFoundError:

@@ -1,6 +1,7 @@
-"""Forget images that no source lists any more: their features, their catalog rows, and that they were ever listed.
+"""Forget images that no source lists any more: delete their features, catalog rows and source rows.
 
-A removed image keeps all of it at first, so that coming back costs nothing. What people said of it stays for good.
+A removed image keeps all of these at first, so that it costs nothing if it comes back. Labels that people gave it are
+never deleted.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ GONE = "listed = false"
 
 
 def forget_removed(store: FeatureStore, older_than: float) -> int:
-    """Forget the images that were removed before a time; the lock is held and no journal is pending.
+    """Forget the images that were removed some time ago; the lock must be held and no journal be pending.
 
-    The features go first: a catalog row without features is embedded again if its file comes back, and the row that
-    says that the image was removed goes last, so that a run that is killed is completed by the next one.
+    The features are deleted first: an image with a catalog row but no features is embedded again if it comes back. The
+    row that says that the image was removed is deleted last, so that the next run completes one that was killed.
 
     Args:
         store: an open store.
-        older_than: seconds since an image was removed.
+        older_than: least number of seconds since an image was removed.
 
     Returns:
         How many images were forgotten.
@@ -44,7 +45,7 @@ def forget_removed(store: FeatureStore, older_than: float) -> int:
 
 
 def _removed_before(store: FeatureStore, time: datetime) -> pa.Array:
-    """Images that no source has listed since a time."""
+    """Return the uris of images that no source has listed since a time."""
     removed = store.removed_uris()
     if not len(removed):
         return removed
@@ -58,7 +59,7 @@ def _removed_before(store: FeatureStore, time: datetime) -> pa.Array:
 
 
 def _only_of(store: FeatureStore, uris: pa.ChunkedArray) -> np.ndarray:
-    """Contents that only these images have: S32 (n,), sorted and unique."""
+    """Return the contents that only these images have: S32 (n,), sorted and unique."""
     own = store.catalog.read(["uri", "sha256"], f"status = '{OK}'")
     is_own = pc.is_in(own.column("uri"), value_set=uris)
     contents = np.unique(keys_of(own.column("sha256").filter(is_own)))

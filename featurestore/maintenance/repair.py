@@ -1,11 +1,11 @@
-"""Bring back what can be had of a damaged store from its own files: the first part of `penult doctor`.
+"""Repair a damaged store from its own files: the first part of `penult doctor`.
 
-What is damaged is put aside under ``STORE/damaged``, never deleted. A table whose newest manifest is lost goes back to
-the version before it. Then all intact rows that files on the disk still hold are put back, of each key the one of the
-newest run. What no file holds is lost, and up to the caller.
+Damaged files are put aside under ``STORE/damaged``, never deleted. A table whose newest manifest is lost goes back to
+the version before it. Then all intact rows that files on the disk still hold are put back; if several rows have one
+key, that of the newest run. Rows that no file holds are lost; restoring them is up to the caller.
 
-``STORE/repair.json`` says from before the first change until ``finish`` what is in hand: a repair that was killed
-begins anew, and ends as it would have.
+``STORE/repair.json`` holds the plan of the repair, from before the first change until ``finish``. A repair that was
+killed starts again from it, and gives the same result.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from featurestore.storage.table import Piece, Table
 
 SCHEMAS = {layout.CATALOG: CATALOG, layout.LABELS: LABELS}
 KEYS = {layout.CATALOG: ["uri"], layout.LABELS: ["uri", "label_set", "source"]}
-NO_ROWS = ("_transactions/", layout.LEDGER)  # beginnings of the paths of files that no row depends on
-ROW_KEY = f"S{KEY_BYTES + 2}"  # of ``row_keys``
-RESTORED = "restored"  # the run id of rows whose own may be damaged
+NO_ROWS = ("_transactions/", layout.LEDGER)  # prefixes of the paths of files that no row depends on
+ROW_KEY = f"S{KEY_BYTES + 2}"  # dtype of ``row_keys``
+RESTORED = "restored"  # run id given to rows whose own run id may be damaged
 
 
 @dataclass
@@ -47,10 +47,10 @@ class Repair:
 
     Attributes:
         table: its path in the store.
-        put_aside: files, relative to it; "." is all of it.
-        back_to: the version that it went back to, where it did.
-        restored: rows that came back, from other files or from their sources.
-        lost: rows that did not.
+        put_aside: files that were put aside, relative to ``table``; "." is all of it.
+        back_to: the version that the table went back to, or None.
+        restored: number of rows that were restored, from other files or from their sources.
+        lost: number of rows that were not restored.
     """
 
     table: str
@@ -62,11 +62,11 @@ class Repair:
 
 @dataclass
 class Plan:
-    """What a repair has in hand.
+    """What a repair still has to do, kept in ``repair.json``.
 
     Attributes:
-        rows: how many each table had that is to be put together again; 0 where nothing says it.
-        lost: tables that lack rows which no file holds; of feature sets the images, where all of them are known.
+        rows: number of rows that each table to be rebuilt had; 0 if unknown.
+        lost: tables with rows that no file holds; for a feature set also the lost contents, if all are known.
         last_set: the feature set that was written last.
     """
 
@@ -76,10 +76,10 @@ class Plan:
 
 
 def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
-    """Repair a store's header, tables and journals; its lock is held.
+    """Repair a store's header, tables and journals; its lock must be held.
 
     Returns:
-        What is in hand until ``finish``, None where nothing was damaged; and what was done.
+        The plan, which is in force until ``finish``, or None if nothing was damaged; and what was done.
     """
     told, aside = _header(store), aside_of(store)
     done = {one.table: one for one in (*_journals(store, aside), *_notes(store, aside))}
@@ -116,20 +116,20 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
 
 
 def finish(store: Path, plan: Plan) -> None:
-    """Say that a repair has ended, with all that its caller brought back; the store's lock is held."""
+    """End a repair, after the caller has restored what it can; the store's lock must be held."""
     header.remember(store, [], plan.last_set)
     (store / REPAIR).unlink()
     fsync(store)
 
 
 def aside_of(store: Path) -> Path:
-    """Where what is damaged is put now."""
+    """Return the folder, named by the time now, in which damaged files are put aside."""
     return store / layout.ASIDE / utc_now().replace(":", "")
 
 
 def put_aside(path: Path, to: Path) -> None:
-    """Move a file, a folder or a link out of the way, durably; nothing happens where there is none."""
-    if not os.path.lexists(path):  # a link to itself is there, and does not exist
+    """Move a file, a folder or a link out of the way, durably; do nothing if it does not exist."""
+    if not os.path.lexists(path):  # ``exists`` is false for a link to itself
         return
     while os.path.lexists(to):
         to = to.with_name(f"{to.name}~")
@@ -141,7 +141,7 @@ def put_aside(path: Path, to: Path) -> None:
 
 
 def _journals(store: Path, aside: Path) -> Iterator[Repair]:
-    """Put aside the damaged files of journals; what they stand for counts as never written."""
+    """Put aside the damaged files of journals; the shards they belong to count as never written."""
     for staging in pending(store):
         name = staging.folder.relative_to(store).as_posix()
         if files := [path.relative_to(staging.folder).as_posix() for path in staging.damaged()]:
@@ -151,7 +151,7 @@ def _journals(store: Path, aside: Path) -> Iterator[Repair]:
 
 
 def _notes(store: Path, aside: Path) -> Iterator[Repair]:
-    """Put aside the ledgers and canaries that cannot be read: with them nothing can be. They are made anew."""
+    """Put aside ledgers and canaries that cannot be read, as they make their tables unreadable; both are made anew."""
     for name, table in tables_of(store).items():
         damaged = []
         for note, read in ((layout.LEDGER, ledger.read), (layout.CANARY, canary.read)):
@@ -172,7 +172,7 @@ def _header(store: Path) -> dict[str, Any] | None:
 
 
 def _plan(store: Path, told: dict[str, Any] | None, findings: Sequence[Finding]) -> Plan:
-    """What is to be done where damage was found, and what a repair that was killed had in hand."""
+    """Return the plan for the damage found, together with the plan of a repair that was killed."""
     last = told["tables"] if told else {}
     plan = _begun(store) or Plan({}, {}, told.get("last_set") if told else _newest_set(store))
     for name in {*last, *tables_of(store)}:
@@ -183,12 +183,12 @@ def _plan(store: Path, told: dict[str, Any] | None, findings: Sequence[Finding])
 
 
 def _within(name: str, findings: Sequence[Finding]) -> list[Finding]:
-    """Those of a table."""
+    """Return the findings of one table."""
     return [finding for finding in findings if f"{finding.path}/".startswith(f"{name}/")]
 
 
 def _begun(store: Path) -> Plan | None:
-    """What a repair that was killed had in hand: everything, if it cannot be read any more."""
+    """Return the plan of a repair that was killed, or None; all tables, if the plan cannot be read."""
     if not (store / REPAIR).exists():
         return None
     try:
@@ -201,7 +201,7 @@ def _begun(store: Path) -> Plan | None:
 
 
 def _newest_set(store: Path) -> str | None:
-    """The feature set that was written last, as the runs' records tell it."""
+    """Return the feature set that was written last, according to the run records."""
     for path in sorted((store / layout.RUNS).glob("*-embed-*"), reverse=True):
         try:
             name = str(RunRecord.read(path).result["feature_set"])
@@ -213,7 +213,7 @@ def _newest_set(store: Path) -> str | None:
 
 
 def _mend(table: Table, rebuild: bool, aside: Path, done: Repair) -> None:
-    """Take out of a table what is damaged, and with ``rebuild`` put its rows together again."""
+    """Put aside the damaged files of a table; with ``rebuild``, collect its rows from the files that are left."""
 
     def take_out(file: str) -> None:
         put_aside(table.path / file, aside / file)
@@ -231,7 +231,7 @@ def _mend(table: Table, rebuild: bool, aside: Path, done: Repair) -> None:
         done.back_to = max(table.versions())
     table.path.mkdir(parents=True, exist_ok=True)
     there = {file: sha256 for file, sha256 in known.files.items() if (table.path / file).exists()}
-    ledger.write(table.path, Ledger(files=there))  # of no version: the next may have the number of the one that is lost
+    ledger.write(table.path, Ledger(files=there))  # without a version: the next may get the lost one's number
     if not table.exists():
         if (schema := _schema_of(table)) is None:
             take_out(".")
@@ -253,7 +253,7 @@ def _opens(table: Table) -> bool:
 
 
 def _schema_of(table: Table) -> pa.Schema | None:
-    """The schema of a table without a manifest; of features, the data files tell it too."""
+    """Return the schema of a table without a manifest; for a feature set, read it from the data files."""
     if (schema := SCHEMAS.get(table.path.name)) is not None:
         return schema
     for path in sorted((table.path / "data").glob(f"*{layout.TABLE}")):
@@ -261,15 +261,15 @@ def _schema_of(table: Table) -> pa.Schema | None:
             schema = next(table.file_rows([f"data/{path.name}"])).schema
             if spec_of(schema).set_name == table.path.stem:
                 return schema
-        except (StoreCorrupt, StoreNotFound, StopIteration):  # a damaged file of a table that is not there
+        except (StoreCorrupt, StoreNotFound, StopIteration):  # a damaged file of a missing table
             continue
     return None
 
 
 def _rebuild(table: Table, known: Ledger, bad: Collection[str]) -> int:
-    """Put the rows that files hold in the place of damaged fragments; how many came back.
+    """Replace damaged fragments by the rows that files still hold; return how many rows were restored.
 
-    Intact fragments stay, but for those with a row that gives way to a newer one.
+    Intact fragments stay, except those with a row that a newer row replaces.
     """
     pieces = table.pieces()
     whole = [piece for piece in pieces if not {*piece.data, *piece.deletions} & {*bad}]
@@ -281,7 +281,7 @@ def _rebuild(table: Table, known: Ledger, bad: Collection[str]) -> int:
     used |= {file for piece in pieces for file in piece.data}
     files = sorted(used & there - held)
     if table.sealed and not all(_reads(table, file) for file in used - held):
-        files = []  # what they hold may be older than what is lost
+        files = []  # their rows may be older than the lost rows
 
     def of_files() -> Iterator[pa.RecordBatch]:
         for file in files:
@@ -289,7 +289,7 @@ def _rebuild(table: Table, known: Ledger, bad: Collection[str]) -> int:
 
     keep = _chosen(table, chain(_rows(table, whole), of_files()))
     ends = np.cumsum([piece.rows for piece in whole], dtype=int)
-    masks = np.split(keep, ends)  # the last is of the files
+    masks = np.split(keep, ends)  # the last mask is for the files
     changing = [(piece, mask) for piece, mask in zip(whole, masks, strict=False) if not mask.all()]
     staying = {piece.id for piece in whole} - {piece.id for piece, _ in changing}
 
@@ -323,27 +323,27 @@ def _reads(table: Table, file: str) -> bool:
 
 
 def _file_rows(table: Table, file: str, damaged: bool) -> Iterator[pa.RecordBatch]:
-    """The rows of a data file that can be read and, where they have checksums, match them."""
+    """Yield the rows of a data file that can be read and match their checksums, if they have any."""
     schema = table.schema
     try:
         for batch in table.file_rows([file]):
             if not table.sealed:
-                if batch.schema.metadata != schema.metadata:  # of another feature set
+                if batch.schema.metadata != schema.metadata:  # the file is another feature set's
                     return
                 batch = batch.filter(pa.array(intact(batch)))
             if damaged:  # the run id has no checksum
                 ids = pa.array([RESTORED] * batch.num_rows, pa.string())
                 batch = batch.set_column(batch.schema.get_field_index("run_id"), schema.field("run_id"), ids)
             yield (with_origin(batch) if schema.names == LABELS.names else batch).cast(schema)
-    except (StoreCorrupt, KeyError, TypeError, ValueError):  # Arrow's are among them
+    except (StoreCorrupt, KeyError, TypeError, ValueError):  # Arrow's errors are among them
         return
 
 
 def _chosen(table: Table, batches: Iterable[pa.RecordBatch]) -> np.ndarray:
-    """Which rows to keep, bool (n,): of each key one.
+    """Return which rows to keep, bool (n,): one per key.
 
-    Of images and labels it is that of the newest run, which replaced the others. Of features they are all the same;
-    but what comes after the first lost view of an image goes too, as embedding makes the missing ones from there on.
+    For images and labels it is the row of the newest run, which replaced the others. For features all rows of a key are
+    equal. Views after the first lost view of a content are dropped too: embedding makes all views from there on.
     """
     if not table.sealed:
         keys = [row_keys(batch.column("sha256"), batch.column("view")) for batch in batches]
@@ -359,7 +359,7 @@ def _chosen(table: Table, batches: Iterable[pa.RecordBatch]) -> np.ndarray:
 
 
 def _newest(keys: np.ndarray, ages: np.ndarray) -> np.ndarray:
-    """Bool (n,): of each key's rows the one of the highest age; of equal ones the first."""
+    """Return which rows to keep, bool (n,): per key the one with the highest age; if equal, the first."""
     order = np.lexsort((-np.arange(len(keys)), ages, keys))
     last = np.ones(len(keys), bool)
     last[:-1] = keys[order][1:] != keys[order][:-1]
@@ -369,7 +369,7 @@ def _newest(keys: np.ndarray, ages: np.ndarray) -> np.ndarray:
 
 
 def _up_to_gaps(keys: np.ndarray, first_view: int) -> np.ndarray:
-    """Bool (n,): the first row of each key of ``row_keys``, if none of the views before it is missing."""
+    """Return which rows to keep, bool (n,): the first row per key of ``row_keys`` if no view before it is missing."""
     unique, at = np.unique(keys, return_index=True)  # by content, then by view
     raw = unique.view(np.uint8).reshape(-1, KEY_BYTES + 2)
     views = raw[:, KEY_BYTES:].copy().view(">i2").reshape(-1)

@@ -1,4 +1,4 @@
-"""Check every file and every row of a store's tables and journals, whether or not they can be opened."""
+"""Check every file and row of a store's tables and journals, even of tables that cannot be opened."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from featurestore.storage.files import listed, sha256_of
 from featurestore.storage.ledger import Ledger
 from featurestore.storage.table import Piece, Table
 
-REPAIR = "repair.json"  # there while a repair is under way
-MOST_ROWS = 1000  # of a file are named
+REPAIR = "repair.json"  # exists while a repair is under way
+MOST_ROWS = 1000  # damaged rows that are named per finding
 
-Progress = Callable[[int, int], None]  # MB done, MB in all
-Read = Callable[[int], None]  # told how many bytes were read
+Progress = Callable[[int, int], None]  # MB done, MB in total
+Read = Callable[[int], None]  # called with the number of bytes read
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it was written.
+    """One kind of damage: something that is not as it was written.
 
     Attributes:
-        path: of the file, or of the table or folder that lacks one, relative to the store.
+        path: of the damaged file, or of the table or folder that lacks a file, relative to the store.
         problem: what is wrong with it.
-        rows: images whose features are damaged, sha256 in hex; ``MOST_ROWS`` of them at most.
+        rows: contents whose features are damaged, sha256 in hex; at most ``MOST_ROWS``.
     """
 
     path: str
@@ -39,14 +39,14 @@ class Finding:
 
 
 def tables_of(store: Path) -> dict[str, Table]:
-    """The tables of a store by their paths in it, those that cannot be opened among them."""
+    """Return the tables of a store by their paths in it, including those that cannot be opened."""
     sets = [path for path in listed(store / layout.FEATURES) if path.suffix == layout.TABLE and not Table(path).unborn]
     names = [layout.CATALOG, layout.LABELS, *(f"{layout.FEATURES}/{path.name}" for path in sets)]
     return {name: Table(store / name, sealed=name in (layout.CATALOG, layout.LABELS)) for name in sorted(names)}
 
 
 def is_store(path: Path) -> bool:
-    """Whether there is a store, however damaged."""
+    """Return whether there is a store, however damaged."""
     return any((path / name).exists() for name in (layout.HEADER, layout.CATALOG))
 
 
@@ -55,10 +55,10 @@ def verify(store: Path, progress: Progress = lambda _done, _total: None) -> Iter
 
     Args:
         store: its folder.
-        progress: called now and then.
+        progress: called after each part that was read.
 
     Raises:
-        FormatError: it was written by a newer penult.
+        FormatError: a newer penult wrote the store.
     """
     try:
         told = header.read(store)["tables"]
@@ -88,9 +88,9 @@ def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: 
 
     Args:
         name: its path in the store.
-        table: whether or not it can be opened.
-        last: the version and rows that it had once, if that is known; it may be at a later one.
-        read: told of what was read.
+        table: the table; it need not open.
+        last: a version and number of rows that the table once had, if known; the table may be at a later version.
+        read: called with the number of bytes read.
     """
     try:
         canary.read(table.path)
@@ -98,7 +98,7 @@ def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: 
         yield Finding(f"{name}/{layout.CANARY}", str(error))
     try:
         known = ledger.read(table.path)
-    except StoreCorrupt as error:  # nothing else can be said
+    except StoreCorrupt as error:  # without the ledger nothing else can be checked
         yield Finding(f"{name}/{layout.LEDGER}", str(error))
         return
     newest = max(table.versions(), default=0)
@@ -128,7 +128,7 @@ def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: 
 
 
 def verify_journals(store: Path) -> Iterator[Finding]:
-    """Find all damage to the journals of dead runs, and to what they name."""
+    """Find all damage to the journals of dead runs, and to the fragments that they name."""
     for staging in pending(store):
         for path in staging.damaged():
             yield Finding(path.relative_to(store).as_posix(), "it is not what the run has written")
@@ -140,9 +140,9 @@ def verify_journals(store: Path) -> Iterator[Finding]:
 
 
 def damaged_files(table: Table, known: Ledger, read: Read = lambda _: None) -> dict[str, str]:
-    """What is wrong with the files of a table that are not what its ledger says, by path relative to the table.
+    """Return the files of a table whose digest is not the ledger's: the problem by path relative to the table.
 
-    Files that are not there are none of them: what no version needs is cleaned up.
+    Missing files are not included: files that no version needs are cleaned up.
     """
     damaged = {}
     for file, sha256 in known.files.items():
@@ -161,9 +161,10 @@ def damaged_files(table: Table, known: Ledger, read: Read = lambda _: None) -> d
 def damaged_pieces(
     table: Table, pieces: Sequence[Piece], read: Read = lambda _: None
 ) -> Iterator[tuple[Piece, str, tuple[str, ...]]]:
-    """Fragments that cannot be read whole, or with rows unlike their checksums: what is wrong, and the images.
+    """Yield fragments that cannot be read completely or have rows with wrong checksums, each with problem and contents.
 
-    They are read all at once, and by halves where something is wrong: a table may have tens of thousands.
+    The fragments are read in one pass; if something is wrong, each half is checked by itself, and so on: a table may
+    have tens of thousands of fragments.
     """
     if not pieces or (wrong := _problem(table, pieces, read)) is None:
         return
@@ -185,7 +186,7 @@ def _problem(table: Table, pieces: Sequence[Piece], read: Read) -> tuple[str, tu
             if not table.sealed and len(at := (~intact(batch)).nonzero()[0]):
                 damaged += len(at)
                 images += hex_ids(keys_of(batch.column("sha256"))[at[: MOST_ROWS - len(images)]]).tolist()
-    except (StoreCorrupt, ValueError) as error:  # what is no valid Arrow array is a ValueError
+    except (StoreCorrupt, ValueError) as error:  # an invalid Arrow array raises ValueError
         return str(error), tuple(images)
     if not damaged and rows == expected:
         return None
@@ -193,5 +194,5 @@ def _problem(table: Table, pieces: Sequence[Piece], read: Read) -> tuple[str, tu
 
 
 def _size(table: Table) -> int:
-    """Bytes that verifying a table reads: its files, and the rows that have checksums once more."""
+    """Return the bytes that verifying a table reads: all its files, and once more the rows that have checksums."""
     return (1 if table.sealed else 2) * sum(file.stat().st_size for file in table.path.rglob("*") if file.is_file())

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 
 from featurestore.storage.table import Piece, Table
 
-TIER = 16  # fragments of one size are merged when there are so many; the next size has so many times the rows
-LARGE = TIER**3 // 2  # rows; larger fragments stay as they are, and a run's shards are larger but for the last
-MOST_DELETED = 0.5  # of a fragment's rows
+TIER = 16  # a tier of this many fragments is merged; those of the next tier have this many times the rows
+LARGE = TIER**3 // 2  # rows; larger fragments stay as they are, and all shards of a run but the last are larger
+MOST_DELETED = 0.5  # share of a fragment's rows
 MOST_VERSIONS = 16
 
 
 def tend(table: Table) -> None:
-    """Merge what has become too small and drop old versions; the store's lock is held.
+    """Merge small fragments and drop old versions; the store's lock must be held.
 
-    However many runs there are, a row is written again three times in its life at most, but for rows whose neighbours
-    are replaced; and beside the large fragments there are never more than 3 * (TIER - 1) + 1 others.
+    However many runs there are, a row is rewritten at most three times, unless other rows of its fragment are replaced.
+    Besides the large fragments there are at most 3 * (TIER - 1) + 1 others.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the table cannot be written.
     """
-    version = table.version  # another program that deletes rows meanwhile must not find them there again
+    version = table.version  # pinned: rows that another program deletes meanwhile must not come back
     small = worth_merging(table.pieces(version))
     if small:
         table.swap(small, table.stage(table.fragment_rows(small, version)), version)
@@ -31,7 +31,7 @@ def tend(table: Table) -> None:
 
 
 def worth_merging(pieces: Sequence[Piece]) -> list[int]:
-    """The numbers of the fragments to merge now: the full tiers of small ones, and those that are mostly deleted."""
+    """Return the numbers of the fragments to merge now: full tiers of small ones, and those with most rows deleted."""
     tiers: dict[int, list[int]] = defaultdict(list)
     chosen = []
     for piece in pieces:

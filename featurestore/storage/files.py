@@ -1,4 +1,4 @@
-"""Durable small files: written whole or not at all, and still there after a power cut; read without trusting them."""
+"""Small durable files: written whole or not at all, kept through a power cut, and read without trusting them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from featurestore.errors import StoreCorrupt, StoreError
 JSON_BYTES = 16 * 2**20  # read as Python objects it may take 40 times as much
 MAX_NAME_BYTES = 200  # file systems allow 255
 SEAL = "seal"
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that UTF-8 has no bytes for, unless two make a pair
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escaped surrogate, which UTF-8 cannot encode unless two form a pair
 
 
 def trouble(error: OSError, path: Path | str) -> str:
-    """What the system refused and what to do, in a sentence; ``path`` is where, if the error does not say it.
+    """Return one sentence that says what the system refused and what to do.
 
-    Lance and Arrow tell the error's number in their text only.
+    ``path`` is named if the error has no file name. Lance and Arrow give the error number only in their message.
     """
     told = re.search(r"(?:os error|errno) (\d+)", str(error))
     number = error.errno or (int(told[1]) if told else errno.EIO)
@@ -47,7 +47,7 @@ def trouble(error: OSError, path: Path | str) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says when ``path`` cannot be written into an error for people.
+    """Turn the OSError raised when ``path`` cannot be written into a StoreError for users.
 
     Raises:
         StoreError: see ``trouble``.
@@ -59,7 +59,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def fsync(path: Path, missing_ok: bool = False) -> None:
-    """Flush one file or folder to the disk; with ``missing_ok`` nothing happens where it is gone."""
+    """Flush one file or folder to the disk; with ``missing_ok``, do nothing if it does not exist."""
     with writing(path):
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -75,7 +75,7 @@ def fsync(path: Path, missing_ok: bool = False) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes ``path``'s place, durably."""
+    """Yield a temporary path beside ``path``; on success, its file replaces ``path`` durably."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with writing(path):
@@ -84,7 +84,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         fsync(path.parent)
     finally:
-        with suppress(OSError):  # on a disk that refuses, the first refusal counts
+        with suppress(OSError):  # if this fails too, the first error is the one to raise
             temporary.unlink(missing_ok=True)
 
 
@@ -98,7 +98,7 @@ def write_json(path: Path, value: Any, limit: int = JSON_BYTES) -> None:
     """Write JSON, atomically and durably.
 
     Raises:
-        StoreError: it would be larger than ``limit`` bytes, so that nobody could read it back.
+        StoreError: the text would be larger than ``limit`` bytes, so that it could not be read back.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     if len(text.encode()) > limit:
@@ -110,8 +110,8 @@ def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
     """Read JSON as strictly as it is written: UTF-8, finite numbers, no key twice in an object.
 
     Raises:
-        StoreCorrupt: there is no such file, or it is larger than ``limit`` bytes, or not such JSON.
-        StoreError: it may not be read.
+        StoreCorrupt: the file is missing, larger than ``limit`` bytes, or not such JSON.
+        StoreError: this user may not read the file.
     """
     data = read_bytes(path, limit)
     try:
@@ -126,36 +126,36 @@ def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
 
 
 def write_sealed(path: Path, value: dict[str, Any], limit: int = JSON_BYTES) -> None:
-    """Write a JSON object and its seal, see ``sealed``; atomically and durably.
+    """Write a JSON object with its seal (see ``sealed``), atomically and durably.
 
     Raises:
-        StoreError: it would be larger than ``limit`` bytes, so that nobody could read it back.
+        StoreError: the text would be larger than ``limit`` bytes, so that it could not be read back.
     """
     write_json(path, sealed(value), limit)
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
-    """The object with a last key ``seal``, by which ``read_sealed`` notices damage.
+    """Return the object with a last key ``seal``, from which ``read_sealed`` detects damage.
 
-    The seal is the SHA-256 of the object without it, as canonical JSON. It proves that no bit has changed by
-    accident, not who wrote the file.
+    The seal is the SHA-256 of the canonical JSON of the object without the seal. It shows that no bit has changed by
+    accident; it does not show who wrote the file.
     """
     assert SEAL not in value
-    plain = json.loads(json.dumps(value, allow_nan=False))  # as it will be read: keys are text, tuples are lists
+    plain = json.loads(json.dumps(value, allow_nan=False))  # as it will be read back: keys are text, tuples are lists
     return plain | {SEAL: _seal(plain)}
 
 
 def read_sealed(path: Path, required: bool = False, limit: int = JSON_BYTES) -> dict[str, Any]:
-    """Read a JSON object that ``write_sealed`` has written, without its seal.
+    """Read a JSON object that ``write_sealed`` wrote; return it without its seal.
 
     Args:
         path: of the file.
         required: refuse an object without a seal; files of older formats have none.
-        limit: of the file's size in bytes.
+        limit: largest size of the file in bytes.
 
     Raises:
-        StoreCorrupt: what ``read_json`` refuses, no object, or not the one that was sealed.
-        StoreError: it may not be read.
+        StoreCorrupt: ``read_json`` refuses the file, it holds no JSON object, or the seal does not match.
+        StoreError: this user may not read the file.
     """
     value = read_json(path, limit)
     if not isinstance(value, dict):
@@ -176,8 +176,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """Read a file of at most ``limit`` bytes.
 
     Raises:
-        StoreCorrupt: it is larger; see ``reading`` for this and the next.
-        StoreError: it may not be read.
+        StoreCorrupt: the file is larger, or ``reading`` refuses it.
+        StoreError: this user may not read the file.
     """
     with reading(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -188,7 +188,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes of a regular file; None for whatever else lies there, or nothing."""
+    """Return the size of a regular file in bytes; None if there is no file or something else."""
     try:
         about = path.stat()
     except (OSError, ValueError):
@@ -197,32 +197,34 @@ def size_of(path: Path) -> int | None:
 
 
 def listed(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; nothing where there is none. A glob would take one that may not be listed for empty.
+    """Return the paths in a folder, sorted; none if there is no folder.
+
+    Not a glob: it would be empty for a folder that this user may not list.
 
     Raises:
-        StoreError: it cannot be listed.
+        StoreError: the folder cannot be listed.
     """
     try:
         return sorted(folder.iterdir()) if folder.is_dir() else []
-    except FileNotFoundError:  # by now
+    except FileNotFoundError:  # removed in the meantime
         return []
     except OSError as error:
         raise StoreError(trouble(error, folder)) from error
 
 
 def sha256_of(path: Path) -> str:
-    """Of a whole file, in hex; raises what ``reading`` does."""
+    """Return the sha256 of a whole file, in hex; raise what ``reading`` raises."""
     with reading(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a regular file to read it; what else lies in its place, a pipe for one, is not waited for.
+    """Open a regular file for reading; do not wait for anything else in its place, such as a pipe.
 
     Raises:
-        StoreCorrupt: no such file, or none that can be read.
-        StoreError: it may not be read.
+        StoreCorrupt: there is no regular file, or it cannot be read.
+        StoreError: this user may not read the file.
     """
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
@@ -239,14 +241,14 @@ def reading(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether this names an entry of a folder and nothing outside it, with room for a suffix."""
+    """Return whether this names an entry of a folder, nothing outside it, and leaves room for a suffix."""
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         return False
     return len(name.encode(errors="replace")) <= MAX_NAME_BYTES
 
 
 def _seal(value: dict[str, Any]) -> str:
-    """SHA-256, in hex, of the canonical JSON."""
+    """Return the SHA-256 of the canonical JSON, in hex."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

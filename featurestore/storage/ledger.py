@@ -1,8 +1,8 @@
-"""The ledger of a table: its version, its rows and the sha256 of every file, as they were after the last commit.
+"""The ledger of a table: its version, its number of rows and the sha256 of every file, after the last commit.
 
-Lance has no checksums of its own. A manifest names files, so that a flipped bit in it may serve another table; the
-ledger is beside it and says what each file was. A version above the ledger's is a commit whose writer died before it
-could note it.
+Lance has no checksums of its own. A manifest names the table's files, so a flipped bit in it may lead to other files.
+The ledger lies in the table's folder and holds the digest of each file. If the table's version is above the ledger's,
+the writer of that commit died before it could update the ledger.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_BYTES = 1 << 28  # about two million files
 
 @dataclass(frozen=True)
 class Ledger:
-    """What a table was: ``files`` are sha256 in hex by path, relative to the table's folder."""
+    """State of a table; ``files`` maps paths, relative to the table's folder, to sha256 in hex."""
 
     version: int = 0
     rows: int = 0
@@ -28,17 +28,17 @@ class Ledger:
 
 
 def read(table: Path) -> Ledger:
-    """The ledger of a table; an empty one where there is none, as in the stores of older versions.
+    """Return the ledger of a table; an empty ledger if it has none, as in stores of older versions.
 
     Raises:
-        StoreCorrupt: it is damaged.
+        StoreCorrupt: the ledger is damaged.
     """
     path = table / layout.LEDGER
     try:
         found = path.stat()
     except FileNotFoundError:
         return Ledger()
-    except OSError as error:  # a link to itself, for one
+    except OSError as error:  # for example a link to itself
         raise StoreCorrupt(f"Expected: a ledger at {path}. Got: {error.strerror}.") from error
     return _read(path, (found.st_ino, found.st_mtime_ns, found.st_size))
 
@@ -65,10 +65,10 @@ def write(table: Path, ledger: Ledger) -> None:
 
 
 def check(table: Path, names: list[str]) -> None:
-    """Compare files with their digests; files that the ledger does not know pass. Each is read once per process.
+    """Compare files with their digests. Files that are not in the ledger pass. Each file is read once per process.
 
     Raises:
-        StoreCorrupt: one is missing or not what it was.
+        StoreCorrupt: a file is missing or has changed.
     """
     known = read(table).files
     for name in names:
@@ -77,7 +77,7 @@ def check(table: Path, names: list[str]) -> None:
 
 
 def damage(path: Path, sha256: str) -> str | None:
-    """What is wrong with a file that should have this digest, or None."""
+    """Return what is wrong with a file that should have this digest, or None."""
     try:
         found = path.stat()
     except FileNotFoundError:

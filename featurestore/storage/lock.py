@@ -1,4 +1,4 @@
-"""The store's one writer's place: an flock on ``STORE/lock``, which the kernel gives back however its holder ends."""
+"""The store's lock for its one writer: an flock on ``STORE/lock``, which the kernel frees however its holder ends."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from featurestore.storage.files import trouble
 
 @contextmanager
 def locked(store: Path) -> Iterator[None]:
-    """Hold the store's only writer's place.
+    """Hold the store's lock: only one run may write at a time.
 
     Raises:
-        StoreLocked: another run holds it.
+        StoreLocked: another run holds the lock.
         StoreError: the folder cannot be written to.
     """
     try:
-        file = (store / layout.LOCK).open("ab+", buffering=0)  # closing flushes nothing that a full disk refused
+        file = (store / layout.LOCK).open("ab+", buffering=0)  # unbuffered: close must not flush to a full disk
     except OSError as error:
         raise StoreError(trouble(error, store)) from error
     with file:
@@ -33,7 +33,7 @@ def locked(store: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read(200).decode(errors="replace").strip() or "another run"
             raise StoreLocked(f"{store} is locked by {holder}: wait for it to end, then run this again.") from None
-        with suppress(OSError):  # on a full disk the lock holds too, without a name
+        with suppress(OSError):  # on a full disk the lock holds without its holder's name
             file.truncate(0)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             file.write(f"process {os.getpid()} on {os.uname().nodename} since {now}".encode())

@@ -1,7 +1,7 @@
 """Arrays in an npz file, written durably and read without trusting them.
 
-``numpy.load`` believes what a file says of itself: a few bytes can declare, or unpack to, more than any memory holds.
-Here members are stored as they are, so that a file is as large as what comes out of it, and nothing is unpickled.
+``numpy.load`` trusts the sizes that a file declares: a few bytes can declare, or unpack to, more than any memory holds.
+Here members are stored uncompressed, so that the arrays are no larger than the file, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 from featurestore.errors import StoreCorrupt
 from featurestore.storage.files import is_plain_name, reading, replacing, sha256_of
 
-KINDS = "biufU"  # of dtypes: plain numbers and text
+KINDS = "biufU"  # allowed kinds of dtype: plain numbers and text
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-OVERHEAD = 1024  # bytes
+OVERHEAD = 1024  # bytes per array, and once per file
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
@@ -33,16 +33,16 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def read_npz(path: Path, limit: int, sha256: str | None = None) -> dict[str, np.ndarray]:
-    """Read arrays that ``write_npz`` has written; they are read-only.
+    """Read the arrays that ``write_npz`` wrote; they are read-only.
 
     Args:
         path: of the file.
-        limit: of its size in bytes; ``OVERHEAD`` for each array and once for the file is enough beside the numbers.
-        sha256: of the file, in hex; None checks nothing.
+        limit: largest size in bytes; the bytes of all arrays plus ``OVERHEAD`` per array and once per file is enough.
+        sha256: of the file, in hex; None skips this check.
 
     Raises:
-        StoreCorrupt: no such file, more than ``limit``, another digest, or anything but plain arrays.
-        StoreError: it may not be read.
+        StoreCorrupt: the file is missing, larger than ``limit``, has another digest, or holds more than plain arrays.
+        StoreError: this user may not read the file.
     """
     with reading(path) as opened:
         if (size := os.fstat(opened.fileno()).st_size) > limit:
@@ -78,7 +78,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and dtype of an array: NEP 1, "A simple file format for NumPy arrays"."""
+    """Read shape, Fortran order and dtype of an array: NEP 1, "A simple file format for NumPy arrays"."""
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
         raise ValueError(f"an array of version {version}")

@@ -1,9 +1,9 @@
 """Lance tables with strict, idempotent commits. The only module that imports lance or lancedb.
 
-A commit is a compare-and-append: it lands once for one run id, however often it is tried, and never on
-top of a version other than the one it looked at. Lance itself promises neither (a plain Append rebases, and
-repeats if it is sent twice), never calls fsync, overlooks a data file's last write that fails, has no checksums and
-opens a manifest of zeros as an empty table; all of it is closed here and in the ledger. Seen on pylance 14.0.2.
+A commit is a compare-and-append: it takes effect once per run id, however often it is tried, and only on top of the
+version that it read. Lance itself promises neither: a plain Append rebases, and adds its rows again if sent twice.
+Lance also never calls fsync, overlooks a failed last write to a data file, has no checksums and opens a manifest of
+zeros as an empty table. This module and the ledger make up for all of these. Seen on pylance 14.0.2.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ DATA_STORAGE_VERSION = "2.2"  # what LanceDB 0.40 opens
 MAX_COMMIT_TRIES = 20
 WRITE_BUFFER_BYTES = 16 * 2**20
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
-KEPT_VERSIONS = 3  # the latest, and what `penult doctor` may go back to
+KEPT_VERSIONS = 3  # the latest, and those that `penult doctor` may go back to
 HINT, MOST_HINT_BYTES = "_versions/latest_version_hint.json", 4096
-MOST_VERSIONS = 2**64 - 1  # a manifest is named by its distance from it, so that the newest sorts first
+MOST_VERSIONS = 2**64 - 1  # a manifest's name is this minus its version, so that the newest sorts first
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A fragment of a table: its number, its rows with and without those deleted, its files relative to the table."""
+    """A fragment of a table: its number, its rows with and without deleted ones, its files relative to the table."""
 
     id: int
     physical_rows: int
@@ -53,7 +53,7 @@ class Piece:
 
 
 class Replaced(NamedTuple):
-    """Rows that others take the place of: those with one of some values in a column, where a condition (SQL) holds."""
+    """Rows to be replaced: those with one of ``values`` in ``column`` for which the condition ``where`` (SQL) holds."""
 
     values: pa.Array
     where: str | None = None
@@ -61,7 +61,7 @@ class Replaced(NamedTuple):
 
 
 class Pin:
-    """A version of a table whose files stay as long as this object is there."""
+    """A version of a table whose files are kept as long as this object exists."""
 
     def __init__(self, table: Table) -> None:
         lease = table.lease()
@@ -71,9 +71,9 @@ class Pin:
 
 
 class Table:
-    """One Lance dataset under ``path``; opened anew at each read, so it always sees the latest version.
+    """One Lance dataset under ``path``; opened again at each read, so it always sees the latest version.
 
-    ``sealed``: its files are compared with the ledger before rows are read, as these carry no checksums.
+    ``sealed``: its rows carry no checksums, so its files are compared with the ledger before rows are read.
     """
 
     def __init__(self, path: Path, sealed: bool = True) -> None:
@@ -81,30 +81,30 @@ class Table:
 
     @property
     def _uri(self) -> str:
-        """Where it is, for Lance, which takes a relative ``a:b`` for a place on the net."""
+        """Absolute path for Lance, which would take a relative ``a:b`` for a URL."""
         return str(self.path.absolute())
 
     def exists(self) -> bool:
-        """Whether a dataset was created here."""
+        """Return whether a dataset was created here."""
         return bool(self.versions())
 
     @property
     def unborn(self) -> bool:
-        """Whether nothing is here but what a run leaves that dies while it makes the table."""
+        """Whether there is at most what a run leaves behind if it dies while it creates the table."""
         return not (self.exists() or (self.path / layout.LEDGER).exists() or listed(self.path / "data"))
 
     def versions(self) -> dict[int, str]:
-        """The manifests that are there: their files, relative to the table, by version; the latest last."""
+        """Return the existing manifests by version, the latest last; their paths are relative to the table."""
         names = [path.name for path in listed(self.path / "_versions") if path.suffix == ".manifest"]
         numbers = {int(stem): name for name in names if (stem := name.removesuffix(".manifest")).isdecimal()}
         found = {MOST_VERSIONS - n if n > MOST_VERSIONS // 2 else n: f"_versions/{name}" for n, name in numbers.items()}
         return dict(sorted(found.items()))
 
     def create(self, schema: pa.Schema) -> None:
-        """Create an empty table; nothing happens where it exists.
+        """Create an empty table; do nothing if it exists.
 
         Raises:
-            StoreCorrupt: it exists with another schema.
+            StoreCorrupt: the table exists with another schema.
         """
         if self.exists():
             self.check_schema(schema)
@@ -116,14 +116,14 @@ class Table:
         except StoreError:
             if not self.exists():
                 raise
-            self.check_schema(schema)  # another run was faster
+            self.check_schema(schema)  # another run created it first
             return
         self._fsync_version(began)
         fsync(self.path.parent)
         self.note()
 
     def check_schema(self, expected: pa.Schema) -> None:
-        """Raise StoreCorrupt where the table's columns are not those of ``expected``."""
+        """Raise StoreCorrupt unless the table's columns are those of ``expected``."""
         actual = self.schema
         if actual.names != expected.names or any(actual.field(f.name).type != f.type for f in expected):
             raise StoreCorrupt(f"Expected in {self.path}: columns {expected.names}. Got: {actual.names}.")
@@ -135,7 +135,7 @@ class Table:
             return self._open().schema
 
     def columns(self, version: int | None = None) -> list[str]:
-        """Names of the columns that a version has, by default the latest."""
+        """Return the names of the columns of a version, by default the latest."""
         with self._reading(), self.lease():
             return list(self._open(version).schema.names)
 
@@ -146,13 +146,13 @@ class Table:
             return self._open().version
 
     def state(self) -> dict[str, int]:
-        """Version and number of rows, read together."""
+        """Return version and number of rows, read together."""
         with self._reading(), self.lease():
             dataset = self._open()
             return {"version": dataset.version, "rows": dataset.count_rows()}
 
     def count(self, condition: str | None = None) -> int:
-        """Number of rows, where ``condition`` (SQL) holds if given."""
+        """Return the number of rows for which ``condition`` (SQL) holds, by default of all."""
         with self._reading(), self.lease():
             return self._checked().count_rows(filter=condition)
 
@@ -163,18 +163,18 @@ class Table:
         version: int | None = None,
         batch_rows: int = 8192,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream columns of all rows where ``condition`` (SQL) holds, at a pinned version if given."""
+        """Stream columns of all rows for which ``condition`` (SQL) holds, at a version, by default the latest."""
         with self._reading(), self.lease():
             scanner = self._checked(version).scanner(columns=columns, filter=condition, batch_size=batch_rows)
             yield from scanner.to_batches()
 
     def read(self, columns: list[str], condition: str | None = None, version: int | None = None) -> pa.Table:
-        """Like ``scan``, as one table in memory."""
+        """Return what ``scan`` streams as one table in memory."""
         with self._reading(), self.lease():
             return self._checked(version).scanner(columns=columns, filter=condition).to_table()
 
     def has_run(self, run_id: str) -> bool:
-        """Whether rows of this run have been committed."""
+        """Return whether rows of this run have been committed."""
         return bool(self.count(_of_run(run_id)))
 
     def stage(self, batches: Iterable[pa.RecordBatch]) -> list[str]:
@@ -188,7 +188,7 @@ class Table:
         def guarded() -> Iterator[pa.RecordBatch]:
             try:
                 yield from batches
-            except BaseException as error:  # lance would turn it into a bare OSError
+            except BaseException as error:  # lance would turn it into a plain OSError
                 failure.append(error)
                 raise
 
@@ -200,11 +200,11 @@ class Table:
                 schema=schema,
                 mode="append",
                 data_storage_version=DATA_STORAGE_VERSION,
-                data_cache_bytes=WRITE_BUFFER_BYTES // len(schema),  # a column
+                data_cache_bytes=WRITE_BUFFER_BYTES // len(schema),  # per column
             )
         staged = []
         for fragment in fragments:
-            if problem := self._missing(fragment):  # Lance overlooks it when the last write fails
+            if problem := self._missing(fragment):  # Lance overlooks a failed last write
                 raise StoreError(f"{problem}: make room there, then run the same command again.")
             digests = {}
             for name in _data_names(fragment):
@@ -213,16 +213,16 @@ class Table:
             staged.append(json.dumps({"fragment": fragment.to_json(), "sha256": digests}))
         if staged:
             fsync(self.path / "data")
-            fsync(self.path)  # the first fragment makes the folder
+            fsync(self.path)  # the first fragment creates the folder
         return staged
 
     def staged_columns(self, staged: str, columns: list[str]) -> Iterator[list[pa.Array]]:
-        """Read columns of a staged fragment, a chunk at a time, in order."""
+        """Read columns of a staged fragment in order, one batch at a time."""
         for batch in self._staged_batches(staged, columns):
             yield [batch.column(name) for name in columns]
 
     def restage(self, staged: str, keep: pa.Array) -> list[str]:
-        """Write a staged fragment again with only the rows where ``keep`` (bool, one per row) is true."""
+        """Write a staged fragment again, with only the rows for which ``keep`` (bool, one per row) is true."""
 
         def kept() -> Iterator[pa.RecordBatch]:
             start = 0
@@ -233,7 +233,7 @@ class Table:
         return self.stage(kept())
 
     def staged_damage(self, staged: str, whole: bool = False) -> str | None:
-        """What is wrong with a staged fragment's files: missing or of another size; ``whole`` compares digests too."""
+        """Return what is wrong with a staged fragment's files: missing or of another size; ``whole``: digests too."""
         fragment, digests = _fragment(staged), _digests(staged)
         if problem := self._missing(fragment):
             return problem
@@ -248,15 +248,15 @@ class Table:
         staged: list[str],
         replaces: Sequence[Replaced] = (),
     ) -> bool:
-        """Add staged fragments as one new version, once for a run id.
+        """Add staged fragments as one new version, once per run id.
 
-        Two committers of one run may race. Only if a third run replaces every row of it between them does the second
-        not see that it was there: the store's lock keeps them apart.
+        Two processes may try to commit the same run at once. The second one sees the rows of the first, unless a third
+        run replaces all of them in between; the store's lock prevents that.
 
         Args:
-            run_id: value of the ``run_id`` column of the staged rows; if it is there already, nothing happens.
+            run_id: value of the ``run_id`` column of the staged rows; if the table has such rows, nothing happens.
             staged: fragments from ``stage``.
-            replaces: present rows that go in the same version.
+            replaces: stored rows that are removed in the same version.
 
         Returns:
             Whether this call made the version.
@@ -270,7 +270,7 @@ class Table:
                 done = not staged or dataset.count_rows(filter=_of_run(run_id)) > 0
                 gone = {} if done else _rows_of(dataset, replaces)
             if done:
-                self.note(staged)  # the commit may have landed without it
+                self.note(staged)  # a writer may have died between its commit and its note
                 return False
             with self._writing():
                 operation = _addition(dataset, [_fragment(text) for text in staged], gone)
@@ -279,10 +279,10 @@ class Table:
         raise StoreError(f"Other writers keep changing {self.path}: stop them, then run this again.")
 
     def widen(self, schema: pa.Schema) -> None:
-        """Give the table the columns that ``schema`` has more at its end, empty in all rows; no data file is written.
+        """Add the columns that only ``schema`` has, at its end; they are null in all rows. No data file is written.
 
         Raises:
-            StoreError: another writer was faster.
+            StoreError: another writer committed first.
         """
         with self._reading():
             dataset = self._checked()
@@ -292,10 +292,10 @@ class Table:
             raise StoreError(f"Another writer changes {self.path}: stop it, then run this again.")
 
     def exchange(self, staged: list[str], gone: Replaced) -> int:
-        """Put staged fragments in the place of rows, in a version of its own; how many rows went.
+        """Replace rows by staged fragments in one new version; return how many rows were removed.
 
         Raises:
-            StoreError: another writer was faster.
+            StoreError: another writer committed first.
         """
         with self._reading():
             dataset = self._checked()
@@ -309,16 +309,16 @@ class Table:
     # -- upkeep: the caller holds the store's lock -----------------------------------------------------------------
 
     def pieces(self, version: int | None = None) -> list[Piece]:
-        """The fragments of a version, by default the latest."""
+        """Return the fragments of a version, by default the latest."""
         with self._reading(), self.lease():
             fragments = [fragment.metadata for fragment in self._open(version).get_fragments()]
         return [Piece(f.id, f.physical_rows, f.num_rows, _data_names(f), _deletion_names(f)) for f in fragments]
 
     def swap(self, gone: list[int], staged: list[str], version: int | None = None) -> None:
-        """Put staged fragments in the place of others, as these were in a version, by default the latest.
+        """Replace the fragments ``gone`` of a version, by default the latest, by staged ones.
 
         Raises:
-            StoreError: another writer was faster.
+            StoreError: another writer committed first.
         """
         operation = lance.LanceOperation.Update(
             removed_fragment_ids=gone, updated_fragments=[], new_fragments=[_fragment(text) for text in staged]
@@ -327,7 +327,7 @@ class Table:
             raise StoreError(f"Another writer changes {self.path}: stop it, then run this again.")
 
     def file_rows(self, names: list[str], columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Rows of data files, whether or not a version has them, deleted ones included.
+        """Yield the rows of data files, deleted rows included, whether or not a version refers to the files.
 
         Raises:
             StoreCorrupt: a file cannot be read.
@@ -339,15 +339,16 @@ class Table:
                 yield from LanceFileReader(f"{self._uri}/{name}", columns=columns).read_all().to_batches()
 
     def fragment_rows(self, ids: list[int], version: int | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows of some fragments of a version, by default the latest."""
+        """Yield the rows of some fragments of a version, by default the latest."""
         with self._reading(), self.lease():
             dataset = self._checked(version, ids)
             yield from dataset.scanner(fragments=[dataset.get_fragment(id) for id in ids]).to_batches()
 
     def cleanup(self, staged_too: bool = False) -> int | None:
-        """Remove old versions and what only they hold; bytes freed, or None: somebody reads, and nothing was removed.
+        """Remove old versions and the files that only they refer to; return the bytes freed.
 
-        ``staged_too``: and files that no version has named yet; there must be no journal left that names them.
+        If somebody is reading the table, nothing is removed and the result is None. ``staged_too`` also removes files
+        that no version refers to yet; no journal may be left that names them.
         """
         with self._alone() as alone, self._reading():
             if not alone:
@@ -356,7 +357,7 @@ class Table:
                 retain_versions=KEPT_VERSIONS, delete_unverified=staged_too, error_if_tagged_old_versions=False
             )
         freed = int(stats.bytes_removed)
-        if staged_too:  # Lance keeps those of a dead commit while the version stays that it was made from
+        if staged_too:  # Lance keeps a dead commit's deletion files as long as the version it started from
             named = {name for version in self.versions() for piece in self.pieces(version) for name in piece.deletions}
             for path in listed(self.path / "_deletions"):
                 if f"_deletions/{path.name}" not in named:
@@ -366,7 +367,7 @@ class Table:
         return freed
 
     def note(self, staged: Iterable[str] = ()) -> None:
-        """Bring the ledger up to the latest version, where it is not."""
+        """Update the ledger to the latest version if it is behind."""
         known, versions = ledger.read(self.path), self.versions()
         there = {name for name in known.files if (self.path / name).exists()}
         if known.version == max(versions) and len(there) == len(known.files):
@@ -377,19 +378,19 @@ class Table:
         digests = {name: digest for text in staged for name, digest in _digests(text).items()} | known.files
         files = {}
         for name in sorted(names):
-            with suppress(StoreCorrupt):  # another writer's, who was too late
+            with suppress(StoreCorrupt):  # a file of another writer whose commit lost
                 files[name] = digests.get(name) or sha256_of(self.path / name)
         ledger.write(self.path, ledger.Ledger(max(versions), self._open().count_rows(), files))
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Within, ``cleanup`` takes nothing away."""
+        """Keep ``cleanup`` from removing anything while the block runs."""
         with self._flock(fcntl.LOCK_SH):
             yield
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Whether nobody holds a lease; within, nobody gets one."""
+        """Yield whether nobody holds a lease; while the block runs, nobody gets one."""
         with self._flock(fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
             yield held
 
@@ -398,20 +399,20 @@ class Table:
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError:
-            yield False  # reading it says what is wrong
+            yield False  # reading the table will raise the error
             return
         try:
             try:
                 fcntl.flock(descriptor, how)
                 held = True
-            except OSError:  # busy, or a file system that cannot lock a folder: then nothing is cleaned up
+            except OSError:  # busy, or the file system cannot lock folders: then nothing is cleaned up
                 held = False
             yield held
         finally:
             os.close(descriptor)
 
     def _land(self, operation: Any, read_version: int, staged: list[str]) -> bool:
-        """Commit one operation on top of the version it was made for, or not at all; flush and note it."""
+        """Commit an operation on the version it was made for, flush and note it; return False if another was first."""
         began, hint = time.time_ns(), self.path / HINT
         if (size_of(hint) or 0) > MOST_HINT_BYTES:
             hint.unlink(missing_ok=True)  # Lance reads it whole, whatever its size
@@ -425,9 +426,9 @@ class Table:
         return True
 
     def _checked(self, version: int | None = None, ids: Sequence[int] | None = None) -> Any:
-        """The dataset, its files compared with the ledger: deletions always, the data of a sealed table.
+        """Open a version and compare its files with the ledger: deletion files always, data files if it is sealed.
 
-        ``ids`` limits it to some fragments.
+        ``ids`` limits the check to some fragments.
         """
         dataset = self._open(version)
         fragments = [fragment.metadata for fragment in dataset.get_fragments()]
@@ -442,7 +443,7 @@ class Table:
         return dataset
 
     def _missing(self, fragment: FragmentMetadata) -> str | None:
-        """Which data file of a fragment is not there, or has another size: Lance would wait for it, or read it all."""
+        """Return which data file is missing or has the wrong size: Lance would wait for it, or read all of it."""
         for file, name in zip(fragment.files, _data_names(fragment), strict=True):
             size = size_of(self.path / name)
             if size is None or (file.file_size_bytes and size != file.file_size_bytes):
@@ -450,9 +451,9 @@ class Table:
         return None
 
     def _open(self, version: int | None = None) -> Any:
-        """One version, the latest by default: never what Lance takes for it when a manifest is damaged."""
+        """Open a version, by default the latest; unlike Lance, refuse a manifest that is damaged or lost."""
         with self._reading():
-            known, versions = ledger.read(self.path), self.versions()  # in this order: the ledger may be the older
+            known, versions = ledger.read(self.path), self.versions()  # in this order: the ledger may be older
             if not versions:
                 raise OSError("no manifest")
             number = max(versions) if version is None else version
@@ -466,7 +467,7 @@ class Table:
 
     @contextmanager
     def _writing(self, causes: Sequence[BaseException] = ()) -> Iterator[None]:
-        """Turn what lance raises when it cannot write into its cause, or else into an error for people."""
+        """Turn an OSError of lance into the first of ``causes``, or else into a StoreError for users."""
         try:
             yield
         except CommitConflictError:  # an OSError too
@@ -478,10 +479,10 @@ class Table:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Turn what lance raises on a damaged file, its Rust panics among it, into an error for people."""
+        """Turn what lance raises on a damaged file, Rust panics included, into a StoreError for users."""
         try:
             yield
-        except BaseException as error:  # a PanicException is no Exception and cannot be imported
+        except BaseException as error:  # PanicException is not a subclass of Exception and cannot be imported
             if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "PanicException":
                 raise
             if not self.exists():
@@ -495,12 +496,12 @@ class Table:
         return self.file_rows(_data_names(_fragment(staged)), columns)
 
     def _fsync_version(self, since_ns: int) -> None:
-        """Flush what a commit that began at ``since_ns`` (wall clock) has written beside the data."""
+        """Flush the files, apart from data files, of a commit that began at ``since_ns`` (wall clock)."""
         for name in ("_deletions", "_transactions", "_versions"):
             folder = self.path / name
             if folder.is_dir():
                 for path in folder.iterdir():
-                    with suppress(FileNotFoundError):  # another writer's temporary file, or its attempt that lost
+                    with suppress(FileNotFoundError):  # another writer's temporary file or failed attempt
                         if path.stat().st_mtime_ns >= since_ns - CLOCK_SLACK_NS:
                             fsync(path, missing_ok=True)
                 fsync(folder)
@@ -513,7 +514,7 @@ def _of_run(run_id: str) -> str:
 
 def _fragment(staged: str) -> FragmentMetadata:
     told = json.loads(staged)
-    return FragmentMetadata.from_json(json.dumps(told.get("fragment", told)))  # older journals hold it bare
+    return FragmentMetadata.from_json(json.dumps(told.get("fragment", told)))  # older journals hold no digests
 
 
 def _digests(staged: str) -> dict[str, str]:
@@ -521,10 +522,10 @@ def _digests(staged: str) -> dict[str, str]:
 
 
 def _data_names(fragment: FragmentMetadata) -> list[str]:
-    """Its data files, relative to the table.
+    """Return the paths of a fragment's data files, relative to the table.
 
     Raises:
-        StoreCorrupt: one is outside of it.
+        StoreCorrupt: a file lies outside the table.
     """
     names = []
     for file in fragment.files:
@@ -540,16 +541,17 @@ def _deletion_names(fragment: FragmentMetadata) -> list[str]:
 
 
 def _first_words(error: BaseException) -> str:
-    """What lance says, without the places in its source and how they were come to."""
+    """Return the message of a lance error, without source locations and nested error prefixes."""
     said = str(error).split(", /")[0].splitlines()[0] if str(error) else type(error).__name__
     return re.sub(r'(External error: |Wrapped error: |task \d+ panicked with message )+"?([^"]*)"?', r"\2", said)[:300]
 
 
 def _addition(dataset: Any, new: list[FragmentMetadata], gone: dict[int, list[str]]) -> Any:
-    """The operation that adds fragments and takes rows away, their addresses by fragment, made for one version only.
+    """Return the operation that adds fragments and removes rows; it is valid for one version only.
 
-    A Merge conflicts with whatever else was committed since. It may not take fragments away, so where rows go it is
-    an Update, which conflicts with whoever has touched the same fragments since: another committer of this run has.
+    ``gone`` holds the addresses of the rows to remove, by fragment. A Merge conflicts with every later commit, but it
+    cannot remove fragments. If rows are removed, the operation is therefore an Update. It conflicts with every later
+    commit that changed the same fragments, as another commit of this run would.
     """
     present = [fragment.metadata for fragment in dataset.get_fragments()]
     if not gone:
@@ -563,7 +565,7 @@ def _addition(dataset: Any, new: list[FragmentMetadata], gone: dict[int, list[st
 
 
 def _rows_of(dataset: Any, replaces: Sequence[Replaced]) -> dict[int, list[str]]:
-    """Addresses of the present rows that are to go, by fragment."""
+    """Return the addresses of the stored rows to be replaced, by fragment."""
     found: dict[int, list[str]] = {}
     for fragment in dataset.get_fragments() if any(len(one.values) for one in replaces) else ():
         addresses = set[int]()
