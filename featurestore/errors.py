@@ -23,6 +23,8 @@ The command line maps a class to its exit code through ``exit_code`` alone.
 
 from __future__ import annotations
 
+import re
+
 
 class PenultError(Exception):
     """Base of all errors raised on purpose; ``str(error)`` is one sentence for users."""
@@ -86,7 +88,7 @@ class StoreCorrupt(StoreError):
 
     def __str__(self) -> str:
         said = super().__str__()
-        if "`penult " in said or "remove" in said:
+        if "`penult " in said or re.search(r": remove .+\.$", said):
             return said
         return f"{said.rstrip('.')}; `penult doctor` brings back what can be had."
 

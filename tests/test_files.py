@@ -382,6 +382,7 @@ def test_a_damaged_store_is_told_what_to_do_once() -> None:
         "Expected: a. Got: b.": f"Expected: a. Got: b; {doctor}",
         "Expected: a. Got: b": f"Expected: a. Got: b; {doctor}",
         f"Expected: a; {doctor}": f"Expected: a; {doctor}",
+        "Expected: JSON in /removed/a. Got: b": f"Expected: JSON in /removed/a. Got: b; {doctor}",
         "Expected: a. Got: a link: remove the link.": "Expected: a. Got: a link: remove the link.",
     }.items():
         assert str(StoreCorrupt(said)) == whole

@@ -213,7 +213,7 @@ def test_a_family_that_fails_costs_neither_the_others_nor_what_it_had(monkeypatc
 
 
 def test_a_fit_that_did_not_converge_says_so(monkeypatch):
-    monkeypatch.setattr("heads.solvers.lbfgs.MOST_EVALUATIONS", 4)
+    monkeypatch.setattr("heads.solvers.lbfgs.MAX_EVALUATIONS", 4)
     rows = compare(DATASET, only("svm", svm=({"C": 1e-6}, {"C": 1.0}))).leaderboard
     assert {row["params"]["C"]: row.get("note") for row in rows} == {1e-6: None, 1.0: "not solved within 4 passes"}
 

@@ -185,7 +185,7 @@ def test_rows_too_wide_to_be_rotated_stay_as_they_are(family: str, monkeypatch: 
     loss, (X, y) = FAMILIES[family], blobs(300, 10, 3, 0.5)
     path = Path((1e-3, 0.1), class_weights(y, 3, None))
     for most, kept in ((10, False), (9, True)):
-        monkeypatch.setattr("heads.solvers.rows.MOST_ROTATED", most)
+        monkeypatch.setattr("heads.solvers.rows.MAX_ROTATED", most)
         held, Z = prepared(X)
         streamed = StreamedRows.surveyed(lambda: iter(np.array_split(X, 7)), 300, 300)
         for rows in (held, streamed):

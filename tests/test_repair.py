@@ -196,7 +196,7 @@ def test_images_whose_features_are_damaged_are_named(store: Path, monkeypatch: p
     first, second = verify(store)
     assert first.path == second.path == where and first.problem.startswith("its sha256 was") and first.rows == ()
     assert second.problem == "3 of 12 rows have a wrong checksum, 12 could be read" and set(second.rows) == ids
-    monkeypatch.setattr(verifying, "MOST_ROWS", 2)
+    monkeypatch.setattr(verifying, "MAX_ROWS", 2)
     *_, last = verify(store)
     assert last.problem.startswith("3 of 12 rows") and len(last.rows) == 2 and set(last.rows) < ids
 

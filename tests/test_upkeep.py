@@ -25,7 +25,7 @@ from featurestore.maintenance.gc import collect
 from featurestore.schema import LABELS
 from featurestore.storage import compaction, ledger
 from featurestore.storage import table as tables_module
-from featurestore.storage.compaction import LARGE, MOST_DELETED, TIER, tend, worth_merging
+from featurestore.storage.compaction import LARGE, MAX_DELETED, TIER, tend, worth_merging
 from featurestore.storage.files import sha256_of
 from featurestore.storage.table import KEPT_VERSIONS, Piece, Pin, Replaced, Table
 from featurestore.store import FeatureStore
@@ -50,7 +50,7 @@ def test_merging_leaves_few_small_fragments_and_goes_on_until_it_does(made: list
         pieces = [piece for piece in pieces if piece.id not in chosen]
         pieces += [Piece(1000 + len(pieces), merged, merged, [], [])] if merged else []
         assert len([piece for piece in pieces if piece.rows < LARGE]) <= MOST_SMALL
-        assert all(piece.rows >= (1 - MOST_DELETED) * piece.physical_rows for piece in pieces)
+        assert all(piece.rows >= (1 - MAX_DELETED) * piece.physical_rows for piece in pieces)
     assert worth_merging(pieces) == []
     assert sum(piece.rows for piece in pieces) == total
 
@@ -186,7 +186,7 @@ def test_versions_and_files_stay_few(table: Table) -> None:
     for run in range(25):
         add(table, run)
         tend(table)
-        assert len(table.versions()) <= compaction.MOST_VERSIONS
+        assert len(table.versions()) <= compaction.MAX_VERSIONS
         assert len(table.pieces()) <= 25 // compaction.LARGE + 3 * (compaction.TIER - 1) + 1
         assert files(table) == named_files(table)
     assert table.count() == 25
@@ -199,7 +199,7 @@ def test_nothing_is_cleaned_up_while_somebody_reads(table: Table) -> None:
     add(table, 0)
     pin = Pin(table)
     rows = table.read(["uri"], version=pin.version)
-    for run in range(1, 2 * compaction.MOST_VERSIONS):
+    for run in range(1, 2 * compaction.MAX_VERSIONS):
         add(table, run)
         tend(table)
     assert table.cleanup(staged_too=True) is None
@@ -213,10 +213,10 @@ def test_nothing_is_cleaned_up_while_somebody_reads(table: Table) -> None:
 def test_a_tag_of_the_users_own_holds_its_version_and_nothing_else(table: Table) -> None:
     add(table, 0)
     lance.dataset(table.path).tags.create("mine", tagged := table.version)
-    for run in range(1, 2 * compaction.MOST_VERSIONS):
+    for run in range(1, 2 * compaction.MAX_VERSIONS):
         add(table, run)
         tend(table)
-    assert len(table.versions()) <= compaction.MOST_VERSIONS and tagged in table.versions()
+    assert len(table.versions()) <= compaction.MAX_VERSIONS and tagged in table.versions()
 
 
 def test_rows_that_another_program_deletes_meanwhile_do_not_come_back(table: Table) -> None:
@@ -292,7 +292,7 @@ MOMENTS = {
 @pytest.mark.parametrize("step", MOMENTS)
 def test_the_next_run_finishes_what_tend_has_begun(table: Table, step: str, after: bool) -> None:
     owner, name, nth = MOMENTS[step]
-    for run in range(compaction.MOST_VERSIONS):
+    for run in range(compaction.MAX_VERSIONS):
         add(table, run, 1 + run % 2)
     before = stored(table)
     with pytest.raises(Crash), crashing(owner, name, after, nth):
@@ -302,7 +302,7 @@ def test_the_next_run_finishes_what_tend_has_begun(table: Table, step: str, afte
     before = stored(table)
     tend(table)
     assert stored(table) == before
-    assert len(table.versions()) <= compaction.MOST_VERSIONS and len(table.pieces()) <= compaction.TIER
+    assert len(table.versions()) <= compaction.MAX_VERSIONS and len(table.pieces()) <= compaction.TIER
     known = ledger.read(table.path)
     assert known.version == table.version
     assert all((table.path / name).exists() for name in known.files)
@@ -313,7 +313,7 @@ def test_the_next_run_finishes_what_tend_has_begun(table: Table, step: str, afte
 def test_the_header_knows_what_tidying_up_has_made(tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "store")
     with few_rows_a_tier():
-        for run in range(compaction.MOST_VERSIONS + 1):
+        for run in range(compaction.MAX_VERSIONS + 1):
             commit(store, f"r{run}", pictures(range(2 * run, 2 * run + 2)))
             tables = [store.catalog, store.labels, store.table(store.resolve())]
             told = header.read(store.path)["tables"]
@@ -321,7 +321,7 @@ def test_the_header_knows_what_tidying_up_has_made(tmp_path: Path) -> None:
         with store.lock():
             store.commit_labels("r99", [label_rows("r99", [Picture("x", None, "a")])])
         assert header.read(store.path)["tables"]["labels.lance"] == store.labels.state()
-        assert all(len(table.versions()) <= compaction.MOST_VERSIONS for table in tables)
+        assert all(len(table.versions()) <= compaction.MAX_VERSIONS for table in tables)
 
 
 def test_a_failure_to_tidy_up_fails_no_commit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -345,7 +345,7 @@ def aged(path: Path, seconds: float = 1000) -> Path:
 def test_gc_removes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "store")
     with few_rows_a_tier():
-        for run in range(compaction.MOST_VERSIONS):
+        for run in range(compaction.MAX_VERSIONS):
             commit(store, f"r{run}", pictures(range(2 * run, 2 * run + 2)))
     before = sorted(row["uri"] for row in store.catalog.read(["uri"]).to_pylist())
     path = store.path
@@ -394,7 +394,7 @@ def test_gc_first_keeps_what_a_dead_run_had_finished(tmp_path: Path) -> None:
 
 def test_tidying_up_after_one_dead_run_leaves_the_next_ones_work(tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "store")
-    with store.lock(), mock.patch.object(compaction, "MOST_VERSIONS", 1):  # cleaned up after each
+    with store.lock(), mock.patch.object(compaction, "MAX_VERSIONS", 1):  # cleaned up after each
         for run in (1, 2, 3):
             journal(store, f"r{run}", [pictures(range(2 * run, 2 * run + 2))])
         assert store.recover() == ["r1", "r2", "r3"]
@@ -428,7 +428,7 @@ def test_gc_keeps_the_newest_outcomes(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
         os.utime(path, (1000 + number,) * 2)
-    with mock.patch.object(collection, "MOST_RESULTS", 4):
+    with mock.patch.object(collection, "MAX_RESULTS", 4):
         assert gc(store.path, 0)["kept outcomes"] == 4
     assert sorted(path.stem for path in store.path.glob("results/*/*.json")) == ["2", "3", "4", "5"]
 

@@ -14,7 +14,7 @@ from featurestore.storage import compaction
 from featurestore.storage.files import listed
 from featurestore.storage.table import Table
 
-MOST_RESULTS = 20_000  # kept outcomes of comparisons
+MAX_RESULTS = 20_000  # kept outcomes of comparisons
 LOG = logging.getLogger("penult")
 
 
@@ -45,7 +45,7 @@ def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str
         path for folder in _children(store / layout.RESULTS) for path in _children(folder) if path.suffix == layout.JSON
     ]
     outcomes = sorted(kept, key=_last_touched, reverse=True)
-    for path in outcomes[MOST_RESULTS:]:
+    for path in outcomes[MAX_RESULTS:]:
         freed["kept outcomes"] += _removed(path, time.time())
     return freed
 

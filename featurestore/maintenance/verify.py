@@ -17,7 +17,7 @@ from featurestore.storage.ledger import Ledger
 from featurestore.storage.table import Piece, Table
 
 REPAIR = "repair.json"  # exists while a repair is under way
-MOST_ROWS = 1000  # damaged rows that are named per finding
+MAX_ROWS = 1000  # damaged rows that are named per finding
 
 Progress = Callable[[int, int], None]  # MB done, MB in total
 Read = Callable[[int], None]  # called with the number of bytes read
@@ -30,7 +30,7 @@ class Finding:
     Attributes:
         path: of the damaged file, or of the table or folder that lacks a file, relative to the store.
         problem: what is wrong with it.
-        rows: contents whose features are damaged, sha256 in hex; at most ``MOST_ROWS``.
+        rows: contents whose features are damaged, sha256 in hex; at most ``MAX_ROWS``.
     """
 
     path: str
@@ -185,7 +185,7 @@ def _problem(table: Table, pieces: Sequence[Piece], read: Read) -> tuple[str, tu
             read(batch.nbytes)
             if not table.sealed and len(at := (~intact(batch)).nonzero()[0]):
                 damaged += len(at)
-                images += hex_ids(keys_of(batch.column("sha256"))[at[: MOST_ROWS - len(images)]]).tolist()
+                images += hex_ids(keys_of(batch.column("sha256"))[at[: MAX_ROWS - len(images)]]).tolist()
     except (StoreCorrupt, ValueError) as error:  # an invalid Arrow array raises ValueError
         return str(error), tuple(images)
     if not damaged and rows == expected:

@@ -9,8 +9,8 @@ from featurestore.storage.table import Piece, Table
 
 TIER = 16  # a tier of this many fragments is merged; those of the next tier have this many times the rows
 LARGE = TIER**3 // 2  # rows; larger fragments stay as they are, and all shards of a run but the last are larger
-MOST_DELETED = 0.5  # share of a fragment's rows
-MOST_VERSIONS = 16
+MAX_DELETED = 0.5  # share of a fragment's rows
+MAX_VERSIONS = 16
 
 
 def tend(table: Table) -> None:
@@ -26,7 +26,7 @@ def tend(table: Table) -> None:
     small = worth_merging(table.pieces(version))
     if small:
         table.swap(small, table.stage(table.fragment_rows(small, version)), version)
-    if len(table.versions()) > MOST_VERSIONS:
+    if len(table.versions()) > MAX_VERSIONS:
         table.cleanup()
 
 
@@ -35,7 +35,7 @@ def worth_merging(pieces: Sequence[Piece]) -> list[int]:
     tiers: dict[int, list[int]] = defaultdict(list)
     chosen = []
     for piece in pieces:
-        if piece.rows < (1 - MOST_DELETED) * piece.physical_rows:
+        if piece.rows < (1 - MAX_DELETED) * piece.physical_rows:
             chosen.append(piece.id)
         elif piece.rows < LARGE:
             tiers[sum(piece.rows >= TIER**power for power in (1, 2))].append(piece.id)

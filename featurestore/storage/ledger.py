@@ -15,7 +15,7 @@ from featurestore import layout
 from featurestore.errors import StoreCorrupt
 from featurestore.storage.files import read_sealed, sha256_of, write_sealed
 
-MOST_BYTES = 1 << 28  # about two million files
+MAX_BYTES = 1 << 28  # about two million files
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def read(table: Path) -> Ledger:
 
 @lru_cache(maxsize=64)
 def _read(path: Path, _state: tuple[int, int, int]) -> Ledger:
-    told = read_sealed(path, required=True, limit=MOST_BYTES)
+    told = read_sealed(path, required=True, limit=MAX_BYTES)
     if told.get("table") != path.parent.name:
         raise StoreCorrupt(f"Expected: the ledger of {path.parent.name} in {path}. Got: another table's.")
     version, rows, files = (told.get(name) for name in ("version", "rows", "files"))
@@ -61,7 +61,7 @@ def _read(path: Path, _state: tuple[int, int, int]) -> Ledger:
 
 def write(table: Path, ledger: Ledger) -> None:
     """Replace the ledger of a table, durably."""
-    write_sealed(table / layout.LEDGER, {"table": table.name, **asdict(ledger)}, MOST_BYTES)
+    write_sealed(table / layout.LEDGER, {"table": table.name, **asdict(ledger)}, MAX_BYTES)
 
 
 def check(table: Path, names: list[str]) -> None:

@@ -38,7 +38,7 @@ WRITE_BUFFER_BYTES = 16 * 2**20
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
 KEPT_VERSIONS = 3  # the latest, and those that `penult doctor` may go back to
 HINT, MOST_HINT_BYTES = "_versions/latest_version_hint.json", 4096
-MOST_VERSIONS = 2**64 - 1  # a manifest's name is this minus its version, so that the newest sorts first
+MAX_VERSIONS = 2**64 - 1  # a manifest's name is this minus its version, so that the newest sorts first
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Table:
         """Return the existing manifests by version, the latest last; their paths are relative to the table."""
         names = [path.name for path in listed(self.path / "_versions") if path.suffix == ".manifest"]
         numbers = {int(stem): name for name in names if (stem := name.removesuffix(".manifest")).isdecimal()}
-        found = {MOST_VERSIONS - n if n > MOST_VERSIONS // 2 else n: f"_versions/{name}" for n, name in numbers.items()}
+        found = {MAX_VERSIONS - n if n > MAX_VERSIONS // 2 else n: f"_versions/{name}" for n, name in numbers.items()}
         return dict(sorted(found.items()))
 
     def create(self, schema: pa.Schema) -> None:

@@ -16,7 +16,7 @@ from featurestore.storage.files import size_of
 from heads import registry
 from heads.comparison.space import Grid, Search
 
-MOST_BYTES, MOST_POINTS = 2**16, 100_000  # bytes of a file, combinations per family in it
+MAX_BYTES, MAX_POINTS = 2**16, 100_000  # bytes of a file, combinations per family in it
 MAX_NUMBERS = 1000  # in one list of values
 
 
@@ -63,9 +63,9 @@ def from_file(path: Path) -> Search:
         UsageError: the file cannot be read or is too large, or has an unknown key, family, parameter or value.
     """
     size = size_of(path)
-    if size is None or size > MOST_BYTES:
+    if size is None or size > MAX_BYTES:
         got = "no such file" if size is None else f"{size:,} bytes"
-        raise UsageError(f"Expected: --search, a TOML file of up to {MOST_BYTES:,} bytes. Got: {path}, {got}.")
+        raise UsageError(f"Expected: --search, a TOML file of up to {MAX_BYTES:,} bytes. Got: {path}, {got}.")
     try:
         told = tomllib.loads(path.read_bytes().decode())
     except (OSError, ValueError, RecursionError) as error:
@@ -81,8 +81,8 @@ def from_file(path: Path) -> Search:
     for name, values in heads.items():
         if not isinstance(values, dict) or not all(isinstance(value, list) for value in values.values()):
             raise UsageError(f"{path}: Expected in [heads.{name}]: lists of values. Got: {values!r}.")
-        if math.prod(map(len, values.values())) > MOST_POINTS:
-            raise UsageError(f"{path}: Expected in [heads.{name}]: at most {MOST_POINTS:,} combinations. Got: more.")
+        if math.prod(map(len, values.values())) > MAX_POINTS:
+            raise UsageError(f"{path}: Expected in [heads.{name}]: at most {MAX_POINTS:,} combinations. Got: more.")
         points = [dict(zip(values, point, strict=True)) for point in product(*values.values())]
         for point in points:
             registry.complete(name, point)

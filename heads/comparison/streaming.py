@@ -11,7 +11,7 @@ from heads.solvers.rows import StreamedRows
 
 SHARE = 0.25  # of the memory limit, for val and test; the rest is for their copies, labels, solvers and the program
 SAMPLE_SHARE = 0.2  # of the memory limit, for a sample of the training rows
-MOST_SAMPLED = 0.25  # of the training rows, the largest sample
+MAX_SAMPLED = 0.25  # of the training rows, the largest sample
 ROOM_SHARE = 0.1  # of the memory limit, for problems that are solved together
 
 
@@ -22,7 +22,7 @@ def streamed_rows(train: Dataset) -> StreamedRows:
         HeadError: features that are not finite.
     """
     assert train.stored is not None
-    limit, most = train.stored.memory_limit, int(MOST_SAMPLED * len(train))
+    limit, most = train.stored.memory_limit, int(MAX_SAMPLED * len(train))
     fit = int(SAMPLE_SHARE * limit / (4 * train.width))  # of float32; float16 takes half as much
     return StreamedRows.surveyed(train.stored.pieces, len(train), max(min(fit, most), 2), int(ROOM_SHARE * limit))
 

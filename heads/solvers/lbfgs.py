@@ -14,7 +14,7 @@ import numpy as np
 MEMORY = 6  # pairs kept; 8, 12 and 20 did not save passes on real features
 SUFFICIENT = 1e-4  # Armijo's constant (Nocedal & Wright 2006, "Numerical Optimization", chapter 3)
 NOISE = 2e-7  # relative error of float32 sums: smaller differences of the objective are ignored
-MOST_EVALUATIONS = 500  # per problem
+MAX_EVALUATIONS = 500  # per problem
 
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray]  # a step, the gradient's change along it, 1 / their product
 
@@ -80,8 +80,8 @@ class Minimizer:
 
     @property
     def converged(self) -> bool:
-        """Whether it is done and did not stop at ``MOST_EVALUATIONS``."""
-        return self.done and self.evaluations < MOST_EVALUATIONS
+        """Whether it is done and did not stop at ``MAX_EVALUATIONS``."""
+        return self.done and self.evaluations < MAX_EVALUATIONS
 
     def tell(self, trial: Point) -> None:
         """Take the evaluation of ``trial`` and choose the next trial."""
@@ -158,7 +158,7 @@ class Minimizer:
             q += _column(share - inverse * self._dot(difference, q)) * step
         slope = -self._dot(gradient, q)
         decrement = -slope.sum() / 2  # Newton's decrement: estimates how much lower the minimum is
-        self.done = self.done or decrement <= self._tolerance * self.objective or self.evaluations >= MOST_EVALUATIONS
+        self.done = self.done or decrement <= self._tolerance * self.objective or self.evaluations >= MAX_EVALUATIONS
         self._slope = slope
         self._aim(-q, self._step if self._step.shape == slope.shape else np.ones_like(slope))
 

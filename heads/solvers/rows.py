@@ -18,7 +18,7 @@ import numpy as np
 from featurestore.errors import HeadError
 from heads.base import floored, standardise
 
-MOST_ROTATED = 4096  # axes; an eigendecomposition takes cubic time, so wider problems are not rotated
+MAX_ROTATED = 4096  # axes; an eigendecomposition takes cubic time, so wider problems are not rotated
 LEAST_VARIANCE = 1e-9  # relative to the largest
 MAKERS = 2  # threads that turn pieces into blocks, while another thread reads
 AHEAD = 4  # blocks that are read in advance
@@ -229,7 +229,7 @@ def _finite(X: np.ndarray) -> np.ndarray:
 def _basis(some: StreamedRows) -> Basis:
     """Return the basis of sampled rows, given mean and scale; with all d axes, as other rows may vary along any."""
     mean, scale = some.basis.mean, some.basis.scale
-    whole = len(mean) <= MOST_ROTATED
+    whole = len(mean) <= MAX_ROTATED
     covariance = np.zeros((len(mean),) * (2 if whole else 1))
     for _, block in some.blocks(BASIS_ROWS):
         Z = block[:, :-1] / scale
@@ -274,13 +274,13 @@ def _ahead(items: Iterator[T], make: Callable[[T], T]) -> Iterator[T]:
 
 
 def _axes(Z: np.ndarray) -> np.ndarray | None:
-    """Return the axes of standardised rows (n, d), float32 (d, min(n, d)); None above ``MOST_ROTATED`` axes.
+    """Return the axes of standardised rows (n, d), float32 (d, min(n, d)); None above ``MAX_ROTATED`` axes.
 
     With n < d the axes come from the eigenvectors u of the smaller ``Z Zᵀ``: ``v = Zᵀ u``, the largest variance first.
     QR makes them orthonormal, as the penalty requires: those of small variance are not, because of rounding.
     """
     n, d = Z.shape
-    if min(n, d) > MOST_ROTATED:
+    if min(n, d) > MAX_ROTATED:
         return None
     wide = n < d
     _, vectors = np.linalg.eigh((Z @ Z.T if wide else Z.T @ Z).astype(np.float64))

@@ -32,8 +32,8 @@ from pipelines.predict import predict
 PENULT = [sys.executable, "-m", "faults.child", "--fake"]  # in the folder TESTS
 ON_A_HEAD = ("label", "train")  # jobs on a store that holds one
 KB = 1024
-MOST_BYTES, MOST_FILES = 16 << 20, 2000
-DISK = f"size={MOST_BYTES},nr_inodes={MOST_FILES}"
+MAX_BYTES, MOST_FILES = 16 << 20, 2000
+DISK = f"size={MAX_BYTES},nr_inodes={MOST_FILES}"
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "EROFS")
 EVENLY = 25  # of the calls of a kind, about; the rest at random
 CALLS = ("fsync", "rename", "renameat", "link", "linkat", "mkdir", "unlink", "openat")
@@ -329,7 +329,7 @@ def faults(seed: int, count: int) -> Faults:
             yield f"{name}, {room} kB left", partial(full, name=name, room=room * KB, files=MOST_FILES)
     for name, most in FILES.items():
         for files in range(0, most, 2):
-            yield f"{name}, {files} files left", partial(full, name=name, room=MOST_BYTES, files=files)
+            yield f"{name}, {files} files left", partial(full, name=name, room=MAX_BYTES, files=files)
     for name, size in itertools.product(COMMANDS, SIZES):
         yield f"{name}, no file above {size} bytes", partial(limited, name=name, size=size)
     for name, how in itertools.product(ON_A_HEAD, LOCKS):

@@ -42,7 +42,7 @@ RUNS = 200
 
 # --- what is promised of a table, whatever happened to it (see featurestore/storage/compaction.py)
 
-MOST_VERSIONS = 16
+MAX_VERSIONS = 16
 MOST_FRAGMENTS = 46  # three sizes of 15 each and what the last merge made, while there are fewer than 2,048 rows
 MOST_FILES = 200
 BYTES_A_VERSION = 40_000  # a manifest and a transaction name each fragment; a small data file is 2 kB
@@ -59,10 +59,10 @@ def bounded(store: Path, rows: int) -> None:
         versions = [file for file in files if file.suffix == ".manifest"]
         fragments = lance.dataset(path).get_fragments()
         size = sum(file.stat().st_size for file in files)
-        assert len(versions) <= MOST_VERSIONS, f"{path.name} has {len(versions)} versions"
+        assert len(versions) <= MAX_VERSIONS, f"{path.name} has {len(versions)} versions"
         assert len(fragments) <= MOST_FRAGMENTS, f"{path.name} has {len(fragments)} fragments"
         assert len(files) <= MOST_FILES, f"{path.name} has {len(files)} files"
-        most = MOST_VERSIONS * BYTES_A_VERSION + BYTES_A_ROW * rows
+        most = MAX_VERSIONS * BYTES_A_VERSION + BYTES_A_ROW * rows
         assert size <= most, f"{path.name} takes {size:,} bytes for {rows} rows"
 
 
@@ -259,7 +259,7 @@ class Model:
         rows = table.read(["sha256", "view", "run_id"]).to_pylist()
         same("features", rows, [(key(content), 0, run) for content, run in self.features.items()])
         for one in (store.catalog, store.labels, table):
-            assert len(one.versions()) <= compaction.MOST_VERSIONS or self.pinned, "versions pile up"
+            assert len(one.versions()) <= compaction.MAX_VERSIONS or self.pinned, "versions pile up"
         if self.pinned:
             data, vectors = self.pinned
             assert np.array_equal(data.read().X, vectors), "another pass gives other vectors"
@@ -394,7 +394,7 @@ def same(what: str, rows: list[dict[str, Any]], expected: list[tuple[Any, ...]])
 def few_rows_a_tier() -> Iterator[None]:
     """Merge and clean up much more often."""
     with ExitStack() as patches:
-        for name, value in {"TIER": 3, "LARGE": 20, "MOST_VERSIONS": 5}.items():
+        for name, value in {"TIER": 3, "LARGE": 20, "MAX_VERSIONS": 5}.items():
             patches.enter_context(mock.patch.object(compaction, name, value))
         yield
 

@@ -9,7 +9,7 @@ import pytest
 from faults import disk
 
 
-@pytest.mark.parametrize(("name", "room", "files"), [("embed", 100 * disk.KB, 500), ("label", disk.MOST_BYTES, 3)])
+@pytest.mark.parametrize(("name", "room", "files"), [("embed", 100 * disk.KB, 500), ("label", disk.MAX_BYTES, 3)])
 def test_the_disk_is_full(tmp_path: Path, name: str, room: int, files: int) -> None:
     disk.full(tmp_path, name, room, files)
 
