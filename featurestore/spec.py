@@ -33,7 +33,13 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """The identity of a feature set; ``fingerprint()`` is the only key besides the image's sha256."""
+    """The identity of a feature set; ``fingerprint()`` is the only key besides the image's sha256.
+
+    Example:
+        >>> spec = FeatureSpec("ResNet50", "0" * 64, Preprocessing(224, "caffe"), "conv5_block3_out", "avg", 2048)
+        >>> spec.set_name == f"ResNet50-{spec.fingerprint()[:8]}"
+        True
+    """
 
     backbone: str
     weights_sha256: str

@@ -64,8 +64,11 @@ class FeatureStore:
     """A folder of Lance tables: the catalog of images, their labels, and one table per feature set.
 
     Example:
-        >>> store = FeatureStore("my.store")  # doctest: +SKIP
-        >>> X, y, ids = store.features("efficientnet-lite0-1a2b3c4d", split="train")  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = FeatureStore.create(Path(folder) / "my.store")  # what `penult embed` does
+        ...     store.sets()  # after it: X, y, ids = store.features(split="train")
+        []
 
     Raises:
         StoreNotFound: the folder is not a store.

@@ -30,7 +30,14 @@ FAMILIES: dict[str, Family] = {
 
 
 def register(name: str, row: Family) -> None:
-    """Add a family to the end of the table under a name."""
+    """Add a family to the end of the table under a name.
+
+    Example:
+        >>> register("ridge-10", replace(family("ridge"), about="ridge, alpha 10", defaults={"alpha": 10.0}))
+        >>> fit("ridge-10", np.eye(4), np.array(["a", "b", "a", "b"])).params
+        {'alpha': 10.0}
+        >>> del FAMILIES["ridge-10"]
+    """
     FAMILIES[name] = row
 
 

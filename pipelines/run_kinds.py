@@ -19,8 +19,8 @@ class RunKind:
         source: the parameter that names the file or folder that the run read, which `penult doctor` reads again.
 
     Example:
-        >>> register(RunKind("audit", lambda result: f"{result['checked']} images checked"))
-        >>> kind_of("audit").summary({"checked": 7})
+        >>> audit = RunKind("audit", lambda result: f"{result['checked']} images checked")
+        >>> audit.summary({"checked": 7})  # what `penult runs` says of it, after register(audit)
         '7 images checked'
     """
 

@@ -29,6 +29,10 @@ def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference", Journal of the
     American Statistical Association 22:209-212.
+
+    Example:
+        >>> [round(end, 3) for end in wilson(0.9, 100)]
+        [0.826, 0.945]
     """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)

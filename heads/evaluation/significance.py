@@ -15,6 +15,11 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
     Args:
         right_a: bool (n,), the rows that one head predicts right.
         right_b: bool (n,), those of the other head, in the same order.
+
+    Example:
+        >>> a, b = np.ones(100, bool), np.arange(100) >= 8  # the second head gets eight rows wrong
+        >>> round(mcnemar(a, b), 4)
+        0.0078
     """
     from scipy.stats import binomtest
 

@@ -34,8 +34,7 @@ class Family:
         is_slow: takes the numbers of training rows, classes, rows to score and features; returns whether a comparison
             with the default search leaves the family out.
 
-    Example:
-        >>> register("ridge-10", replace(family("ridge"), about="ridge, alpha 10", defaults={"alpha": 10.0}))
+    Example: see ``heads.registry.register``.
     """
 
     about: str

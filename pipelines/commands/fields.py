@@ -55,10 +55,12 @@ def by_fields(command: Callable[..., None]) -> Callable[..., None]:
     the field out of the command line.
 
     Example:
-        >>> @app.command()  # doctest: +SKIP
-        ... @by_fields
-        ... def train(store: Store, options: TrainOptions = TrainOptions()) -> None:
-        ...     train_head(store, options)
+        >>> from pipelines.options import ReportOptions
+        >>> @by_fields
+        ... def show(options: ReportOptions = ReportOptions()) -> None:
+        ...     print(options.gallery_seed)
+        >>> show(options_gallery_seed=7, options_tensorboard=None)  # as typer calls it
+        7
     """
     hints = get_type_hints(command, include_extras=True)
     kept: list[inspect.Parameter] = []

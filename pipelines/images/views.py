@@ -32,6 +32,11 @@ def random_view(pixels: np.ndarray, augmentation: Augmentation, key: bytes, view
 
     Returns:
         uint8 (s, s, 3).
+
+    Example:
+        >>> pixels = np.zeros((32, 32, 3), np.uint8)
+        >>> random_view(pixels, Augmentation(rotation=20), b"key", view=0).shape
+        (32, 32, 3)
     """
     digest = hashlib.blake2b(key + b"%d %d" % (augmentation.seed, view), digest_size=16).digest()
     draw = np.random.default_rng(int.from_bytes(digest, "little"))
