@@ -560,7 +560,7 @@ def test_what_a_commit_has_written_is_flushed_and_nothing_older(table: Table, mo
     for name in old:
         os.utime(table.path / name, (1e9, 1e9))
     flushed: list[Path] = []
-    monkeypatch.setattr(tables, "fsync", flushed.append)
+    monkeypatch.setattr(tables, "fsync", lambda path, **_: flushed.append(path))
     staged = table.stage([rows("r2", range(2))])
     new = [table.path / name for name in files_of(table).keys() - old.keys()]
     assert flushed == [*new, table.path / "data", table.path]
