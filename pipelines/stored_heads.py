@@ -49,9 +49,7 @@ def find_head(store: FeatureStore, name: str | None, kinds: Collection[str] = ()
         return matches[0]
     shown = ", ".join((matches or heads)[: -CANDIDATES_SHOWN - 1 : -1]) or "none"
     found = f"{len(matches)} of them, the newest: {shown}" if matches else f"no such head; the newest: {shown}"
-    raise StoreNotFound(
-        f"Expected: --head, one head's id, its beginning or its ending, or an alias. Got: {name!r}, {found}."
-    )
+    raise StoreNotFound(f"Expected: one head's id, its beginning or its ending, or an alias. Got: {name!r}, {found}.")
 
 
 def newest_head(store: FeatureStore, kinds: Collection[str] = ()) -> str:

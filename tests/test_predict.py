@@ -146,10 +146,7 @@ def test_the_newest_heads_are_named(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFound) as caught:
         find_head(opened, None)
     assert str(caught.value) == (f"{opened.path} has no head yet: run `penult compare --store {opened.path}` first.")
-    wanted = (
-        "Expected: --head, one head's id, its beginning or its ending, or an alias. "
-        "Got: 'x', no such head; the newest: "
-    )
+    wanted = "Expected: one head's id, its beginning or its ending, or an alias. Got: 'x', no such head; the newest: "
     with pytest.raises(StoreNotFound) as caught:
         find_head(opened, "x")
     assert str(caught.value) == f"{wanted}none."
