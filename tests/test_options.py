@@ -406,6 +406,24 @@ def test_words_after_two_dashes_are_the_runners(place: Path, monkeypatch: pytest
     check(place, monkeypatch, "embed", least, [*least, "--", "--x=1", "y"], case)
 
 
+def test_each_of_several_sources_is_embedded_and_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Views after the images of each; in JSON all of them."""
+    numbers = iter(range(9))
+    told: list[str] = []
+    monkeypatch.setattr("pipelines.sources.corpus.list_source", lambda *_: None)
+    monkeypatch.setattr(
+        "pipelines.embedding.embed.embed",
+        lambda source, _store, options, _progress: EmbedResult(f"{source}-{options.views}", "set", str(next(numbers))),
+    )
+    monkeypatch.setattr(output, "embedded", lambda result: told.append(result.run_id))
+    run(monkeypatch, "embed", "a", "b", "--store", place / "store", "--views", 2, "--json")
+    assert told == ["a-0", "a-2", "b-0", "b-2"]
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])["sources"]
+    assert [(one["run_id"], one["views"]["run_id"]) for one in printed] == [("a-0", "a-2"), ("b-0", "b-2")]
+
+
 # --- what is asked for where nothing is given
 
 EMBEDS = {
