@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from featurestore import layout
 from featurestore.errors import StoreCorrupt, UsageError
 from featurestore.runs import is_run_id, utc_now
-from featurestore.storage.files import listed, read_sealed, write_sealed
+from featurestore.storage.files import fsync, listed, read_sealed, write_sealed
 
 CHAMPION = "champion"  # the alias that is used if no head is named
 MAX_HISTORY = 1000
@@ -69,7 +68,9 @@ def move(store: Path, name: str, head_id: str) -> None:
     if moves and moves[-1].head_id == head_id:
         return
     path = layout.alias(store, name)
-    path.parent.mkdir(exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir()
+        fsync(store)
     moves = [*moves, Move(head_id, utc_now())][-MAX_HISTORY:]
     write_sealed(path, {"name": name, "moves": [asdict(one) for one in moves]})
 
@@ -77,8 +78,3 @@ def move(store: Path, name: str, head_id: str) -> None:
 def names(store: Path) -> list[str]:
     """Return the names of all aliases, sorted."""
     return [path.stem for path in listed(store / layout.ALIASES) if path.suffix == layout.JSON]
-
-
-def to_json(store: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return each alias with its history, as JSON values."""
-    return {name: [asdict(one) for one in history(store, name)] for name in names(store)}

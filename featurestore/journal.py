@@ -252,7 +252,7 @@ class Staging:
         return [path for path in listed(self._shards) if path.suffix == layout.JSON]
 
     def _entry_path(self, shard: int) -> Path:
-        return self._shards / f"{shard}.json"
+        return self._shards / f"{shard}{layout.JSON}"
 
     def _entry(self, path: Path) -> ShardEntry:
         """Read an entry and check that the files it names lie inside the journal and the feature set.

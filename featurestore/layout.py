@@ -22,9 +22,14 @@ def header(store: Path) -> Path:
     return store / HEADER
 
 
+def table_name(feature_set: str) -> str:
+    """Return the path of a feature set's table relative to the store, by which the header and findings name it."""
+    return f"{FEATURES}/{feature_set}{TABLE}"
+
+
 def features(store: Path, feature_set: str) -> Path:
     """Return the folder of a feature set's table."""
-    return store / FEATURES / f"{feature_set}{TABLE}"
+    return store / table_name(feature_set)
 
 
 def run(store: Path, run_id: str) -> Path:

@@ -85,7 +85,7 @@ class Head:
         """
         raise HeadError(
             f"A {self.family} head cannot become layers, its scores are no smooth function of the features: "
-            "train ncm, logreg, svm, rbf-svm or dense."
+            "train another, such as logreg."
         )
 
     @property

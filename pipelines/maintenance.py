@@ -184,7 +184,7 @@ def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
         yield from tried(path, [path], partial(_check_weights, path))
     for name in aliases.names(store):
         path = layout.alias(store, name)
-        yield from tried(path, [path], partial(aliases.resolve, store, name))
+        yield from tried(path, [path], partial(_check_alias, store, name))
     for path in sorted(store.glob(f"{layout.RESULTS}/*/*{layout.JSON}")):
         yield from tried(path, [path], partial(_check_outcome, path))
     for path in sorted(store.glob(f"{layout.FINETUNINGS}/*/{layout.BEGUN}")):
@@ -207,6 +207,13 @@ def _check_weights(path: Path) -> None:
     digest = path.name.removesuffix(layout.WEIGHTS)
     if DIGEST.fullmatch(digest) and (found := sha256_of(path)) != digest:
         raise StoreCorrupt(f"{path}: Expected: sha256 {digest}. Got: {found}.")
+
+
+def _check_alias(store: Path, name: str) -> None:
+    """Raise StoreCorrupt unless an alias's file is intact and its head is in the store."""
+    head_id = aliases.resolve(store, name)
+    if head_id is None or not (layout.run(store, head_id) / layout.HEAD).is_file():
+        raise StoreCorrupt(f"Expected: the head that the alias {name} points at. Got: no head {head_id}.")
 
 
 def _check_outcome(path: Path) -> None:

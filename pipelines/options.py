@@ -18,6 +18,7 @@ from featurestore.options import Option, budget, memory
 from featurestore.spec import DTYPES
 from featurestore.splits import Split
 from heads.comparison.space import DEFAULT, Search
+from pipelines.backbones import DEFAULT as DEFAULT_BACKBONE
 from pipelines.images.augmentation import MAX_VIEWS, Augmentation
 
 MAX_SHARD_IMAGES = 2**20
@@ -30,15 +31,18 @@ REFUSED_RUNNERS = {
 SCHEDULES = ("constant", "cosine")
 MOMENTUM = 0.9  # the default for sgd
 
-LabelSet = Annotated[str, Option("Which set of labels.")]
-EngineName = Annotated[str, Option("openvino (CPU) or tensorflow (anywhere).")]
+LABEL_SET = Option("Which set of labels.")
+ENGINE = Option("openvino (CPU) or tensorflow (anywhere).")
+
+LabelSet = Annotated[str, LABEL_SET]
+EngineName = Annotated[str, ENGINE]
 
 
 @dataclass(frozen=True)
 class EmbedOptions:
     """How to embed a corpus."""
 
-    backbone: Annotated[str, Option("One of `penult backbones`, or ft:ID, a fine-tuned one.")] = "efficientnet-lite0"
+    backbone: Annotated[str, Option("One of `penult backbones`, or ft:ID, a fine-tuned one.")] = DEFAULT_BACKBONE
     weights: Annotated[str, Option("'imagenet' or a weights file.")] = "imagenet"
     layer: Annotated[str | None, Option("Layer to tap; by default the last one before the classifier.")] = None
     pooling: Annotated[str, Option("avg, max or none (flatten) over a layer's positions.")] = "avg"
@@ -109,9 +113,9 @@ class FitData:
         return told | {"val": split["val"], "test": split["test"], "split_seed": split["seed"]}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> FitData:
-        """Return the feature set, the label set and the split of a run's record, without its views."""
-        return cls(told["feature_set"], told["label_set"], Split(told["val"], told["test"], told["split_seed"]))
+    def from_json(cls, told: Mapping[str, Any], feature_set: str) -> FitData:
+        """Return the label set and the split of a run's record, for a feature set, without views."""
+        return cls(feature_set, told["label_set"], Split(told["val"], told["test"], told["split_seed"]))
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class ReportOptions:
         if self.tensorboard is not None:
             from heads.reporting import tensorboard
 
-            tensorboard.check(Path(self.tensorboard))
+            tensorboard.check(self.tensorboard)
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,11 @@ class CompareOptions:
     )
     memory_limit: Annotated[
         int | None,
-        Option("Stream training features that take more than half of 500MB, 4GB, …", parse=memory, metavar="SIZE"),
+        Option(
+            "Stream training features that take more than half of this, such as 4GB.",
+            parse=memory,
+            metavar="SIZE",
+        ),
     ] = None
     sets: tuple[str, ...] = ()
     data: FitData = FitData()

@@ -62,9 +62,9 @@ def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[
         problems += _labels(opened)
     sets = dict.fromkeys(record.result["feature_set"] for record in _newest_first(opened, "embed"))
     for name in sets:
-        if layout.CATALOG in lost or f"features/{name}.lance" in lost:
+        if layout.CATALOG in lost or layout.table_name(name) in lost:
             embedded += _features(opened, name, lost, problems, progress)
-    unknown = lost.keys() - {layout.CATALOG, layout.LABELS} - {f"features/{name}.lance" for name in sets}
+    unknown = lost.keys() - {layout.CATALOG, layout.LABELS} - {layout.table_name(name) for name in sets}
     problems += [
         f"`penult embed` again what {name} was made of: no run says what that was." for name in sorted(unknown)
     ]
@@ -148,7 +148,7 @@ def _losses(
     store: FeatureStore, name: str, views: int | None, lost: Lost
 ) -> Callable[[list[corpus.Entry]], list[corpus.Entry]]:
     """Return a function that picks the entries of a source that lost their features in a set, or their catalog row."""
-    set_lost, catalog_lost = f"features/{name}.lance" in lost, layout.CATALOG in lost
+    set_lost, catalog_lost = layout.table_name(name) in lost, layout.CATALOG in lost
     held = store.content_keys(name, views) if name in store.sets() else np.empty(0, "S32")
     known, bare, bare_keys = [np.empty(0, "S16")], [np.empty(0, "S16")], [np.empty(0, "S32")]
     for batch in store.catalog.scan(["uri", "sha256", "status"]):
@@ -160,7 +160,7 @@ def _losses(
         bare.append(digests[ok][~there])
         bare_keys.append(keys[~there])
     in_catalog, without, keys = np.sort(np.concatenate(known)), np.concatenate(bare), np.concatenate(bare_keys)
-    named = np.array([bytes.fromhex(key) for key in lost.get(f"features/{name}.lance", ())], "S32")
+    named = np.array([bytes.fromhex(key) for key in lost.get(layout.table_name(name), ())], "S32")
     if len(named) and contains(np.sort(keys), named).all():  # else a damaged key may stand for any image
         without = without[contains(np.sort(named), keys)]
     without = np.sort(without)

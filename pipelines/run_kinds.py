@@ -51,8 +51,7 @@ def _of_head(result: Mapping[str, Any]) -> str:
     return f"{best['head']} {best['test']:.1%} on test"
 
 
-_KINDS: dict[str, RunKind] = {}
-for _kind in (
+_JOBS = (
     RunKind("embed", lambda r: f"{r['embedded']:,} embedded, {r['failed']:,} failed"),
     RunKind("forget", lambda r: f"{r['removed']:,} images removed"),
     RunKind("label", lambda r: f"{r['added']:,} added, {r['changed']:,} changed", source="file"),
@@ -64,5 +63,5 @@ for _kind in (
         makes_head=True,
         makes_backbone=True,
     ),
-):
-    register(_kind)
+)
+_KINDS = {kind.name: kind for kind in _JOBS}

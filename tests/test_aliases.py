@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,29 @@ def test_where_it_pointed_before_is_kept(store: FeatureStore, monkeypatch: pytes
         promote(store, head)
     days = [(move.head_id, move.moved[:10]) for move in aliases.history(store.path, "champion")]
     assert days == [(first, "2026-11-01"), (second, "2026-11-02"), (first, "2026-11-03")]
-    assert aliases.to_json(store.path) == {
-        "champion": [{"head_id": head, "moved": f"{day}T00:00:00+00:00"} for head, day in days]
-    }
     monkeypatch.setattr(aliases, "MAX_HISTORY", 2)
     promote(store, second)
     assert [move.head_id for move in aliases.history(store.path, "champion")] == [first, second]
+
+
+def test_a_promise_outlives_a_power_cut(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the first alias is flushed too, by its own folder."""
+    flushed: list[Path] = []
+    monkeypatch.setattr(aliases, "fsync", flushed.append)
+    for _ in range(2):
+        promote(store, heads(store)[0], "first")
+        promote(store, heads(store)[0], "second")
+    assert flushed == [store.path]
+
+
+def test_an_alias_of_a_head_that_is_gone_is_damage(store: FeatureStore) -> None:
+    first, second = heads(store)
+    promote(store, first)
+    shutil.rmtree(store.run_folder(first))
+    (finding,) = verify(store.path)
+    assert finding.path == "aliases/champion.json" and first in finding.problem
+    assert doctor(store.path).artifacts == ["aliases/champion.json"]
+    assert verify(store.path) == [] and find_head(store, None) == second
 
 
 def test_only_heads_that_can_be_used_and_only_by_one_at_a_time(store: FeatureStore) -> None:

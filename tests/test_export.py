@@ -172,7 +172,7 @@ def test_what_cannot_be_exported_is_refused_at_once(digits, tmp_path, monkeypatc
 def test_neighbours_are_refused(digits, tmp_path):
     folder, _ = digits
     head_id = train_head(folder / "store", TrainOptions("knn"))["head_id"]
-    with pytest.raises(HeadError, match="train ncm, logreg, svm, rbf-svm or dense"):
+    with pytest.raises(HeadError, match="train another, such as logreg"):
         export(folder / "store", tmp_path / "out", "keras", head_id)
     shutil.rmtree(FeatureStore(folder / "store").run_folder(head_id))
 

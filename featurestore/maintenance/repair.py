@@ -108,7 +108,7 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
     plan.rows = {}
     write_sealed(store / REPAIR, asdict(plan))
     for staging in pending(store):
-        if staging.feature_set is not None and f"features/{staging.feature_set}.lance" not in tables:
+        if staging.feature_set is not None and layout.table_name(staging.feature_set) not in tables:
             name = staging.folder.relative_to(store).as_posix()
             done[name] = Repair(name, ["."])
             put_aside(staging.folder, aside / name)

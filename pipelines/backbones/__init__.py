@@ -2,3 +2,5 @@
 
 Imports ``pipelines.images`` and ``pipelines.sources``. Only ``networks`` and ``lite`` build Keras backbones.
 """
+
+DEFAULT = "efficientnet-lite0"

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 from featurestore.errors import BackboneError, UsageError
 from featurestore.limits import check_count
 from featurestore.spec import CROPS, FeatureSpec, Preprocessing
-from pipelines.backbones import lite
+from pipelines.backbones import DEFAULT, lite
 
-DEFAULT = "efficientnet-lite0"
 POOLINGS = ("avg", "max", "none")
 MIN_INPUT_SIZE, MAX_INPUT_SIZE = 32, 2048  # pixels; no network of the table was trained below 224 or above 600
 

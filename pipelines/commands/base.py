@@ -11,6 +11,7 @@ import typer
 
 from featurestore.errors import PenultError
 from featurestore.storage.files import trouble
+from pipelines.options import ENGINE, LABEL_SET
 
 app = typer.Typer(
     name="penult",
@@ -33,8 +34,8 @@ NamedHead = Annotated[
         "--head", help="Id of a head, how it begins or ends, or an alias; by default the champion, else the newest."
     ),
 ]
-Engine = Annotated[str, typer.Option(help="openvino (CPU) or tensorflow (anywhere).")]
-LabelSet = Annotated[str, typer.Option(help="Which set of labels.")]
+Engine = Annotated[str, typer.Option(help=ENGINE.help)]
+LabelSet = Annotated[str, typer.Option(help=LABEL_SET.help)]
 
 
 def print_json(wanted: bool, value: Any) -> None:

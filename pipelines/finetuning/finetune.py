@@ -171,7 +171,7 @@ def finetune(
     asked, class_weight = record.parameters, _class_weight(record)
     tap = tap_of(opened, meta["feature_set"], weights)
     check_batch(options.batch_size, tap.input_size)
-    data = replace(FitData.from_json(asked), feature_set=meta["feature_set"])
+    data = FitData.from_json(asked, meta["feature_set"])
     dataset = load_dataset(opened, data)
     notes = check_dataset(dataset)
     _check_classes(old, dataset)
