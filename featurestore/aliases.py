@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from featurestore import layout
 from featurestore.errors import StoreCorrupt, UsageError
 from featurestore.runs import is_run_id, utc_now
-from featurestore.storage.files import fsync, listed, read_sealed, write_sealed
+from featurestore.storage.files import exists, listed, make_folder, read_sealed, replace_sealed, token_of
 
 CHAMPION = "champion"  # the alias that is used if no head is named
 MAX_HISTORY = 1000
@@ -32,14 +32,14 @@ def check_alias(name: str) -> None:
         )
 
 
-def history(store: Path, name: str) -> list[Move]:
+def history(store: PurePath, name: str) -> list[Move]:
     """Return the moves of an alias, the current head last; empty if there is no such alias.
 
     Raises:
         StoreCorrupt: the alias's file is damaged.
     """
     path = layout.alias(store, name)
-    if not path.exists():
+    if not exists(path):
         return []
     told = read_sealed(path, required=True)
     try:
@@ -51,30 +51,28 @@ def history(store: Path, name: str) -> list[Move]:
     return moves
 
 
-def resolve(store: Path, name: str) -> str | None:
+def resolve(store: PurePath, name: str) -> str | None:
     """Return the id of the head that an alias points at; None if there is no such alias."""
     moves = history(store, name)
     return moves[-1].head_id if moves else None
 
 
-def move(store: Path, name: str, head_id: str) -> None:
+def move(store: PurePath, name: str, head_id: str) -> None:
     """Point an alias at a head, atomically; the store's lock must be held.
 
     Raises:
         UsageError: the name is not allowed for an alias.
     """
     check_alias(name)
-    moves = history(store, name)
+    path = layout.alias(store, name)
+    token, moves = token_of(path), history(store, name)
     if moves and moves[-1].head_id == head_id:
         return
-    path = layout.alias(store, name)
-    if not path.parent.exists():
-        path.parent.mkdir()
-        fsync(store)
+    make_folder(path.parent)
     moves = [*moves, Move(head_id, utc_now())][-MAX_HISTORY:]
-    write_sealed(path, {"name": name, "moves": [asdict(one) for one in moves]})
+    replace_sealed(path, {"name": name, "moves": [asdict(one) for one in moves]}, token)
 
 
-def names(store: Path) -> list[str]:
+def names(store: PurePath) -> list[str]:
     """Return the names of all aliases, sorted."""
     return [path.stem for path in listed(store / layout.ALIASES) if path.suffix == layout.JSON]

@@ -11,13 +11,13 @@ import base64
 import platform
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from featurestore import layout
 from featurestore.errors import FormatError, SpecMismatch, StoreCorrupt
-from featurestore.storage.files import read_sealed, write_sealed
+from featurestore.storage.files import read_sealed, stat, write_sealed
 
 FORMAT = 1  # of the set of pictures and of the file
 MAX_BYTES = 1 << 28
@@ -37,7 +37,7 @@ def _versions() -> dict[str, str]:
 def _processor() -> str:
     """Return the processor's name, as the system gives it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -59,7 +59,7 @@ class Canary:
     processor: str = field(default_factory=_processor)
 
 
-def read(table: Path) -> Canary | None:
+def read(table: PurePath) -> Canary | None:
     """Return the canary of a feature set; None if it has none, as in stores of older versions.
 
     Args:
@@ -70,12 +70,8 @@ def read(table: Path) -> Canary | None:
         FormatError: a newer penult wrote the canary.
     """
     path = table / layout.CANARY
-    try:
-        path.stat()
-    except FileNotFoundError:
+    if stat(path) is None:
         return None
-    except OSError as error:  # for example a link to itself
-        raise StoreCorrupt(f"Expected: a canary at {path}. Got: {error.strerror}.") from error
     told = read_sealed(path, required=True, limit=MAX_BYTES)
     if type(told.get("format")) is int and told["format"] > FORMAT:
         raise FormatError(f"{path} has format {told['format']}, this penult reads {FORMAT}: install a newer penult.")
@@ -88,7 +84,7 @@ def read(table: Path) -> Canary | None:
         raise StoreCorrupt(f"Expected in {path}: vectors, versions, processor. Got: something else.") from error
 
 
-def write(table: Path, canary: Canary) -> None:
+def write(table: PurePath, canary: Canary) -> None:
     """Replace the canary of a feature set, atomically and durably; the store's lock must be held.
 
     Raises:

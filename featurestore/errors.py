@@ -23,6 +23,8 @@ The command line maps a class to its exit code through ``exit_code`` alone.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 
@@ -123,3 +125,24 @@ class Interrupted(PenultError):
     def __init__(self, number: int) -> None:
         super().__init__("Interrupted; what was finished is kept, the same command goes on from there.")
         self.exit_code = 128 + number
+
+
+def trouble(error: OSError, path: object) -> str:
+    """Return one sentence that says what the system refused and what to do.
+
+    ``path`` is named if the error has no file name. Lance and Arrow give the error number only in their message.
+    """
+    told = re.search(r"(?:os error|errno) (\d+)", str(error))
+    number = error.errno or (int(told[1]) if told else errno.EIO)
+    what = {
+        errno.ENOSPC: "make room there",
+        errno.EDQUOT: "make room there",
+        errno.EFBIG: "let files be larger there",
+        errno.EROFS: "make it writable, or name another folder",
+        errno.EACCES: "give this user the right to, or name another folder",
+        errno.EPERM: "give this user the right to, or name another folder",
+    }.get(number, "look after that disk")
+    return (
+        f"{error.filename or path}: {os.strerror(number)}: {what}, then run the same command again; "
+        "what was finished is kept."
+    )

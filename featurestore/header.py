@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from featurestore import layout
 from featurestore.errors import FormatError, StoreCorrupt, StoreNotFound
 from featurestore.runs import utc_now
-from featurestore.storage.files import SEAL, read_json, read_sealed, sealed, write_sealed
+from featurestore.storage.files import (
+    SEAL,
+    is_file,
+    read_json,
+    read_sealed,
+    replace_sealed,
+    sealed,
+    token_of,
+    write_sealed,
+)
 from featurestore.storage.table import Table
 
 FORMAT_VERSION = 2  # 2: labels have sources; 1 is read, and upgraded by the first run that writes
 READABLE = (1, 2)
 
 
-def create(store: Path, unknown_origin: bool = False) -> None:
+def create(store: PurePath, unknown_origin: bool = False) -> None:
     """Write the header of a new store; ``unknown_origin``: the store may hold images whose source no row names."""
     told = {"format_version": FORMAT_VERSION, "created": utc_now(), "tables": {}}
     write_sealed(layout.header(store), told | ({"unknown_origin": True} if unknown_origin else {}))
 
 
-def bring_up(store: Path) -> None:
+def bring_up(store: PurePath) -> None:
     """Upgrade the header to this format version; an older penult then refuses to open the store."""
-    told = read(store)
+    token, told = token_of(layout.header(store)), read(store)
     if told["format_version"] != FORMAT_VERSION:
-        write_sealed(layout.header(store), told | {"format_version": FORMAT_VERSION, "unknown_origin": True})
+        told |= {"format_version": FORMAT_VERSION, "unknown_origin": True}
+        replace_sealed(layout.header(store), told, token)
 
 
-def read(store: Path) -> dict[str, Any]:
+def read(store: PurePath) -> dict[str, Any]:
     """Return the header of a store.
 
     Raises:
@@ -38,7 +48,7 @@ def read(store: Path) -> dict[str, Any]:
         StoreCorrupt: the header is damaged.
     """
     path = layout.header(store)
-    if not path.is_file():
+    if not is_file(path):
         raise StoreNotFound(f"There is no penult store at {store}: `penult embed SOURCE --store {store}` makes one.")
     told = read_json(path)
     if not isinstance(told, dict) or "tables" not in told or type(told.get("format_version")) is not int:
@@ -63,7 +73,7 @@ def read(store: Path) -> dict[str, Any]:
     return told
 
 
-def check(store: Path) -> None:
+def check(store: PurePath) -> None:
     """Compare the tables with the versions and rows in the header.
 
     Raises:
@@ -81,12 +91,14 @@ def check(store: Path) -> None:
             )
 
 
-def remember(store: Path, tables: Iterable[Table], last_set: str | None = None, last_run: str | None = None) -> None:
+def remember(
+    store: PurePath, tables: Iterable[Table], last_set: str | None = None, last_run: str | None = None
+) -> None:
     """Note the state of tables, so that a later loss is noticed, and the set and run that were written last."""
-    told = read(store)
+    token, told = token_of(layout.header(store)), read(store)
     if last_set:
         told["last_set"] = last_set
     if last_run:
         told["last_run"] = max(last_run, told.get("last_run", ""))
     told["tables"] |= {table.path.relative_to(store).as_posix(): table.state() for table in tables}
-    write_sealed(layout.header(store), told)
+    replace_sealed(layout.header(store), told, token)

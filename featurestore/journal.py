@@ -10,13 +10,10 @@ file that does not match counts as never written; ``damaged`` lists such files.
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -28,18 +25,24 @@ from featurestore.labels import with_origin
 from featurestore.runs import is_run_id
 from featurestore.schema import CATALOG, LABELS, LABELS_V1
 from featurestore.storage.files import (
-    fsync,
+    create_sealed,
+    delete,
+    exists,
+    flush,
+    is_folder,
+    is_link,
     is_plain_name,
     listed,
+    make_folder,
     read_bytes,
     read_sealed,
-    sealed,
+    reading,
+    replacing,
     sha256_of,
     write_sealed,
-    writing,
 )
 
-PROGRESS_BYTES = 20  # longest number in a progress file
+PROGRESS, PROGRESS_BYTES = ".progress", 20  # suffix of a progress file; its longest number
 
 PLAN = pa.schema(
     [
@@ -69,7 +72,7 @@ class ShardEntry:
 class Staging:
     """The journal of one run, under ``STORE/staging/<run_id>``."""
 
-    def __init__(self, store: Path, run_id: str) -> None:
+    def __init__(self, store: PurePath, run_id: str) -> None:
         self.run_id = run_id
         self.folder = layout.journal(store, run_id)
         self._shards = self.folder / layout.SHARDS
@@ -78,14 +81,15 @@ class Staging:
         """Create the journal's folder and note the feature set that the run writes to.
 
         Raises:
-            StoreError: the folder cannot be created.
+            StoreError: the folder cannot be created, or holds the journal of another run.
         """
         _check_root(self.folder.parent)
-        with writing(self._shards):
-            self._shards.mkdir(parents=True)
-        write_sealed(self.folder / layout.RECORD, {"run_id": self.run_id, "feature_set": feature_set, "files": {}})
-        fsync(self.folder.parent)
-        fsync(self.folder.parent.parent)
+        make_folder(self._shards)
+        told = {"run_id": self.run_id, "feature_set": feature_set, "files": {}}
+        if not create_sealed(self.folder / layout.RECORD, told):
+            raise StoreError(
+                f"Expected: no journal at {self.folder}. Got: one of a run of the same id: run this again."
+            )
 
     @property
     def feature_set(self) -> str | None:
@@ -97,13 +101,8 @@ class Staging:
     def writer(self, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatchFileWriter]:
         """Write ``<name>.arrow`` batch by batch; the complete file appears when the block ends."""
         path = self.folder / f"{name}.arrow"
-        temporary = path.with_suffix(".tmp")
-        with writing(temporary):
-            with pa.ipc.new_file(temporary, schema) as writer:
-                yield writer
-            fsync(temporary)
-            temporary.replace(path)
-        fsync(self.folder)
+        with replacing(path) as temporary, pa.ipc.new_file(temporary, schema) as writer:
+            yield writer
         told = read_sealed(self.folder / layout.RECORD, required=True)
         told["files"][path.name] = sha256_of(path)
         write_sealed(self.folder / layout.RECORD, told)
@@ -115,28 +114,17 @@ class Staging:
             StoreCorrupt: the plan is damaged.
         """
         path = self.folder / layout.PLAN
-        with _arrow_errors(path), pa.OSFile(str(path)) as source:
-            return pa.ipc.open_file(source).get_batch(shard)
+        with _arrow_errors(path), reading(path) as file:
+            return pa.ipc.open_file(file).get_batch(shard)
 
     def finish(self, entry: ShardEntry, rows: Iterable[pa.RecordBatch]) -> ShardEntry:
         """Write the catalog rows, then the entry; return the entry of whoever finished this shard first."""
         rows_path, path = self._shards / entry.rows_file, self._entry_path(entry.shard)
-        temporary = self._shards / f".{entry.shard}.{secrets.token_hex(4)}.tmp"
-        with writing(rows_path), pa.ipc.new_file(rows_path, CATALOG) as writer:
+        with replacing(rows_path) as temporary, pa.ipc.new_file(temporary, CATALOG) as writer:
             for batch in rows:
                 writer.write_batch(batch)
-        fsync(rows_path)
-        told = asdict(replace(entry, rows_sha256=sha256_of(rows_path)))
-        with writing(path):
-            temporary.write_text(json.dumps(sealed(told)), encoding="utf-8")
-            fsync(temporary)
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                rows_path.unlink()
-            finally:
-                temporary.unlink()
-        fsync(self._shards)
+        if not create_sealed(path, asdict(replace(entry, rows_sha256=sha256_of(rows_path)))):
+            delete(rows_path)
         return self._whole(self._entry(path))
 
     def entry(self, shard: int) -> ShardEntry | None:
@@ -151,10 +139,11 @@ class Staging:
         numbers = {int(path.stem) for path in self._entry_paths() if path.stem.isdecimal()}
         yield from filter(None, map(self.entry, sorted(numbers)))
 
-    def damaged(self) -> list[Path]:
+    def damaged(self) -> list[PurePath]:
         """Return the files of the journal that are missing or are not what the run wrote."""
         if self._told() is None:
-            return [self.folder / layout.RECORD] if os.path.lexists(self.folder / layout.RECORD) else []
+            path = self.folder / layout.RECORD
+            return [path] if exists(path) or is_link(path) else []
         wrong = []
         for name, schema in ((layout.PLAN, PLAN), (layout.PLANNED_LABELS, LABELS)):
             try:
@@ -199,28 +188,25 @@ class Staging:
 
     def note_progress(self, shard: int, images: int) -> None:
         """Note how many images of a running shard are done; losing this does no harm."""
-        path = self._shards / f"{shard}.progress"
-        with suppress(OSError):
-            path.with_suffix(".tmp").write_text(str(images), encoding="utf-8")
-            path.with_suffix(".tmp").replace(path)
+        path = self._shards / f"{shard}{PROGRESS}"
+        with suppress(StoreError), replacing(path, durable=False) as temporary:
+            temporary.write_text(str(images), encoding="utf-8")
 
     def progress(self) -> int:
         """Return the number of images done so far in all shards, as the workers noted it."""
         images = 0
-        for path in self._shards.glob("*.progress"):
+        for path in (path for path in listed(self._shards) if path.suffix == PROGRESS):
             with suppress(StoreError, ValueError):
                 images += int(read_bytes(path, PROGRESS_BYTES))
         return images
 
     def remove(self) -> None:
         """Delete the journal after the commit; never follow a link in its place."""
-        if not (self.folder.is_symlink() or self.folder.parent.is_symlink()):
-            with writing(self.folder):  # first: without run.json, the remaining files are ignored
-                if not (self.folder / layout.RECORD).is_dir():  # a folder of this name is never read
-                    (self.folder / layout.RECORD).unlink(missing_ok=True)
-            if self.folder.is_dir():
-                fsync(self.folder)  # else run.json could return after a power cut and be committed over later runs
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if not (is_link(self.folder) or is_link(self.folder.parent)):
+            delete(self.folder / layout.RECORD)  # first: without run.json, the remaining files are ignored
+            flush(self.folder, missing_ok=True)  # else it might return after a power cut, and overwrite later runs
+            with suppress(StoreError):
+                delete(self.folder)
 
     def _told(self) -> dict[str, Any] | None:
         """Return the content of ``run.json``; None if it is missing, damaged or another run's."""
@@ -232,7 +218,7 @@ class Staging:
         good = told.get("run_id") == self.run_id and is_plain_name(told.get("feature_set")) and isinstance(files, dict)
         return told if good else None
 
-    def _noted(self, name: str, schema: pa.Schema) -> Path | None:
+    def _noted(self, name: str, schema: pa.Schema) -> PurePath | None:
         """Return the path of a file that the driver wrote, once it is checked; None if it was not finished.
 
         Raises:
@@ -241,20 +227,20 @@ class Staging:
         path, told = self.folder / name, self._told()
         if told is None:
             return None
-        files = told.get("files", {name: None} if path.exists() else {})  # older journals note none
+        files = told.get("files", {name: None} if exists(path) else {})  # older journals note none
         if name not in files:
             return None
         self._check(path, schema, files[name])
         return path
 
-    def _entry_paths(self) -> list[Path]:
+    def _entry_paths(self) -> list[PurePath]:
         """Return the files that may be entries."""
         return [path for path in listed(self._shards) if path.suffix == layout.JSON]
 
-    def _entry_path(self, shard: int) -> Path:
+    def _entry_path(self, shard: int) -> PurePath:
         return self._shards / f"{shard}{layout.JSON}"
 
-    def _entry(self, path: Path) -> ShardEntry:
+    def _entry(self, path: PurePath) -> ShardEntry:
         """Read an entry and check that the files it names lie inside the journal and the feature set.
 
         Raises:
@@ -286,7 +272,7 @@ class Staging:
         self._check(self._shards / entry.rows_file, CATALOG, entry.rows_sha256)
         return entry
 
-    def _check(self, path: Path, schema: pa.Schema, sha256: str | None) -> None:
+    def _check(self, path: PurePath, schema: pa.Schema, sha256: str | None) -> None:
         """Raise StoreCorrupt unless a file is what this run wrote."""
         if (found := sha256_of(path)) != sha256 and sha256 is not None:
             raise StoreCorrupt(f"{path}: Expected: sha256 {sha256}. Got: {found}.")
@@ -299,7 +285,7 @@ class Staging:
                     raise StoreCorrupt(f"Expected in {path}: rows of run {self.run_id}. Got: others.")
 
 
-def pending(store: Path) -> list[Staging]:
+def pending(store: PurePath) -> list[Staging]:
     """Return the journals that dead runs left, oldest first; other files in that folder are ignored.
 
     Raises:
@@ -307,24 +293,24 @@ def pending(store: Path) -> list[Staging]:
     """
     root = store / layout.JOURNALS
     _check_root(root)
-    names = [path.name for path in listed(root) if path.is_dir() and not path.is_symlink()]
+    names = [path.name for path in listed(root) if is_folder(path) and not is_link(path)]
     return [Staging(store, name) for name in names if is_run_id(name)]
 
 
-def _check_root(root: Path) -> None:
-    if root.is_symlink():
+def _check_root(root: PurePath) -> None:
+    if is_link(root):
         raise StoreCorrupt(f"Expected: a folder of the store at {root}. Got: a link to another one: remove the link.")
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with _arrow_errors(path), pa.OSFile(str(path)) as source:
-        reader = pa.ipc.open_file(source)
+def _batches(path: PurePath) -> Iterator[pa.RecordBatch]:
+    with _arrow_errors(path), reading(path) as file:
+        reader = pa.ipc.open_file(file)
         for i in range(reader.num_record_batches):
             yield reader.get_batch(i)
 
 
 @contextmanager
-def _arrow_errors(path: Path) -> Iterator[None]:
+def _arrow_errors(path: PurePath) -> Iterator[None]:
     """Turn what Arrow raises on a damaged file into a StoreError for users."""
     try:
         yield

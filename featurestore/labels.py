@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from featurestore.index import DIGEST, Known, text_digests
 from featurestore.limits import check_label_set
 from featurestore.schema import LABELS, LABELS_V1
-from featurestore.storage.table import Replaced
+from featurestore.storage.fragments import Replaced
 
 PEOPLE = ""  # the source of rows that people gave
 COLUMNS = ("label", "split", "group")

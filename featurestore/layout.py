@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePath
 
 HEADER, LOCK = "penult.json", "lock"
 CATALOG, LABELS = "catalog.lance", "labels.lance"
@@ -17,7 +17,7 @@ PLAN, PLANNED_LABELS, SHARDS = "plan.arrow", "labels.arrow", "shards"  # in a jo
 BEGUN, CHECKPOINT = "begun.json", "checkpoint.npz"  # in the folder of a fine-tuning under way
 
 
-def header(store: Path) -> Path:
+def header(store: PurePath) -> PurePath:
     """Return the file with the format version and the state after the last commit."""
     return store / HEADER
 
@@ -27,36 +27,36 @@ def table_name(feature_set: str) -> str:
     return f"{FEATURES}/{feature_set}{TABLE}"
 
 
-def features(store: Path, feature_set: str) -> Path:
+def features(store: PurePath, feature_set: str) -> PurePath:
     """Return the folder of a feature set's table."""
     return store / table_name(feature_set)
 
 
-def run(store: Path, run_id: str) -> Path:
+def run(store: PurePath, run_id: str) -> PurePath:
     """Return the folder of a run's results."""
     return store / RUNS / run_id
 
 
-def journal(store: Path, run_id: str) -> Path:
+def journal(store: PurePath, run_id: str) -> PurePath:
     """Return the journal's folder of a run that has not committed."""
     return store / JOURNALS / run_id
 
 
-def finetuning(store: Path, digest: str) -> Path:
+def finetuning(store: PurePath, digest: str) -> PurePath:
     """Return the folder of a fine-tuning under way."""
     return store / FINETUNINGS / digest
 
 
-def backbone(store: Path, run_id: str) -> Path:
+def backbone(store: PurePath, run_id: str) -> PurePath:
     """Return the file that describes the backbone that a fine-tuning made."""
     return store / BACKBONES / f"{run_id}{JSON}"
 
 
-def weights(store: Path, sha256: str) -> Path:
+def weights(store: PurePath, sha256: str) -> PurePath:
     """Return the file with a fine-tuned backbone's weights."""
     return store / BACKBONES / f"{sha256}{WEIGHTS}"
 
 
-def alias(store: Path, name: str) -> Path:
+def alias(store: PurePath, name: str) -> PurePath:
     """Return the file that says where an alias points."""
     return store / ALIASES / f"{name}{JSON}"

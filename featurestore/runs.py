@@ -8,12 +8,12 @@ import secrets
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreNotFound
-from featurestore.storage.files import fsync, read_sealed, write_sealed
+from featurestore.storage.files import flush, is_file, make_folder, read_sealed, write_sealed
 
 STAMP = "%Y%m%dT%H%M%S%fZ"
 LIBRARIES = (
@@ -40,15 +40,15 @@ class RunRecord:
     result: dict[str, Any]
     versions: dict[str, str] = field(default_factory=lambda: library_versions())
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: PurePath) -> None:
         """Write ``run.json`` into the run's folder; create the folder if it is missing."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_sealed(folder / layout.RECORD, asdict(self))
-        fsync(folder.parent)
-        fsync(folder.parent.parent)
+        flush(folder.parent)
+        flush(folder.parent.parent)
 
     @classmethod
-    def read(cls, folder: Path) -> RunRecord:
+    def read(cls, folder: PurePath) -> RunRecord:
         """Read a run's record.
 
         Raises:
@@ -56,7 +56,7 @@ class RunRecord:
             StoreCorrupt: the record is damaged, or another run's.
         """
         path = folder / layout.RECORD
-        if not path.is_file():
+        if not is_file(path):
             raise StoreNotFound(f"There is no run {folder.name}; `penult runs` lists them.")
         told = read_sealed(path)
         values: dict[str, Any] = {field.name: told.get(field.name) for field in fields(cls)}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from featurestore import layout
 from featurestore.dataset import hex_ids
 from featurestore.index import contains
 from featurestore.schema import FAILED, OK, keys_of
+from featurestore.storage.base import storage_of
 from featurestore.store import FeatureStore
 
 EXAMPLES = 5
@@ -127,11 +126,6 @@ def _differing(store: FeatureStore, label_set: str) -> dict[str, Any]:
     }
 
 
-def _bytes_on_disk(path: Path) -> int:
-    """Return the size in bytes of all files under ``path``; a run may remove some meanwhile."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118  # pathlib costs more than the call
-    return total
+def _bytes_on_disk(path: PurePath) -> int:
+    """Return the size in bytes of all files under ``path``."""
+    return sum(found.size for _, found in storage_of(path).walk(path))

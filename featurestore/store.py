@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -50,9 +50,11 @@ from featurestore.schema import (
 from featurestore.spec import VIEWS_SUFFIX, FeatureSpec
 from featurestore.splits import Split, check_name
 from featurestore.storage import compaction
-from featurestore.storage.files import fsync, listed
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import exists, flush, is_file, listed, make_folder
+from featurestore.storage.fragments import Replaced
 from featurestore.storage.lock import locked
-from featurestore.storage.table import Pin, Replaced, Table
+from featurestore.storage.table import Pin, Table
 
 EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known image, for Known.lookup
 FEW_KEYS = 500  # up to so many are looked up by a filter
@@ -76,8 +78,8 @@ class FeatureStore:
         StoreCorrupt: a table is not what was last committed.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | PurePath) -> None:
+        self.path: PurePath = Path(path)
         self.catalog = Table(self.path / layout.CATALOG)
         self.labels = Table(self.path / layout.LABELS)
         header.check(self.path)
@@ -85,7 +87,7 @@ class FeatureStore:
         self.labels.check_schema(LABELS if self._knows_sources() else LABELS_V1)
 
     @classmethod
-    def create(cls, path: str | Path) -> FeatureStore:
+    def create(cls, path: str | PurePath) -> FeatureStore:
         """Open the store at ``path``; create it if there is none.
 
         Raises:
@@ -94,23 +96,28 @@ class FeatureStore:
         path = Path(path)
         if not str(path.absolute()).isprintable() or re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # s3://, say
             raise UsageError(f"Expected: --store, a folder here, of a name in printable UTF-8. Got: {str(path)!r}.")
-        if not (layout.header(path)).exists():
-            other = path.is_file() or (path.is_dir() and any(map(_is_foreign, path.iterdir())))
-            if other and not (layout.header(path)).exists():
+        if not exists(layout.header(path)):
+            other = is_file(path) or any(map(_is_foreign, listed(path)))
+            if other and not exists(layout.header(path)):
                 raise UsageError(f"{path} is not a penult store and not an empty folder: name another with --store.")
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             with locked(path):
                 cls._make(path)
         return cls(path)
 
     @staticmethod
-    def _make(path: Path) -> None:
-        if not (layout.header(path)).exists():  # another run may have made it in the meantime
-            (path / layout.FEATURES).mkdir(exist_ok=True)
+    def _make(path: PurePath) -> None:
+        if not exists(layout.header(path)):  # another run may have made it in the meantime
+            make_folder(path / layout.FEATURES)
             Table(path / layout.CATALOG).create(CATALOG)
             Table(path / layout.LABELS).create(LABELS)
             header.create(path)
-            fsync(path.parent)
+            flush(path.parent)
+
+    @property
+    def address(self) -> str:
+        """Where the store is, for another process: absolute."""
+        return storage_of(self.path).uri(self.path)
 
     # -- what is there -------------------------------------------------------------------------------------------
 
@@ -677,19 +684,19 @@ class FeatureStore:
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
-    def run_folder(self, run_id: str) -> Path:
+    def run_folder(self, run_id: str) -> PurePath:
         """Return the folder in which a run keeps its results."""
         return layout.run(self.path, run_id)
 
     def runs(self) -> list[RunRecord]:
         """Return the records of all runs, oldest first."""
-        return [RunRecord.read(path) for path in listed(self.path / layout.RUNS) if (path / layout.RECORD).exists()]
+        return [RunRecord.read(path) for path in listed(self.path / layout.RUNS) if exists(path / layout.RECORD)]
 
 
 _BEFORE_FIRST_COMMIT = {layout.FEATURES, layout.CATALOG, layout.LABELS, layout.LOCK}
 
 
-def _is_foreign(path: Path) -> bool:
+def _is_foreign(path: PurePath) -> bool:
     """Return whether a path does not belong to a store that is being created."""
     return path.name not in _BEFORE_FIRST_COMMIT and not re.fullmatch(
         rf"\.{re.escape(layout.HEADER)}\.\w+\.tmp", path.name

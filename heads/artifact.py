@@ -9,14 +9,14 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from featurestore import layout
 from featurestore.errors import FormatError, HeadError, SpecMismatch, StoreCorrupt, StoreNotFound
-from featurestore.storage.files import is_plain_name, read_sealed, write_sealed
+from featurestore.storage.files import is_file, is_plain_name, make_folder, read_sealed, write_sealed
 from featurestore.storage.npz import OVERHEAD, read_npz, write_npz
 from heads.base import Head
 from heads.registry import FAMILIES
@@ -28,7 +28,7 @@ DTYPE = re.compile("(?:float|int|uint)(8|16|32|64)")
 MAX_NAMES_BYTES = 2**28  # of the class names as an array, in which each takes as much as the longest
 
 
-def save(head: Head, folder: Path, meta: dict[str, Any]) -> None:
+def save(head: Head, folder: PurePath, meta: dict[str, Any]) -> None:
     """Write a head into a folder, atomically and durably.
 
     Args:
@@ -47,7 +47,7 @@ def save(head: Head, folder: Path, meta: dict[str, Any]) -> None:
             f"This head is too large to keep: Expected: {MAX_BYTES:,} bytes of numbers, {MAX_NAMES_BYTES:,} of its "
             f"classes. Got: {size:,} and {head.classes.nbytes:,}; train another family, or on fewer pictures."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     digest = write_npz(folder / ARRAYS, head.arrays)
     description = {
         "format_version": FORMAT_VERSION,
@@ -61,7 +61,7 @@ def save(head: Head, folder: Path, meta: dict[str, Any]) -> None:
     write_sealed(folder / DESCRIPTION, description)
 
 
-def load(folder: Path, fingerprint: str | None = None) -> tuple[Head, dict[str, Any]]:
+def load(folder: PurePath, fingerprint: str | None = None) -> tuple[Head, dict[str, Any]]:
     """Read a head and its meta.
 
     The files are not trusted: no code in them runs, and reading takes no more memory than a head of ``MAX_BYTES``.
@@ -78,7 +78,7 @@ def load(folder: Path, fingerprint: str | None = None) -> tuple[Head, dict[str, 
         SpecMismatch: the head was trained on features of another fingerprint.
     """
     description, npz = folder / DESCRIPTION, folder / ARRAYS
-    if not description.is_file():
+    if not is_file(description):
         raise StoreNotFound(f"There is no head in {folder}; `penult runs` lists what there is.")
     told = read_sealed(description)
     _check_told(told, description)
@@ -98,7 +98,7 @@ def load(folder: Path, fingerprint: str | None = None) -> tuple[Head, dict[str, 
     return head, meta
 
 
-def _check_told(told: Mapping[str, Any], description: Path) -> None:
+def _check_told(told: Mapping[str, Any], description: PurePath) -> None:
     """Raise FormatError or StoreCorrupt unless a head's description has all its entries, each valid."""
     version = told.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
@@ -147,7 +147,7 @@ def _check_finite(arrays: dict[str, np.ndarray], where: str) -> None:
             raise HeadError(f"{where}: Expected: finite numbers in {name}. Got: NaN or infinity.")
 
 
-def _check_usable(head: Head, folder: Path) -> None:
+def _check_usable(head: Head, folder: PurePath) -> None:
     """Raise StoreCorrupt unless the head can score a row of zeros: its arrays, parameters and classes must match."""
     expected = (1, len(head.classes))
     try:

@@ -24,7 +24,7 @@ from featurestore.errors import EngineError, HeadError, PenultError, SourceError
 from featurestore.index import contains
 from featurestore.schema import keys_of
 from featurestore.spec import FeatureSpec
-from featurestore.storage.files import fsync, write_json, write_text
+from featurestore.storage.files import flush, write_json, write_text
 from featurestore.store import FeatureStore
 from heads.backend import import_keras, import_tensorflow
 from pipelines import keras_head
@@ -123,7 +123,7 @@ def export(
         write_json(fresh / DESCRIPTION, described)
         size = _flush(fresh)
         fresh.rename(to)
-        fsync(to.parent)
+        flush(to.parent)
     return {
         "head_id": head_id,
         "format": format,
@@ -330,5 +330,5 @@ def _flush(folder: Path) -> int:
     """Flush a folder and everything in it to the disk; return the size of its files in bytes."""
     paths = [folder, *folder.rglob("*")]
     for path in paths:
-        fsync(path)
+        flush(path)
     return sum(path.stat().st_size for path in paths if path.is_file())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from featurestore import aliases, layout
@@ -18,7 +18,7 @@ from featurestore.maintenance.removal import forget_removed
 from featurestore.maintenance.verify import Finding, Progress, is_store, tables_of
 from featurestore.maintenance.verify import verify as verify_tables
 from featurestore.runs import RunRecord
-from featurestore.storage.files import read_sealed, sha256_of
+from featurestore.storage.files import exists, is_file, listed, read_sealed, sha256_of, size_of
 from featurestore.storage.lock import locked
 from featurestore.storage.npz import read_npz
 from featurestore.store import FeatureStore
@@ -121,7 +121,7 @@ def gc(store: str | Path, older_than: float) -> dict[str, int]:
     return freed | {"removed images": forgotten}
 
 
-def _existing(store: str | Path) -> Path:
+def _existing(store: str | Path) -> PurePath:
     if not is_store(path := Path(store)):
         raise StoreNotFound(f"There is no penult store at {path}.")
     return path
@@ -134,15 +134,15 @@ def _stale(repairs: list[repair.Repair]) -> list[str]:
     return [f"{again[one.table]} what has changed lately: {one.table} is as it was before that." for one in told]
 
 
-def _rows(store: Path) -> dict[str, int]:
+def _rows(store: PurePath) -> dict[str, int]:
     return {name: table.count() for name, table in tables_of(store).items() if table.exists()}
 
 
-def _put_aside_artifacts(store: Path, result: DoctorResult) -> None:
+def _put_aside_artifacts(store: PurePath, result: DoctorResult) -> None:
     """Put aside damaged files that runs made, with the files that are useless without them."""
     aside = repair.aside_of(store)
     for finding, together in list(_damaged_artifacts(store)):
-        for path in filter(Path.exists, together):
+        for path in filter(exists, together):
             repair.put_aside(path, aside / path.relative_to(store))
             result.artifacts.append(path.relative_to(store).as_posix())
         if finding.path.startswith(layout.ALIASES):
@@ -161,17 +161,20 @@ def _made_by(path: str) -> str:
     return "" if folder in (layout.RESULTS, layout.ALIASES) or name.endswith(layout.WEIGHTS) else "finetune"
 
 
-def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
+def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath]]]:
     """Yield the damage in files that runs made, each finding with all paths to put aside for it."""
 
-    def tried(path: Path, together: list[Path], check: Callable[[], object]) -> Iterator[tuple[Finding, list[Path]]]:
+    def tried(
+        path: PurePath, together: list[PurePath], check: Callable[[], object]
+    ) -> Iterator[tuple[Finding, list[PurePath]]]:
         try:
             check()
         except (StoreCorrupt, StoreNotFound, HeadError) as error:  # other errors do not mean damage
             yield Finding(path.relative_to(store).as_posix(), str(error)), together
 
-    descriptions = {*store.glob(f"{layout.BACKBONES}/*{layout.JSON}")}
-    for path in sorted(store.glob(f"{layout.RUNS}/*/{layout.RECORD}")):
+    made = listed(store / layout.BACKBONES)
+    descriptions = {path for path in made if path.suffix == layout.JSON}
+    for path in _in_each(store / layout.RUNS, layout.RECORD):
         folder, kind = path.parent, kind_of(_made_by(path.relative_to(store).as_posix()))
         yield from tried(path, [folder], partial(RunRecord.read, folder))
         if kind.makes_head:
@@ -180,20 +183,26 @@ def _damaged_artifacts(store: Path) -> Iterator[tuple[Finding, list[Path]]]:
             descriptions.add(layout.backbone(store, folder.name))
     for path in sorted(descriptions):
         yield from tried(path, [path, layout.run(store, path.stem)], partial(_check_backbone, path))
-    for path in sorted(store.glob(f"{layout.BACKBONES}/*{layout.WEIGHTS}")):
+    for path in (path for path in made if path.name.endswith(layout.WEIGHTS)):
         yield from tried(path, [path], partial(_check_weights, path))
     for name in aliases.names(store):
         path = layout.alias(store, name)
         yield from tried(path, [path], partial(_check_alias, store, name))
-    for path in sorted(store.glob(f"{layout.RESULTS}/*/*{layout.JSON}")):
+    kept = (path for folder in listed(store / layout.RESULTS) for path in listed(folder))
+    for path in (path for path in kept if path.suffix == layout.JSON):
         yield from tried(path, [path], partial(_check_outcome, path))
-    for path in sorted(store.glob(f"{layout.FINETUNINGS}/*/{layout.BEGUN}")):
+    for path in _in_each(store / layout.FINETUNINGS, layout.BEGUN):
         yield from tried(path, [path.parent], partial(read_sealed, path))
-    for path in sorted(store.glob(f"{layout.FINETUNINGS}/*/{layout.CHECKPOINT}")):
-        yield from tried(path, [path.parent], partial(read_npz, path, path.stat().st_size))
+    for path in _in_each(store / layout.FINETUNINGS, layout.CHECKPOINT):
+        yield from tried(path, [path.parent], partial(read_npz, path, size_of(path) or 0))
 
 
-def _check_backbone(description: Path) -> None:
+def _in_each(folder: PurePath, name: str) -> list[PurePath]:
+    """Return the paths of the files of this name in the folders of a folder, sorted."""
+    return [inner / name for inner in listed(folder) if exists(inner / name)]
+
+
+def _check_backbone(description: PurePath) -> None:
     """Raise StoreCorrupt unless a backbone's description is intact and names this backbone, and its weights match."""
     told = read_sealed(description)
     digest = str(told.get("sha256"))
@@ -202,21 +211,21 @@ def _check_backbone(description: Path) -> None:
     _check_weights(description.with_name(digest + layout.WEIGHTS))
 
 
-def _check_weights(path: Path) -> None:
+def _check_weights(path: PurePath) -> None:
     """Raise StoreCorrupt if a weights file has another sha256 than its name says; partial files have no such name."""
     digest = path.name.removesuffix(layout.WEIGHTS)
     if DIGEST.fullmatch(digest) and (found := sha256_of(path)) != digest:
         raise StoreCorrupt(f"{path}: Expected: sha256 {digest}. Got: {found}.")
 
 
-def _check_alias(store: Path, name: str) -> None:
+def _check_alias(store: PurePath, name: str) -> None:
     """Raise StoreCorrupt unless an alias's file is intact and its head is in the store."""
     head_id = aliases.resolve(store, name)
-    if head_id is None or not (layout.run(store, head_id) / layout.HEAD).is_file():
+    if head_id is None or not is_file(layout.run(store, head_id) / layout.HEAD):
         raise StoreCorrupt(f"Expected: the head that the alias {name} points at. Got: no head {head_id}.")
 
 
-def _check_outcome(path: Path) -> None:
+def _check_outcome(path: PurePath) -> None:
     """Raise StoreCorrupt unless a kept outcome is intact and holds the key that its file is named after."""
     if (key := read_sealed(path, required=True).get("key", path.stem)) != path.stem:  # older files have no key
         raise StoreCorrupt(f"Expected: the outcome {path.stem} in {path}. Got: {key}.")

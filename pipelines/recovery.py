@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,8 @@ from featurestore.labels import COLUMNS, PEOPLE, said_digests, statements
 from featurestore.maintenance.repair import aside_of
 from featurestore.runs import RunRecord
 from featurestore.schema import OK, keys_of
-from featurestore.storage.files import replacing
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import make_folder, replacing
 from featurestore.store import FeatureStore
 from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import NOTHING_SAID, as_statements, chunks, said_after
@@ -45,7 +46,7 @@ Progress = Callable[[int, int], None]
 Lost = Mapping[str, Sequence[str]]  # see ``restore``
 
 
-def restore(store: Path, lost: Lost, progress: Progress | None = None) -> tuple[int, list[str]]:
+def restore(store: PurePath, lost: Lost, progress: Progress | None = None) -> tuple[int, list[str]]:
     """Bring back lost rows of the labels, the catalog and the feature sets.
 
     Args:
@@ -194,11 +195,11 @@ def _manifest(store: FeatureStore, name: str, uris: list[str]) -> str:
     """Write a manifest of the images to embed again, beside the files that were put aside; return its path."""
     from pyarrow import parquet
 
-    path = aside_of(store.path.resolve()) / f"{name}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = aside_of(store.path) / f"{name}.parquet"
+    make_folder(path.parent)
     with replacing(path) as temporary:
         parquet.write_table(pa.table({"uri": uris}), temporary)
-    return str(path)
+    return str(storage_of(path).local(path))
 
 
 def _options(record: RunRecord) -> EmbedOptions:
@@ -212,7 +213,7 @@ def _options(record: RunRecord) -> EmbedOptions:
 
 def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:
     """Yield the runs of these kinds, newest first, without those that read a manifest of an earlier repair."""
-    aside = aside_of(store.path.resolve()).parent
+    aside = storage_of(store.path).local(store.path / layout.ASIDE)
     for record in reversed(store.runs()):
         if record.kind in kinds and not Path(record.parameters[kind_of(record.kind).source]).is_relative_to(aside):
             yield record

@@ -8,7 +8,7 @@ from typing import Any
 from featurestore import aliases, layout
 from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.runs import is_run_id
-from featurestore.storage.files import listed
+from featurestore.storage.files import is_file, is_folder, listed
 from featurestore.store import FeatureStore
 from heads import artifact
 from heads.base import Head
@@ -38,12 +38,12 @@ def find_head(store: FeatureStore, name: str | None, kinds: Collection[str] = ()
         head_id = champion or newest_head(store, kinds)
         say(f"Head: {head_id}, {'the champion' if champion else 'the newest'}.")
         return head_id
-    if is_run_id(name) and store.run_folder(name).is_dir():
+    if is_run_id(name) and is_folder(store.run_folder(name)):
         return name
     if name in aliases.names(store.path):
         return str(aliases.resolve(store.path, name))
     folders = listed(store.path / layout.RUNS)
-    heads = [f.name for f in folders if (f / artifact.DESCRIPTION).is_file() and (f / layout.RECORD).is_file()]
+    heads = [f.name for f in folders if is_file(f / artifact.DESCRIPTION) and is_file(f / layout.RECORD)]
     matches = [head for head in heads if name and (head.startswith(name) or head.endswith(name))]
     if len(matches) == 1:
         return matches[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,7 @@ def keep(
     dataset: Dataset,
     started: str,
     asked: ReportOptions,
-) -> Path:
+) -> PurePath:
     """Write the winning head and the report into the run's folder; return the report's path."""
     folder = store.run_folder(run_id)
     meta = {

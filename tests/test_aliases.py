@@ -13,6 +13,7 @@ from stores import commit, pictures
 
 from featurestore import aliases
 from featurestore.errors import StoreCorrupt, StoreLocked, StoreNotFound, UsageError
+from featurestore.storage.local import LocalStorage
 from featurestore.store import FeatureStore
 from pipelines import commands
 from pipelines.maintenance import doctor, verify
@@ -79,11 +80,12 @@ def test_where_it_pointed_before_is_kept(store: FeatureStore, monkeypatch: pytes
 def test_a_promise_outlives_a_power_cut(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder of the first alias is flushed too, by its own folder."""
     flushed: list[Path] = []
-    monkeypatch.setattr(aliases, "fsync", flushed.append)
-    for _ in range(2):
-        promote(store, heads(store)[0], "first")
-        promote(store, heads(store)[0], "second")
-    assert flushed == [store.path]
+    monkeypatch.setattr(LocalStorage, "flush", lambda _, path: flushed.append(path))
+    folder = store.path / "aliases"
+    for name, parents in (("first", [store.path]), ("second", []), ("first", None)):
+        flushed.clear()
+        promote(store, heads(store)[0], name)
+        assert [path for path in flushed if path.suffix != ".tmp"] == ([] if parents is None else [*parents, folder])
 
 
 def test_an_alias_of_a_head_that_is_gone_is_damage(store: FeatureStore) -> None:

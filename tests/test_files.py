@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from faults.hostile import ABSENT, ODD_ARRAYS, ODD_FILES
 from featurestore import errors
-from featurestore.errors import ImageError, PenultError, StoreCorrupt, StoreError, UsageError
+from featurestore.errors import ImageError, PenultError, StoreCorrupt, StoreError, UsageError, trouble
 from featurestore.limits import MAX_SEED, check_amount, check_count, check_seed
 from featurestore.storage.files import (
     is_plain_name,
@@ -30,7 +30,6 @@ from featurestore.storage.files import (
     sealed,
     sha256_of,
     size_of,
-    trouble,
     write_json,
     write_sealed,
     write_text,

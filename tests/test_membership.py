@@ -24,7 +24,7 @@ from featurestore.errors import SourceError, TooManyRemoved, UsageError
 from featurestore.schema import LABELS
 from featurestore.status import failed_files, status
 from featurestore.storage.files import read_sealed, write_sealed
-from featurestore.storage.table import Replaced
+from featurestore.storage.fragments import Replaced
 from featurestore.store import FeatureStore
 from pipelines import commands
 from pipelines.embedding import membership

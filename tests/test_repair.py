@@ -23,6 +23,7 @@ from featurestore.maintenance.verify import REPAIR, Finding, damaged_files, dama
 from featurestore.runs import RunRecord
 from featurestore.storage import ledger
 from featurestore.storage.files import read_sealed, sha256_of, write_sealed
+from featurestore.storage.local import LocalStorage
 from featurestore.storage.table import Table
 from featurestore.store import FeatureStore
 
@@ -458,7 +459,7 @@ def test_what_is_put_aside_hides_nothing(store: Path) -> None:
 
 def test_what_is_put_aside_is_flushed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[Path] = []
-    monkeypatch.setattr(repairing, "fsync", flushed.append)
+    monkeypatch.setattr(LocalStorage, "flush", lambda _, path: flushed.append(path))
     put_aside(store / F / "data", store / "damaged" / "now" / "data")
     assert set(flushed) == {store / F, store / "damaged" / "now", store / "damaged", store}
 

@@ -42,7 +42,8 @@ from featurestore.splits import TEST, TRAIN, VAL, Split
 from featurestore.status import status
 from featurestore.storage import ledger
 from featurestore.storage.files import read_sealed, write_sealed
-from featurestore.storage.table import Replaced, Table
+from featurestore.storage.fragments import Replaced
+from featurestore.storage.table import Table
 from featurestore.store import EMBEDDED, FAILED_BEFORE, FEW_KEYS, NOT_IN_SET, FeatureStore
 
 NAME = SPEC.set_name
@@ -244,7 +245,7 @@ def test_a_ledger_without_a_seal_or_that_leads_nowhere(store: FeatureStore) -> N
     ledger_path(store).unlink()
     assert store.catalog.count() == 0 and ledger.read(store.catalog.path) == ledger.Ledger(0, 0, {})
     ledger_path(store).symlink_to("ledger.json")
-    with pytest.raises(StoreCorrupt, match=r"a ledger at .*ledger\.json\. Got: Too many levels"):
+    with pytest.raises(StoreCorrupt, match=r"a file at .*ledger\.json\. Got: Too many levels"):
         store.catalog.count()
 
 
@@ -328,10 +329,10 @@ def test_who_holds_the_lock(store: FeatureStore, monkeypatch: pytest.MonkeyPatch
             with pytest.raises(StoreLocked, match=rf"store is locked by {name}: wait for it to end"), store.lock():
                 pass
 
-    def full() -> str:
+    def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("featurestore.storage.lock.os.uname", full)
+    monkeypatch.setattr("os.ftruncate", full)
     with store.lock(), pytest.raises(StoreLocked), store.lock():
         pass
     path.unlink()

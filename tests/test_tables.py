@@ -24,10 +24,11 @@ from stores import Picture, label_rows
 
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
 from featurestore.schema import LABELS, LABELS_V1
-from featurestore.storage import ledger
+from featurestore.storage import ledger, versions
 from featurestore.storage import table as tables
-from featurestore.storage.files import fsync, sha256_of
-from featurestore.storage.table import KEPT_VERSIONS, MAX_COMMIT_TRIES, Replaced, Table
+from featurestore.storage.files import flush, sha256_of
+from featurestore.storage.fragments import Replaced
+from featurestore.storage.table import KEPT_VERSIONS, MAX_COMMIT_TRIES, Table
 
 NAMES = LABELS.names
 
@@ -128,9 +129,9 @@ def test_what_another_writer_takes_back_meanwhile_is_not_missed(table: Table, mo
         if path == lost:
             path.unlink()
         flushed.append(path)
-        fsync(path, **options)
+        flush(path, **options)
 
-    monkeypatch.setattr(tables, "fsync", vanish_first)
+    monkeypatch.setattr(versions, "flush", vanish_first)
     lost.touch()
     assert table.commit("r1", table.stage([rows("r1", range(3))]))
     assert lost in flushed and stored(table) == expected(r1=range(3))
@@ -409,7 +410,7 @@ def test_what_cleanup_has_freed_is_what_is_gone(table: Table) -> None:
 def test_other_writers_that_are_always_faster(table: Table, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     table.commit("r1", table.stage([rows("r1", range(3))]))
     staged, before, tries = table.stage([rows("r2", range(2))]), table.state(), []
-    monkeypatch.setattr(Table, "_land", lambda *_: tries.append(1))  # None: it has not landed
+    monkeypatch.setattr(Table, "land", lambda *_: tries.append(1))  # None: it has not landed
     with pytest.raises(StoreError, match=r"Other writers keep changing|Another writer changes .*stop it, then run"):
         {
             "commit": lambda: table.commit("r2", staged),
@@ -560,7 +561,8 @@ def test_what_a_commit_has_written_is_flushed_and_nothing_older(table: Table, mo
     for name in old:
         os.utime(table.path / name, (1e9, 1e9))
     flushed: list[Path] = []
-    monkeypatch.setattr(tables, "fsync", lambda path, **_: flushed.append(path))
+    for module in (tables, versions):
+        monkeypatch.setattr(module, "flush", lambda path, **_: flushed.append(path))
     staged = table.stage([rows("r2", range(2))])
     new = [table.path / name for name in files_of(table).keys() - old.keys()]
     assert flushed == [*new, table.path / "data", table.path]
@@ -590,4 +592,4 @@ def test_what_lance_says_without_the_places_in_its_source() -> None:
         "": "ValueError",
         "x" * 301: "x" * 300,
     }.items():
-        assert tables._first_words(ValueError(said)) == words
+        assert versions._first_words(ValueError(said)) == words

@@ -25,9 +25,12 @@ from featurestore.maintenance.gc import collect
 from featurestore.schema import LABELS
 from featurestore.storage import compaction, ledger
 from featurestore.storage import table as tables_module
+from featurestore.storage.base import Stat
 from featurestore.storage.compaction import LARGE, MAX_DELETED, TIER, tend, worth_merging
 from featurestore.storage.files import sha256_of
-from featurestore.storage.table import KEPT_VERSIONS, Piece, Pin, Replaced, Table
+from featurestore.storage.fragments import Piece, Replaced
+from featurestore.storage.local import LocalStorage
+from featurestore.storage.table import KEPT_VERSIONS, Pin, Table
 from featurestore.store import FeatureStore
 from pipelines.maintenance import doctor, gc, verify
 
@@ -163,7 +166,7 @@ def test_tend_keeps_every_row_with_every_column(table: Table) -> None:
 def test_what_is_merged_is_flushed_and_in_the_ledger(table: Table) -> None:
     for run in range(compaction.TIER):
         add(table, run)
-    with mock.patch.object(tables_module, "fsync", wraps=tables_module.fsync) as flush:
+    with mock.patch.object(tables_module, "flush", wraps=tables_module.flush) as flush:
         tend(table)
     flushed = {call.args[0] for call in flush.call_args_list}
     [piece] = table.pieces()
@@ -281,7 +284,7 @@ def crashing(owner: object, name: str, after: bool, nth: int = 1) -> mock._patch
 MOMENTS = {
     "stage": (Table, "stage", 1),
     "commit": (tables_module.lance.LanceDataset, "commit", 1),
-    "flush": (Table, "_fsync_version", 1),
+    "flush": (Table, "flush_version", 1),
     "note": (Table, "note", 1),
     "clean up": (tables_module.lance.LanceDataset, "cleanup_old_versions", 1),
     "note what is gone": (Table, "note", 2),
@@ -483,16 +486,24 @@ def test_gc_says_which_table_somebody_reads(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_what_vanishes_while_gc_looks_is_left_to_its_run(tmp_path: Path) -> None:
-    """A file that another process has just renamed is listed and is not there any more."""
+    """A file that another process renames meanwhile is seen under neither name."""
     store = FeatureStore.create(tmp_path / "store")
     run = store.path / "runs" / "20260101T000000000000Z-train-000000"
     run.mkdir(parents=True)
     (run / "head.npz").write_bytes(b"x")
+    (run / "half").touch()
     aged(run)
-    real = Path.rglob
-    with mock.patch.object(Path, "rglob", lambda self, pattern: [*real(self, pattern), self / ".head.json.1.tmp"]):
+    real = LocalStorage.walk
+
+    def walk(storage: LocalStorage, folder: Path) -> Iterator[tuple[Path, Stat]]:
+        yield from [one for one in real(storage, folder) if one[0].name != "half"]
+        if folder == run:
+            (run / "half").rename(run / "head.json")
+
+    began = time.time()
+    with mock.patch.object(LocalStorage, "walk", walk), mock.patch.object(time, "time", lambda: began):
         assert gc(store.path, 0)["unfinished"] == 0
-    assert (run / "head.npz").exists()
+    assert (run / "head.npz").exists() and (run / "head.json").exists()
 
 
 # --- anything in any order, against a dictionary

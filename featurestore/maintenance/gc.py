@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from featurestore import layout
 from featurestore.storage import compaction
-from featurestore.storage.files import listed
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import delete, exists, is_folder, is_link, listed
 from featurestore.storage.table import Table
 
 MAX_RESULTS = 20_000  # kept outcomes of comparisons
 LOG = logging.getLogger("penult")
 
 
-def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str, int]:
+def collect(store: PurePath, tables: Sequence[Table], older_than: float) -> dict[str, int]:
     """Remove what no run needs any more; the store's lock must be held and no journal be pending.
 
     Args:
@@ -50,46 +50,42 @@ def collect(store: Path, tables: Sequence[Table], older_than: float) -> dict[str
     return freed
 
 
-def _unfinished(store: Path) -> Iterator[Path]:
+def _unfinished(store: PurePath) -> Iterator[PurePath]:
     """Yield temporary files of penult and Lance, half-made sets, runs without a record, fine-tuning checkpoints."""
     folders = [store, *_folders(store)]
     tables = [folder for folder in folders if folder.suffix == layout.TABLE]
-    yield from (path for folder in folders for path in folder.glob(".*.tmp"))
-    yield from (path for table in tables for name in (".tmp*", "*#*") for path in table.glob(f"*/{name}"))
+    yield from (path for folder in folders for path in listed(folder) if path.match(".*.tmp"))
+    of_lance = (path for table in tables for folder in listed(table) for path in listed(folder))
+    yield from (path for path in of_lance if path.name.startswith(".tmp") or "#" in path.name)
     yield from (path for path in tables if path.parent == store / layout.FEATURES and Table(path).unborn)
-    yield from (run for run in _children(store / layout.RUNS) if not (run / layout.RECORD).exists())
+    yield from (run for run in _children(store / layout.RUNS) if not exists(run / layout.RECORD))
     yield from _children(store / layout.FINETUNINGS)
 
 
-def _folders(store: Path) -> Iterator[Path]:
+def _folders(store: PurePath) -> Iterator[PurePath]:
     """Yield the folders that penult itself writes files to."""
     folders = [path for name in (layout.RUNS, layout.FEATURES, layout.RESULTS) for path in _children(store / name)]
     folders += [store / name for name in (layout.BACKBONES, layout.CATALOG, layout.LABELS, layout.ALIASES)]
-    yield from (path for path in folders if path.is_dir() and not path.is_symlink())
+    yield from (path for path in folders if is_folder(path) and not is_link(path))
 
 
-def _children(folder: Path) -> list[Path]:
+def _children(folder: PurePath) -> list[PurePath]:
     """Return the paths in a folder of the store; none if the folder is a link, as its target is not the store's."""
-    return [] if folder.is_symlink() else listed(folder)
+    return [] if is_link(folder) else listed(folder)
 
 
-def _removed(path: Path, before: float) -> int:
+def _removed(path: PurePath, before: float) -> int:
     """Remove a file or folder that was last written to before a time; return the bytes freed."""
-    whole = path.is_dir() and not path.is_symlink()
-    files = [path for path in path.rglob("*") if path.is_symlink() or not path.is_dir()] if whole else [path]
-    if max(map(_last_touched, [path, *files])) >= before:
+    storage = storage_of(path)
+    files = [] if is_link(path) else [found for _, found in storage.walk(path)]
+    own = storage.stat(path, follow=False)  # after the files: a file that a run renames meanwhile changes its folder
+    if own is None or max(found.modified_ns for found in (own, *files)) >= before * 1e9:
         return 0
-    size = sum(file.lstat().st_size for file in files)
-    if whole:
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-    return size
+    delete(path)
+    return sum(found.size for found in files) if own.kind == "folder" else own.size
 
 
-def _last_touched(path: Path) -> float:
-    """Return when a file was last written to; infinity if it has just gone, as a run is at work there."""
-    try:
-        return path.lstat().st_mtime
-    except FileNotFoundError:
-        return math.inf
+def _last_touched(path: PurePath) -> float:
+    """Return when a file was last written to, in ns; infinity if it has just gone, as a run is at work there."""
+    found = storage_of(path).stat(path, follow=False)
+    return found.modified_ns if found else math.inf

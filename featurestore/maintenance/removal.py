@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from featurestore.index import contains
 from featurestore.runs import time_of
 from featurestore.schema import OK, key_array, keys_of
-from featurestore.storage.table import Replaced
+from featurestore.storage.fragments import Replaced
 from featurestore.store import FeatureStore
 
 GONE = "listed = false"

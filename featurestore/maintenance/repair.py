@@ -10,11 +10,10 @@ killed starts again from it, and gives the same result.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,11 @@ from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import CATALOG, KEY_BYTES, LABELS, intact, row_keys, spec_of
 from featurestore.spec import VIEWS_SUFFIX
 from featurestore.storage import ledger
-from featurestore.storage.files import fsync, read_sealed, write_sealed
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import delete, exists, flush, listed, make_folder, read_sealed, write_sealed
+from featurestore.storage.fragments import Piece
 from featurestore.storage.ledger import Ledger
-from featurestore.storage.table import Piece, Table
+from featurestore.storage.table import Table
 
 SCHEMAS = {layout.CATALOG: CATALOG, layout.LABELS: LABELS}
 KEYS = {layout.CATALOG: ["uri"], layout.LABELS: ["uri", "label_set", "source"]}
@@ -75,7 +76,7 @@ class Plan:
     last_set: str | None
 
 
-def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
+def repair(store: PurePath) -> tuple[Plan | None, list[Repair]]:
     """Repair a store's header, tables and journals; its lock must be held.
 
     Returns:
@@ -115,32 +116,29 @@ def repair(store: Path) -> tuple[Plan | None, list[Repair]]:
     return plan, list(done.values())
 
 
-def finish(store: Path, plan: Plan) -> None:
+def finish(store: PurePath, plan: Plan) -> None:
     """End a repair, after the caller has restored what it can; the store's lock must be held."""
     header.remember(store, [], plan.last_set)
-    (store / REPAIR).unlink()
-    fsync(store)
+    delete(store / REPAIR)
+    flush(store)
 
 
-def aside_of(store: Path) -> Path:
+def aside_of(store: PurePath) -> PurePath:
     """Return the folder, named by the time now, in which damaged files are put aside."""
     return store / layout.ASIDE / utc_now().replace(":", "")
 
 
-def put_aside(path: Path, to: Path) -> None:
+def put_aside(path: PurePath, to: PurePath) -> None:
     """Move a file, a folder or a link out of the way, durably; do nothing if it does not exist."""
-    if not os.path.lexists(path):  # ``exists`` is false for a link to itself
+    storage = storage_of(path)
+    if storage.stat(path, follow=False) is None:
         return
-    while os.path.lexists(to):
+    while storage.stat(to, follow=False) is not None:
         to = to.with_name(f"{to.name}~")
-    new = [folder for folder in to.parents if not folder.exists()]
-    to.parent.mkdir(parents=True, exist_ok=True)
-    path.rename(to)
-    for folder in (path.parent, to.parent, *(folder.parent for folder in new)):
-        fsync(folder)
+    storage.move(path, to)
 
 
-def _journals(store: Path, aside: Path) -> Iterator[Repair]:
+def _journals(store: PurePath, aside: PurePath) -> Iterator[Repair]:
     """Put aside the damaged files of journals; the shards they belong to count as never written."""
     for staging in pending(store):
         name = staging.folder.relative_to(store).as_posix()
@@ -150,7 +148,7 @@ def _journals(store: Path, aside: Path) -> Iterator[Repair]:
             yield Repair(name, files)
 
 
-def _notes(store: Path, aside: Path) -> Iterator[Repair]:
+def _notes(store: PurePath, aside: PurePath) -> Iterator[Repair]:
     """Put aside ledgers and canaries that cannot be read, as they make their tables unreadable; both are made anew."""
     for name, table in tables_of(store).items():
         damaged = []
@@ -164,14 +162,14 @@ def _notes(store: Path, aside: Path) -> Iterator[Repair]:
             yield Repair(name, damaged)
 
 
-def _header(store: Path) -> dict[str, Any] | None:
+def _header(store: PurePath) -> dict[str, Any] | None:
     try:
         return header.read(store)
     except (StoreCorrupt, StoreNotFound):
         return None
 
 
-def _plan(store: Path, told: dict[str, Any] | None, findings: Sequence[Finding]) -> Plan:
+def _plan(store: PurePath, told: dict[str, Any] | None, findings: Sequence[Finding]) -> Plan:
     """Return the plan for the damage found, together with the plan of a repair that was killed."""
     last = told["tables"] if told else {}
     plan = _begun(store) or Plan({}, {}, told.get("last_set") if told else _newest_set(store))
@@ -187,9 +185,9 @@ def _within(name: str, findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if f"{finding.path}/".startswith(f"{name}/")]
 
 
-def _begun(store: Path) -> Plan | None:
+def _begun(store: PurePath) -> Plan | None:
     """Return the plan of a repair that was killed, or None; all tables, if the plan cannot be read."""
-    if not (store / REPAIR).exists():
+    if not exists(store / REPAIR):
         return None
     try:
         told = read_sealed(store / REPAIR, required=True)
@@ -200,9 +198,11 @@ def _begun(store: Path) -> Plan | None:
         return Plan(dict.fromkeys(tables_of(store), 0), {}, _newest_set(store))
 
 
-def _newest_set(store: Path) -> str | None:
+def _newest_set(store: PurePath) -> str | None:
     """Return the feature set that was written last, according to the run records."""
-    for path in sorted((store / layout.RUNS).glob("*-embed-*"), reverse=True):
+    for path in reversed(listed(store / layout.RUNS)):
+        if not path.match("*-embed-*"):
+            continue
         try:
             name = str(RunRecord.read(path).result["feature_set"])
         except (StoreCorrupt, StoreNotFound, KeyError):
@@ -212,7 +212,7 @@ def _newest_set(store: Path) -> str | None:
     return None
 
 
-def _mend(table: Table, rebuild: bool, aside: Path, done: Repair) -> None:
+def _mend(table: Table, rebuild: bool, aside: PurePath, done: Repair) -> None:
     """Put aside the damaged files of a table; with ``rebuild``, collect its rows from the files that are left."""
 
     def take_out(file: str) -> None:
@@ -229,8 +229,8 @@ def _mend(table: Table, rebuild: bool, aside: Path, done: Repair) -> None:
         take_out(table.versions()[max(table.versions())])
     if table.exists() and max(table.versions()) < known.version:
         done.back_to = max(table.versions())
-    table.path.mkdir(parents=True, exist_ok=True)
-    there = {file: sha256 for file, sha256 in known.files.items() if (table.path / file).exists()}
+    make_folder(table.path)
+    there = {file: sha256 for file, sha256 in known.files.items() if exists(table.path / file)}
     ledger.write(table.path, Ledger(files=there))  # without a version: the next may get the lost one's number
     if not table.exists():
         if (schema := _schema_of(table)) is None:
@@ -256,9 +256,9 @@ def _schema_of(table: Table) -> pa.Schema | None:
     """Return the schema of a table without a manifest; for a feature set, read it from the data files."""
     if (schema := SCHEMAS.get(table.path.name)) is not None:
         return schema
-    for path in sorted((table.path / "data").glob(f"*{layout.TABLE}")):
+    for file in table.data_files():
         try:
-            schema = next(table.file_rows([f"data/{path.name}"])).schema
+            schema = next(table.file_rows([file])).schema
             if spec_of(schema).set_name == table.path.stem:
                 return schema
         except (StoreCorrupt, StoreNotFound, StopIteration):  # a damaged file of a missing table
@@ -276,7 +276,7 @@ def _rebuild(table: Table, known: Ledger, bad: Collection[str]) -> int:
     broken = {piece.id for piece, *_ in damaged_pieces(table, whole)}
     whole = [piece for piece in whole if piece.id not in broken]
     held = {file for piece in whole for file in piece.data}
-    there = {f"data/{path.name}" for path in (table.path / "data").glob(f"*{layout.TABLE}")}
+    there = set(table.data_files())
     used = {file for file in known.files if file.startswith("data/")} if known.files else there
     used |= {file for piece in pieces for file in piece.data}
     files = sorted(used & there - held)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from featurestore import canary, header, layout
 from featurestore.dataset import hex_ids
@@ -12,9 +12,11 @@ from featurestore.errors import StoreCorrupt, StoreNotFound
 from featurestore.journal import pending
 from featurestore.schema import intact, keys_of
 from featurestore.storage import ledger
-from featurestore.storage.files import listed, sha256_of
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import exists, listed, sha256_of, size_of
+from featurestore.storage.fragments import Piece
 from featurestore.storage.ledger import Ledger
-from featurestore.storage.table import Piece, Table
+from featurestore.storage.table import Table
 
 REPAIR = "repair.json"  # exists while a repair is under way
 MAX_ROWS = 1000  # damaged rows that are named per finding
@@ -38,19 +40,19 @@ class Finding:
     rows: tuple[str, ...] = ()
 
 
-def tables_of(store: Path) -> dict[str, Table]:
+def tables_of(store: PurePath) -> dict[str, Table]:
     """Return the tables of a store by their paths in it, including those that cannot be opened."""
     sets = [path for path in listed(store / layout.FEATURES) if path.suffix == layout.TABLE and not Table(path).unborn]
     names = [layout.CATALOG, layout.LABELS, *(f"{layout.FEATURES}/{path.name}" for path in sets)]
     return {name: Table(store / name, sealed=name in (layout.CATALOG, layout.LABELS)) for name in sorted(names)}
 
 
-def is_store(path: Path) -> bool:
+def is_store(path: PurePath) -> bool:
     """Return whether there is a store, however damaged."""
-    return any((path / name).exists() for name in (layout.HEADER, layout.CATALOG))
+    return any(exists(path / name) for name in (layout.HEADER, layout.CATALOG))
 
 
-def verify(store: Path, progress: Progress = lambda _done, _total: None) -> Iterator[Finding]:
+def verify(store: PurePath, progress: Progress = lambda _done, _total: None) -> Iterator[Finding]:
     """Find all damage to a store's header, tables and journals. Memory stays bounded: rows stream.
 
     Args:
@@ -65,7 +67,7 @@ def verify(store: Path, progress: Progress = lambda _done, _total: None) -> Iter
     except (StoreCorrupt, StoreNotFound) as error:
         told = {}
         yield Finding(layout.HEADER, str(error))
-    if (store / REPAIR).exists():
+    if exists(store / REPAIR):
         yield Finding(REPAIR, "a repair was begun and has not ended")
     tables, done = tables_of(store), 0
     total = sum(map(_size, tables.values()))
@@ -119,7 +121,7 @@ def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: 
         yield Finding(name, f"it has {rows} rows and had {before[1]}")
     whole = []
     for piece in pieces:
-        gone = [file for file in piece.data + piece.deletions if not (table.path / file).exists()]
+        gone = [file for file in piece.data + piece.deletions if not exists(table.path / file)]
         yield from (Finding(f"{name}/{file}", "it is gone") for file in gone)
         whole += [] if gone else [piece]
     if not table.sealed:
@@ -127,7 +129,7 @@ def verify_table(name: str, table: Table, last: Mapping[str, int] | None, read: 
             yield Finding(f"{name}/{piece.data[0]}", problem, images)
 
 
-def verify_journals(store: Path) -> Iterator[Finding]:
+def verify_journals(store: PurePath) -> Iterator[Finding]:
     """Find all damage to the journals of dead runs, and to the fragments that they name."""
     for staging in pending(store):
         for path in staging.damaged():
@@ -147,9 +149,9 @@ def damaged_files(table: Table, known: Ledger, read: Read = lambda _: None) -> d
     damaged = {}
     for file, sha256 in known.files.items():
         path = table.path / file
-        if not path.exists():
+        if not exists(path):
             continue
-        read(path.stat().st_size)
+        read(size_of(path) or 0)
         try:
             if (actual := sha256_of(path)) != sha256:
                 damaged[file] = f"its sha256 was {sha256[:12]} and is {actual[:12]}"
@@ -195,4 +197,4 @@ def _problem(table: Table, pieces: Sequence[Piece], read: Read) -> tuple[str, tu
 
 def _size(table: Table) -> int:
     """Return the bytes that verifying a table reads: all its files, and once more the rows that have checksums."""
-    return (1 if table.sealed else 2) * sum(file.stat().st_size for file in table.path.rglob("*") if file.is_file())
+    return (1 if table.sealed else 2) * sum(found.size for _, found in storage_of(table.path).walk(table.path))

@@ -1,4 +1,7 @@
-"""How the store is kept on disk: files written whole or not at all, Lance tables with strict commits, the lock.
+"""How the store is kept: one protocol for disks and buckets, files written whole or not at all, Lance tables, the lock.
 
-Imports ``featurestore.errors`` and nothing else of penult. Only ``table`` imports Lance.
+Imports ``featurestore.errors`` and ``layout``, nothing else of penult. Only ``local`` touches the disk; only ``table``
+and ``fragments`` import Lance.
 """
+
+from featurestore.storage import local as local  # it registers itself

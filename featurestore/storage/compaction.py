@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from featurestore.storage.table import Piece, Table
+from featurestore.storage.fragments import Piece
+from featurestore.storage.table import Table
 
 TIER = 16  # a tier of this many fragments is merged; those of the next tier have this many times the rows
 LARGE = TIER**3 // 2  # rows; larger fragments stay as they are, and all shards of a run but the last are larger

@@ -1,22 +1,21 @@
-"""Small durable files: written whole or not at all, kept through a power cut, and read without trusting them."""
+"""Small files of a store, whatever storage holds them: JSON with a seal, digests, and plain questions.
+
+They are written whole or not at all, kept through a power cut, and read without trusting them.
+"""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import math
-import os
 import re
-import secrets
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePath
 from typing import Any
 
 from featurestore.errors import StoreCorrupt, StoreError
+from featurestore.storage.base import Stat, storage_of
 
 JSON_BYTES = 16 * 2**20  # read as Python objects it may take 40 times as much
 MAX_NAME_BYTES = 200  # file systems allow 255
@@ -24,89 +23,120 @@ SEAL = "seal"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # an escaped surrogate, which UTF-8 cannot encode unless two form a pair
 
 
-def trouble(error: OSError, path: Path | str) -> str:
-    """Return one sentence that says what the system refused and what to do.
-
-    ``path`` is named if the error has no file name. Lance and Arrow give the error number only in their message.
-    """
-    told = re.search(r"(?:os error|errno) (\d+)", str(error))
-    number = error.errno or (int(told[1]) if told else errno.EIO)
-    what = {
-        errno.ENOSPC: "make room there",
-        errno.EDQUOT: "make room there",
-        errno.EFBIG: "let files be larger there",
-        errno.EROFS: "make it writable, or name another folder",
-        errno.EACCES: "give this user the right to, or name another folder",
-        errno.EPERM: "give this user the right to, or name another folder",
-    }.get(number, "look after that disk")
-    return (
-        f"{error.filename or path}: {os.strerror(number)}: {what}, then run the same command again; "
-        "what was finished is kept."
-    )
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the OSError raised when ``path`` cannot be written into a StoreError for users.
+def stat(path: PurePath) -> Stat | None:
+    """Return what is at a location, behind a link if there is one; None if nothing is there.
 
     Raises:
-        StoreError: see ``trouble``.
+        StoreCorrupt: a link leads nowhere else than to itself.
+        StoreError: this user may not look.
     """
+    return storage_of(path).stat(path)
+
+
+def exists(path: PurePath) -> bool:
+    """Return whether a file or folder is at a location; not for a link that leads nowhere."""
     try:
-        yield
-    except OSError as error:
-        raise StoreError(trouble(error, path)) from error
+        return stat(path) is not None
+    except StoreCorrupt:
+        return False
 
 
-def fsync(path: Path, missing_ok: bool = False) -> None:
-    """Flush one file or folder to the disk; with ``missing_ok``, do nothing if it does not exist."""
-    with writing(path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            if missing_ok:
-                return
-            raise
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def is_file(path: PurePath) -> bool:
+    """Return whether a regular file is at a location, or behind a link there."""
+    return _kind(path) == "file"
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success, its file replaces ``path`` durably."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+def is_folder(path: PurePath) -> bool:
+    """Return whether a folder is at a location, or behind a link there."""
+    return _kind(path) == "folder"
+
+
+def is_link(path: PurePath) -> bool:
+    """Return whether a link is at a location: what it leads to is not the store's own."""
+    found = storage_of(path).stat(path, follow=False)
+    return found is not None and found.kind == "link"
+
+
+def size_of(path: PurePath) -> int | None:
+    """Return the size of a regular file in bytes; None if there is no file or something else."""
     try:
-        with writing(path):
-            yield temporary
-            fsync(temporary)
-            temporary.replace(path)
-        fsync(path.parent)
-    finally:
-        with suppress(OSError):  # if this fails too, the first error is the one to raise
-            temporary.unlink(missing_ok=True)
+        found = stat(path)
+    except StoreError:
+        return None
+    return found.size if found and found.kind == "file" else None
 
 
-def write_text(path: Path, text: str) -> None:
+def listed(folder: PurePath) -> list[PurePath]:
+    """Return the paths in a folder, sorted; none if there is no folder.
+
+    Raises:
+        StoreError: the folder cannot be listed.
+    """
+    return storage_of(folder).list(folder)
+
+
+def reading(path: PurePath) -> AbstractContextManager[io.BufferedIOBase]:
+    """Open a regular file for reading.
+
+    Raises:
+        StoreCorrupt: there is no regular file, or it cannot be read.
+        StoreError: this user may not read the file.
+    """
+    return storage_of(path).open(path)
+
+
+def replacing(path: PurePath, durable: bool = True) -> AbstractContextManager[Path]:
+    """Yield a temporary local path; on success, its file replaces ``path``, durably by default.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    return storage_of(path).write(path, durable)
+
+
+def delete(path: PurePath) -> None:
+    """Delete a file, a link, or a folder with all that is in it; do nothing if it does not exist.
+
+    Raises:
+        StoreError: it cannot be deleted.
+    """
+    storage_of(path).delete(path)
+
+
+def make_folder(path: PurePath) -> None:
+    """Make a folder and those above it, durably; do nothing if it exists.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    storage_of(path).make_folder(path)
+
+
+def flush(path: PurePath, missing_ok: bool = False) -> None:
+    """Make a file that something else wrote, or the names in a folder, survive a power cut.
+
+    Raises:
+        StoreError: it cannot be flushed, or does not exist and ``missing_ok`` is not set.
+    """
+    storage_of(path).flush(path, missing_ok)
+
+
+def write_text(path: PurePath, text: str) -> None:
     """Write a text file, atomically and durably."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any, limit: int = JSON_BYTES) -> None:
+def write_json(path: PurePath, value: Any, limit: int = JSON_BYTES) -> None:
     """Write JSON, atomically and durably.
 
     Raises:
         StoreError: the text would be larger than ``limit`` bytes, so that it could not be read back.
     """
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    if len(text.encode()) > limit:
-        raise StoreError(f"{path}: Expected: at most {limit:,} bytes of JSON to write. Got: {len(text.encode()):,}.")
-    write_text(path, text)
+    write_text(path, _json(path, value, limit))
 
 
-def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
+def read_json(path: PurePath, limit: int = JSON_BYTES) -> Any:
     """Read JSON as strictly as it is written: UTF-8, finite numbers, no key twice in an object.
 
     Raises:
@@ -125,7 +155,7 @@ def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
     return value
 
 
-def write_sealed(path: Path, value: dict[str, Any], limit: int = JSON_BYTES) -> None:
+def write_sealed(path: PurePath, value: dict[str, Any], limit: int = JSON_BYTES) -> None:
     """Write a JSON object with its seal (see ``sealed``), atomically and durably.
 
     Raises:
@@ -145,7 +175,29 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
     return plain | {SEAL: _seal(plain)}
 
 
-def read_sealed(path: Path, required: bool = False, limit: int = JSON_BYTES) -> dict[str, Any]:
+def create_sealed(path: PurePath, value: dict[str, Any]) -> bool:
+    """Write a sealed JSON object unless there is a file, durably; return whether this call wrote it."""
+    return storage_of(path).create(path, json.dumps(sealed(value)).encode())
+
+
+def replace_sealed(path: PurePath, value: dict[str, Any], token: str | None) -> None:
+    """Replace a sealed JSON object that nobody else has replaced since it had this token (see ``token_of``).
+
+    Raises:
+        StoreError: somebody else did, although the caller holds the store's lock.
+    """
+    text = _json(path, sealed(value), JSON_BYTES)
+    if not storage_of(path).replace(path, text.encode(), token):
+        raise StoreError(f"{path} was changed meanwhile by another run, which did not honour the lock: run this again.")
+
+
+def token_of(path: PurePath) -> str | None:
+    """Return what changes whenever a file is replaced; None if there is no file."""
+    found = stat(path)
+    return found.token if found else None
+
+
+def read_sealed(path: PurePath, required: bool = False, limit: int = JSON_BYTES) -> dict[str, Any]:
     """Read a JSON object that ``write_sealed`` wrote; return it without its seal.
 
     Args:
@@ -172,7 +224,7 @@ def read_sealed(path: Path, required: bool = False, limit: int = JSON_BYTES) -> 
     return value
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
+def read_bytes(path: PurePath, limit: int) -> bytes:
     """Read a file of at most ``limit`` bytes.
 
     Raises:
@@ -180,64 +232,18 @@ def read_bytes(path: Path, limit: int) -> bytes:
         StoreError: this user may not read the file.
     """
     with reading(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         data = file.read(limit + 1) if size <= limit else b""
     if max(size, len(data)) > limit:
         raise StoreCorrupt(f"Expected: at most {limit:,} bytes in {path}. Got: {max(size, len(data)):,}.")
     return data
 
 
-def size_of(path: Path) -> int | None:
-    """Return the size of a regular file in bytes; None if there is no file or something else."""
-    try:
-        about = path.stat()
-    except (OSError, ValueError):
-        return None
-    return about.st_size if stat.S_ISREG(about.st_mode) else None
-
-
-def listed(folder: Path) -> list[Path]:
-    """Return the paths in a folder, sorted; none if there is no folder.
-
-    Not a glob: it would be empty for a folder that this user may not list.
-
-    Raises:
-        StoreError: the folder cannot be listed.
-    """
-    try:
-        return sorted(folder.iterdir()) if folder.is_dir() else []
-    except FileNotFoundError:  # removed in the meantime
-        return []
-    except OSError as error:
-        raise StoreError(trouble(error, folder)) from error
-
-
-def sha256_of(path: Path) -> str:
+def sha256_of(path: PurePath) -> str:
     """Return the sha256 of a whole file, in hex; raise what ``reading`` raises."""
     with reading(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a regular file for reading; do not wait for anything else in its place, such as a pipe.
-
-    Raises:
-        StoreCorrupt: there is no regular file, or it cannot be read.
-        StoreError: this user may not read the file.
-    """
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise StoreCorrupt(f"Expected: a regular file at {path}. Got: something else.")
-            yield file
-    except PermissionError as error:
-        raise StoreError(f"{path} may not be read: give this user the right to.") from error
-    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
-        raise StoreCorrupt(
-            f"Expected: a file at {path}. Got: {getattr(error, 'strerror', error)}; "
-            "`penult doctor` brings back what can be had."
-        ) from error
 
 
 def is_plain_name(name: object) -> bool:
@@ -245,6 +251,21 @@ def is_plain_name(name: object) -> bool:
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         return False
     return len(name.encode(errors="replace")) <= MAX_NAME_BYTES
+
+
+def _kind(path: PurePath) -> str | None:
+    try:
+        found = stat(path)
+    except StoreCorrupt:
+        return None
+    return found.kind if found else None
+
+
+def _json(path: PurePath, value: Any, limit: int) -> str:
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    if len(text.encode()) > limit:
+        raise StoreError(f"{path}: Expected: at most {limit:,} bytes of JSON to write. Got: {len(text.encode()):,}.")
+    return text
 
 
 def _seal(value: dict[str, Any]) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import PurePath
 
 from featurestore import layout
 from featurestore.errors import StoreCorrupt
-from featurestore.storage.files import read_sealed, sha256_of, write_sealed
+from featurestore.storage.files import read_sealed, sha256_of, stat, write_sealed
 
 MAX_BYTES = 1 << 28  # about two million files
 
@@ -27,24 +27,19 @@ class Ledger:
     files: dict[str, str] = field(default_factory=dict)
 
 
-def read(table: Path) -> Ledger:
+def read(table: PurePath) -> Ledger:
     """Return the ledger of a table; an empty ledger if it has none, as in stores of older versions.
 
     Raises:
         StoreCorrupt: the ledger is damaged.
     """
     path = table / layout.LEDGER
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return Ledger()
-    except OSError as error:  # for example a link to itself
-        raise StoreCorrupt(f"Expected: a ledger at {path}. Got: {error.strerror}.") from error
-    return _read(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+    found = stat(path)
+    return Ledger() if found is None else _read(path, found.token)
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, _state: tuple[int, int, int]) -> Ledger:
+def _read(path: PurePath, _token: str) -> Ledger:
     told = read_sealed(path, required=True, limit=MAX_BYTES)
     if told.get("table") != path.parent.name:
         raise StoreCorrupt(f"Expected: the ledger of {path.parent.name} in {path}. Got: another table's.")
@@ -59,12 +54,12 @@ def _read(path: Path, _state: tuple[int, int, int]) -> Ledger:
     raise StoreCorrupt(f"Expected in {path}: version, rows and files. Got: something else.")
 
 
-def write(table: Path, ledger: Ledger) -> None:
+def write(table: PurePath, ledger: Ledger) -> None:
     """Replace the ledger of a table, durably."""
     write_sealed(table / layout.LEDGER, {"table": table.name, **asdict(ledger)}, MAX_BYTES)
 
 
-def check(table: Path, names: list[str]) -> None:
+def check(table: PurePath, names: list[str]) -> None:
     """Compare files with their digests. Files that are not in the ledger pass. Each file is read once per process.
 
     Raises:
@@ -76,16 +71,15 @@ def check(table: Path, names: list[str]) -> None:
             raise StoreCorrupt(f"{problem}; `penult doctor` brings back what can be had.")
 
 
-def damage(path: Path, sha256: str) -> str | None:
+def damage(path: PurePath, sha256: str) -> str | None:
     """Return what is wrong with a file that should have this digest, or None."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
+    found = stat(path)
+    if found is None:
         return f"Expected: {path}. Got: no such file"
-    actual = _sha256_of(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+    actual = _sha256_of(path, found.token)
     return None if actual == sha256 else f"Expected: {path} with sha256 {sha256[:12]}. Got: {actual[:12]}"
 
 
 @lru_cache(maxsize=1 << 16)
-def _sha256_of(path: Path, _state: tuple[int, int, int]) -> str:
+def _sha256_of(path: PurePath, _token: str) -> str:
     return sha256_of(path)

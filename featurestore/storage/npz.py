@@ -7,11 +7,11 @@ Here members are stored uncompressed, so that the arrays are no larger than the 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
-import os
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import IO
 
 import numpy as np
@@ -24,7 +24,7 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 OVERHEAD = 1024  # bytes per array, and once per file
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+def write_npz(path: PurePath, arrays: Mapping[str, np.ndarray]) -> str:
     """Write arrays, atomically and durably; return the file's SHA-256 in hex."""
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
@@ -32,7 +32,7 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
         return sha256_of(temporary)
 
 
-def read_npz(path: Path, limit: int, sha256: str | None = None) -> dict[str, np.ndarray]:
+def read_npz(path: PurePath, limit: int, sha256: str | None = None) -> dict[str, np.ndarray]:
     """Read the arrays that ``write_npz`` wrote; they are read-only.
 
     Args:
@@ -45,8 +45,9 @@ def read_npz(path: Path, limit: int, sha256: str | None = None) -> dict[str, np.
         StoreError: this user may not read the file.
     """
     with reading(path) as opened:
-        if (size := os.fstat(opened.fileno()).st_size) > limit:
+        if (size := opened.seek(0, io.SEEK_END)) > limit:
             raise StoreCorrupt(f"{path}: Expected: at most {limit:,} bytes. Got: {size:,}.")
+        opened.seek(0)
         if sha256 is not None and (found := hashlib.file_digest(opened, "sha256").hexdigest()) != sha256:
             raise StoreCorrupt(f"{path}: Expected: sha256 {sha256}. Got: {found}.")
         try:
@@ -55,7 +56,7 @@ def read_npz(path: Path, limit: int, sha256: str | None = None) -> dict[str, np.
             raise StoreCorrupt(f"{path}: Expected: plain numpy arrays. Got: {error}.") from error
 
 
-def _unzipped(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
+def _unzipped(file: io.BufferedIOBase, size: int) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = [member.filename.removesuffix(".npy") for member in members]

@@ -6,14 +6,14 @@ import binascii
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from featurestore.dataset import AT_A_TIME
 from featurestore.errors import StoreError
-from featurestore.storage.files import read_sealed, write_sealed
+from featurestore.storage.files import make_folder, read_sealed, write_sealed
 
 VERSION = 1  # of the fits' meaning: results of another version are not found
 
@@ -30,7 +30,7 @@ class Outcome:
 class Results:
     """Outcomes by key, in a folder; without a folder, in memory."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: PurePath | None = None) -> None:
         self._folder = folder
         self._memory: dict[str, Outcome] = {}
 
@@ -53,12 +53,12 @@ class Results:
             self._memory[key] = outcome
             return
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         right = np.packbits(outcome.right).tobytes().hex()
         told = {"rows": len(outcome.right), "right": right, "seconds": outcome.seconds, "note": outcome.note}
         write_sealed(path, {"key": key, **told})
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> PurePath:
         assert self._folder is not None
         return self._folder / key[:2] / f"{key}.json"
 

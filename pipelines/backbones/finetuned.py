@@ -7,14 +7,17 @@ size and crop. Feature sets keep the base network's name; the weights' digest di
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreNotFound
-from featurestore.storage.files import fsync, read_sealed, sha256_of, write_sealed
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import is_file, listed, make_folder, read_sealed, replacing, sha256_of, write_sealed
 from featurestore.store import FeatureStore
 from pipelines.backbones.table import Tap, resolve
 
@@ -38,21 +41,18 @@ def register(
     Raises:
         StoreLocked: another run holds the store's lock.
     """
-    folder = store.path / layout.BACKBONES
-    with store.lock():
+    with store.lock(), tempfile.TemporaryDirectory() as folder:
         if run_id in _registered(store):
             return
-        folder.mkdir(exist_ok=True)
-        temporary = layout.weights(store.path, run_id)  # Keras demands this extension
-        save(temporary)
-        digest = sha256_of(temporary)
-        fsync(temporary)
-        temporary.replace(layout.weights(store.path, digest))
-        fsync(folder)
+        made = Path(folder) / f"new{layout.WEIGHTS}"  # Keras demands this extension
+        save(made)
+        digest = sha256_of(made)
+        make_folder(store.path / layout.BACKBONES)
+        with replacing(layout.weights(store.path, digest)) as temporary:
+            shutil.copyfile(made, temporary)
         described = {"id": run_id, "sha256": digest, "base_sha256": tap.weights_sha256, **asdict(tap), **about}
         del described["weights"]  # a path on this machine
         write_sealed(layout.backbone(store.path, run_id), described)
-        fsync(store.path)
 
 
 def find(store: FeatureStore, name: str) -> Tap:
@@ -81,16 +81,16 @@ def weights_in(store: FeatureStore, sha256: str) -> str | None:
     """Return the absolute path of the weights with this digest, or None if the store has none."""
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         return None
-    path = layout.weights(store.path.resolve(), sha256)
-    return str(path) if path.is_file() else None
+    path = layout.weights(store.path, sha256)
+    return str(storage_of(path).local(path)) if is_file(path) else None
 
 
-def _registered(store: FeatureStore) -> dict[str, Path]:
+def _registered(store: FeatureStore) -> dict[str, PurePath]:
     """Return the paths of the descriptions by run id, oldest first."""
-    return {path.stem: path for path in sorted((store.path / layout.BACKBONES).glob(f"*{layout.JSON}"))}
+    return {path.stem: path for path in listed(store.path / layout.BACKBONES) if path.suffix == layout.JSON}
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: PurePath) -> dict[str, Any]:
     """Read a description.
 
     Raises:

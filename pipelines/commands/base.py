@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featurestore.errors import PenultError
-from featurestore.storage.files import trouble
+from featurestore.errors import PenultError, trouble
 from pipelines.options import ENGINE, LABEL_SET
 
 app = typer.Typer(

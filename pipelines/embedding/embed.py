@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ class EmbedResult:
 
 def embed(
     source: str,
-    store: str | Path,
+    store: str | PurePath,
     options: EmbedOptions = EmbedOptions(),
     progress: Progress | None = None,
     *,
@@ -129,7 +129,7 @@ def embed(
         result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered)
         started, planning = utc_now(), time.perf_counter()
         job = EmbedJob(
-            str(opened.path.resolve()),
+            opened.address,
             run_id,
             result.feature_set,
             tap,
@@ -174,7 +174,7 @@ def embed(
     return result
 
 
-def _tap(options: EmbedOptions, store: str | Path) -> Tap:
+def _tap(options: EmbedOptions, store: str | PurePath) -> Tap:
     if not options.backbone.startswith(finetuned.PREFIX):
         return resolve(
             options.backbone, options.weights, options.layer, options.pooling, options.input_size, options.crop

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 
 from featurestore import layout
-from featurestore.errors import StoreCorrupt, StoreLocked
+from featurestore.errors import StoreCorrupt, StoreError, StoreLocked
 from featurestore.runs import is_run_id, utc_now
-from featurestore.storage.files import read_sealed, write_sealed
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import delete, exists, is_link, make_folder, read_sealed, write_sealed
 from featurestore.storage.npz import OVERHEAD, read_npz, write_npz
 from pipelines.finetuning.trainer import Trainer
 
@@ -41,7 +40,7 @@ class Course:
 
 
 @contextmanager
-def own_folder(path: Path, new_run_id: Callable[[str], str]) -> Iterator[tuple[Path, dict[str, str]]]:
+def own_folder(path: PurePath, new_run_id: Callable[[str], str]) -> Iterator[tuple[PurePath, dict[str, str]]]:
     """Lock a run's checkpoint folder; yield it, with the run's ``run_id`` and the time when it ``started``.
 
     If no run has begun in the folder, ``new_run_id`` makes an id for a run of the given kind.
@@ -50,16 +49,14 @@ def own_folder(path: Path, new_run_id: Callable[[str], str]) -> Iterator[tuple[P
         StoreLocked: another process has locked the folder.
         StoreCorrupt: the folder or its parent is a link, or the run's id and start noted in it are damaged.
     """
-    if path.is_symlink() or path.parent.is_symlink():
+    if is_link(path) or is_link(path.parent):
         raise StoreCorrupt(f"Expected: a folder of the store at {path}. Got: a link to another one: remove the link.")
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / layout.LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreLocked(f"The same fine-tuning runs already, in {path}: wait for it to end.") from None
+    make_folder(path)
+    with storage_of(path).lock(path / layout.LOCK, f"since {utc_now()}") as holder:
+        if holder is not None:
+            raise StoreLocked(f"The same fine-tuning runs already, in {path}: wait for it to end.")
         begun = path / layout.BEGUN
-        if not begun.exists():
+        if not exists(begun):
             write_sealed(begun, {"run_id": new_run_id("finetune"), "started": utc_now()})
         told = read_sealed(begun)
         if not is_run_id(told.get("run_id")) or not isinstance(told.get("started"), str):
@@ -69,26 +66,27 @@ def own_folder(path: Path, new_run_id: Callable[[str], str]) -> Iterator[tuple[P
         yield path, told
 
 
-def discard(folder: Path) -> None:
+def discard(folder: PurePath) -> None:
     """Remove a run's checkpoint folder; if a link is in its place, leave the link and its target alone."""
-    if not (folder.is_symlink() or folder.parent.is_symlink()):
-        shutil.rmtree(folder, ignore_errors=True)
+    if not (is_link(folder) or is_link(folder.parent)):
+        with suppress(StoreError):
+            delete(folder)
 
 
-def save(folder: Path, trainer: Trainer, course: Course) -> None:
+def save(folder: PurePath, trainer: Trainer, course: Course) -> None:
     """Write the course and the network's current state durably, in place of the previous checkpoint."""
     told = json.dumps({"history": course.history, "start": course.start, "best_epoch": course.best_epoch})
     write_npz(folder / layout.CHECKPOINT, {TOLD: np.array(told), **_named(_state(trainer, course.best))})
 
 
-def resume(folder: Path, trainer: Trainer) -> Course | None:
+def resume(folder: PurePath, trainer: Trainer) -> Course | None:
     """Restore the network from the last checkpoint and return the course; return None if there is no checkpoint.
 
     Raises:
         StoreCorrupt: the checkpoint is damaged or belongs to another network.
     """
     path = folder / layout.CHECKPOINT
-    if not path.exists():
+    if not exists(path):
         return None
     state = _state(trainer, trainer.weights())
     expected = _named(state)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from featurestore.dataset import Dataset, hex_ids
 from featurestore.errors import HeadError, ImageError, SourceError
 from featurestore.runs import RunRecord
 from featurestore.splits import SPLITS, TEST, TRAIN, VAL
-from featurestore.storage.files import replacing
+from featurestore.storage.files import make_folder, replacing
 from featurestore.store import FeatureStore
 from heads import registry
 from heads.base import Head, class_weights
@@ -234,7 +234,7 @@ def finetune(
 
 
 def _train(
-    trainer: Trainer, pictures: _Pictures, weights: np.ndarray, options: FinetuneOptions, folder: Path, say: Say
+    trainer: Trainer, pictures: _Pictures, weights: np.ndarray, options: FinetuneOptions, folder: PurePath, say: Say
 ) -> Course:
     """Train all epochs, or those after the checkpoint; return the course."""
     dataset, watch, augmentation = pictures.dataset, pictures.watch, options.augmentation
@@ -324,7 +324,7 @@ def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: s
     here = np.array([corpus.locate(uri).size >= 0 for uri in dataset.uris.tolist()])
     pictures.lost |= dict.fromkeys(dataset.ids[~here].tolist(), "vanished")
     folder = store.run_folder(run_id)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     manifest = folder / "manifest.parquet"
     with replacing(manifest) as temporary:
         parquet.write_table(pa.table({"uri": dataset.uris[here].tolist()}), temporary)

@@ -38,8 +38,8 @@ POINTS = [
     ("pipelines.embedding.worker:embed_shard", 1),
     ("featurestore.storage.table:write_fragments", 3),  # of the features: data written, not flushed
     ("featurestore.storage.table:Table.stage", 3),
-    ("featurestore.journal:os.link", 1),  # the journal's entry
-    ("featurestore.journal:os.link", 3),
+    ("featurestore.storage.local:os.link", 1),  # the journal's entry
+    ("featurestore.storage.local:os.link", 3),
     ("featurestore.store:FeatureStore.commit", 1),
     ("featurestore.storage.table:lance.LanceDataset.commit", 1),  # features; after it: landed, not acknowledged
     ("featurestore.storage.table:lance.LanceDataset.commit", 2),  # labels
@@ -47,7 +47,7 @@ POINTS = [
     ("featurestore.storage.table:Table.commit", 1),
     ("featurestore.storage.table:Table.commit", 2),
     ("featurestore.storage.table:Table.commit", 3),
-    ("featurestore.header:write_sealed", 2),  # penult.json; the first is of the new store
+    ("featurestore.header:replace_sealed", 1),  # penult.json
     ("featurestore.journal:Staging.remove", 1),
     ("featurestore.runs:RunRecord.write", 1),
 ]

@@ -218,7 +218,7 @@ CRASHES: list[tuple[Any, str]] = [
     (Table, "commit"),
     (Table, "swap"),
     (Table, "note"),
-    (Table, "_fsync_version"),
+    (Table, "flush_version"),
     (tables_module.lance.LanceDataset, "commit"),
     (tables_module.lance.LanceDataset, "cleanup_old_versions"),
     (header, "remember"),

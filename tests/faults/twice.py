@@ -25,8 +25,8 @@ LOCKED = 75
 POINTS = [
     ("pipelines.embedding.worker:embed_shard", "before", 1),
     ("pipelines.embedding.worker:embed_shard", "before", 3),
-    ("featurestore.journal:os.link", "before", 3),
-    ("featurestore.journal:os.link", "after", 5),
+    ("featurestore.storage.local:os.link", "before", 3),
+    ("featurestore.storage.local:os.link", "after", 5),
     ("featurestore.store:FeatureStore.commit", "before", 1),
     ("featurestore.storage.table:Table.commit", "before", 1),
     ("featurestore.storage.table:lance.LanceDataset.commit", "before", 1),

@@ -1,0 +1,98 @@
+"""The protocol of a storage, and the table that says which storage holds a location.
+
+A location is a pure path: it can be joined, named and shown, but not opened. Its type decides which storage holds it:
+a ``pathlib.Path`` lies on a local disk. A new storage is a class with these methods and a type of path of its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What a storage tells of a location without reading it.
+
+    Attributes:
+        kind: "file", "folder", "link", or "other", such as a pipe.
+        size: bytes.
+        modified_ns: when it was last written to, in nanoseconds since 1970.
+        token: changes whenever the file is replaced; for ``replace`` and for caches.
+    """
+
+    kind: str
+    size: int
+    modified_ns: int
+    token: str
+
+
+class Storage(Protocol):
+    """Where the files of a store lie. Every write is whole or not at all, and kept through a power cut once it returns.
+
+    Raises, in all methods:
+        StoreCorrupt: what is there is not what a store has there: a link to itself, a folder in place of a file.
+        StoreError: the storage refuses; one sentence says why and what to do.
+    """
+
+    def stat(self, path: PurePath, follow: bool = True) -> Stat | None:
+        """Return what is at a location, or None; ``follow`` links, or tell of the link itself."""
+
+    def open(self, path: PurePath) -> AbstractContextManager[io.BufferedIOBase]:
+        """Open a file for reading at random; refuse anything else in its place, such as a pipe."""
+
+    def write(self, path: PurePath, durable: bool = True) -> AbstractContextManager[Path]:
+        """Yield a temporary local path; its file replaces ``path`` at the end of the block."""
+
+    def create(self, path: PurePath, data: bytes) -> bool:
+        """Write a file unless there is one; return whether this call wrote it. Of racing calls one wins."""
+
+    def replace(self, path: PurePath, data: bytes, token: str | None) -> bool:
+        """Write a file if its token is still ``token`` (None: if there is none); return whether this call wrote it."""
+
+    def list(self, folder: PurePath) -> list[PurePath]:
+        """Return what is in a folder, sorted; nothing if there is no folder."""
+
+    def walk(self, folder: PurePath) -> Iterator[tuple[PurePath, Stat]]:
+        """Yield all files and links below a folder; do not follow links."""
+
+    def delete(self, path: PurePath) -> None:
+        """Delete a file, a link, or a folder with all that is in it; do nothing if it does not exist."""
+
+    def move(self, path: PurePath, to: PurePath) -> None:
+        """Move a file, a link or a folder to where nothing is."""
+
+    def make_folder(self, path: PurePath) -> None:
+        """Make a folder and those above it; do nothing if it exists."""
+
+    def flush(self, path: PurePath, missing_ok: bool = False) -> None:
+        """Make sure that a file that something else wrote, or the names in a folder, survive a power cut."""
+
+    def lock(self, path: PurePath, holder: str) -> AbstractContextManager[str | None]:
+        """Lock a file while the block runs; yield None, or the name of the holder if somebody else has it."""
+
+    def lease(self, folder: PurePath, alone: bool = False) -> AbstractContextManager[bool]:
+        """Hold a folder while the block runs, together with others or ``alone``; yield whether it is held."""
+
+    def uri(self, path: PurePath) -> str:
+        """Return the location as Lance wants it."""
+
+    def local(self, path: PurePath) -> Path:
+        """Return an absolute local path at which a file can be read, by libraries that read nothing else."""
+
+
+_STORAGES: dict[type[PurePath], Storage] = {}
+
+
+def register(kind: type[PurePath], storage: Storage) -> None:
+    """Let a storage hold the locations of a type of path."""
+    _STORAGES[kind] = storage
+
+
+def storage_of(path: PurePath) -> Storage:
+    """Return the storage that holds a location."""
+    return _STORAGES[type(path)]

@@ -1,0 +1,196 @@
+"""The versions of a Lance dataset: opened strictly, committed on top of the version that was read, flushed and noted.
+
+Lance itself never calls flush, has no checksums, opens a manifest of zeros as an empty table, and waits for a data file
+that is cut. This module and the ledger make up for these. Seen on pylance 14.0.2.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import PurePath
+from typing import Any
+
+import lance
+from lance.commit import CommitConflictError
+from lance.fragment import FragmentMetadata
+
+from featurestore import layout
+from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound, trouble
+from featurestore.storage import ledger
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import delete, exists, flush, listed, sha256_of, size_of, stat
+from featurestore.storage.fragments import Piece, data_names, deletion_names, digests_of
+
+CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
+HINT, MOST_HINT_BYTES = "_versions/latest_version_hint.json", 4096
+MAX_VERSIONS = 2**64 - 1  # a manifest's name is this minus its version, so that the newest sorts first
+
+
+class Versions:
+    """The versions of the Lance dataset under ``path``; each method looks at what is there now.
+
+    ``sealed``: its rows carry no checksums, so its files are compared with the ledger before rows are read.
+    """
+
+    def __init__(self, path: PurePath, sealed: bool = True) -> None:
+        self.path, self.sealed = path, sealed
+
+    @property
+    def uri(self) -> str:
+        """The location as Lance wants it."""
+        return storage_of(self.path).uri(self.path)
+
+    def exists(self) -> bool:
+        """Return whether a dataset was created here."""
+        return bool(self.versions())
+
+    @property
+    def unborn(self) -> bool:
+        """Whether there is at most what a run leaves behind if it dies while it creates the table."""
+        return not (self.exists() or exists(self.path / layout.LEDGER) or listed(self.path / "data"))
+
+    def versions(self) -> dict[int, str]:
+        """Return the existing manifests by version, the latest last; their paths are relative to the table."""
+        names = [path.name for path in listed(self.path / "_versions") if path.suffix == ".manifest"]
+        numbers = {int(stem): name for name in names if (stem := name.removesuffix(".manifest")).isdecimal()}
+        found = {MAX_VERSIONS - n if n > MAX_VERSIONS // 2 else n: f"_versions/{name}" for n, name in numbers.items()}
+        return dict(sorted(found.items()))
+
+    @property
+    def version(self) -> int:
+        """The latest version; it grows by at least one per commit."""
+        with self.lease():
+            return self.open().version
+
+    def pieces(self, version: int | None = None) -> list[Piece]:
+        """Return the fragments of a version, by default the latest."""
+        with self.reading(), self.lease():
+            fragments = [fragment.metadata for fragment in self.open(version).get_fragments()]
+        return [Piece(f.id, f.physical_rows, f.num_rows, data_names(f), deletion_names(f)) for f in fragments]
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Keep ``cleanup`` from removing anything while the block runs."""
+        with storage_of(self.path).lease(self.path):
+            yield
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Yield whether nobody holds a lease; while the block runs, nobody gets one."""
+        return storage_of(self.path).lease(self.path, alone=True)
+
+    def land(self, operation: Any, read_version: int, staged: list[str]) -> bool:
+        """Commit an operation on the version it was made for, flush and note it; return False if another was first."""
+        began, hint = time.time_ns(), self.path / HINT
+        if (size_of(hint) or 0) > MOST_HINT_BYTES:
+            delete(hint)  # Lance reads it whole, whatever its size
+        try:
+            with self.writing():
+                lance.LanceDataset.commit(self.uri, operation, read_version=read_version, max_retries=0)
+        except CommitConflictError:
+            return False
+        self.flush_version(began)
+        self.note(staged)
+        return True
+
+    def checked(self, version: int | None = None, ids: Sequence[int] | None = None) -> Any:
+        """Open a version and compare its files with the ledger: deletion files always, data files if it is sealed.
+
+        ``ids`` limits the check to some fragments.
+        """
+        dataset = self.open(version)
+        fragments = [fragment.metadata for fragment in dataset.get_fragments()]
+        fragments = [fragment for fragment in fragments if ids is None or fragment.id in ids]
+        for fragment in fragments:
+            if problem := self.missing(fragment):
+                raise StoreCorrupt(f"{problem}; `penult doctor` brings back what can be had.")
+        ledger.check(self.path, [name for f in fragments for name in deletion_names(f)])
+        names = [name for f in fragments for name in data_names(f)]
+        if self.sealed:
+            ledger.check(self.path, names)
+        return dataset
+
+    def missing(self, fragment: FragmentMetadata) -> str | None:
+        """Return which data file is missing or has the wrong size: Lance would wait for it, or read all of it."""
+        for file, name in zip(fragment.files, data_names(fragment), strict=True):
+            size = size_of(self.path / name)
+            if size is None or (file.file_size_bytes and size != file.file_size_bytes):
+                return f"Expected: {self.path / name} of {file.file_size_bytes} bytes. Got: {size}"
+        return None
+
+    def open(self, version: int | None = None) -> Any:
+        """Open a version, by default the latest; unlike Lance, refuse a manifest that is damaged or lost."""
+        with self.reading():
+            known, versions = ledger.read(self.path), self.versions()  # in this order: the ledger may be older
+            if not versions:
+                raise OSError("no manifest")
+            number = max(versions) if version is None else version
+            if number < known.version and version is None:
+                raise StoreCorrupt(
+                    f"Expected: {self.path} at version {known.version} or later. Got: version {number}; "
+                    "`penult doctor` brings back what can be had."
+                )
+            ledger.check(self.path, [versions[number]] if number in versions else [])
+            return lance.dataset(self.uri, version=number)
+
+    @contextmanager
+    def writing(self, causes: Sequence[BaseException] = ()) -> Iterator[None]:
+        """Turn an OSError of lance into the first of ``causes``, or else into a StoreError for users."""
+        try:
+            yield
+        except CommitConflictError:  # an OSError too
+            raise
+        except OSError as error:
+            if causes:
+                raise causes[0] from None
+            raise StoreError(trouble(error, self.path)) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what lance raises on a damaged file, Rust panics included, into a StoreError for users."""
+        try:
+            yield
+        except BaseException as error:  # PanicException is not a subclass of Exception and cannot be imported
+            if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "PanicException":
+                raise
+            if not self.exists():
+                raise StoreNotFound(f"There is no table {self.path}.") from error
+            raise StoreCorrupt(
+                f"Expected: a readable Lance table at {self.path}. Got: {_first_words(error)}; "
+                "`penult doctor` brings back what can be had."
+            ) from error
+
+    def flush_version(self, since_ns: int) -> None:
+        """Flush the files, apart from data files, of a commit that began at ``since_ns`` (wall clock)."""
+        for name in ("_deletions", "_transactions", "_versions"):
+            folder = self.path / name
+            for path in listed(folder):
+                found = stat(path)  # None for another writer's temporary file or failed attempt
+                if found and found.modified_ns >= since_ns - CLOCK_SLACK_NS:
+                    flush(path, missing_ok=True)
+            flush(folder, missing_ok=True)
+        flush(self.path)
+
+    def note(self, staged: Iterable[str] = ()) -> None:
+        """Update the ledger to the latest version if it is behind."""
+        known, versions = ledger.read(self.path), self.versions()
+        there = {name for name in known.files if exists(self.path / name)}
+        if known.version == max(versions) and len(there) == len(known.files):
+            return
+        transactions = (f"_transactions/{path.name}" for path in listed(self.path / "_transactions"))
+        names = there.union(versions.values(), (name for name in transactions if name.endswith(".txn")))
+        names |= {name for piece in self.pieces() for name in piece.data + piece.deletions}
+        digests = {name: digest for text in staged for name, digest in digests_of(text).items()} | known.files
+        files = {}
+        for name in sorted(names):
+            with suppress(StoreCorrupt):  # a file of another writer whose commit lost
+                files[name] = digests.get(name) or sha256_of(self.path / name)
+        ledger.write(self.path, ledger.Ledger(max(versions), self.open().count_rows(), files))
+
+
+def _first_words(error: BaseException) -> str:
+    """Return the message of a lance error, without source locations and nested error prefixes."""
+    said = str(error).split(", /")[0].splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r'(External error: |Wrapped error: |task \d+ panicked with message )+"?([^"]*)"?', r"\2", said)[:300]
