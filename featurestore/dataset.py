@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.reader import StoredVectors
 from featurestore.schema import KEY_BYTES, keys_of
 from featurestore.spec import FeatureSpec
 from featurestore.splits import FOLDS, SPLITS, Split, assign, check_name, place
+from featurestore.vectors import StoredVectors
 
 AT_A_TIME = 65_536  # rows that are Python objects
 AMBIGUOUS = "ambiguous label"  # a reason why contents are left out

@@ -35,8 +35,10 @@ from featurestore.errors import (
 from featurestore.index import CHANGED, NEW, pair_digests, text_digests
 from featurestore.journal import ShardEntry, Staging, pending
 from featurestore.labels import ELSEWHERE, LISTED
+from featurestore.reader import FEW_KEYS
 from featurestore.runs import LIBRARIES, RunRecord, is_run_id, library_versions, new_run_id, time_of
 from featurestore.schema import LABELS, features_batch, features_schema, keys_of, vectors_of
+from featurestore.sets import EMBEDDED, FAILED_BEFORE, NOT_IN_SET
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL, Split
 from featurestore.status import status
@@ -44,7 +46,7 @@ from featurestore.storage import ledger
 from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.fragments import Replaced
 from featurestore.storage.table import Table
-from featurestore.store import EMBEDDED, FAILED_BEFORE, FEW_KEYS, NOT_IN_SET, FeatureStore
+from featurestore.store import FeatureStore
 
 NAME = SPEC.set_name
 

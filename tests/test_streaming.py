@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
-from featurestore.reader import StoredVectors
 from featurestore.schema import features_batch
 from featurestore.splits import Split
 from featurestore.store import FeatureStore
+from featurestore.vectors import StoredVectors
 from heads.comparison import streaming
 from heads.solvers.rows import StreamedRows, _subtract
 from pipelines.commands import app

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -21,11 +22,12 @@ from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound, trouble
 from featurestore.storage import ledger
 from featurestore.storage.base import storage_of
-from featurestore.storage.files import delete, exists, flush, listed, sha256_of, size_of, stat
+from featurestore.storage.files import delete, exists, flush, listed, sha256_of, size_of, stat, token_of
 from featurestore.storage.fragments import Piece, data_names, deletion_names, digests_of
 
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
 HINT, MOST_HINT_BYTES = "_versions/latest_version_hint.json", 4096
+MAX_OPEN = 16  # versions that a process keeps open: a command reads a few tables again and again
 MAX_VERSIONS = 2**64 - 1  # a manifest's name is this minus its version, so that the newest sorts first
 
 
@@ -132,8 +134,10 @@ class Versions:
                     f"Expected: {self.path} at version {known.version} or later. Got: version {number}; "
                     "`penult doctor` brings back what can be had."
                 )
-            ledger.check(self.path, [versions[number]] if number in versions else [])
-            return lance.dataset(self.uri, version=number)
+            if number not in versions:
+                return lance.dataset(self.uri, version=number)  # raises Lance's own error
+            ledger.check(self.path, [versions[number]])
+            return _dataset(self.uri, number, token_of(self.path / versions[number]))
 
     @contextmanager
     def writing(self, causes: Sequence[BaseException] = ()) -> Iterator[None]:
@@ -188,6 +192,12 @@ class Versions:
             with suppress(StoreCorrupt):  # a file of another writer whose commit lost
                 files[name] = digests.get(name) or sha256_of(self.path / name)
         ledger.write(self.path, ledger.Ledger(max(versions), self.open().count_rows(), files))
+
+
+@lru_cache(maxsize=MAX_OPEN)
+def _dataset(uri: str, version: int, _token: str | None) -> Any:
+    """Open a version of a dataset once per process, for as long as its manifest is the same file."""
+    return lance.dataset(uri, version=version)
 
 
 def _first_words(error: BaseException) -> str:

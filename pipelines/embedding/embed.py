@@ -21,7 +21,8 @@ from featurestore.index import CHANGED, NEW, Known, pair_digests, text_digests
 from featurestore.journal import PLAN, Staging
 from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
-from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
+from featurestore.sets import FAILED_BEFORE, NOT_IN_SET
+from featurestore.store import FeatureStore
 from pipelines import signals
 from pipelines.backbones import finetuned
 from pipelines.backbones.engines import check_request
