@@ -28,7 +28,7 @@ from featurestore import FeatureStore
 from heads.base import standardisation, standardise
 from heads.families.linear import LinearProblem, fit_many
 from heads.solvers.rows import MemoryRows
-from heads.solvers.sweep import CROSS_ENTROPY, SQUARED_HINGE, Loss
+from heads.solvers.sweep import CROSS_ENTROPY, SQUARED_HINGE, LabelledRows, Loss
 
 FOLDS = 5
 TIGHT = 1e-6
@@ -63,7 +63,11 @@ def sweep(
     order = np.arange(n) if folds is None else np.argsort(folds, kind="stable")
     rows = MemoryRows(X[order], np.zeros(d, np.float32), np.ones(d, np.float32))
     problems = [LinearProblem(C, None, fold) for fold in ([-1] if folds is None else range(FOLDS)) for C in Cs]
-    fits = list(fit_many(rows, y[order], int(y.max()) + 1, loss, problems, None if folds is None else folds[order]))
+    fits = list(
+        fit_many(
+            LabelledRows(rows, y[order], int(y.max()) + 1, None if folds is None else folds[order]), loss, problems
+        )
+    )
     seconds = time.perf_counter() - began
     share = 1 if folds is None else 1 - 1 / FOLDS
     operations = 4.0 * n * share * (d + 1) * (int(y.max()) + 1) * sum(fit.passes for fit in fits)

@@ -110,7 +110,7 @@ def run(store: str, limit: int, values: int) -> None:
     evaluate = sweep._evaluate
 
     def timed(*arguments: Any) -> Any:
-        began, n = time.perf_counter(), arguments[0].n
+        began, n = time.perf_counter(), arguments[0].rows.n
         made = evaluate(*arguments)
         taken[n].append(time.perf_counter() - began)
         print(f"pass {len(taken[n])} over {n:,}: {taken[n][-1]:.2f} s", file=sys.stderr, flush=True)

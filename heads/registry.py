@@ -16,6 +16,7 @@ from heads.families.dense import DENSE
 from heads.families.linear import LOGREG, RIDGE, SVM
 from heads.families.neighbors import KNN, NCM
 from heads.families.svm import RBF_SVM
+from heads.spec import HeadSpec
 
 # From simple to complex: of families that tie, compare prefers the earlier one.
 FAMILIES: dict[str, Family] = {
@@ -34,7 +35,7 @@ def register(name: str, row: Family) -> None:
 
     Example:
         >>> register("ridge-10", replace(family("ridge"), about="ridge, alpha 10", defaults={"alpha": 10.0}))
-        >>> fit("ridge-10", np.eye(4), np.array(["a", "b", "a", "b"])).params
+        >>> fit(HeadSpec("ridge-10"), np.eye(4), np.array(["a", "b", "a", "b"])).params
         {'alpha': 10.0}
         >>> del FAMILIES["ridge-10"]
     """
@@ -98,15 +99,11 @@ def describe(name: str, params: Mapping[str, Any]) -> str:
 
 
 def fit(
-    name: str,
+    spec: HeadSpec,
     X: np.ndarray,
     y: np.ndarray,
-    *,
-    params: Mapping[str, Any] | None = None,
-    class_weight: str | None = None,
     seed: int = 0,
-    X_val: np.ndarray | None = None,
-    y_val: np.ndarray | None = None,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Head:
     """Fit a head.
 
@@ -115,36 +112,25 @@ def fit(
     the temperature is 1 and a dense net runs all its epochs.
 
     Args:
-        name: a family of ``FAMILIES``.
+        spec: what to fit; parameters that it does not give have their defaults.
         X: float (n, d), finite.
         y: str (n,), at least two classes.
-        params: parameters that differ from the family's defaults.
-        class_weight: None, or "balanced" for rows weighted by ``n / (c * count of the class)``.
         seed: of everything random.
-        X_val: float (m, d), or None.
-        y_val: str (m,), or None.
+        validation: more rows, float (m, d), and their labels, str (m,).
 
     Raises:
         UsageError: an unknown family, parameter or value, or a family that cannot weight classes.
         HeadError: shapes that do not match, features that are not finite, or labels of fewer than two classes.
     """
-    row = family(name)
-    params = complete(name, params)
-    check_weight(name, class_weight)
+    row = family(spec.head)
+    params = complete(spec.head, spec.params)
+    check_weight(spec.head, spec.class_weight)
     check_seed("--seed", seed)
     X, y = _checked(X, y, "training")
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise HeadError(f"Expected: training labels of at least two classes. Got: {', '.join(classes)!r}.")
-    X_val, y_val = _checked(
-        np.empty((0, X.shape[1]), np.float32) if X_val is None else X_val,
-        np.empty(0, classes.dtype) if y_val is None else y_val,
-        "validation",
-    )
-    if X_val.shape[1] != X.shape[1]:
-        raise HeadError(f"Expected: validation features of width {X.shape[1]}. Got: {X_val.shape[1]}.")
-    known = np.isin(y_val, classes)
-    X_val, y_val = X_val[known], y_val[known]
+    X_val, y_val = (X[:0], y[:0]) if validation is None else _of_classes(classes, X.shape[1], *validation)
 
     mean, scale = standardisation(X)
     history: list[dict[str, float]] = []
@@ -152,14 +138,14 @@ def fit(
         X=standardise(X, mean, scale),
         y=codes,
         n_classes=len(classes),
-        class_weight=class_weight,
+        class_weight=spec.class_weight,
         seed=seed,
         X_val=standardise(X_val, mean, scale),
         y_val=np.searchsorted(classes, y_val),
         on_epoch=history.append,
     )
     arrays = {"mean": mean, "scale": scale, "temperature": np.float64(1), **row.fit(problem, **params)}
-    head = row.head(name, params, classes, {k: np.asarray(v) for k, v in arrays.items()}, tuple(history))
+    head = row.head(spec.head, params, classes, {k: np.asarray(v) for k, v in arrays.items()}, tuple(history))
     return calibrated(head, X_val, y_val)
 
 
@@ -171,6 +157,15 @@ def calibrated(head: Head, X_val: np.ndarray, y_val: np.ndarray) -> Head:
     codes = np.searchsorted(head.classes, y_val[known])
     temperature = np.asarray(fit_temperature(head.scores(X_val[known]), codes))
     return replace(head, arrays={**head.arrays, "temperature": temperature})
+
+
+def _of_classes(classes: np.ndarray, width: int, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the validation rows X (m, width) and labels y (m,) whose class is one of ``classes``."""
+    X, y = _checked(X, y, "validation")
+    if X.shape[1] != width:
+        raise HeadError(f"Expected: validation features of width {width}. Got: {X.shape[1]}.")
+    known = np.isin(y, classes)
+    return X[known], y[known]
 
 
 def _checked(X: np.ndarray, y: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from heads import registry
 from heads.base import Head, softmax
 from heads.evaluation import calibration
 from heads.evaluation import metrics as evaluate
+from heads.spec import HeadSpec
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,7 @@ class TrainResult:
 
 def train(
     dataset: Dataset,
-    head: str,
-    params: Mapping[str, Any] | None = None,
-    class_weight: str | None = None,
+    spec: HeadSpec,
     seed: int = 0,
     augmented: Dataset | None = None,
 ) -> TrainResult:
@@ -86,9 +85,7 @@ def train(
 
     Args:
         dataset: with rows in each split.
-        head: a family of the registry.
-        params: parameters that differ from the family's defaults.
-        class_weight: None or "balanced".
+        spec: the head to fit.
         seed: of everything random in the fit.
         augmented: the training rows, then their views, to fit on; the head is then also fitted on the training rows
             alone, to report what the views gained.
@@ -99,12 +96,12 @@ def train(
     """
     notes = check_dataset(dataset)
     parts = {split: dataset.part(split) for split in SPLITS}
-    fitted, seconds = timed_fit(head, parts["train"], parts["val"], params, class_weight, seed)
+    fitted, seconds = timed_fit(spec, parts["train"], parts["val"], seed)
     if augmented is None:
         return score(fitted, parts, seconds, notes)
     val = accuracy(fitted, parts["val"])
     without = leaderboard_row(fitted, val, len(parts["val"]), seconds)
-    fitted, seconds = timed_fit(head, augmented, parts["val"], params, class_weight, seed)
+    fitted, seconds = timed_fit(spec, augmented, parts["val"], seed)
     views = count_views(augmented, parts["train"])
     return replace(score(fitted, parts, seconds, notes), views=views, without_views=without)
 
@@ -125,26 +122,10 @@ def gained(views: int, val: float, without: float, where: str = "on validation")
     return f"with {views} views a picture: {100 * (val - without):+.1f} points {where} over the pictures alone"
 
 
-def timed_fit(
-    name: str,
-    train: Dataset,
-    val: Dataset,
-    params: Mapping[str, Any] | None,
-    class_weight: str | None,
-    seed: int,
-) -> tuple[Head, float]:
-    """Fit a head of the registry; return it and the seconds that the fit took."""
+def timed_fit(spec: HeadSpec, train: Dataset, val: Dataset, seed: int) -> tuple[Head, float]:
+    """Fit a head; return it and the seconds that the fit took."""
     started = time.perf_counter()
-    head = registry.fit(
-        name,
-        train.X,
-        train.y,
-        params=params,
-        class_weight=class_weight,
-        seed=seed,
-        X_val=val.X,
-        y_val=val.y,
-    )
+    head = registry.fit(spec, train.X, train.y, seed, (val.X, val.y))
     return head, round(time.perf_counter() - started, 3)
 
 

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 
 from featurestore.errors import UsageError
 from featurestore.limits import check_amount, check_count, check_label_set, check_seed
-from featurestore.options import Option, budget, memory
+from featurestore.options import Option, memory
 from featurestore.spec import DTYPES
 from featurestore.splits import Split
-from heads.comparison.space import DEFAULT, Search
+from heads.comparison.space import DEFAULT, Evaluation, Search
+from heads.spec import HeadSpec
 from pipelines.backbones import DEFAULT as DEFAULT_BACKBONE
 from pipelines.images.augmentation import MAX_VIEWS, Augmentation
 
@@ -148,6 +149,11 @@ class TrainOptions:
         bool, Option("List the test pictures that the head gets wrong.", flag="--print-misclassified")
     ] = False
 
+    @property
+    def spec(self) -> HeadSpec:
+        """The head to train."""
+        return HeadSpec(self.head, self.params, self.class_weight)
+
     def check(self) -> None:
         """Raise UsageError for options with which no head can be fitted, before features are read."""
         from heads import registry
@@ -165,16 +171,12 @@ class CompareOptions:
 
     Attributes:
         search: families, parameters and class weights to try.
+        evaluation: how to evaluate them.
         sets: several feature sets to compare with one another, instead of the set of ``data``.
     """
 
     search: Search = DEFAULT
-    folds: Annotated[int, Option("Choose by this many folds of train, not on validation.", flag="--cv")] = 0
-    seeds: Annotated[int, Option("How many seeds for heads whose fit is random.")] = 1
-    fewshot: tuple[int, ...] = ()
-    budget: Annotated[float | None, Option("Begin nothing more after 60s, 5m or 1h.", parse=budget, metavar="TIME")] = (
-        None
-    )
+    evaluation: Evaluation = Evaluation()
     memory_limit: Annotated[
         int | None,
         Option(
@@ -189,9 +191,7 @@ class CompareOptions:
 
     def check(self) -> None:
         """Raise UsageError for options with which no comparison can be made, before features are read."""
-        from heads.comparison.compare import check as check_comparison
-
-        check_comparison(range(self.seeds), self.folds, self.fewshot, self.budget)
+        self.evaluation.check()
         if self.memory_limit is not None:
             check_amount("--memory-limit in bytes", self.memory_limit, 1)
         self.data.check()

@@ -21,8 +21,8 @@ from heads import artifact
 from heads.comparison.compare import CompareResult, compare
 from heads.comparison.fit_cache import Results
 from heads.reporting import tensorboard
-from heads.reporting.report import render
-from heads.train import TrainResult, misclassified, train
+from heads.reporting.report import Gallery, render
+from heads.train import misclassified, train
 from pipelines.images import decoder
 from pipelines.options import CompareOptions, FitData, ReportOptions, TrainOptions
 from pipelines.sources import corpus
@@ -58,17 +58,12 @@ def train_head(store: str | Path, options: TrainOptions = TrainOptions()) -> dic
     opened, started = FeatureStore(store), utc_now()
     dataset = load_dataset(opened, options.data)
     augmented = with_views(opened, options.data, dataset)
-    result = train(dataset, options.head, options.params, options.class_weight, options.seed, augmented)
+    result = train(dataset, options.spec, options.seed, augmented)
     run_id = opened.new_run_id("train")
-    report = keep(opened, run_id, result, result, dataset, started, options.report)
+    report = keep(opened, run_id, CompareResult.of(result), dataset, started, options.report)
     outcome = {**result.to_json(run_id, run_id), "report": str(report), **_left_out(dataset)}
-    asked = {
-        "head": options.head,
-        "params": dict(options.params),
-        "class_weight": options.class_weight,
-        "seed": options.seed,
-    }
-    RunRecord(run_id, "train", started, asked | options.data.to_json(), outcome).write(opened.run_folder(run_id))
+    asked = options.spec.to_json() | {"seed": options.seed} | options.data.to_json()
+    RunRecord(run_id, "train", started, asked, outcome).write(opened.run_folder(run_id))
     if options.list_misclassified:
         outcome["misclassified"] = misclassified(result.head, dataset.part(TEST))
     return outcome
@@ -88,18 +83,15 @@ def compare_heads(
         StoreError: the store or its features cannot be read.
     """
     options.check()
-    search, data, sets, limit = options.search, options.data, options.sets, options.memory_limit
+    data, sets, limit = options.data, options.sets, options.memory_limit
     opened, started = FeatureStore(store), utc_now()
     datasets = load_datasets(opened, data, sets, limit) if sets else [load_dataset(opened, data, limit)]
     if data.views and datasets[0].stored is not None:
         raise UsageError("--views needs the training features in memory: raise --memory-limit, or leave --views out.")
     result = compare(
         datasets,
-        search,
-        seeds=range(options.seeds),
-        folds=options.folds,
-        fewshot=options.fewshot,
-        budget=options.budget,
+        options.search,
+        options.evaluation,
         results=Results(opened.path / layout.RESULTS),
         progress=progress,
         augmented=with_views(opened, data, datasets[0]),
@@ -108,14 +100,14 @@ def compare_heads(
     if dataset.stored is not None:
         dataset = dataset.part(TEST).read()  # what the report shows
     run_id = opened.new_run_id("compare")
-    report = keep(opened, run_id, result, result.winner, dataset, started, options.report)
+    report = keep(opened, run_id, result, dataset, started, options.report)
     outcome = {**result.to_json(run_id, run_id, str(report)), **_left_out(dataset)}
     asked = {
-        "search": asdict(search),
-        "seeds": list(range(options.seeds)),
-        "folds": options.folds,
-        "fewshot": list(options.fewshot),
-        "budget": options.budget,
+        "search": asdict(options.search),
+        "seeds": list(options.evaluation.each_seed),
+        "folds": options.evaluation.folds,
+        "fewshot": list(options.evaluation.fewshot),
+        "budget": options.evaluation.budget,
         "sets": list(sets),
         "memory_limit": limit,
     }
@@ -126,14 +118,13 @@ def compare_heads(
 def keep(
     store: FeatureStore,
     run_id: str,
-    result: CompareResult | TrainResult,
-    winner: TrainResult,
+    result: CompareResult,
     dataset: Dataset,
     started: str,
     asked: ReportOptions,
 ) -> PurePath:
     """Write the winning head and the report into the run's folder; return the report's path."""
-    folder = store.run_folder(run_id)
+    winner, folder = result.winner, store.run_folder(run_id)
     meta = {
         "feature_set": dataset.feature_set,
         "fingerprint": dataset.fingerprint,
@@ -141,7 +132,7 @@ def keep(
         "val": winner.val,
     }
     artifact.save(winner.head, folder, meta)
-    html = render(result, dataset, _thumbnail, date=started, head_id=run_id, seed=asked.gallery_seed)
+    html = render(result, dataset, Gallery(_thumbnail, asked.gallery_seed), date=started, head_id=run_id)
     write_text(folder / layout.REPORT, html)
     if asked.tensorboard is not None:
         tensorboard.write(winner, asked.tensorboard / run_id)

@@ -30,6 +30,7 @@ from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from heads.comparison import search
 from heads.comparison.compare import compare
+from heads.comparison.space import Evaluation
 from pipelines import commands, maintenance, training
 from pipelines.backbones import engines
 from pipelines.backbones.engines import MAX_BATCH_PIXELS, check_request, open_engine
@@ -300,7 +301,7 @@ def test_a_wrong_time_from_python_is_refused_too(world: World) -> None:
         with pytest.raises(UsageError, match="--older-than"):
             maintenance.gc(world.store, seconds)
         with pytest.raises(UsageError, match="--budget"):
-            compare_heads(world.store, CompareOptions(budget=seconds))
+            compare_heads(world.store, CompareOptions(evaluation=Evaluation(budget=seconds)))
     with pytest.raises(UsageError, match="--memory-limit"):
         compare_heads(world.store, CompareOptions(memory_limit=0))
     assert (world.store / "runs" / "unfinished" / "report.html").exists()
@@ -564,11 +565,11 @@ def test_a_fit_is_refused_before_the_store_is_opened(tmp_path: Path, wrong: dict
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"seeds": 0},
-        {"seeds": -1},
-        {"folds": 1},
-        {"fewshot": (0,)},
-        {"budget": -1.0},
+        {"evaluation": Evaluation(seeds=0)},
+        {"evaluation": Evaluation(seeds=-1)},
+        {"evaluation": Evaluation(folds=1)},
+        {"evaluation": Evaluation(fewshot=(0,))},
+        {"evaluation": Evaluation(budget=-1.0)},
         {"memory_limit": 0},
         {"report": ReportOptions(gallery_seed=-5)},
         {"data": FitData(split=Split(0.6, 0.5))},
@@ -594,11 +595,11 @@ def test_few_shot_says_which_classes_are_too_small() -> None:
     train = DATASET.part("train")
     small, large = sorted([int((train.y == name).sum()) for name in set(train.y)])[:: len(set(train.y)) - 1]
     assert small < large
-    told = compare(DATASET, search.from_options(["ncm"]), fewshot=(1, large))
+    told = compare(DATASET, search.from_options(["ncm"]), Evaluation(fewshot=(1, large)))
     (note,) = [note for note in told.winner.notes if "Few-shot" in note]
     assert f"with {large:,} images per class" in note and f"the smallest {small:,}" in note
     with pytest.raises(UsageError, match=f"--fewshot-k of at most {large:,}.* Got: {large + 1}"):
-        compare(DATASET, search.from_options(["ncm"]), fewshot=(large + 1,))
+        compare(DATASET, search.from_options(["ncm"]), Evaluation(fewshot=(large + 1,)))
 
 
 def test_a_search_without_its_file_does_not_send_to_the_doctor(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from featurestore.storage.table import Table
 from featurestore.store import FeatureStore
 from heads import artifact
 from heads.registry import fit
+from heads.spec import HeadSpec
 from pipelines import commands, maintenance, recovery
 from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import import_labels
@@ -240,7 +241,7 @@ def artifacts(tmp_path: Path) -> Path:
         run_id = f"20260102T030405-{kind}-abcdef"
         RunRecord(run_id, kind, "2026-01-02", {}, {}).write(store / "runs" / run_id)
         if kind != "embed":
-            head = fit("ncm", np.eye(4, dtype=np.float32), np.array(list("abab")))
+            head = fit(HeadSpec("ncm"), np.eye(4, dtype=np.float32), np.array(list("abab")))
             artifact.save(head, store / "runs" / run_id, {})
     weights = b"no weights, but of this digest"
     digest = hashlib.sha256(weights).hexdigest()

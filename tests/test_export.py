@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 from featurestore.errors import EngineError, HeadError, SourceError, SpecMismatch, StoreCorrupt, UsageError
 from featurestore.store import FeatureStore
 from heads import artifact, registry
+from heads.spec import HeadSpec
 from pipelines import commands
 from pipelines.backbones import networks
 from pipelines.embedding.embed import embed
@@ -189,7 +190,7 @@ def test_features_and_labels_that_a_model_cannot_serve(precision, classes, error
     spec = replace(stores.SPEC, precision=precision)
     feature_set = stores.commit(store, "run", stores.pictures(range(12)), spec)
     X = np.stack([stores.vector(hashlib.sha256(b"%d" % i).digest()) for i in range(12)])
-    head = registry.fit("ncm", X, np.array([classes[i % 3] for i in range(12)]))
+    head = registry.fit(HeadSpec("ncm"), X, np.array([classes[i % 3] for i in range(12)]))
     artifact.save(head, store.run_folder("h"), {"feature_set": feature_set, "fingerprint": spec.fingerprint()})
     with pytest.raises(error, match=said):
         export(store.path, tmp_path / "out", "keras", "h")
@@ -199,7 +200,7 @@ def test_a_head_that_does_not_tell_its_features(tmp_path):
     store = FeatureStore.create(tmp_path / "store")
     stores.commit(store, "run", stores.pictures(range(12)))
     X = np.stack([stores.vector(hashlib.sha256(b"%d" % i).digest()) for i in range(12)])
-    artifact.save(registry.fit("ncm", X, np.array([*"abc"] * 4)), store.run_folder("h"), {"feature_set": "x"})
+    artifact.save(registry.fit(HeadSpec("ncm"), X, np.array([*"abc"] * 4)), store.run_folder("h"), {"feature_set": "x"})
     for use in (
         lambda: export(store.path, tmp_path / "out", "keras", "h"),
         lambda: predict(["x.png"], store.path, "h"),

@@ -6,6 +6,7 @@ import pytest
 from featurestore.errors import HeadError
 from heads import registry
 from heads.backend import import_keras
+from heads.spec import HeadSpec
 from pipelines import keras_head
 
 SMALL = {"dense": {"hidden": [12, 7], "epochs": 3, "dropout": 0.5}}
@@ -18,7 +19,7 @@ def fitted(family, classes=4, seed=0):
     X = draw.normal(size=(200, 24)).astype(np.float32) + draw.normal(size=(classes, 24)).astype(np.float32)[y]
     X[:, 0], X[:, 1], X[:, 2] = 3, 1 + 1e-6 * X[:, 1], 1e4 * X[:, 2]
     names = np.array([f"class {i}" for i in y])
-    return registry.fit(family, X, names, params=SMALL.get(family), X_val=X[:50], y_val=names[:50]), X
+    return registry.fit(HeadSpec(family, SMALL.get(family, {})), X, names, validation=(X[:50], names[:50])), X
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from featurestore.errors import FormatError, HeadError, PenultError, SpecMismatch, StoreCorrupt, StoreNotFound
 from featurestore.storage.files import read_sealed, write_sealed
 from heads import artifact, registry
+from heads.spec import HeadSpec
 
 FAST = [name for name in registry.FAMILIES if name != "dense"]
 HEADS = Path(__file__).parent / "golden" / "heads-v1"
@@ -23,7 +24,7 @@ def fitted(name="logreg", labels=("a", "b", "c"), d=4, seed=0):
     rng = np.random.default_rng(seed)
     y = np.array(labels)[np.arange(20 * len(labels)) % len(labels)]
     X = rng.normal(size=(len(y), d)).astype(np.float32)
-    return registry.fit(name, X, y, X_val=X, y_val=y), X
+    return registry.fit(HeadSpec(name), X, y, validation=(X, y)), X
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,12 +15,13 @@ from featurestore.errors import HeadError, UsageError
 from heads import registry
 from heads.base import fit_temperature, standardisation, standardise
 from heads.comparison import compare as comparing
-from heads.comparison import search, trials
-from heads.comparison.compare import check, compare
+from heads.comparison import search, subsampling, trials
+from heads.comparison.compare import compare
 from heads.comparison.fit_cache import Outcome, Results, digest, key_of
-from heads.comparison.space import Candidate, Search
+from heads.comparison.space import Evaluation, Search
 from heads.evaluation import learning_curve, metrics
 from heads.families import svm as machines
+from heads.spec import HeadSpec
 from heads.train import accuracy, train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -106,7 +107,7 @@ def test_the_grid_is_tried_and_the_best_on_validation_wins():
     best = [row for row in result.leaderboard if row["val"] == values[0]]
     names = list(registry.FAMILIES)
     assert best[0] == min(best, key=lambda row: names.index(row["head"]))
-    alone = train(DATASET, best[0]["head"], best[0]["params"])
+    alone = train(DATASET, HeadSpec(best[0]["head"], best[0]["params"]))
     assert result.winner.test == pytest.approx(alone.test, abs=0.011) and result.winner.val == values[0]
 
 
@@ -199,8 +200,8 @@ def test_a_value_that_no_fit_could_have_is_refused_before_any(monkeypatch):
 def test_a_family_that_fails_costs_neither_the_others_nor_what_it_had(monkeypatch):
     many = trials.fit_many
 
-    def failing(rows, y, n_classes, loss, *rest):
-        for i, fit in enumerate(many(rows, y, n_classes, loss, *rest)):
+    def failing(data, loss, problems):
+        for i, fit in enumerate(many(data, loss, problems)):
             if loss is registry.FAMILIES["svm"].loss and i == 3:
                 raise MemoryError("no room")
             yield fit
@@ -220,21 +221,24 @@ def test_a_fit_that_did_not_converge_says_so(monkeypatch):
 
 def test_what_no_comparison_is_made_with():
     for good in (
-        {"seeds": (0,)},
-        {"seeds": range(100)},
-        {"seeds": (2**63 - 1,)},
+        {"seeds": 1},
+        {"seeds": 100},
+        {"first_seed": 2**63 - 1},
+        {"first_seed": 2**63 - 100, "seeds": 100},
         {"folds": 2},
         {"folds": 100},
         {"fewshot": (1, 1_000_000)},
         {"budget": 0.0},
         {"budget": 1e9},
     ):
-        check(**{"seeds": (0,), "folds": 0, "fewshot": (), "budget": None} | good)
+        Evaluation(**good).check()
     for bad, message in (
-        ({"seeds": ()}, "--seeds, at least one seed and at most 100. Got: none"),
-        ({"seeds": range(101)}, "--seeds, at least one seed and at most 100. Got: more"),
-        ({"seeds": range(10**30)}, "Got: more"),
-        ({"seeds": (0, -1)}, "a seed, a whole number from 0"),
+        ({"seeds": 0}, "--seeds, at least one seed and at most 100. Got: none"),
+        ({"seeds": -1}, "--seeds, at least one seed and at most 100. Got: none"),
+        ({"seeds": 101}, "--seeds, at least one seed and at most 100. Got: more"),
+        ({"seeds": 10**30}, "Got: more"),
+        ({"first_seed": -1}, "a seed, a whole number from 0"),
+        ({"first_seed": 2**63 - 99, "seeds": 100}, "a seed, a whole number from 0"),
         ({"folds": 1}, "--cv of at least 2 folds and at most 100, or 0 to choose on validation. Got: 1"),
         ({"folds": 101}, "Got: 101"),
         ({"folds": -1}, "Got: -1"),
@@ -244,11 +248,11 @@ def test_what_no_comparison_is_made_with():
         ({"budget": np.inf}, "--budget in seconds"),
         ({"budget": np.nan}, "--budget in seconds"),
     ):
-        asked = {"seeds": (0,), "folds": 0, "fewshot": (), "budget": None} | bad
+        asked = Evaluation(**bad)
         with pytest.raises(UsageError, match=re.escape(message)):
-            check(**asked)
+            asked.check()
         with pytest.raises(UsageError, match=re.escape(message)):
-            compare(DATASET, only("ncm"), **asked)
+            compare(DATASET, only("ncm"), asked)
 
 
 class Asked(Search):
@@ -263,7 +267,7 @@ class Asked(Search):
 def test_a_search_is_asked_for_the_training_rows_and_the_judged_ones(folds, to_score):
     data, asked = DATASET, Asked({"ncm": ()})
     object.__setattr__(asked, "asked", [])
-    result = compare(data, asked, folds=folds)
+    result = compare(data, asked, Evaluation(folds=folds))
     ((y, width, judged),) = asked.asked
     assert (y == data.part("train").y).all() and (width, judged) == (10, to_score)
     (row,) = result.leaderboard
@@ -276,7 +280,7 @@ def test_the_seconds_are_those_of_one_seed(monkeypatch, folds):
     monkeypatch.setattr(trials, "timed_fit", lambda *args: (one(*args)[0], [1.5, 0.25][args[-1]]))
     family = replace(registry.FAMILIES["ncm"], random=True)
     monkeypatch.setitem(registry.FAMILIES, "ncm", family)
-    (row,) = compare(DATASET, only("ncm"), seeds=(0, 1), folds=folds).leaderboard
+    (row,) = compare(DATASET, only("ncm"), Evaluation(folds=folds, seeds=2)).leaderboard
     assert row["fit_seconds"] == 0.875 * (folds or 1)
 
 
@@ -307,7 +311,7 @@ def test_nothing_that_can_be_fitted_is_an_error(monkeypatch):
     with pytest.raises(HeadError, match="None of 1 heads could be fitted; the first said: RuntimeError: no luck"):
         compare(DATASET, only("ncm"))
     with pytest.raises(HeadError, match=r"None of 1 heads could .*; the first said: nothing was done within 1e-09 s\."):
-        compare(DATASET, only("ncm"), budget=1e-9)
+        compare(DATASET, only("ncm"), Evaluation(budget=1e-9))
 
 
 def test_random_heads_are_judged_over_seeds(monkeypatch):
@@ -317,32 +321,32 @@ def test_random_heads_are_judged_over_seeds(monkeypatch):
 
     random = replace(registry.FAMILIES["ncm"], fit=by_chance, random=True)
     monkeypatch.setitem(registry.FAMILIES, "dense", random)
-    result = compare(DATASET, only("ncm", "dense", dense=({},)), seeds=(1, 2))
-    each = [train(DATASET, "dense", seed=seed).val for seed in (1, 2)]
+    result = compare(DATASET, only("ncm", "dense", dense=({},)), Evaluation(seeds=2, first_seed=1))
+    each = [train(DATASET, HeadSpec("dense"), seed=seed).val for seed in (1, 2)]
     assert each[0] != each[1]
     row = next(row for row in result.leaderboard if row["head"] == "dense")
     assert row["val"] == pytest.approx(np.mean(each)) and row["val_range"] == sorted(each)
     assert "val_range" not in next(row for row in result.leaderboard if row["head"] == "ncm")
     with pytest.raises(UsageError, match="at least one seed"):
-        compare(DATASET, only("ncm"), seeds=())
+        compare(DATASET, only("ncm"), Evaluation(seeds=0))
 
 
 # -- folds -----------------------------------------------------------------------------------------------------------
 
 
 def test_folds_judge_each_training_row_once():
-    result = compare(DATASET, only("ncm", "logreg", logreg=({"C": 0.1},)), folds=5)
+    result = compare(DATASET, only("ncm", "logreg", logreg=({"C": 0.1},)), Evaluation(folds=5))
     train_rows, folds = DATASET.part("train"), DATASET.part("train").folds(5)
     assert set(folds) == set(range(5))
     for row in result.leaderboard:
         right = 0
         for fold in range(5):
             fit, held = train_rows.take(folds != fold), train_rows.take(folds == fold)
-            right += (registry.fit(row["head"], fit.X, fit.y, params=row["params"]).predict(held.X) == held.y).sum()
+            right += (registry.fit(HeadSpec(row["head"], row["params"]), fit.X, fit.y).predict(held.X) == held.y).sum()
         assert row["val"] == pytest.approx(right / 200, abs=0.011)  # a sweep standardises by all of train
     assert result.to_json()["chosen_by"] == "5-fold cross-validation"
     with pytest.raises(UsageError, match="at least 2 folds"):
-        compare(DATASET, only("ncm"), folds=1)
+        compare(DATASET, only("ncm"), Evaluation(folds=1))
 
 
 def test_a_fold_holds_whole_groups_and_never_changes():
@@ -363,7 +367,7 @@ def test_a_fold_holds_whole_groups_and_never_changes():
 def test_the_winner_has_the_temperature_of_the_validation_rows(family, way):
     """However it comes to be kept: from a sweep, fitted anew, or with views."""
     train_rows, val = DATASET.part("train"), DATASET.part("val")
-    options = {"folds": 3 if "folds" in way else 0, "results": Results()}
+    options = {"evaluation": Evaluation(folds=3 if "folds" in way else 0), "results": Results()}
     if "views" in way:
         options["augmented"] = train_rows.with_views(train_rows.X, np.arange(len(train_rows)))
     if way == "known":
@@ -424,7 +428,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path, counted, monkeypatch):
 
 def test_an_interrupt_ends_the_fits_that_were_not_begun(monkeypatch):
     begun, one = [], trials.timed_fit
-    monkeypatch.setattr(trials.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(trials, "available_cores", lambda: 1)
     monkeypatch.setattr(trials, "timed_fit", lambda *args: begun.append(time.sleep(0.01)) or one(*args))
 
     def interrupt(done, total):
@@ -438,7 +442,7 @@ def test_an_interrupt_ends_the_fits_that_were_not_begun(monkeypatch):
 def test_a_budget_ends_the_search_and_says_so(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr(trials.time, "monotonic", lambda: float(next(clock)))
-    result = compare(DATASET, only("logreg", "svm"), results=Results(tmp_path), budget=60.0)
+    result = compare(DATASET, only("logreg", "svm"), Evaluation(budget=60.0), results=Results(tmp_path))
     tried = len(result.leaderboard)
     assert 0 < tried < 22
     told = f"{22 - tried} candidates were not tried within 60 s; the same command goes on with them."
@@ -487,7 +491,7 @@ def test_several_feature_sets_are_one_leaderboard():
 
 
 def test_few_shots_are_drawn_from_each_class():
-    result = compare(DATASET, only("ncm", "knn"), fewshot=(1, 5, 50))
+    result = compare(DATASET, only("ncm", "knn"), Evaluation(fewshot=(1, 5, 50)))
     rows = {(row["k"], row["head"]): row for row in result.fewshot}
     assert rows.keys() == {(k, name) for k in (1, 5, 50) for name in ("ncm", "knn")}
     assert rows[1, "knn"]["params"]["k"] == 1
@@ -495,50 +499,50 @@ def test_few_shots_are_drawn_from_each_class():
         assert row["val_range"][0] <= row["val"] <= row["val_range"][1]
     assert rows[1, "ncm"]["val"] < rows[50, "ncm"]["val"]
     with pytest.raises(UsageError, match="--fewshot-k, a whole number from 1"):
-        compare(DATASET, only("ncm"), fewshot=(0,))
+        compare(DATASET, only("ncm"), Evaluation(fewshot=(0,)))
 
 
 def test_an_order_by_turns_has_each_class_s_share_in_every_beginning():
     y = np.random.default_rng(0).permutation(np.repeat(["a", "b", "c"], (60, 30, 10)))
-    order = comparing._by_turns(y, seed=3)
-    assert sorted(order) == list(range(100)) and (order == comparing._by_turns(y, seed=3)).all()
-    assert (order != comparing._by_turns(y, seed=4)).any()
+    order = subsampling.by_turns(y, seed=3)
+    assert sorted(order) == list(range(100)) and (order == subsampling.by_turns(y, seed=3)).all()
+    assert (order != subsampling.by_turns(y, seed=4)).any()
     for name, share in (("a", 0.6), ("b", 0.3), ("c", 0.1)):
         so_far = np.cumsum(y[order] == name)
         assert np.abs(so_far - share * np.arange(1, 101)).max() < 2
         rows = order[y[order] == name]
         assert (rows != np.sort(rows)).any()
-    firsts = {comparing._by_turns(y, seed)[0] for seed in range(30)}
-    rare = [np.sum(y[comparing._by_turns(y, seed)[:5]] == "c") for seed in range(200)]
+    firsts = {subsampling.by_turns(y, seed)[0] for seed in range(30)}
+    rare = [np.sum(y[subsampling.by_turns(y, seed)[:5]] == "c") for seed in range(200)]
     assert np.mean(rare) == pytest.approx(0.5, abs=0.15)  # a rare class is not among the first each time
     assert len(firsts) > 15 and len(set(y[sorted(firsts)])) == 3  # any row, of any class, may be the first
 
 
 def test_the_first_of_each_class():
     y, order = np.array(["b", "a", "a", "b", "a", "c"]), np.array([4, 3, 1, 0, 5, 2])
-    assert comparing._first_of_each(y, order, 1).tolist() == [4, 3, 5]
-    assert comparing._first_of_each(y, order, 2).tolist() == [4, 1, 3, 0, 5]
-    assert comparing._first_of_each(y, order, 9).tolist() == [4, 1, 2, 3, 0, 5]
+    assert subsampling.first_of_each(y, order, 1).tolist() == [4, 3, 5]
+    assert subsampling.first_of_each(y, order, 2).tolist() == [4, 1, 3, 0, 5]
+    assert subsampling.first_of_each(y, order, 9).tolist() == [4, 1, 2, 3, 0, 5]
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2, 3)])
+@pytest.mark.parametrize("seeds", [1, 4])
 def test_few_shots_are_the_mean_of_fits_to_so_few(seeds):
     """The best of each family, whatever its class weight was, on three draws or as many as there are seeds."""
     asked = replace(
         only("logreg", "knn", logreg=({"C": 1e-5}, {"C": 0.1}), knn=({"k": 7},)), class_weights=("balanced",)
     )
-    result = compare(DATASET, asked, seeds=seeds, fewshot=(2, 53))
+    result = compare(DATASET, asked, Evaluation(seeds=seeds, fewshot=(2, 53)))
     train_rows, val = DATASET.part("train"), DATASET.part("val")
     expected = []
     for k in (2, 53):  # of which one class has fewer
         for name in dict.fromkeys(row["head"] for row in result.leaderboard):
             params = {"C": 0.1} if name == "logreg" else {"k": min(7, k), "metric": "cosine"}
             values = []
-            for draw in range(max(3, len(seeds))):
-                order = comparing._by_turns(train_rows.y, draw)
+            for draw in range(max(3, seeds)):
+                order = subsampling.by_turns(train_rows.y, draw)
                 rows = np.concatenate([order[train_rows.y[order] == c][:k] for c in np.unique(train_rows.y)])
                 some = train_rows.take(rows)
-                values.append(accuracy(registry.fit(name, some.X, some.y, params=params, seed=draw), val))
+                values.append(accuracy(registry.fit(HeadSpec(name, params), some.X, some.y, seed=draw), val))
             told = {"k": k, "head": name, "params": params, "val": np.mean(values)}
             expected.append(told | {"val_range": [min(values), max(values)]})
     assert result.fewshot == expected
@@ -546,8 +550,8 @@ def test_few_shots_are_the_mean_of_fits_to_so_few(seeds):
 
 def test_what_few_shot_cannot_have():
     y = np.repeat(["a", "b", "c"], (5, 3, 2000))
-    assert list(comparing._few_shot_notes(y, (1, 3))) == []
-    assert list(comparing._few_shot_notes(y, (4, 2000))) == [
+    assert list(subsampling.few_shot_notes(y, (1, 3))) == []
+    assert list(subsampling.few_shot_notes(y, (4, 2000))) == [
         f"Few-shot with {k} images per class: {fewer} of 3 classes have fewer in train, the smallest 3, "
         "and gave all of theirs."
         for k, fewer in (("4", 1), ("2,000", 2))
@@ -555,9 +559,9 @@ def test_what_few_shot_cannot_have():
     with pytest.raises(
         UsageError, match=r"--fewshot-k of at most 2,000, what the largest class of train has\. Got: 2001"
     ):
-        list(comparing._few_shot_notes(y, (1, 2001)))
+        list(subsampling.few_shot_notes(y, (1, 2001)))
     least = min(np.unique(DATASET.part("train").y, return_counts=True)[1])
-    notes = compare(DATASET, only("ncm"), fewshot=(int(least) + 1,)).winner.notes
+    notes = compare(DATASET, only("ncm"), Evaluation(fewshot=(int(least) + 1,))).winner.notes
     assert len(notes) == 1 and notes[0].startswith(f"Few-shot with {least + 1} images per class: 1 of 4 classes have")
 
 
@@ -566,10 +570,10 @@ def test_the_learning_curve_is_of_the_winner_s_own_fit():
     asked = replace(only("logreg", logreg=({"C": 0.003},)), class_weights=("balanced",))
     curve = compare(DATASET, asked).learning_curve
     train_rows, val = DATASET.part("train"), DATASET.part("val")
-    order, points = comparing._by_turns(train_rows.y, 0), []
+    order, points = subsampling.by_turns(train_rows.y, 0), []
     for n in (20, 36, 64, 112, 200):
         some = train_rows.take(order[:n])
-        head = registry.fit("logreg", some.X, some.y, params={"C": 0.003}, class_weight="balanced")
+        head = registry.fit(HeadSpec("logreg", {"C": 0.003}, "balanced"), some.X, some.y)
         value = accuracy(head, val)
         points.append({"n": n, "val": value, "val_ci": list(metrics.wilson(value, 100))})
     expected = {
@@ -597,8 +601,8 @@ def test_what_needs_the_rows_in_memory_is_named():
     with pytest.raises(UsageError, match=r"^--fewshot-k cannot be had"):
         comparing._refuse(folds=0, fewshot=(1,), sets=False)
     comparing._refuse(folds=0, fewshot=(), sets=False)
-    linear = [Candidate("logreg", {"C": 1.0}), Candidate("ridge", {"alpha": 1.0}, "balanced")]
-    others = [Candidate("knn", {"k": 1}), Candidate("knn", {"k": 2}), Candidate("ncm", {})]
+    linear = [HeadSpec("logreg", {"C": 1.0}), HeadSpec("ridge", {"alpha": 1.0}, "balanced")]
+    others = [HeadSpec("knn", {"k": 1}), HeadSpec("knn", {"k": 2}), HeadSpec("ncm", {})]
     streamed = "The training features were streamed, as they exceed half of --memory-limit: there is no learning curve."
     left_out = "knn, ncm: left out, as only logreg, svm, ridge can be fitted to streamed features."
     assert comparing._streaming(linear) == (linear, [streamed])
@@ -675,12 +679,12 @@ def test_the_candidates_are_in_the_table_s_order_each_weight_with_its_whole_grid
     asked = Search({"knn": ({"k": 1},), "svm": ({"C": 1.0}, {"C": 0.5}), "ncm": ()}, ("balanced", None))
     found, notes = asked.candidates(np.array(["a", "b"]), 2, 1)
     assert notes == [] and found == [
-        Candidate("ncm", {}),
-        Candidate("svm", {"C": 1.0}, "balanced"),
-        Candidate("svm", {"C": 0.5}, "balanced"),
-        Candidate("svm", {"C": 1.0}),
-        Candidate("svm", {"C": 0.5}),
-        Candidate("knn", {"k": 1, "metric": "cosine"}),
+        HeadSpec("ncm", {}),
+        HeadSpec("svm", {"C": 1.0}, "balanced"),
+        HeadSpec("svm", {"C": 0.5}, "balanced"),
+        HeadSpec("svm", {"C": 1.0}),
+        HeadSpec("svm", {"C": 0.5}),
+        HeadSpec("knn", {"k": 1, "metric": "cosine"}),
     ]
 
 
@@ -737,7 +741,7 @@ def test_a_file_makes_a_search(tmp_path):
         'class_weight = ["balanced"]\n[heads.dense]\nhidden = [[64], [32, 16]]\ndropout = [0.0, 0.5]\n[heads.ncm]\n'
     )
     found, _ = search.from_file(path).candidates(np.array(["a", "b"]), 2, 1)
-    assert found[0] == Candidate("ncm", {})
+    assert found[0] == HeadSpec("ncm", {})
     nets = [(c.params["hidden"], c.params["dropout"], c.class_weight) for c in found[1:]]
     assert nets == [(h, d, "balanced") for h in ([64], [32, 16]) for d in (0.0, 0.5)]
     path.write_text('class_weight = ["none", "balanced"]\n')

@@ -16,6 +16,7 @@ from heads.base import MAX_FLOAT, class_weights, fit_temperature, softmax, stand
 from heads.families import dense as nets
 from heads.families.linear import C_of_alpha, checked_C
 from heads.solvers.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE
+from heads.spec import HeadSpec
 
 
 def problem(n_classes, n=240, d=12, seed=0):
@@ -29,9 +30,9 @@ def problem(n_classes, n=240, d=12, seed=0):
     return X[rows].astype(np.float32), np.array([f"class {i}" for i in y[rows]])
 
 
-def fit_and_split(name, n_classes, **options):
+def fit_and_split(name, n_classes, seed=0, **spec):
     X, y = problem(n_classes)
-    head = registry.fit(name, X[:160], y[:160], X_val=X[160:200], y_val=y[160:200], **options)
+    head = registry.fit(HeadSpec(name, **spec), X[:160], y[:160], seed, (X[160:200], y[160:200]))
     return head, (X[:160], y[:160]), X[160:]
 
 
@@ -152,7 +153,7 @@ def test_dense_keeps_the_weights_of_the_best_epoch():
     """Labels without a meaning are learned by heart: each epoch is worse on other rows than the one before."""
     X, y = problem(3)
     params = {**DENSE, "learning_rate": 0.05, "epochs": 10, "patience": 99}
-    head = registry.fit("dense", X[:40], np.roll(y[:40], 7), params=params, X_val=X[160:], y_val=y[160:])
+    head = registry.fit(HeadSpec("dense", params), X[:40], np.roll(y[:40], 7), validation=(X[160:], y[160:]))
     losses = [epoch["val_loss"] for epoch in head.history]
     assert min(losses) < 0.9 * losses[-1]
     p = softmax(head.scores(X[160:]))[np.arange(80), np.searchsorted(head.classes, y[160:])]
@@ -161,8 +162,7 @@ def test_dense_keeps_the_weights_of_the_best_epoch():
 
 def test_dense_tells_its_epochs():
     X, y = problem(3)
-    parts = {"X_val": X[160:], "y_val": y[160:]}
-    head = registry.fit("dense", X[:160], y[:160], params=DENSE, **parts)
+    head = registry.fit(HeadSpec("dense", DENSE), X[:160], y[:160], validation=(X[160:], y[160:]))
     assert [epoch["epoch"] for epoch in head.history] == list(range(1, len(head.history) + 1))
     for epoch in head.history:
         assert epoch.keys() == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
@@ -170,9 +170,9 @@ def test_dense_tells_its_epochs():
     assert best["val_accuracy"] == pytest.approx(np.mean(head.predict(X[160:]) == y[160:]))
     p = softmax(head.scores(X[160:]))[np.arange(80), np.searchsorted(head.classes, y[160:])]
     assert best["val_loss"] == pytest.approx(-np.log(p).mean(), rel=1e-3)
-    alone = registry.fit("dense", X[:160], y[:160], params={**DENSE, "epochs": 2})
+    alone = registry.fit(HeadSpec("dense", {**DENSE, "epochs": 2}), X[:160], y[:160])
     assert [epoch.keys() for epoch in alone.history] == [{"epoch", "loss", "accuracy"}] * 2
-    assert registry.fit("ncm", X, y).history == ()
+    assert registry.fit(HeadSpec("ncm"), X, y).history == ()
 
 
 def test_dense_with_no_patience_runs_every_epoch():
@@ -181,7 +181,9 @@ def test_dense_with_no_patience_runs_every_epoch():
     y = np.random.default_rng(0).permutation(y)
     params = {**DENSE, "epochs": 8}
     stopped, whole = (
-        registry.fit("dense", X[:160], y[:160], params={**params, "patience": patience}, X_val=X[160:], y_val=y[160:])
+        registry.fit(
+            HeadSpec("dense", {**params, "patience": patience}), X[:160], y[:160], validation=(X[160:], y[160:])
+        )
         for patience in (1, 0)
     )
     assert len(stopped.history) < len(whole.history) == 8
@@ -192,7 +194,7 @@ def test_dense_with_no_patience_runs_every_epoch():
 
 def test_a_history_holds_finite_numbers_alone():
     X, y = problem(3)
-    head = registry.fit("dense", X, y, params={**DENSE, "optimizer": "sgd", "learning_rate": 1e30, "epochs": 3})
+    head = registry.fit(HeadSpec("dense", {**DENSE, "optimizer": "sgd", "learning_rate": 1e30, "epochs": 3}), X, y)
     assert len(head.history) == 3 and "loss" not in head.history[-1]
     assert all(np.isfinite(value) for epoch in head.history for value in epoch.values())
 
@@ -201,14 +203,14 @@ def test_dense_balanced_lifts_the_rare_class():
     rng = np.random.default_rng(0)
     X = np.concatenate([rng.normal(size=(300, 3)), rng.normal(size=(30, 3)) + 1]).astype(np.float32)
     y = np.array(["common"] * 300 + ["rare"] * 30)
-    plain = registry.fit("dense", X, y, params=DENSE)
-    balanced = registry.fit("dense", X, y, params=DENSE, class_weight="balanced")
+    plain = registry.fit(HeadSpec("dense", DENSE), X, y)
+    balanced = registry.fit(HeadSpec("dense", DENSE, "balanced"), X, y)
     assert (balanced.predict(X) == "rare").sum() > 1.5 * (plain.predict(X) == "rare").sum()
 
 
 @pytest.mark.parametrize("name", registry.FAMILIES)
 def test_probabilities_are_probabilities_and_chunks_do_not_show(name, monkeypatch):
-    head, _, new = fit_and_split(name, 4, params={"epochs": 2} if name == "dense" else None)
+    head, _, new = fit_and_split(name, 4, params={"epochs": 2} if name == "dense" else {})
     whole = head.probabilities(new)
     np.testing.assert_allclose(whole.sum(axis=1), 1, rtol=1e-5)
     assert (whole >= 0).all() and whole.shape == (80, 4)
@@ -226,8 +228,8 @@ def test_prediction_needs_numpy_alone(tmp_path):
     np.save(tmp_path / "X.npy", X)
     expected = {}
     for name in registry.FAMILIES:
-        params = {"epochs": 2} if name == "dense" else None
-        head = registry.fit(name, X, y, params=params, X_val=X, y_val=y)
+        params = {"epochs": 2} if name == "dense" else {}
+        head = registry.fit(HeadSpec(name, params), X, y, validation=(X, y))
         artifact.save(head, tmp_path / name, {})
         expected[name] = head.predict(X)
     script = f"""
@@ -479,41 +481,41 @@ BAD = [
 def test_bad_parameters_are_named(name, params, options, message):
     X, y = problem(3)
     with pytest.raises(UsageError, match=message):
-        registry.fit(name, X, y, params=params, **options)
+        registry.fit(HeadSpec(name, params, options.get("class_weight")), X, y, options.get("seed", 0))
 
 
 def test_bad_data_is_named():
     X, y = problem(3)
     with pytest.raises(HeadError, match="at least two classes"):
-        registry.fit("ncm", X, np.full(len(y), "one"))
+        registry.fit(HeadSpec("ncm"), X, np.full(len(y), "one"))
     with pytest.raises(HeadError, match=r"n labels. Got: shapes \(240, 12\) and \(9,\)"):
-        registry.fit("ncm", X, y[:9])
+        registry.fit(HeadSpec("ncm"), X, y[:9])
     with pytest.raises(HeadError, match=r"validation features of width 12\. Got: 3"):
-        registry.fit("ncm", X, y, X_val=X[:, :3], y_val=y)
+        registry.fit(HeadSpec("ncm"), X, y, validation=(X[:, :3], y))
     with pytest.raises(HeadError, match=r"Expected: training features \(n, d\) and n labels. Got: shapes \(240,\) and"):
-        registry.fit("ncm", X[:, 0], y)
+        registry.fit(HeadSpec("ncm"), X[:, 0], y)
     spoilt = X.copy()
     spoilt[7, 2] = np.nan
     spoilt[[9, 9], [0, 5]] = np.inf, -np.inf
     with pytest.raises(HeadError, match=r"^2 of the 240 training rows .* not finite: run penult verify"):
-        registry.fit("ncm", spoilt, y)
+        registry.fit(HeadSpec("ncm"), spoilt, y)
     with pytest.raises(HeadError, match=r"^2 of the 240 validation rows have features that are not finite"):
-        registry.fit("ncm", X, y, X_val=spoilt, y_val=y)
+        registry.fit(HeadSpec("ncm"), X, y, validation=(spoilt, y))
     with pytest.raises(HeadError, match=r"Expected: validation features \(n, d\) and n labels"):
-        registry.fit("ncm", X, y, X_val=X, y_val=y[:9])
+        registry.fit(HeadSpec("ncm"), X, y, validation=(X, y[:9]))
     for seed in (-1, 2**63, 1.5):
         with pytest.raises(UsageError, match="--seed, a whole number from 0"):
-            registry.fit("ncm", X, y, seed=seed)
-    assert registry.fit("knn", X, y, params={"k": 240}, seed=2**63 - 1).predict(X[:1])[0] in y
+            registry.fit(HeadSpec("ncm"), X, y, seed=seed)
+    assert registry.fit(HeadSpec("knn", {"k": 240}), X, y, seed=2**63 - 1).predict(X[:1])[0] in y
     with pytest.raises(UsageError, match=r"Parameter k: Expected: at most the 240 training rows. Got: 241"):
-        registry.fit("knn", X, y, params={"k": 241})
+        registry.fit(HeadSpec("knn", {"k": 241}), X, y)
 
 
 def test_validation_rows_of_unknown_classes_are_left_out():
     X, y = problem(3)
     strange = np.where(np.arange(80) < 40, y[160:], "never seen")
-    head = registry.fit("svm", X[:160], y[:160], X_val=X[160:], y_val=strange)
-    same = registry.fit("svm", X[:160], y[:160], X_val=X[160:200], y_val=y[160:200])
+    head = registry.fit(HeadSpec("svm"), X[:160], y[:160], validation=(X[160:], strange))
+    same = registry.fit(HeadSpec("svm"), X[:160], y[:160], validation=(X[160:200], y[160:200]))
     assert head.arrays["temperature"] == same.arrays["temperature"]
     again = registry.calibrated(head, X[160:], strange)
     assert again.arrays["temperature"] == same.arrays["temperature"] != 1

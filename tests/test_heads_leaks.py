@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,9 @@ from heads.base import Head
 from heads.comparison import compare as comparing
 from heads.comparison.compare import compare
 from heads.comparison.fit_cache import Results
+from heads.comparison.space import Evaluation
 from heads.evaluation.metrics import wilson
+from heads.spec import HeadSpec
 from heads.train import train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -39,28 +41,29 @@ def another(dataset):
 COMPARED = {
     "datasets": lambda data: {"datasets": [another(data), data]},
     "search": lambda data: {"search": replace(only("logreg"), class_weights=("balanced",))},
-    "seeds": lambda data: {"seeds": (3, 4)},
-    "folds": lambda data: {"folds": 3},
-    "fewshot": lambda data: {"fewshot": (1, 5)},
-    "budget": lambda data: {"budget": 1e6},
+    "seeds": lambda data: {"evaluation": Evaluation(seeds=2, first_seed=3)},
+    "first_seed": lambda data: {"evaluation": Evaluation(first_seed=3)},
+    "folds": lambda data: {"evaluation": Evaluation(folds=3)},
+    "fewshot": lambda data: {"evaluation": Evaluation(fewshot=(1, 5))},
+    "budget": lambda data: {"evaluation": Evaluation(budget=1e6)},
     "results": lambda data: {"results": Results()},
     "progress": lambda data: {"progress": lambda done, total: None},
     "augmented": lambda data: {"augmented": views(data)},
-    "augmented and folds": lambda data: {"augmented": views(data), "folds": 3},
-    "groups": lambda data: {"datasets": replace(data, groups=GROUPS), "folds": 3},
+    "augmented and folds": lambda data: {"augmented": views(data), "evaluation": Evaluation(folds=3)},
+    "groups": lambda data: {"datasets": replace(data, groups=GROUPS), "evaluation": Evaluation(folds=3)},
 }
 TRAINED = {
     "dataset": lambda data: {},
-    "head": lambda data: {"head": "knn"},
-    "params": lambda data: {"params": {"C": 1.0}},
-    "class_weight": lambda data: {"class_weight": "balanced"},
+    "head": lambda data: {"spec": HeadSpec("knn")},
+    "params": lambda data: {"spec": HeadSpec("logreg", {"C": 1.0})},
+    "class_weight": lambda data: {"spec": HeadSpec("logreg", class_weight="balanced")},
     "seed": lambda data: {"seed": 5},
     "augmented": lambda data: {"augmented": views(data)},
 }
 ASKED = [
     *((f"compare {name}", lambda data, ask=ask: compare(**{"datasets": data, "search": SEARCH} | ask(data)))
       for name, ask in COMPARED.items()),
-    *((f"train {name}", lambda data, ask=ask: train(**{"dataset": data, "head": "logreg"} | ask(data)))
+    *((f"train {name}", lambda data, ask=ask: train(**{"dataset": data, "spec": HeadSpec("logreg")} | ask(data)))
       for name, ask in TRAINED.items()),
 ]  # fmt: skip
 OF_TEST = {"test", "test_ci", "metrics", "baseline"}
@@ -69,8 +72,12 @@ OF_ANSWERS = {"coverage", "accuracy", "accuracy_ci", "n"}
 
 
 def test_every_option_is_asked_for():
-    for function, asked in ((comparing.compare, COMPARED), (training.train, TRAINED)):
-        assert inspect.signature(function).parameters.keys() <= asked.keys()
+    for function, asked, grouped, group in (
+        (comparing.compare, COMPARED, "evaluation", Evaluation),
+        (training.train, TRAINED, "spec", HeadSpec),
+    ):
+        alone = inspect.signature(function).parameters.keys() - {grouped}
+        assert alone | {one.name for one in fields(group)} <= asked.keys()
 
 
 def without_test(told):

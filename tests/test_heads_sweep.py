@@ -16,7 +16,17 @@ from heads.base import class_weights, standardisation, standardise
 from heads.families.linear import LinearProblem, fit_many
 from heads.solvers.lbfgs import Minimizer, Point
 from heads.solvers.rows import MemoryRows, StreamedRows
-from heads.solvers.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE, Loss, Path, Solution, fits_together, solve
+from heads.solvers.sweep import (
+    CROSS_ENTROPY,
+    SQUARED,
+    SQUARED_HINGE,
+    LabelledRows,
+    Loss,
+    Path,
+    Solution,
+    fits_together,
+    solve,
+)
 
 FAMILIES = {"cross entropy": CROSS_ENTROPY, "squared hinge": SQUARED_HINGE, "squared": SQUARED}
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -125,7 +135,7 @@ def test_reaches_the_optimum_of_scikit_learn(family: str, name: str, kind: str |
     rows, Z = prepared(X)
     weights = class_weights(y, y.max() + 1, kind)
     path = Path((1e-4, 1e-2, 1.0, 20.0) if loss is SQUARED_HINGE else (1e-4, 1e-2, 1.0, 100.0), weights)
-    check(rows, Z, y, loss, path, list(solve(rows, y, len(weights), loss, [path])))
+    check(rows, Z, y, loss, path, list(solve(LabelledRows(rows, y, len(weights)), loss, [path])))
 
 
 @every_family
@@ -137,7 +147,7 @@ def test_extreme_C_on_separable_rows_with_a_class_of_one_row(family: str) -> Non
     y[0] = 3
     rows, Z = prepared(X)
     path = Path((1e-8, 1e6), class_weights(y, 4, None))
-    tiny, huge = solve(rows, y, 4, loss, [path])
+    tiny, huge = solve(LabelledRows(rows, y, 4), loss, [path])
     check(rows, Z, y, loss, Path((1e-8,), path.class_weights), [tiny])
     coef, intercept = rows.basis.weights(huge.W)
     assert loss is SQUARED or ((Z @ coef + intercept).argmax(axis=1) == y).all()
@@ -152,7 +162,7 @@ def test_predicts_held_out_rows_as_scikit_learn(family: str) -> None:
     rows, Z = prepared(X[:600].astype(np.float32))
     weights = class_weights(y[:600], 10, None)
     held = standardise(X[600:], rows.basis.mean, rows.basis.scale)
-    (solution,) = solve(rows, y[:600], 10, loss, [Path((0.01,), weights)])
+    (solution,) = solve(LabelledRows(rows, y[:600], 10), loss, [Path((0.01,), weights)])
     coef, intercept = rows.basis.weights(solution.W)
     ref_coef, ref_intercept = reference(loss, Z, y[:600], weights, 0.01)
     expected = held @ ref_coef + ref_intercept
@@ -165,7 +175,9 @@ def test_predicts_held_out_rows_as_scikit_learn(family: str) -> None:
 def test_two_classes_differ_by_the_one_column_of_scikit_learn() -> None:
     X, y = blobs(200, 10, 2, 0.4)
     rows, Z = prepared(X)
-    (solution,) = solve(rows, y, 2, CROSS_ENTROPY, [Path((0.1,), class_weights(y, 2, None))], tolerance=1e-9)
+    (solution,) = solve(
+        LabelledRows(rows, y, 2), CROSS_ENTROPY, [Path((0.1,), class_weights(y, 2, None))], tolerance=1e-9
+    )
     coef, intercept = rows.basis.weights(solution.W)
     model = LogisticRegression(C=0.1, tol=1e-10, max_iter=1000).fit(Z.astype(float), y)
     np.testing.assert_allclose(coef[:, 1] - coef[:, 0], model.coef_[0], atol=1e-3)
@@ -195,7 +207,7 @@ def test_rows_too_wide_to_be_rotated_stay_as_they_are(family: str, monkeypatch: 
                     rows.basis.rotate(X), np.c_[standardise(X, rows.basis.mean, rows.basis.scale), np.ones(300)]
                 )
                 np.testing.assert_allclose(rows.basis.variances, np.square(Z).mean(axis=0), rtol=1e-4)
-            check(rows, Z, y, loss, path, list(solve(rows, y, 3, loss, [path])))
+            check(rows, Z, y, loss, path, list(solve(LabelledRows(rows, y, 3), loss, [path])))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -221,12 +233,15 @@ def test_a_survey_is_of_all_rows_and_its_sample_of_some(dtype: type) -> None:
 
 def test_problems_are_solved_together_where_there_is_a_sample_and_room() -> None:
     """36 times the weights, in float32: 4 classes of 13 numbers for each of 10 problems."""
-    X = blobs(3000, 12, 4, 1.0)[0]
+    X, y = blobs(3000, 12, 4, 1.0)
     paths = [Path((0.1, 1.0, 10.0), np.ones(4, np.float32)), Path(tuple(range(1, 8)), np.ones(4, np.float32))]
     for sampled, room, expected in ((600, 74_880, True), (600, 74_879, False), (599, 10**9, False)):
         rows = StreamedRows.surveyed(lambda: iter([X]), 3000, sampled, room)
-        assert fits_together(rows, 4, paths) is expected
-    assert not fits_together(prepared(X)[0], 4, paths)
+        assert fits_together(LabelledRows(rows, y, 4), paths) is expected
+    assert not fits_together(LabelledRows(prepared(X)[0], y, 4), paths)
+    roomy = StreamedRows.surveyed(lambda: iter([X]), 3000, 600, 10**9)
+    assert fits_together(LabelledRows(roomy, y, 4), paths)
+    assert not fits_together(LabelledRows(roomy, y, 4, np.zeros(3000, int)), paths)  # a sample has no folds
 
 
 @weighted_or_not
@@ -236,13 +251,15 @@ def test_a_fold_left_out_is_as_if_its_rows_were_not_there(family: str, kind: str
     folds = np.random.default_rng(3).integers(0, 3, len(y))
     rows, Z = prepared(X)
     paths = [Path((0.01, 1.0), class_weights(y[folds != f], 4, kind), f) for f in (0, 1, 2)]
-    found = list(solve(rows, y, 4, loss, paths, folds))
+    found = list(solve(LabelledRows(rows, y, 4, folds), loss, paths))
     for i, path in enumerate(paths):
         kept = folds != path.left_out
         check(rows, Z[kept], y[kept], loss, path, [s for s in found if s.path == i])
     order = np.argsort(folds, kind="stable")
     sorted_rows, _ = prepared(X[order])
-    again = {(s.path, s.at): s.objective for s in solve(sorted_rows, y[order], 4, loss, paths, folds[order])}
+    again = {
+        (s.path, s.at): s.objective for s in solve(LabelledRows(sorted_rows, y[order], 4, folds[order]), loss, paths)
+    }
     assert again == pytest.approx({(s.path, s.at): s.objective for s in found}, rel=1e-4)
 
 
@@ -255,13 +272,13 @@ def test_paths_together_find_what_each_finds_alone_and_drop_out(family: str, mon
     asked = []
     lower = rows.lower
     monkeypatch.setattr(rows, "lower", lambda W: asked.append(len(W) // 10) or lower(W))
-    found = list(solve(rows, y, 10, loss, paths))
+    found = list(solve(LabelledRows(rows, y, 10), loss, paths))
     first, second = ([s for s in found if s.path == i] for i in (0, 1))
     assert [s.at for s in second] == [0, 1, 2, 3, 4]
     assert sum(s.passes for s in first + second) == sum(asked) and sum(s.passes for s in second) == len(asked)
     assert asked == [2] * first[0].passes + [1] * (len(asked) - first[0].passes)
     for C, solution in zip(paths[1].Cs, second, strict=True):
-        (alone,) = solve(rows, y, 10, loss, [Path((C,), weights)])
+        (alone,) = solve(LabelledRows(rows, y, 10), loss, [Path((C,), weights)])
         assert solution.objective == pytest.approx(alone.objective, rel=5e-4)
 
 
@@ -286,7 +303,7 @@ def test_rows_streamed_in_odd_pieces_are_the_rows_in_memory(family: str, dtype: 
         for value in [*vars(streamed).values(), *vars(streamed.basis).values()]
     )
     path = Path((1e-3, 0.1), class_weights(y, 10, "balanced"))
-    found = list(solve(streamed, y, 10, loss, [path]))
+    found = list(solve(LabelledRows(streamed, y, 10), loss, [path]))
     check(streamed, Z, y, loss, path, found)
     assert sum(held) == len(X) * (1 + sum(s.passes for s in found))
 
@@ -315,7 +332,7 @@ def test_rows_streamed_from_a_sample_s_solutions_are_the_rows_in_memory(family: 
                 class_weights(y, 4, problems[fit.problem].class_weight),
                 problems[fit.problem].C,
             )
-            for fit in fit_many(rows, y, 4, loss, problems)
+            for fit in fit_many(LabelledRows(rows, y, 4), loss, problems)
         }
 
     held = objectives(prepared(X.astype(np.float32))[0])
@@ -346,7 +363,7 @@ def test_the_same_call_gives_the_same_bits(family: str) -> None:
     X, y = blobs(3000, 16, 5, 0.4)
     rows, _ = prepared(X)
     paths = [Path((1e-3, 0.1), class_weights(y, 5, kind)) for kind in (None, "balanced")]
-    once, twice = (list(solve(rows, y, 5, FAMILIES[family], paths)) for _ in range(2))
+    once, twice = (list(solve(LabelledRows(rows, y, 5), FAMILIES[family], paths)) for _ in range(2))
     assert [(s.path, s.at) for s in once] == [(s.path, s.at) for s in twice]
     assert all((a.W == b.W).all() for a, b in zip(once, twice, strict=True))
 
@@ -366,7 +383,7 @@ def test_no_small_problem_ends_above_the_reference(seed, n, d, c, apart, log_C, 
     loss, (X, y) = FAMILIES[family], blobs(n, d, c, apart, seed)
     rows, Z = prepared(X)
     path = Path((10.0**log_C,), class_weights(y, c, kind))
-    check(rows, Z, y, loss, path, list(solve(rows, y, c, loss, [path])))
+    check(rows, Z, y, loss, path, list(solve(LabelledRows(rows, y, c), loss, [path])))
 
 
 def quadratic(W: np.ndarray, target: np.ndarray, sizes: np.ndarray, joint: bool) -> Point:
@@ -421,7 +438,9 @@ def test_a_path_takes_a_handful_of_passes_per_value_of_C(family: str, name: str,
     """66, 50, 185, 112, 28 and 31 passes for thirteen values: what is learnt at one is used at the next."""
     loss, (X, y) = FAMILIES[family], DATA[name]()
     weights = class_weights(y, y.max() + 1, None)
-    found = list(solve(prepared(X)[0], y, len(weights), loss, [Path(tuple(np.logspace(-5, 1, 13)), weights)]))
+    found = list(
+        solve(LabelledRows(prepared(X)[0], y, len(weights)), loss, [Path(tuple(np.logspace(-5, 1, 13)), weights)])
+    )
     assert sum(s.passes for s in found) <= most and all(s.converged for s in found)
 
 

@@ -8,6 +8,7 @@ from test_heads_train import DATASET
 
 from featurestore.errors import UsageError
 from heads.reporting import tensorboard
+from heads.spec import HeadSpec
 from heads.train import train
 
 
@@ -28,7 +29,7 @@ def events(folder: Path) -> dict[tuple[str, int], object]:
 
 
 def test_curves_scores_and_parameters(tmp_path):
-    result = train(DATASET, "dense", {"hidden": [8], "epochs": 3})
+    result = train(DATASET, HeadSpec("dense", {"hidden": [8], "epochs": 3}))
     tensorboard.write(result, tmp_path / "logs" / "run")
     read = {path.name: events(path) for path in (tmp_path / "logs" / "run").iterdir()}
     assert read.keys() == {"train", "validation", "test"}
@@ -42,7 +43,7 @@ def test_curves_scores_and_parameters(tmp_path):
 
 
 def test_a_head_without_epochs_has_scores_alone(tmp_path):
-    result = train(DATASET, "logreg", {"C": 0.5})
+    result = train(DATASET, HeadSpec("logreg", {"C": 0.5}))
     tensorboard.write(result, tmp_path)
     assert events(tmp_path / "train").keys() == {("head", 0)}
     assert events(tmp_path / "validation") == {("top1", 0): pytest.approx(result.val)}

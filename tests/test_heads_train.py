@@ -14,6 +14,7 @@ from heads.comparison.compare import compare
 from heads.comparison.space import Search
 from heads.evaluation import calibration
 from heads.evaluation.metrics import wilson
+from heads.spec import HeadSpec
 from heads.train import gained, misclassified, train
 
 
@@ -36,9 +37,9 @@ DATASET = make_dataset()
 
 
 def test_train_scores_what_it_says():
-    result = train(DATASET, "logreg", {"C": 0.1})
+    result = train(DATASET, HeadSpec("logreg", {"C": 0.1}))
     fit, val, test = (DATASET.part(split) for split in ("train", "val", "test"))
-    same = registry.fit("logreg", fit.X, fit.y, params={"C": 0.1})
+    same = registry.fit(HeadSpec("logreg", {"C": 0.1}), fit.X, fit.y)
     assert (result.head.arrays["coef"] == same.arrays["coef"]).all()
     assert result.val == np.mean(same.predict(val.X) == val.y)
     assert result.test == result.metrics["top1"] == np.mean(same.predict(test.X) == test.y)
@@ -56,8 +57,8 @@ def test_train_scores_what_it_says():
     assert told["history"] == told["notes"] == [] and told["without_views"] is None
     names, counts = np.unique(fit.y, return_counts=True)
     assert result.baseline == np.mean(test.y == names[counts.argmax()])
-    weighted = train(DATASET, "logreg", {"C": 0.1}, "balanced")
-    same = registry.fit("logreg", fit.X, fit.y, params={"C": 0.1}, class_weight="balanced", X_val=val.X, y_val=val.y)
+    weighted = train(DATASET, HeadSpec("logreg", {"C": 0.1}, "balanced"))
+    same = registry.fit(HeadSpec("logreg", {"C": 0.1}, "balanced"), fit.X, fit.y, validation=(val.X, val.y))
     assert all((weighted.head.arrays[name] == array).all() for name, array in same.arrays.items())
     assert (weighted.head.arrays["coef"] != result.head.arrays["coef"]).any()
 
@@ -66,8 +67,11 @@ def test_a_head_with_views_is_told_beside_the_same_head_without():
     fit, val = DATASET.part("train"), DATASET.part("val")
     X = np.random.default_rng(5).normal(size=(400, 10)).astype(np.float32) + np.repeat(fit.X, 2, axis=0)
     augmented = fit.with_views(X, np.repeat(np.arange(200), 2))
-    result, plain = train(DATASET, "knn", {"k": 3}, augmented=augmented), train(DATASET, "knn", {"k": 3})
-    same = registry.fit("knn", augmented.X, augmented.y, params={"k": 3})
+    result, plain = (
+        train(DATASET, HeadSpec("knn", {"k": 3}), augmented=augmented),
+        train(DATASET, HeadSpec("knn", {"k": 3})),
+    )
+    same = registry.fit(HeadSpec("knn", {"k": 3}), augmented.X, augmented.y)
     assert (result.head.arrays["vectors"] == same.arrays["vectors"]).all() and result.views == 2 and plain.views == 0
     assert result.val == np.mean(same.predict(val.X) == val.y) != plain.val
     row, without = result.row(), plain.row()
@@ -82,14 +86,14 @@ def test_a_head_with_views_is_told_beside_the_same_head_without():
 
 def test_what_cannot_be_asked_for():
     with pytest.raises(UsageError, match="'knn' cannot weight classes"):
-        train(DATASET, "knn", class_weight="balanced")
+        train(DATASET, HeadSpec("knn", class_weight="balanced"))
     with pytest.raises(UsageError, match="There is no head 'tree'"):
-        train(DATASET, "tree")
+        train(DATASET, HeadSpec("tree"))
 
 
 @pytest.mark.parametrize("name", ["ncm", "logreg", "svm", "rbf-svm", "dense"])
 def test_calibration_is_that_of_the_test_split(name):
-    result = train(DATASET, name, {"epochs": 3} if name == "dense" else None)
+    result = train(DATASET, HeadSpec(name, {"epochs": 3} if name == "dense" else {}))
     test, told = DATASET.part("test"), result.calibration
     temperature = result.head.arrays["temperature"].item()
     assert told["temperature"] == temperature != 1
@@ -102,13 +106,13 @@ def test_calibration_is_that_of_the_test_split(name):
 
 def test_the_temperature_calibrates():
     """Logistic regression that is all but free, on few rows that overlap, is far too sure of itself."""
-    result = train(make_dataset(1200, d=100, noise=8.0), "logreg", {"C": 100.0})
+    result = train(make_dataset(1200, d=100, noise=8.0), HeadSpec("logreg", {"C": 100.0}))
     assert result.calibration["temperature"] > 2
     assert result.calibration["ece_after"] < 0.06 < 0.2 < result.calibration["ece_before"]
 
 
 def test_votes_have_no_temperature_but_may_abstain():
-    result = train(DATASET, "knn", {"k": 10})
+    result = train(DATASET, HeadSpec("knn", {"k": 10}))
     assert result.calibration is None and result.head.arrays["temperature"] == 1
     p, test = result.head.probabilities(DATASET.part("test").X).max(axis=1), DATASET.part("test")
     row = result.abstain[0]
@@ -119,8 +123,8 @@ def test_votes_have_no_temperature_but_may_abstain():
 
 def test_neither_temperature_nor_threshold_comes_from_the_test_split():
     test = DATASET.splits == "test"
-    other = train(replace(DATASET, y=np.where(test, np.roll(DATASET.y, 4), DATASET.y)), "logreg")
-    plain = train(DATASET, "logreg")
+    other = train(replace(DATASET, y=np.where(test, np.roll(DATASET.y, 4), DATASET.y)), HeadSpec("logreg"))
+    plain = train(DATASET, HeadSpec("logreg"))
     assert other.test < plain.test and other.calibration["ece_after"] > plain.calibration["ece_after"]
     assert other.calibration["temperature"] == plain.calibration["temperature"]
     assert [row["threshold"] for row in other.abstain] == [row["threshold"] for row in plain.abstain]
@@ -128,7 +132,7 @@ def test_neither_temperature_nor_threshold_comes_from_the_test_split():
 
 def test_misclassified_rows_are_the_mistakes():
     test = DATASET.part("test")
-    head = train(DATASET, "logreg").head
+    head = train(DATASET, HeadSpec("logreg")).head
     rows = misclassified(head, test)
     predicted, probabilities = head.predict(test.X), head.probabilities(test.X)
     assert len(rows) == (predicted != test.y).sum() > 3
@@ -140,7 +144,7 @@ def test_misclassified_rows_are_the_mistakes():
     assert misclassified(head, test.take(predicted == test.y)) == []
 
 
-@pytest.mark.parametrize("job", [lambda d: train(d, "ncm"), lambda d: compare(d, Search({"ncm": ()}))])
+@pytest.mark.parametrize("job", [lambda d: train(d, HeadSpec("ncm")), lambda d: compare(d, Search({"ncm": ()}))])
 def test_datasets_that_cannot_be_used(job):
     unlabelled = Dataset("set-1", "f" * 64, *(getattr(DATASET, f)[:0] for f in ("X", "y", "keys", "uris", "splits")))
     with pytest.raises(HeadError, match="no labelled rows: import labels"):
@@ -164,7 +168,7 @@ def test_classes_that_train_lacks_are_named_up_to_five(more, names):
     y, val = DATASET.y.astype("<U20"), np.flatnonzero(DATASET.splits == "val")
     y[val[: 2 * more]] = [f"z{i // 2}" for i in range(2 * more)]
     y[3] = "z0"
-    assert train(replace(DATASET, y=y), "ncm").notes == (
+    assert train(replace(DATASET, y=y), HeadSpec("ncm")).notes == (
         f"val: {2 * more} of 100 rows count as wrong, as train has no row of their class ({names}).",
         "test: 1 of 100 rows count as wrong, as train has no row of their class (z0).",
     )
@@ -173,8 +177,8 @@ def test_classes_that_train_lacks_are_named_up_to_five(more, names):
 def test_classes_that_train_lacks_are_told_and_count_as_wrong():
     y = DATASET.y.astype("<U20")
     y[3] = "zebra"  # row 3 is of the test split
-    result = train(replace(DATASET, y=y), "ncm")
-    plain = train(DATASET, "ncm")
+    result = train(replace(DATASET, y=y), HeadSpec("ncm"))
+    plain = train(DATASET, HeadSpec("ncm"))
     assert result.notes == ("test: 1 of 100 rows count as wrong, as train has no row of their class (zebra).",)
     assert plain.test - result.test in (0, pytest.approx(0.01))
     assert result.metrics["balanced_accuracy"] < plain.metrics["balanced_accuracy"]

@@ -13,7 +13,9 @@ from heads.comparison import compare as comparing
 from heads.comparison import trials
 from heads.comparison.compare import compare
 from heads.comparison.fit_cache import Results
+from heads.comparison.space import Evaluation
 from heads.evaluation.significance import mcnemar
+from heads.spec import HeadSpec
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 BIG = make_dataset(n=2000, noise=1.5)
@@ -45,7 +47,7 @@ def right_of(row, augmented, folds):
     fitted = augmented if row.get("views") else TRAIN
 
     def predicted(fit, judged):
-        return registry.fit(row["head"], fit.X, fit.y, params=row["params"]).predict(judged.X) == judged.y
+        return registry.fit(HeadSpec(row["head"], row["params"]), fit.X, fit.y).predict(judged.X) == judged.y
 
     if not folds:
         return predicted(fitted, VAL)
@@ -60,7 +62,7 @@ def test_every_row_is_judged_alike_and_against_the_first(folds, noise, place, mo
     timed_fit = comparing.timed_fit
     monkeypatch.setattr(comparing, "timed_fit", lambda *args: again.append(len(args[1])) or timed_fit(*args))
     augmented = fresh_views() if noise is None else with_views(noise)
-    result = compare(DATASET, THREE, folds=folds, augmented=augmented)
+    result = compare(DATASET, THREE, Evaluation(folds=folds), augmented=augmented)
     board = result.leaderboard
     rights = [right_of(row, augmented, folds) for row in board]
     assert [row["val"] for row in board] == [right.mean() for right in rights]
@@ -78,7 +80,7 @@ def test_every_row_is_judged_alike_and_against_the_first(folds, noise, place, mo
     assert (result.winner.views, len(board)) == (2 if at == 0 else 0, 4)
     assert again.count(len(augmented)) == (1 if folds and at == 0 else 0)  # the winner of folds alone is fitted anew
     fitted = augmented if at == 0 else TRAIN
-    own = registry.fit(board[0]["head"], fitted.X, fitted.y, params=board[0]["params"], X_val=VAL.X, y_val=VAL.y)
+    own = registry.fit(HeadSpec(board[0]["head"], board[0]["params"]), fitted.X, fitted.y, validation=(VAL.X, VAL.y))
     assert all((own.arrays[name] == array).all() for name, array in result.winner.head.arrays.items())
     assert own.arrays.keys() == result.winner.head.arrays.keys()
     json.dumps(result.to_json())
@@ -90,7 +92,7 @@ def test_a_fold_never_sees_views_of_the_images_that_it_judges():
     groups = np.array([f"group:{row // 3}" for row in range(len(DATASET))])
     data = replace(DATASET, y=by_chance, groups=groups)
     board = compare(
-        data, only("knn", knn=({"k": 1},)), folds=4, augmented=with_views(0, of=data.part("train"))
+        data, only("knn", knn=({"k": 1},)), Evaluation(folds=4), augmented=with_views(0, of=data.part("train"))
     ).leaderboard
     assert [row.get("views") for row in board].count(2) == 1
     assert all(row["val"] < 0.65 for row in board)
@@ -99,7 +101,7 @@ def test_a_fold_never_sees_views_of_the_images_that_it_judges():
 def test_a_sweep_with_views_is_cross_validated_too():
     """As in any sweep, standardised by all that is fitted in some fold."""
     augmented = with_views(0.5)
-    board = compare(DATASET, only("logreg", logreg=({"C": 0.1},)), folds=4, augmented=augmented).leaderboard
+    board = compare(DATASET, only("logreg", logreg=({"C": 0.1},)), Evaluation(folds=4), augmented=augmented).leaderboard
     for row in board:
         assert row["val"] == pytest.approx(right_of(row, augmented, 4).mean(), abs=0.016)
     assert {row.get("views") for row in board} == {None, 2}
@@ -113,10 +115,10 @@ def test_views_are_judged_over_the_same_seeds(monkeypatch):
     family = replace(registry.FAMILIES["ncm"], fit=by_chance, random=True)
     monkeypatch.setitem(registry.FAMILIES, "dense", family)
     augmented = with_views(0.5)
-    result = compare(DATASET, only("dense", dense=({},)), seeds=(1, 2, 3), augmented=augmented)
+    result = compare(DATASET, only("dense", dense=({},)), Evaluation(seeds=3, first_seed=1), augmented=augmented)
     for row in result.leaderboard:
         fitted = augmented if row.get("views") else TRAIN
-        heads = [registry.fit("dense", fitted.X, fitted.y, seed=seed) for seed in (1, 2, 3)]
+        heads = [registry.fit(HeadSpec("dense"), fitted.X, fitted.y, seed=seed) for seed in (1, 2, 3)]
         each = [np.mean(head.predict(VAL.X) == VAL.y) for head in heads]
         assert row["val"] == pytest.approx(np.mean(each)) and row["val_range"] == [min(each), max(each)]
     assert len(set(each)) > 1 and len(result.leaderboard) == 2
@@ -165,6 +167,6 @@ def test_views_of_several_feature_sets_are_refused():
 def test_a_budget_that_ends_before_the_views_is_told(monkeypatch):
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr(trials.time, "monotonic", lambda: float(next(clock)))
-    result = compare(DATASET, only("ncm", "knn"), budget=35.0, augmented=with_views(0.5))
+    result = compare(DATASET, only("ncm", "knn"), Evaluation(budget=35.0), augmented=with_views(0.5))
     assert not any("views" in row for row in result.leaderboard)
     assert "The views were not tried within 35 s; the same command goes on with them." in result.winner.notes

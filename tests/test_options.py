@@ -173,10 +173,10 @@ TABLE: dict[str, Case] = {
     "compare --hidden": at(f"{COMPARE}.search.grids.dense", "8,4", ({"hidden": (8, 4)},), ("--heads", "dense")),
     "compare --class-weight": at(f"{COMPARE}.search.class_weights", "none,balanced", (None, "balanced")),
     "compare --search": at(f"{COMPARE}.search.grids", "search.toml", {"knn": ({"k": 3},)}),
-    "compare --cv": at(f"{COMPARE}.folds", 4),
-    "compare --seeds": at(f"{COMPARE}.seeds", 3),
-    "compare --fewshot-k": at(f"{COMPARE}.fewshot", "1,5", (1, 5)),
-    "compare --budget": at(f"{COMPARE}.budget", "5m", 300.0),
+    "compare --cv": at(f"{COMPARE}.evaluation.folds", 4),
+    "compare --seeds": at(f"{COMPARE}.evaluation.seeds", 3),
+    "compare --fewshot-k": at(f"{COMPARE}.evaluation.fewshot", "1,5", (1, 5)),
+    "compare --budget": at(f"{COMPARE}.evaluation.budget", "5m", 300.0),
     "compare --memory-limit": at(f"{COMPARE}.memory_limit", "2GiB", 2**31),
     "compare --gallery-seed": at(f"{COMPARE}.report.gallery_seed", 5),
     "compare --tensorboard": at(f"{COMPARE}.report.tensorboard", "events"),
@@ -456,8 +456,8 @@ FITS = {
     "report": {"gallery_seed": 0, "tensorboard": None},
 }
 COMPARES = {
-    **{"search": {"class_weights": ()}, "sets": (), "seeds": 1, "folds": 0, "fewshot": ()},
-    **{"budget": None, "memory_limit": None, **FITS},
+    **{"search": {"class_weights": ()}, "sets": (), "memory_limit": None, **FITS},
+    "evaluation": {"seeds": 1, "first_seed": 0, "folds": 0, "fewshot": (), "budget": None},
 }
 
 

@@ -14,11 +14,12 @@ from sklearn.datasets import load_digits
 
 from featurestore.dataset import Dataset
 from heads.comparison.compare import CompareResult, compare
-from heads.comparison.space import Search
+from heads.comparison.space import Evaluation, Search
 from heads.evaluation.learning_curve import PowerLaw, power_law
 from heads.evaluation.metrics import Curve, wilson
 from heads.reporting import charts, report
-from heads.reporting.report import render
+from heads.reporting.report import Gallery, render
+from heads.spec import HeadSpec
 from heads.train import train
 
 HOSTILE = "<script>alert(\"1\")</script> & 'so' {{ 7 * 7 }}"
@@ -79,12 +80,12 @@ NAMES = np.array([*(f"digit {i}" for i in range(9)), HOSTILE])
 @pytest.fixture(scope="module")
 def digits():
     data = dataset(NAMES)
-    return data, compare(data, Search(dict.fromkeys(["ncm", "logreg", "ridge", "knn"], ())), fewshot=(1, 5))
+    return data, compare(data, Search(dict.fromkeys(["ncm", "logreg", "ridge", "knn"], ())), Evaluation(fewshot=(1, 5)))
 
 
 def test_one_file_with_everything_in_it(digits):
     data, result = digits
-    page = Page(render(result, data, thumbnail, date="2026-01-31", head_id="head-7"))
+    page = Page(render(result, data, Gallery(thumbnail), date="2026-01-31", head_id="head-7"))
     assert {"script", "link", "iframe", "object", "a"}.isdisjoint(page.tags)
     for tag, name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "action"):
@@ -99,7 +100,7 @@ def test_one_file_with_everything_in_it(digits):
 
 def test_the_numbers_are_those_of_the_test_split(digits):
     data, result = digits
-    html = render(result, data, thumbnail, date="today")
+    html = render(result, data, Gallery(thumbnail), date="today")
     test = data.part("test")
     predicted = result.winner.head.predict(test.X)
     wrong = int((predicted != test.y).sum())
@@ -116,19 +117,19 @@ def test_the_numbers_are_those_of_the_test_split(digits):
 
 def test_the_gallery_shows_each_picture_beside_its_own_label(digits):
     data, result = digits
-    html = render(result, data, thumbnail, date="today", per_gallery=5)
+    html = render(result, data, Gallery(thumbnail, most=5), date="today")
     figures = re.findall(r'<figure title="file:///digits/(\d+)\.png">\s*<img src="([^"]*)".*?</figure>', html, re.S)
     assert 5 < len(figures) <= 10
     for number, source in figures:
         assert base64.b64decode(source.split(",")[1]) == thumbnail(f"{number}.png")
-    assert render(result, data, thumbnail, date="today", per_gallery=5) == html
-    assert render(result, data, thumbnail, date="today", per_gallery=5, seed=1) != html
+    assert render(result, data, Gallery(thumbnail, most=5), date="today") == html
+    assert render(result, data, Gallery(thumbnail, seed=1, most=5), date="today") != html
 
 
 def test_pictures_that_are_missing_or_no_raster_images(digits):
     data, result = digits
     for broken in (None, b"", b"<svg onload='alert(1)'/>"):
-        page = Page(render(result, data, lambda uri, broken=broken: broken, date="today", per_gallery=3))
+        page = Page(render(result, data, Gallery(lambda uri, broken=broken: broken, most=3), date="today"))
         assert "img" not in page.tags and "no picture" in page.text
 
 
@@ -144,7 +145,7 @@ def test_rows_with_errors_notes_and_seeds(digits):
         "error": f"RuntimeError: {HOSTILE}",
     }
     result.leaderboard[0] |= {"note": "a note.", "val_range": [0.5, 0.75]}
-    page = Page(render(result, data, thumbnail, date="today"))
+    page = Page(render(result, data, Gallery(thumbnail), date="today"))
     result.leaderboard[-1] = row
     assert f"failed: RuntimeError: {HOSTILE}" in page.text and "hidden 9→8" in page.text
     assert "a note." in page.text and "seeds from 50.0\u202f% to 75.0\u202f%" in page.text
@@ -152,7 +153,7 @@ def test_rows_with_errors_notes_and_seeds(digits):
 
 def test_a_single_head_has_a_leaderboard_of_one_row(digits):
     data, _ = digits
-    page = Page(render(train(data, "ncm"), data, thumbnail, date="today"))
+    page = Page(render(CompareResult.of(train(data, HeadSpec("ncm"))), data, Gallery(thumbnail), date="today"))
     assert page.text.count("nearest class mean") == 1 and "Leaderboard" in page.text
     for title in ("Regularisation", "More images", "Few images"):
         assert title not in page.text
@@ -162,7 +163,7 @@ def test_a_single_head_has_a_leaderboard_of_one_row(digits):
 def test_the_random_batch_is_of_all_predictions(digits):
     """About as many are wrong as in the whole split, which cannot be if they were chosen by that."""
     data, result = digits
-    html = render(result, data, thumbnail, date="today", per_gallery=200)
+    html = render(result, data, Gallery(thumbnail, most=200), date="today")
     batch = html[html.index("Random batch") : html.index("<h3>Wrong")]
     shown = re.findall(r'<figure title="([^"]*)">.*?<figcaption>(.*?)<br>', batch, re.S)
     test = data.part("test")
@@ -187,7 +188,7 @@ def test_many_classes(n_classes, names):
         np.array([f"{i}.png" for i in y]),
         np.array(["train", "train", "val", "test"])[np.arange(len(y)) // n_classes % 4],
     )
-    html = render(train(data, "ncm"), data, lambda uri: None, date="today")
+    html = render(CompareResult.of(train(data, HeadSpec("ncm"))), data, Gallery(lambda uri: None), date="today")
     page = Page(html)
     assert ('text-anchor="end" x="-6"' in html) == names
     assert len(html) < 1_500 * n_classes
@@ -200,7 +201,7 @@ def test_many_classes(n_classes, names):
 
 def test_few_classes_stand_in_their_order(digits):
     data, result = digits
-    html = render(result, data, thumbnail, date="today")
+    html = render(result, data, Gallery(thumbnail), date="today")
     names = re.findall(r'<text text-anchor="end" x="-6"[^>]*>(digit \d)<', html)
     assert names == [f"digit {i}" for i in range(9)]
     assert "side by side" not in html and 'type="radio"' not in html
@@ -208,15 +209,16 @@ def test_few_classes_stand_in_their_order(digits):
 
 def test_training_curves():
     data = dataset(NAMES)
-    result = train(data, "dense", {"hidden": [16], "epochs": 12, "patience": 0})
-    html = render(result, data, thumbnail, date="today", per_gallery=1)
+    result = train(data, HeadSpec("dense", {"hidden": [16], "epochs": 12, "patience": 0}))
+    html = render(CompareResult.of(result), data, Gallery(thumbnail, most=1), date="today")
     page = Page(html)
     assert "Accuracy" in page.text and "Loss" in page.text and "script" not in page.tags
     last = result.history[-1]
     assert f"validation, {100 * last['val_accuracy']:.1f}\u202f% in the last epoch" in page.text
     assert f"training, {last['loss']:.3g} in the last epoch" in page.text
     assert len(re.findall(r'<path class="raw (first|second)" d="M[^"]*"', html)) == 4
-    assert "<h2>Training" not in render(train(data, "ncm"), data, thumbnail, date="today", per_gallery=1)
+    without = CompareResult.of(train(data, HeadSpec("ncm")))
+    assert "<h2>Training" not in render(without, data, Gallery(thumbnail, most=1), date="today")
     assert "<h2>Thresholds" not in html
 
 
@@ -246,8 +248,8 @@ def test_curves_are_drawn_where_their_values_are():
 def test_two_classes_have_curves():
     y = np.where(DIGITS.target % 2, HOSTILE, "even")
     data = replace(dataset(NAMES), y=y)
-    result = train(data, "logreg", {"C": 0.0001})
-    page = Page(render(result, data, thumbnail, date="today", per_gallery=1))
+    result = train(data, HeadSpec("logreg", {"C": 0.0001}))
+    page = Page(render(CompareResult.of(result), data, Gallery(thumbnail, most=1), date="today"))
     test = data.part("test")
     p = result.head.probabilities(test.X)
     classes = result.head.classes
@@ -257,13 +259,15 @@ def test_two_classes_have_curves():
         precision = metrics.average_precision_score(test.y == name, p[:, i])
         assert f"{name}, average precision {precision:.4f}" in page.text
     one = replace(data, y=np.where(data.splits == "test", "even", y))
-    assert "Thresholds" not in Page(render(result, one, thumbnail, date="today", per_gallery=1)).text
+    assert (
+        "Thresholds" not in Page(render(CompareResult.of(result), one, Gallery(thumbnail, most=1), date="today")).text
+    )
 
 
 def test_a_perfect_head():
     data = dataset(NAMES)
     data.X[:] = np.eye(10)[DIGITS.target] @ np.eye(10, 64)
-    page = Page(render(train(data, "ncm"), data, thumbnail, date="today"))
+    page = Page(render(CompareResult.of(train(data, HeadSpec("ncm"))), data, Gallery(thumbnail), date="today"))
     assert "No test image was predicted wrong." in page.text and "Wrong:" not in page.text
 
 
@@ -275,7 +279,7 @@ def test_leaderboard_rows_say_what_sets_them_apart(digits):
         first | {"class_weight": "balanced", "feature_set": f"other {HOSTILE}", "p_value": 0.25, "tied": True},
         *[first | {"p_value": 0.001, "tied": False}] * 40,
     ]
-    page = Page(render(replace(result, leaderboard=rows, folds=5), data, thumbnail, date="today", per_gallery=1))
+    page = Page(render(replace(result, leaderboard=rows, folds=5), data, Gallery(thumbnail, most=1), date="today"))
     assert f"other {HOSTILE}" in page.text and ", balanced" in page.text
     assert page.text.count("tied with the first, p = 0.25") == 1
     assert "over 5 folds" in page.text and "The other 12 heads" in page.text
@@ -284,7 +288,7 @@ def test_leaderboard_rows_say_what_sets_them_apart(digits):
 
 def test_the_report_of_a_comparison_has_every_section(digits):
     data, result = digits
-    html = render(result, data, thumbnail, date="today", per_gallery=1)
+    html = render(result, data, Gallery(thumbnail, most=1), date="today")
     page = Page(html)
     for title in ("Leaderboard", "Regularisation", "More images", "Few images", "Confusion", "Confidence"):
         assert f"<h2>{title}</h2>" in html
@@ -298,8 +302,8 @@ def test_the_report_of_a_comparison_has_every_section(digits):
 
 def test_confidence_is_told_as_measured(digits):
     data, _ = digits
-    result = train(data, "logreg", {"C": 0.0001})
-    text = Page(render(result, data, thumbnail, date="today", per_gallery=1)).text
+    result = train(data, HeadSpec("logreg", {"C": 0.0001}))
+    text = Page(render(CompareResult.of(result), data, Gallery(thumbnail, most=1), date="today")).text
     text = text[text.index("Answer only when sure") - 2000 : text.index("Test images drawn at random")]
     for when in ("before", "after"):
         assert f"ECE {100 * result.calibration[f'ece_{when}']:.1f}\u202f%" in text
@@ -311,13 +315,13 @@ def test_confidence_is_told_as_measured(digits):
 def test_confidence_where_there_is_little(digits):
     """A head that votes has no diagram; a target out of reach and an unanswered one have no numbers."""
     data, _ = digits
-    result = train(data, "knn")
+    result = train(data, HeadSpec("knn"))
     nothing = dict.fromkeys(("threshold", "val_coverage", "coverage", "accuracy", "accuracy_ci", "n"))
     odd = (
         {"target": 0.9, **nothing},
         {"target": 0.99, **nothing, "threshold": 0.5, "val_coverage": 0.1, "coverage": 0.0, "n": 0},
     )
-    page = Page(render(replace(result, abstain=odd), data, thumbnail, date="today", per_gallery=1))
+    page = Page(render(CompareResult.of(replace(result, abstain=odd)), data, Gallery(thumbnail, most=1), date="today"))
     assert "shares of votes" in page.text and "ECE" not in page.text
     assert "out of reach on validation" in page.text and "no test image" in page.text
 
@@ -325,9 +329,9 @@ def test_confidence_where_there_is_little(digits):
 def test_a_learning_curve_of_few_points_expects_nothing(digits):
     data, result = digits
     told = result.learning_curve | {"points": result.learning_curve["points"][:2], "at_twice": None}
-    page = Page(render(replace(result, learning_curve=told), data, thumbnail, date="today", per_gallery=1))
+    page = Page(render(replace(result, learning_curve=told), data, Gallery(thumbnail, most=1), date="today"))
     assert "too few points" in page.text and "expected:" not in page.text
-    page = Page(render(replace(result, learning_curve=None), data, thumbnail, date="today", per_gallery=1))
+    page = Page(render(replace(result, learning_curve=None), data, Gallery(thumbnail, most=1), date="today"))
     assert "More images" not in page.text
 
 
@@ -558,9 +562,8 @@ def test_galleries_are_drawn_from_all_and_the_wrong_ones(digits):
     predicted[10:] = "digit 3"
     wrong = np.flatnonzero(predicted != test.y)
     thumbnails = []
-    batch, mistakes = report._galleries(
-        test, predicted, confidence, lambda uri: thumbnails.append(uri) or b"GIF8" + uri.encode(), 7, 12
-    )
+    shown = Gallery(lambda uri: thumbnails.append(uri) or b"GIF8" + uri.encode(), seed=7, most=12)
+    batch, mistakes = report._galleries(test, predicted, confidence, shown)
     assert (batch["title"], batch["total"], len(batch["pictures"])) == ("Random batch", 40, 12)
     assert (mistakes["title"], mistakes["total"], len(mistakes["pictures"])) == ("Wrong", len(wrong), 12)
     assert [picture["uri"] for one in (batch, mistakes) for picture in one["pictures"]] == thumbnails
@@ -576,7 +579,7 @@ def test_galleries_are_drawn_from_all_and_the_wrong_ones(digits):
         probabilities = [picture["probability"] for picture in gallery["pictures"]]
         assert (probabilities == sorted(probabilities, reverse=True)) == (gallery is mistakes)
         assert gallery is batch or set(rows) <= set(wrong)
-    everything = report._galleries(test, predicted, confidence, lambda uri: None, 7, 1000)
+    everything = report._galleries(test, predicted, confidence, Gallery(lambda uri: None, seed=7, most=1000))
     assert [len(gallery["pictures"]) for gallery in everything] == [40, len(wrong)]
 
 
@@ -588,8 +591,8 @@ def test_up_to_30_classes_and_rows_stand_open_and_in_order(n_classes, pairs):
     uris, names = np.array([f"{i}.png" for i in y]), np.array([f"kind {i:02d}" for i in range(n_classes)])
     X = rng.normal(size=(len(y), 3)).astype(np.float32)
     data = Dataset("many", "f" * 64, X, names[y], y, uris, splits)
-    result = train(data, "ncm")
-    page = Page(html := render(result, data, lambda uri: None, date="today", per_gallery=3, seed=5))
+    result = train(data, HeadSpec("ncm"))
+    page = Page(html := render(CompareResult.of(result), data, Gallery(lambda uri: None, seed=5, most=3), date="today"))
     told = re.findall(r'<text text-anchor="end" x="-6"[^>]*>(kind \d\d)<', html)
     assert sorted(told) == names.tolist() and (told == names.tolist()) == (n_classes == 30)
     assert ("side by side" in page.text) == (n_classes == 31) == ("The other 1 classes" in page.text)
@@ -598,7 +601,7 @@ def test_up_to_30_classes_and_rows_stand_open_and_in_order(n_classes, pairs):
     assert "with seed 5" in page.text and page.text.count("no picture") == 6
     rows = [result.row()] * n_classes
     board = CompareResult(rows, result)
-    page = Page(render(board, data, lambda uri: None, date="today", per_gallery=1))
+    page = Page(render(board, data, Gallery(lambda uri: None, most=1), date="today"))
     assert ("The other 1 heads" in page.text) == (n_classes == 31) and "“Tied”" not in page.text
     assert f"on {len(data.part('val')):,} validation images" in page.text.replace("\n", " ")
 
@@ -607,7 +610,9 @@ def test_a_page_tells_apart_the_baseline_notes_and_tied_rows(digits):
     data, result = digits
     winner = replace(result.winner, notes=("a note",), baseline=0.123)
     board = [result.leaderboard[0], result.leaderboard[1] | {"tied": True, "p_value": 0.5}]
-    page = Page(render(replace(result, winner=winner, leaderboard=board), data, thumbnail, date="today", per_gallery=1))
+    page = Page(
+        render(replace(result, winner=winner, leaderboard=board), data, Gallery(thumbnail, most=1), date="today")
+    )
     assert "12.3\u202f%" in page.text and "a note" in page.text and "“Tied” is a row" in page.text
     assert "For ridge, C" not in page.text and "over 5 folds" not in page.text
 

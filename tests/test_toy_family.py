@@ -16,6 +16,7 @@ from featurestore.errors import HeadError, UsageError
 from heads import artifact, registry
 from heads.base import Head, Problem, check_param
 from heads.families.base import Family
+from heads.spec import HeadSpec
 from pipelines import commands, keras_head
 from pipelines.embedding.embed import embed
 
@@ -85,7 +86,7 @@ def test_it_is_listed_trained_compared_and_predicts(
 
 def test_it_need_not_become_layers() -> None:
     X = np.random.default_rng(0).normal(size=(9, 3))
-    head = registry.fit("prior", X, np.array(["a", "b", "a"] * 3))
+    head = registry.fit(HeadSpec("prior"), X, np.array(["a", "b", "a"] * 3))
     assert np.allclose(head.probabilities(X)[0], [7 / 11, 4 / 11]) and head.layer_arrays == []
     with pytest.raises(HeadError, match="A prior head cannot become layers"):
         keras_head.as_layers(replace(head))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,22 +11,22 @@ import numpy as np
 
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
-from featurestore.limits import check_amount, check_count, check_seed
 from heads import registry
+from heads.base import Head
 from heads.comparison import streaming
 from heads.comparison.fit_cache import Results
-from heads.comparison.space import DEFAULT, Candidate, Search
-from heads.comparison.trials import HOLD_OUT, Progress, Table, Trial, Tried, run
-from heads.evaluation import learning_curve as learning
+from heads.comparison.space import DEFAULT, Evaluation, Search
+from heads.comparison.subsampling import few_shot, few_shot_notes, learning_curve
+from heads.comparison.trials import HOLD_OUT, Experiment, Progress, Table, Trial, Tried
 from heads.evaluation import metrics
 from heads.evaluation.significance import mcnemar
-from heads.train import TrainResult, accuracy, check_dataset, check_finite, count_views, gained, score, timed_fit
+from heads.spec import HeadSpec
+from heads.train import TrainResult, check_dataset, check_finite, count_views, gained, score, timed_fit
 
-MAX_FOLDS = MAX_SEEDS = 100
-MAX_SHOTS = 1_000_000  # images per class
 TIED = 0.05  # p-value of the paired test from which on a head counts as tied with the first
-CURVE_SHARES = (0.1, 0.18, 0.32, 0.56, 1.0)  # of the training rows
 CURVE_SECONDS = 60.0  # a head that takes longer to fit gets no learning curve
+MIN_DRAWS = 3  # of few rows per class
+GO_ON = "the same command goes on with them."
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CompareResult:
     training images, each by the fit that left its fold out.
 
     ``folds`` is 0 if validation chose. ``learning_curve`` is the winner's. ``fewshot`` has rows per family, see
-    ``compare``.
+    ``Evaluation``.
     """
 
     leaderboard: list[dict[str, Any]]
@@ -49,6 +49,11 @@ class CompareResult:
     folds: int = 0
     learning_curve: dict[str, Any] | None = None
     fewshot: list[dict[str, Any]] | None = None
+
+    @classmethod
+    def of(cls, result: TrainResult) -> CompareResult:
+        """Return a head that was trained alone as the winner of a leaderboard of its own."""
+        return cls([row for row in (result.row(), result.without_views) if row], result)
 
     def to_json(self, run_id: str = "", head_id: str = "", report: str = "") -> dict[str, Any]:
         """Return the JSON object of ``penult compare``."""
@@ -70,53 +75,23 @@ class CompareResult:
         }
 
 
-def check(seeds: Sequence[int], folds: int, fewshot: Sequence[int], budget: float | None) -> None:
-    """Raise UsageError for invalid arguments of ``compare``, before any features are read.
-
-    Raises:
-        UsageError: no seed or too many, one fold or too many, few-shot with no image, or no time.
-    """
-    if not seeds or seeds[MAX_SEEDS:]:  # len() of a huge range overflows
-        got = "more" if seeds else "none"
-        raise UsageError(f"Expected: --seeds, at least one seed and at most {MAX_SEEDS}. Got: {got}.")
-    for seed in seeds:
-        check_seed("a seed", seed)
-    if folds != 0 and not 2 <= folds <= MAX_FOLDS:
-        raise UsageError(
-            f"Expected: --cv of at least 2 folds and at most {MAX_FOLDS}, or 0 to choose on validation. Got: {folds}."
-        )
-    for k in fewshot:
-        check_count("--fewshot-k", k, 1, MAX_SHOTS)
-    if budget is not None:
-        check_amount("--budget in seconds", budget)
-
-
 def compare(
     datasets: Dataset | Sequence[Dataset],
     search: Search = DEFAULT,
+    evaluation: Evaluation = Evaluation(),
     *,
-    seeds: Sequence[int] = (0,),
-    folds: int = 0,
-    fewshot: Sequence[int] = (),
-    budget: float | None = None,
     results: Results | None = None,
     progress: Progress | None = None,
     augmented: Dataset | None = None,
 ) -> CompareResult:
     """Fit the candidates of a search on train, choose by top-1 on validation or over folds, score the winner on test.
 
-    A tie goes to the earlier, simpler candidate. A family whose fit is random is fitted once per seed and ranked by
-    the mean; the head of the first seed is kept.
+    A tie goes to the earlier, simpler candidate.
 
     Args:
         datasets: each has rows in every split; several are feature sets of the same images, in the same order.
         search: the candidates to try.
-        seeds: at least one.
-        folds: 0 to choose on validation, else the number of folds that train is cut into. Validation then only sets
-            the winner's temperature and, if it is a dense net, stops its final fit early.
-        fewshot: for each k, the best candidate of each family is fitted to k rows per class and scored on validation.
-            The rows are drawn anew for each of at least three seeds.
-        budget: seconds after which no new fit begins; the fits done until then are ranked.
+        evaluation: how to evaluate them.
         results: outcomes of earlier comparisons; a fit with a known outcome is not repeated.
         progress: called after each fit, in this thread, with (done, total).
         augmented: the training rows, then their views. The best candidate is also fitted on these and gets one more
@@ -124,63 +99,82 @@ def compare(
 
     Raises:
         HeadError: a dataset cannot train or score a head, or no candidate could be fitted.
-        UsageError: an unknown head or parameter, views with several feature sets, or what ``check`` refuses.
+        UsageError: an unknown head or parameter, views with several feature sets, or what ``evaluation`` refuses.
     """
-    check(seeds, folds, fewshot, budget)
-    deadline = time.monotonic() + (np.inf if budget is None else budget)
+    evaluation.check()
+    deadline = time.monotonic() + (np.inf if evaluation.budget is None else evaluation.budget)
     datasets = [datasets] if isinstance(datasets, Dataset) else datasets
     if augmented is not None and len(datasets) > 1:
         raise UsageError("--views goes with one feature set: leave --views out, or name one --set.")
-    notes = [note for dataset in datasets[:1] for note in check_dataset(dataset)]
-    for dataset in datasets[1:]:
-        check_dataset(dataset)
-    streamed = any(dataset.stored is not None for dataset in datasets)
-    if streamed:
-        _refuse(folds=folds, fewshot=fewshot, sets=len(datasets) > 1)
-    tables = [Table(streaming.split(dataset), folds) for dataset in datasets]
-    for table in tables:
-        check_finite(table.parts["val"])
-        check_finite(table.parts["test"])
-    train, val = tables[0].parts["train"], tables[0].parts["val"]
-    notes += _few_shot_notes(train.y, fewshot)
-    candidates, skipped = search.candidates(train.y, train.width, len(train if folds else val))
-    if streamed:
-        candidates, left_out = _streaming(candidates)
-        skipped += left_out
-    trials = [
-        Trial(table, at, seed, fold)
-        for table in range(len(tables))
-        for at, candidate in enumerate(candidates)
-        for seed in (seeds if registry.FAMILIES[candidate.head].random else seeds[:1])
-        for fold in (range(folds) if folds else [HOLD_OUT])
-    ]
-    results = results or Results()
-    tried = run(trials, tables, candidates, results, deadline, progress)
-    board = _ranked(_entries(trials, tried, tables, candidates))
+    tables, notes = _tables(datasets, evaluation)
+    candidates, skipped = _candidates(search, tables, evaluation)
+    experiment = Experiment(tables, candidates, results or Results(), deadline)
+    trials = _trials(experiment, evaluation)
+    tried = experiment.run(trials, progress)
+    board = _ranked(_entries(trials, tried, experiment))
     if left := len(tables) * len(candidates) - len(board):
-        skipped.append(f"{left} candidates were not tried within {budget:g} s; the same command goes on with them.")
+        skipped.append(f"{left} candidates were not tried within {evaluation.budget:g} s; {GO_ON}")
     if not board or board[0].row["val"] is None:
-        said = next(iter(tried.errors.values()), f"nothing was done within {budget} s.")
+        said = next(iter(tried.errors.values()), f"nothing was done within {evaluation.budget} s.")
         raise HeadError(f"None of {len(candidates)} heads could be fitted; the first said: {said}")
 
     if augmented is not None:
-        tables.append(Table(tables[board[0].table].parts, folds, augmented))
-        entries, viewed = _with_views(board[0], trials, tables, candidates, results, deadline)
+        experiment, entries, again = _with_views(board[0], trials, experiment, augmented)
         if not entries:
-            skipped.append(f"The views were not tried within {budget:g} s; the same command goes on with them.")
+            skipped.append(f"The views were not tried within {evaluation.budget:g} s; {GO_ON}")
         board = _ranked(board + entries)
-        if board[0].table == len(tables) - 1:
-            tried = viewed
-    table, candidate = tables[board[0].table], candidates[board[0].candidate]
-    head, seconds = _head_of(board[0], tried, tables, candidates, seeds[0])
+        if board[0].table == len(tables):
+            tried = again
+    table, winner = experiment.tables[board[0].table], candidates[board[0].candidate]
+    head, seconds = _head_of(board[0], tried, experiment, evaluation.first_seed)
     result = score(head, table.parts, seconds, notes + skipped)
     return CompareResult(
         [entry.row for entry in board],
         replace(result, views=board[0].row.get("views", 0)),
-        folds,
-        None if streamed else _learning_curve(table.parts, candidate, seconds, deadline),
-        _fewshot(board, table, candidates, fewshot, max(3, len(seeds))) if fewshot else None,
+        evaluation.folds,
+        _learning_curve(table, winner, seconds, deadline),
+        _fewshot(board, table, candidates, evaluation),
     )
+
+
+def _tables(datasets: Sequence[Dataset], evaluation: Evaluation) -> tuple[list[Table], list[str]]:
+    """Return the datasets as tables, and notes on their classes.
+
+    Raises:
+        HeadError: a dataset cannot train or score a head.
+        UsageError: training rows are streamed, but must be in memory for this evaluation.
+    """
+    notes = [note for dataset in datasets[:1] for note in check_dataset(dataset)]
+    for dataset in datasets[1:]:
+        check_dataset(dataset)
+    if any(dataset.stored is not None for dataset in datasets):
+        _refuse(folds=evaluation.folds, fewshot=evaluation.fewshot, sets=len(datasets) > 1)
+    tables = [Table(streaming.split(dataset), evaluation.folds) for dataset in datasets]
+    for table in tables:
+        check_finite(table.parts["val"])
+        check_finite(table.parts["test"])
+    return tables, notes + list(few_shot_notes(tables[0].parts["train"].y, evaluation.fewshot))
+
+
+def _candidates(search: Search, tables: Sequence[Table], evaluation: Evaluation) -> tuple[list[HeadSpec], list[str]]:
+    """Return the candidates of a search, and notes on what is left out."""
+    train, val = tables[0].parts["train"], tables[0].parts["val"]
+    candidates, skipped = search.candidates(train.y, train.width, len(train if evaluation.folds else val))
+    if train.stored is None:
+        return candidates, skipped
+    linear, left_out = _streaming(candidates)
+    return linear, skipped + left_out
+
+
+def _trials(experiment: Experiment, evaluation: Evaluation) -> list[Trial]:
+    """Return the fits to make: each candidate on each table, per seed if it is random, per fold if there are folds."""
+    return [
+        Trial(table, at, seed, fold)
+        for table in range(len(experiment.tables))
+        for at, candidate in enumerate(experiment.candidates)
+        for seed in (evaluation.each_seed if registry.FAMILIES[candidate.head].random else [evaluation.first_seed])
+        for fold in (range(evaluation.folds) if evaluation.folds else [HOLD_OUT])
+    ]
 
 
 @dataclass(frozen=True)
@@ -193,9 +187,7 @@ class _Entry:
     row: dict[str, Any]
 
 
-def _entries(
-    trials: Sequence[Trial], tried: Tried, tables: Sequence[Table], candidates: Sequence[Candidate]
-) -> list[_Entry]:
+def _entries(trials: Sequence[Trial], tried: Tried, experiment: Experiment) -> list[_Entry]:
     """Return an entry for each candidate that was tried, in the order of the trials."""
     by_candidate: dict[tuple[int, int], list[Trial]] = {}
     for trial in trials:
@@ -205,17 +197,9 @@ def _entries(
         error = next((tried.errors[trial] for trial in some if trial in tried.errors), None)
         if error is None and not all(trial in tried.outcomes for trial in some):
             continue  # the budget ended before all of its trials were done
-        candidate = candidates[at]
-        row: dict[str, Any] = {
-            "head": candidate.head,
-            "params": candidate.params,
-            "class_weight": candidate.class_weight,
-            "val": None,
-            "val_ci": None,
-            "fit_seconds": 0.0,
-        }
-        if len({one.name for one in tables}) > 1:
-            row["feature_set"] = tables[table].name
+        row = experiment.candidates[at].to_json() | {"val": None, "val_ci": None, "fit_seconds": 0.0}
+        if len({one.name for one in experiment.tables}) > 1:
+            row["feature_set"] = experiment.tables[table].name
         if error is not None:
             entries.append(_Entry(table, at, np.zeros(0), row | {"error": error}))
             continue
@@ -246,25 +230,22 @@ def _ranked(entries: Sequence[_Entry]) -> list[_Entry]:
 
 
 def _with_views(
-    best: _Entry,
-    trials: Sequence[Trial],
-    tables: Sequence[Table],
-    candidates: Sequence[Candidate],
-    results: Results,
-    deadline: float,
-) -> tuple[list[_Entry], Tried]:
-    """Repeat the best candidate's trials on the last table, which has views; return its entry if the budget allows."""
+    best: _Entry, trials: Sequence[Trial], experiment: Experiment, augmented: Dataset
+) -> tuple[Experiment, list[_Entry], Tried]:
+    """Repeat the best candidate's trials on one more table, which has views; return its entry if the budget allows."""
+    table = experiment.tables[best.table].with_views(augmented)
+    experiment = replace(experiment, tables=[*experiment.tables, table])
     own = [trial for trial in trials if (trial.table, trial.candidate) == (best.table, best.candidate)]
-    again, table = [replace(trial, table=len(tables) - 1) for trial in own], tables[-1]
-    tried = run(again, tables, candidates, results, deadline)
-    entries = _entries(again, tried, tables, candidates)
+    again = [replace(trial, table=len(experiment.tables) - 1) for trial in own]
+    tried = experiment.run(again)
+    entries = _entries(again, tried, experiment)
     for row in (entry.row for entry in entries):
         row["views"] = count_views(table.training, table.parts["train"])
         if row["val"] is not None:
             where = "on validation" if table.folds is None else "over the folds"
             told = gained(row["views"], row["val"], best.row["val"], where)
             row["note"] = "; ".join(filter(None, [row.get("note"), told])) + "."
-    return entries, tried
+    return experiment, entries, tried
 
 
 def _refuse(**options: object) -> None:
@@ -277,7 +258,7 @@ def _refuse(**options: object) -> None:
         )
 
 
-def _streaming(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
+def _streaming(candidates: Sequence[HeadSpec]) -> tuple[list[HeadSpec], list[str]]:
     """Return the candidates that can be fitted to streamed rows, and notes on the others."""
     linear = [candidate for candidate in candidates if registry.FAMILIES[candidate.head].loss]
     families = ", ".join(name for name, family in registry.FAMILIES.items() if family.loss)
@@ -290,112 +271,40 @@ def _streaming(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[s
     return linear, notes
 
 
-def _head_of(
-    entry: _Entry, tried: Tried, tables: Sequence[Table], candidates: Sequence[Candidate], seed: int
-) -> tuple[Any, float]:
+def _head_of(entry: _Entry, tried: Tried, experiment: Experiment, seed: int) -> tuple[Head, float]:
     """Return the winner's head and its fit's seconds.
 
     The head was fitted in this comparison, or is fitted now: if only its outcome was known, or if folds chose it.
     """
-    table, candidate = tables[entry.table], candidates[entry.candidate]
+    table = experiment.tables[entry.table]
     train, val = table.training, table.parts["val"]
     if train.stored is not None and tried.best is None:
-        tried = run([Trial(entry.table, entry.candidate, seed, HOLD_OUT)], tables, candidates, Results())
+        afresh = Experiment(experiment.tables, experiment.candidates)
+        tried = afresh.run([Trial(entry.table, entry.candidate, seed, HOLD_OUT)])
     if tried.best is not None:
         trial, head = tried.best
         if (trial.table, trial.candidate, trial.seed) == (entry.table, entry.candidate, seed):
             return registry.calibrated(head, val.X, val.y), tried.outcomes[trial].seconds
-    return timed_fit(candidate.head, train, val, candidate.params, candidate.class_weight, seed)
+    return timed_fit(experiment.candidates[entry.candidate], train, val, seed)
 
 
-def _learning_curve(
-    parts: dict[str, Dataset], candidate: Candidate, seconds: float, deadline: float
-) -> dict[str, Any] | None:
-    """Return the winner's validation scores over the number of training rows, and the score to expect at twice all."""
-    train, val = parts["train"], parts["val"]
-    if seconds > CURVE_SECONDS or time.monotonic() > deadline:
+def _learning_curve(table: Table, winner: HeadSpec, seconds: float, deadline: float) -> dict[str, Any] | None:
+    """Return the winner's learning curve; None if its rows are streamed, it takes long to fit, or the time is over."""
+    if table.training.stored is not None or seconds > CURVE_SECONDS or time.monotonic() > deadline:
         return None
-    order = _by_turns(train.y, seed=0)
-    points = []
-    for share in CURVE_SHARES:
-        rows = order[: round(share * len(train))]
-        try:
-            head, _ = timed_fit(candidate.head, train.take(rows), val, candidate.params, candidate.class_weight, 0)
-        except (HeadError, UsageError):  # only one class, or too few rows for these parameters
-            continue
-        value = accuracy(head, val)
-        points.append({"n": len(rows), "val": value, "val_ci": list(metrics.wilson(value, len(val)))})
-    expected = learning.expect(points, 2 * len(train))
-    return {"head": candidate.head, "params": candidate.params, "points": points, "at_twice": expected}
+    return learning_curve(winner, table.parts["train"], table.parts["val"])
 
 
 def _fewshot(
-    board: Sequence[_Entry], table: Table, candidates: Sequence[Candidate], ks: Sequence[int], draws: int
-) -> list[dict[str, Any]]:
-    """Score the best candidate of each family, fitted to k rows per class: the mean and range over draws."""
-    best: dict[str, Candidate] = {}
+    board: Sequence[_Entry], table: Table, candidates: Sequence[HeadSpec], evaluation: Evaluation
+) -> list[dict[str, Any]] | None:
+    """Score the best candidate of each family on few rows per class; return None if this is not asked for."""
+    if not evaluation.fewshot:
+        return None
+    best: dict[str, HeadSpec] = {}
     for entry in board:
         if entry.row["val"] is not None:
             best.setdefault(entry.row["head"], candidates[entry.candidate])
     train, val = table.parts["train"], table.parts["val"]
-    rows = []
-    for k in ks:
-        for name, candidate in best.items():
-            values = []
-            for draw in range(draws):
-                some = train.take(_first_of_each(train.y, _by_turns(train.y, draw), k))
-                params = dict(candidate.params)
-                if "k" in params:
-                    params["k"] = min(params["k"], k)
-                head, _ = timed_fit(name, some, val, params, None, draw)
-                values.append(accuracy(head, val))
-            rows.append(
-                {
-                    "k": k,
-                    "head": name,
-                    "params": params,
-                    "val": float(np.mean(values)),
-                    "val_range": [min(values), max(values)],
-                }
-            )
-    return rows
-
-
-def _few_shot_notes(y: np.ndarray, ks: Sequence[int]) -> Iterator[str]:
-    """Yield a note for each k if some classes of training labels y (n,) have fewer than k images.
-
-    Raises:
-        UsageError: every class has fewer than k, so that each draw would be the whole train split.
-    """
-    counts = np.unique(y, return_counts=True)[1]
-    for k in ks:
-        if k > counts.max():
-            raise UsageError(
-                f"Expected: --fewshot-k of at most {counts.max():,}, what the largest class of train has. Got: {k}."
-            )
-        if fewer := int((counts < k).sum()):
-            yield (
-                f"Few-shot with {k:,} images per class: {fewer} of {len(counts)} classes have fewer in train, "
-                f"the smallest {counts.min():,}, and gave all of theirs."
-            )
-
-
-def _by_turns(y: np.ndarray, seed: int) -> np.ndarray:
-    """Return a random order of the rows, int (n,), in which any first m rows have about the class shares of y (n,)."""
-    draw = np.random.default_rng(seed)
-    shuffled = draw.permutation(len(y))
-    _, codes, counts = np.unique(y[shuffled], return_inverse=True, return_counts=True)
-    by_class = np.argsort(codes, kind="stable")
-    place = np.empty(len(y))
-    starts = np.cumsum(counts) - counts
-    place[by_class] = (np.arange(len(y)) - starts[codes[by_class]] + draw.random(len(y))) / counts[codes[by_class]]
-    return shuffled[np.argsort(place, kind="stable")]
-
-
-def _first_of_each(y: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
-    """Return the first k rows of each class in an order of the rows y (n,)."""
-    _, codes = np.unique(y[order], return_inverse=True)
-    by_class = np.argsort(codes, kind="stable")
-    counts = np.bincount(codes)
-    turn = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return order[by_class[turn < k]]
+    draws = max(MIN_DRAWS, evaluation.seeds)
+    return [few_shot(spec, train, val, k, draws) for k in evaluation.fewshot for spec in best.values()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +13,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from featurestore.dataset import Dataset
+from featurestore.machine import available_cores
 from heads import registry
 from heads.base import Head, standardisation
 from heads.comparison.fit_cache import Outcome, Results, digest, key_of
-from heads.comparison.space import Candidate
 from heads.comparison.streaming import streamed_rows
 from heads.families.linear import LinearProblem, fit_many
 from heads.solvers.rows import MemoryRows, Rows
+from heads.solvers.sweep import LabelledRows
+from heads.spec import HeadSpec
 from heads.train import timed_fit
 
 HOLD_OUT = -1  # the fold of trials that are scored on the validation split
@@ -52,6 +53,7 @@ class Table:
     def __init__(self, parts: dict[str, Dataset], folds: int, augmented: Dataset | None = None) -> None:
         """``folds``: how many train is cut into; 0 for none. ``augmented``: the training rows, then their views."""
         train, val = parts["train"], parts["val"]
+        self._number_of_folds = folds
         self.parts, self.name = parts, train.feature_set
         self.training = train if augmented is None else augmented
         self.folds = self.training.folds(folds) if folds else None
@@ -62,6 +64,10 @@ class Table:
             more += [augmented.keys[len(train) :], hashlib.sha256(np.ascontiguousarray(views).data).hexdigest()]
         self._rows: tuple[Rows, np.ndarray] | None = None
         self.digest = digest(train.fingerprint, *(column for pair in columns for column in pair), *more)
+
+    def with_views(self, augmented: Dataset) -> Table:
+        """Return the same splits and folds as a table that is fitted on ``augmented``."""
+        return Table(self.parts, self._number_of_folds, augmented)
 
     def rows(self) -> tuple[Rows, np.ndarray]:
         """Return ``training`` for sweeps, and its rows' order there, int (n,): by fold or by place in the store."""
@@ -104,144 +110,129 @@ class Tried:
         return float(self.outcomes[trial].right.mean()), -trial.table, -trial.candidate
 
 
-def run(
-    trials: Sequence[Trial],
-    tables: Sequence[Table],
-    candidates: Sequence[Candidate],
-    results: Results,
-    deadline: float = np.inf,
-    progress: Progress | None = None,
-) -> Tried:
-    """Run the trials that ``results`` does not know, and store each outcome there as soon as it is known.
-
-    Args:
-        trials: the fits to run.
-        tables, candidates: looked up by the numbers in the trials.
-        results: known outcomes.
-        deadline: in seconds of ``time.monotonic``; no fit begins after it.
-        progress: called in this thread with (done, total).
-    """
-    tried = Tried()
-    keys = {trial: _key(trial, tables[trial.table], candidates[trial.candidate]) for trial in trials}
-    for trial, key in keys.items():
-        if (known := results.get(key)) is not None:
-            tried.outcomes[trial] = known
-    left = [trial for trial in trials if trial not in tried.outcomes]
-    for trial, made, head in _fits(left, tables, candidates, deadline):
-        if isinstance(made, Outcome):
-            results.put(keys[trial], made)
-            tried.add(trial, made, head)
-        else:
-            tried.errors[trial] = made
-        if progress:
-            progress(len(tried.outcomes) + len(tried.errors), len(trials))
-    return tried
-
-
-def _key(trial: Trial, table: Table, candidate: Candidate) -> str:
-    seed = trial.seed if registry.FAMILIES[candidate.head].random else 0
-    fit = {"head": candidate.head, "params": candidate.params, "class_weight": candidate.class_weight}
-    return key_of(table.digest, **fit, seed=seed, fold=trial.fold)
-
-
 Made = tuple[Trial, Outcome | str, Head | None]
 
 
-def _fits(
-    trials: Sequence[Trial], tables: Sequence[Table], candidates: Sequence[Candidate], deadline: float
-) -> Iterator[Made]:
-    sweeps: dict[tuple[int, str], list[Trial]] = defaultdict(list)
-    others = []
-    for trial in trials:
-        name = candidates[trial.candidate].head
-        if registry.FAMILIES[name].loss:
-            sweeps[trial.table, name].append(trial)
-        else:
-            others.append(trial)
-    for (table, name), some in sweeps.items():
-        left = dict.fromkeys(some)
-        try:
-            for made in _sweep(some, tables[table], name, candidates, deadline):
-                del left[made[0]]
-                yield made
-        except Exception as error:  # one family that fails must not cost the others
-            yield from ((trial, f"{type(error).__name__}: {error}", None) for trial in left)
-    yield from _side_by_side(others, tables, candidates, deadline)
+@dataclass(frozen=True)
+class Experiment:
+    """What the numbers in trials stand for, and what limits their fits.
 
-
-def _sweep(
-    trials: Sequence[Trial], table: Table, name: str, candidates: Sequence[Candidate], deadline: float
-) -> Iterator[Made]:
-    """Fit one linear family to one table; all trials share each pass over the rows.
-
-    The mean and the scale of features come from all training rows, even with folds. The left-out fold contributes to
-    both, but they do not depend on its labels.
+    Attributes:
+        tables, candidates: looked up by the numbers in the trials.
+        results: known outcomes.
+        deadline: in seconds of ``time.monotonic``; no fit begins after it.
     """
-    family = registry.FAMILIES[name]
-    assert family.loss is not None and family.C is not None
-    folds = table.folds
-    rows, order = table.rows()
-    classes, y = np.unique(table.training.y, return_inverse=True)
-    judged = {trial.fold: table.judged(trial.fold) for trial in trials}
-    problems = [
-        LinearProblem(family.C(**candidate.params), candidate.class_weight, trial.fold)
-        for trial in trials
-        for candidate in [candidates[trial.candidate]]
-    ]
-    fits = fit_many(
-        rows,
-        y[order],
-        len(classes),
-        family.loss,
-        problems,
-        None if folds is None else folds[order],
-    )
-    for fit in fits:
-        trial = trials[fit.problem]
-        arrays: dict[str, np.ndarray] = {
-            "mean": rows.basis.mean,
-            "scale": rows.basis.scale,
-            "temperature": np.asarray(1.0),
-            "coef": fit.coef,
-            "intercept": fit.intercept,
-        }
-        head = registry.FAMILIES[name].head(name, candidates[trial.candidate].params, classes, arrays)
-        part = judged[trial.fold]
-        note = "" if fit.converged else f"not solved within {fit.passes} passes"
-        yield trial, Outcome(head.predict(part.X) == part.y, fit.seconds, note), head if folds is None else None
-        if time.monotonic() > deadline:
-            return
 
+    tables: Sequence[Table]
+    candidates: Sequence[HeadSpec]
+    results: Results = field(default_factory=Results)
+    deadline: float = np.inf
 
-def _side_by_side(
-    trials: Sequence[Trial], tables: Sequence[Table], candidates: Sequence[Candidate], deadline: float
-) -> Iterator[Made]:
-    """Fit the families that cannot share passes, a few trials at a time."""
+    def run(self, trials: Sequence[Trial], progress: Progress | None = None) -> Tried:
+        """Run the trials that ``results`` does not know, and store each outcome there as soon as it is known.
 
-    def fit(trial: Trial) -> Made | None:
-        if time.monotonic() > deadline:
-            return None
-        table, candidate = tables[trial.table], candidates[trial.candidate]
-        judged = table.judged(trial.fold)
-        try:
-            head, seconds = timed_fit(
-                candidate.head, table.fitted(trial.fold), judged, candidate.params, candidate.class_weight, trial.seed
-            )
-        except Exception as error:  # one failed candidate must not cost the others
-            return trial, f"{type(error).__name__}: {error}", None
-        outcome = Outcome(head.predict(judged.X) == judged.y, seconds)
-        return trial, outcome, head if table.folds is None else None
+        ``progress`` is called in this thread with (done, total).
+        """
+        tried = Tried()
+        keys = {trial: self._key(trial) for trial in trials}
+        for trial, key in keys.items():
+            if (known := self.results.get(key)) is not None:
+                tried.outcomes[trial] = known
+        left = [trial for trial in trials if trial not in tried.outcomes]
+        for trial, made, head in self._fits(left):
+            if isinstance(made, Outcome):
+                self.results.put(keys[trial], made)
+                tried.add(trial, made, head)
+            else:
+                tried.errors[trial] = made
+            if progress:
+                progress(len(tried.outcomes) + len(tried.errors), len(trials))
+        return tried
 
-    cpus = os.cpu_count() or 1
-    workers = min(cpus, 4)
-    with threadpool_limits(max(1, cpus // workers)), ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(fit, trial) for trial in reversed(trials)}  # the longest first
-        try:
-            for future in as_completed(list(futures)):
-                futures.discard(future)
-                if (made := future.result()) is not None:
+    def _key(self, trial: Trial) -> str:
+        candidate = self.candidates[trial.candidate]
+        seed = trial.seed if registry.FAMILIES[candidate.head].random else 0
+        return key_of(self.tables[trial.table].digest, **candidate.to_json(), seed=seed, fold=trial.fold)
+
+    def _fits(self, trials: Sequence[Trial]) -> Iterator[Made]:
+        sweeps: dict[tuple[int, str], list[Trial]] = defaultdict(list)
+        others = []
+        for trial in trials:
+            name = self.candidates[trial.candidate].head
+            if registry.FAMILIES[name].loss:
+                sweeps[trial.table, name].append(trial)
+            else:
+                others.append(trial)
+        for some in sweeps.values():
+            left = dict.fromkeys(some)
+            try:
+                for made in self._sweep(some):
+                    del left[made[0]]
                     yield made
-                del future, made  # a head may hold the training rows
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+            except Exception as error:  # one family that fails must not cost the others
+                yield from ((trial, f"{type(error).__name__}: {error}", None) for trial in left)
+        yield from self._side_by_side(others)
+
+    def _sweep(self, trials: Sequence[Trial]) -> Iterator[Made]:
+        """Fit trials of one linear family and one table; all of them share each pass over the rows.
+
+        The mean and the scale of features come from all training rows, even with folds. The left-out fold contributes
+        to both, but they do not depend on its labels.
+        """
+        table, specs = self.tables[trials[0].table], [self.candidates[trial.candidate] for trial in trials]
+        family, folds = registry.FAMILIES[specs[0].head], table.folds
+        assert family.loss is not None and family.C is not None
+        rows, order = table.rows()
+        classes, y = np.unique(table.training.y, return_inverse=True)
+        judged = {trial.fold: table.judged(trial.fold) for trial in trials}
+        data = LabelledRows(rows, y[order], len(classes), None if folds is None else folds[order])
+        problems = [
+            LinearProblem(family.C(**spec.params), spec.class_weight, trial.fold)
+            for trial, spec in zip(trials, specs, strict=True)
+        ]
+        for fit in fit_many(data, family.loss, problems):
+            trial, spec = trials[fit.problem], specs[fit.problem]
+            arrays: dict[str, np.ndarray] = {
+                "mean": rows.basis.mean,
+                "scale": rows.basis.scale,
+                "temperature": np.asarray(1.0),
+                "coef": fit.coef,
+                "intercept": fit.intercept,
+            }
+            head = family.head(spec.head, dict(spec.params), classes, arrays)
+            part = judged[trial.fold]
+            note = "" if fit.converged else f"not solved within {fit.passes} passes"
+            yield trial, Outcome(head.predict(part.X) == part.y, fit.seconds, note), head if folds is None else None
+            if time.monotonic() > self.deadline:
+                return
+
+    def _side_by_side(self, trials: Sequence[Trial]) -> Iterator[Made]:
+        """Fit the families that cannot share passes, a few trials at a time."""
+
+        def fit(trial: Trial) -> Made | None:
+            if time.monotonic() > self.deadline:
+                return None
+            table = self.tables[trial.table]
+            judged = table.judged(trial.fold)
+            try:
+                head, seconds = timed_fit(
+                    self.candidates[trial.candidate], table.fitted(trial.fold), judged, trial.seed
+                )
+            except Exception as error:  # one failed candidate must not cost the others
+                return trial, f"{type(error).__name__}: {error}", None
+            outcome = Outcome(head.predict(judged.X) == judged.y, seconds)
+            return trial, outcome, head if table.folds is None else None
+
+        cores = available_cores()
+        workers = min(cores, 4)
+        with threadpool_limits(max(1, cores // workers)), ThreadPoolExecutor(workers) as pool:
+            futures = {pool.submit(fit, trial) for trial in reversed(trials)}  # the longest first
+            try:
+                for future in as_completed(list(futures)):
+                    futures.discard(future)
+                    if (made := future.result()) is not None:
+                        yield made
+                    del future, made  # a head may hold the training rows
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise

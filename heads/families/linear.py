@@ -11,11 +11,12 @@ import numpy as np
 
 from heads.base import Head, Problem, check_param, class_weights, dense_layer, is_number
 from heads.families.base import HALF_DECADES, Family
-from heads.solvers.rows import MemoryRows, Rows
+from heads.solvers.rows import MemoryRows
 from heads.solvers.sweep import (
     CROSS_ENTROPY,
     SQUARED,
     SQUARED_HINGE,
+    LabelledRows,
     Loss,
     Path,
     fits_together,
@@ -65,41 +66,28 @@ class LinearFit:
     converged: bool
 
 
-def fit_many(
-    rows: Rows,
-    y: np.ndarray,
-    n_classes: int,
-    loss: Loss,
-    problems: Sequence[LinearProblem],
-    folds: np.ndarray | None = None,
-) -> Iterator[LinearFit]:
+def fit_many(data: LabelledRows, loss: Loss, problems: Sequence[LinearProblem]) -> Iterator[LinearFit]:
     """Fit many linear heads in shared passes over the rows; yield each as soon as it is solved.
 
     Args:
-        rows: the n rows; ``coef`` and ``intercept`` apply to their standardised features.
-        y: int (n,), indices of classes.
-        n_classes: c.
+        data: the rows to fit; ``coef`` and ``intercept`` apply to their standardised features.
         loss: of one family.
         problems: the fits to make.
-        folds: int (n,), the fold of each row; needed if problems leave a fold out.
     """
     groups: dict[tuple[str | None, int], dict[float, int]] = {}
     for i, problem in enumerate(problems):
         groups.setdefault((problem.class_weight, problem.left_out), {})[problem.C] = i
-    kept = {left_out: y if folds is None else y[folds != left_out] for _, left_out in groups}
+    kept = {left_out: data.y[data.fold_of_row != left_out] for _, left_out in groups}
     paths = [
-        Path(tuple(sorted(Cs)), class_weights(kept[left_out], n_classes, weight), left_out)
+        Path(tuple(sorted(Cs)), class_weights(kept[left_out], data.n_classes, weight), left_out)
         for (weight, left_out), Cs in groups.items()
     ]
     numbers = [[Cs[C] for C in path.Cs] for path, Cs in zip(paths, groups.values(), strict=True)]
     began = time.perf_counter()
-    if folds is None and fits_together(rows, n_classes, paths):
-        solutions = solve_from_sample(rows, y, n_classes, loss, paths)
-    else:
-        solutions = solve(rows, y, n_classes, loss, paths, folds)
-    for solution in solutions:
+    way = solve_from_sample if fits_together(data, paths) else solve
+    for solution in way(data, loss, paths):
         now = time.perf_counter()
-        coef, intercept = rows.basis.weights(solution.W)
+        coef, intercept = data.rows.basis.weights(solution.W)
         yield LinearFit(
             numbers[solution.path][solution.at], coef, intercept, now - began, solution.passes, solution.converged
         )
@@ -148,7 +136,7 @@ def _fit(problem: Problem, loss: Loss, C: float) -> dict[str, np.ndarray]:
     width = problem.X.shape[1]
     rows = MemoryRows(problem.X, np.zeros(width, np.float32), np.ones(width, np.float32))
     problems = [LinearProblem(value, problem.class_weight) for value in Cs]
-    *_, last = fit_many(rows, problem.y, problem.n_classes, loss, problems)
+    *_, last = fit_many(LabelledRows(rows, problem.y, problem.n_classes), loss, problems)
     return {"coef": last.coef, "intercept": last.intercept}
 
 

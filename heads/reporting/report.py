@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +18,6 @@ from heads.comparison.compare import CompareResult
 from heads.evaluation import metrics
 from heads.evaluation.learning_curve import power_law
 from heads.reporting import charts
-from heads.train import TrainResult
 
 TEMPLATE = "report.html.j2"
 ALPHABETICAL_CLASSES = 30  # with more, the confusion matrix is ordered by confusion
@@ -27,39 +26,67 @@ ROWS_SHOWN = 30  # of the leaderboard and of the table of classes; a click shows
 IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
-def render(
-    result: CompareResult | TrainResult,
-    dataset: Dataset,
-    thumbnail: Callable[[str], bytes | None],
-    *,
-    date: str,
-    head_id: str = "",
-    seed: int = 0,
-    per_gallery: int = 24,
-) -> str:
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of a report: a random batch, and wrong predictions.
+
+    Attributes:
+        thumbnail: returns small PNG, JPEG, GIF or WebP bytes for a URI, or None if there is no thumbnail.
+        seed: of the random choice.
+        most: the most pictures in each of the two.
+    """
+
+    thumbnail: Callable[[str], bytes | None]
+    seed: int = 0
+    most: int = 24
+
+
+def render(result: CompareResult, dataset: Dataset, gallery: Gallery, *, date: str, head_id: str = "") -> str:
     """Return the report as HTML.
 
     Args:
-        result: of ``compare``, or of ``train`` for a leaderboard of one row.
+        result: the leaderboard and the winner.
         dataset: the one that the result was made from; the report shows its test split.
-        thumbnail: returns small PNG, JPEG, GIF or WebP bytes for a URI, or None if there is no thumbnail.
+        gallery: which pictures to show.
         date: of the run, as text.
         head_id: of the winner, as text.
-        seed: of the random choice of images.
-        per_gallery: the most images in each gallery: the random batch, and the wrong predictions.
     """
-    import jinja2
-
-    if isinstance(result, CompareResult):
-        winner, rows = result.winner, result.leaderboard
-    else:
-        winner, rows = result, [row for row in (result.row(), result.without_views) if row]
+    winner, rows = result.winner, result.leaderboard
     test = dataset.part("test")
     predicted, probabilities = winner.head.predict(test.X), winner.head.probabilities(test.X)
     labels = np.union1d(winner.head.classes, test.y)
     matrix = metrics.confusion(test.y, predicted, labels)
     many = len(labels) > ALPHABETICAL_CLASSES
     order = metrics.confusion_order(matrix) if many else np.arange(len(labels))
+    return _template().render(
+        winner=winner,
+        params=_describe(rows[0]),
+        about=registry.family(winner.head.family).about,
+        date=date,
+        head_id=head_id,
+        leaderboard=[_leaderboard(some) for some in (rows[:ROWS_SHOWN], rows[ROWS_SHOWN:]) if some],
+        families={row["head"] for row in rows},
+        any_tied=any(row.get("tied") for row in rows),
+        folds=result.folds,
+        paths=_regularisation_paths(rows),
+        reliability=[charts.reliability_diagram(winner.calibration)] if winner.calibration else [],
+        learning=_learning_curve(result.learning_curve),
+        fewshot=_fewshot(result.fewshot or []),
+        curves=charts.training_curves(winner.history),
+        smoothing=charts.SMOOTHING,
+        matrix={"by_confusion": many, **_matrix(matrix[np.ix_(order, order)], labels[order])},
+        two_class=_two_class_curves(test, winner.head) if len(labels) == 2 else [],
+        pairs=_confused_pairs(matrix, labels, most=40 if many else 10),
+        classes=_class_rows(matrix, labels),
+        rows_shown=ROWS_SHOWN,
+        seed=gallery.seed,
+        galleries=_galleries(test, predicted, probabilities.max(axis=1), gallery),
+    )
+
+
+def _template() -> Any:
+    """Return the report's Jinja template."""
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -70,30 +97,7 @@ def render(
     )
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\u202f%"
     environment.filters["range"] = lambda ends: f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
-    return environment.get_template(TEMPLATE).render(
-        winner=winner,
-        params=_describe(rows[0]),
-        about=registry.family(winner.head.family).about,
-        date=date,
-        head_id=head_id,
-        leaderboard=[_leaderboard(some) for some in (rows[:ROWS_SHOWN], rows[ROWS_SHOWN:]) if some],
-        families={row["head"] for row in rows},
-        any_tied=any(row.get("tied") for row in rows),
-        folds=getattr(result, "folds", 0),
-        paths=_regularisation_paths(rows),
-        reliability=[charts.reliability_diagram(winner.calibration)] if winner.calibration else [],
-        learning=_learning_curve(getattr(result, "learning_curve", None)),
-        fewshot=_fewshot(getattr(result, "fewshot", None) or []),
-        curves=charts.training_curves(winner.history),
-        smoothing=charts.SMOOTHING,
-        matrix={"by_confusion": many, **_matrix(matrix[np.ix_(order, order)], labels[order])},
-        two_class=_two_class_curves(test, winner.head) if len(labels) == 2 else [],
-        pairs=_confused_pairs(matrix, labels, most=40 if many else 10),
-        classes=_class_rows(matrix, labels),
-        rows_shown=ROWS_SHOWN,
-        seed=seed,
-        galleries=_galleries(test, predicted, probabilities.max(axis=1), thumbnail, seed, per_gallery),
-    )
+    return environment.get_template(TEMPLATE)
 
 
 def _describe(row: dict[str, Any]) -> str:
@@ -257,26 +261,19 @@ def _class_rows(matrix: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
     return [{"label": str(labels[i]), **{name: values[i] for name, values in columns.items()}} for i in order]
 
 
-def _galleries(
-    test: Dataset,
-    predicted: np.ndarray,
-    confidence: np.ndarray,
-    thumbnail: Callable[[str], bytes | None],
-    seed: int,
-    most: int,
-) -> list[dict[str, Any]]:
+def _galleries(test: Dataset, predicted: np.ndarray, confidence: np.ndarray, shown: Gallery) -> list[dict[str, Any]]:
     """Return two galleries: random predictions, and random wrong predictions with the most confident first."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(shown.seed)
     galleries = []
     for title, rows in (("Random batch", np.arange(len(test))), ("Wrong", np.flatnonzero(predicted != test.y))):
-        chosen = draw.choice(rows, min(most, len(rows)), replace=False)
+        chosen = draw.choice(rows, min(shown.most, len(rows)), replace=False)
         if title == "Wrong":
             chosen = chosen[np.argsort(-confidence[chosen], kind="stable")]
         pictures = [
             {
                 "uri": str(test.uris[row]),
                 "name": PurePosixPath(str(test.uris[row])).name,
-                "source": _data_uri(thumbnail(str(test.uris[row]))),
+                "source": _data_uri(shown.thumbnail(str(test.uris[row]))),
                 "true": str(test.y[row]),
                 "predicted": str(predicted[row]),
                 "probability": float(confidence[row]),

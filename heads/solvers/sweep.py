@@ -10,7 +10,6 @@ The objectives are scikit-learn's, ``C Σ w_i loss_i + ||W||² / 2``, divided by
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ from itertools import islice
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from featurestore.machine import available_cores
 from heads.solvers.lbfgs import MEMORY, Minimizer, Pair, Point
 from heads.solvers.rows import Rows
 
@@ -99,6 +99,29 @@ SQUARED = Loss(_squared, joint=False, penalise_intercept=False)  # RidgeClassifi
 
 
 @dataclass(frozen=True)
+class LabelledRows:
+    """What heads are fitted to.
+
+    Attributes:
+        rows: n rows.
+        y: int (n,), indices of classes.
+        n_classes: c.
+        folds: int (n,), the fold of each row, if some problems leave a fold out; in rows sorted by fold, left-out rows
+            cost almost no work.
+    """
+
+    rows: Rows
+    y: np.ndarray
+    n_classes: int
+    folds: np.ndarray | None = None
+
+    @functools.cached_property
+    def fold_of_row(self) -> np.ndarray:
+        """The fold of each row, int (n,); -2, which no problem leaves out, if there are none."""
+        return np.full(len(self.y), -2) if self.folds is None else self.folds
+
+
+@dataclass(frozen=True)
 class Path:
     """Problems that differ only in C.
 
@@ -133,33 +156,21 @@ class Solution:
     pairs: tuple[Pair, ...]
 
 
-def solve(
-    rows: Rows,
-    y: np.ndarray,
-    n_classes: int,
-    loss: Loss,
-    paths: Sequence[Path],
-    folds: np.ndarray | None = None,
-    tolerance: float = TOLERANCE,
-) -> Iterator[Solution]:
+def solve(data: LabelledRows, loss: Loss, paths: Sequence[Path], tolerance: float = TOLERANCE) -> Iterator[Solution]:
     """Solve every problem of every path; yield each solution as it is found.
 
     Args:
-        rows: the n rows.
-        y: int (n,), indices of classes.
-        n_classes: c.
+        data: the rows to fit.
         loss: of one of the families.
         paths: each has rows of at least two classes outside its left-out fold.
-        folds: int (n,), the fold of each row; in rows sorted by fold, left-out rows cost almost no work.
         tolerance: relative limit of the objective's estimated distance from its minimum.
     """
-    folds = np.full(len(y), -2) if folds is None else folds
-    walks = [_Walk(i, path, loss, _totals(path, y, folds), rows, tolerance) for i, path in enumerate(paths)]
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    walks = [_Walk(i, path, loss, _totals(path, data), data.rows, tolerance) for i, path in enumerate(paths)]
+    workers = available_cores()
     with ThreadPoolExecutor(workers) as pool:
         while walks:
             with _one_blas_thread():
-                points = _evaluate(rows, y, folds, loss, walks, pool, workers)
+                points = _evaluate(data, loss, walks, pool, workers)
                 list(pool.map(_Walk.tell, walks, points))
             for walk in walks:
                 yield from walk.solved()
@@ -167,27 +178,28 @@ def solve(
 
 
 def solve_from_sample(
-    rows: Rows, y: np.ndarray, n_classes: int, loss: Loss, paths: Sequence[Path], tolerance: float = TOLERANCE
+    data: LabelledRows, loss: Loss, paths: Sequence[Path], tolerance: float = TOLERANCE
 ) -> Iterator[Solution]:
-    """Solve like ``solve``, in fewer passes over all rows, but with more matrix products per problem.
+    """Solve like ``solve``, in fewer passes over all rows, but with more matrix products per problem; no folds.
 
     First the paths are solved on the rows' sample, which is in memory. Then all problems are solved on all rows at
     once, each from its solution on the sample.
     """
-    sample = rows.sample
-    assert sample is not None
-    share = len(sample.at) / rows.n  # with fewer rows, C grows in proportion: the penalty per row is the same
+    sample = data.rows.sample
+    assert sample is not None and data.folds is None
+    share = len(sample.at) / data.rows.n  # with fewer rows, C grows in proportion: the penalty per row is the same
     nearly = [replace(path, Cs=tuple(C / share for C in path.Cs)) for path in paths]
-    starts = list(solve(sample.rows, y[sample.at], n_classes, loss, nearly, tolerance=tolerance))
+    starts = list(solve(replace(data, rows=sample.rows, y=data.y[sample.at]), loss, nearly, tolerance))
     each = [replace(paths[start.path], Cs=(paths[start.path].Cs[start.at],), start=start) for start in starts]
-    for solution in solve(rows, y, n_classes, loss, each, tolerance=tolerance):
+    for solution in solve(data, loss, each, tolerance):
         yield replace(solution, path=starts[solution.path].path, at=starts[solution.path].at)
 
 
-def fits_together(rows: Rows, n_classes: int, paths: Sequence[Path]) -> bool:
-    """Return whether the rows have a sample, and room for all problems at once."""
-    numbers = ARRAYS * n_classes * (len(rows.basis.variances) + 1) * sum(len(path.Cs) for path in paths)
-    return rows.sample is not None and 4 * numbers <= rows.room
+def fits_together(data: LabelledRows, paths: Sequence[Path]) -> bool:
+    """Return whether the rows have no folds but a sample, and room for all problems at once."""
+    rows = data.rows
+    numbers = ARRAYS * data.n_classes * (len(rows.basis.variances) + 1) * sum(len(path.Cs) for path in paths)
+    return data.folds is None and rows.sample is not None and 4 * numbers <= rows.room
 
 
 class _Walk:
@@ -244,15 +256,10 @@ class _Walk:
 
 
 def _evaluate(
-    rows: Rows,
-    y: np.ndarray,
-    folds: np.ndarray,
-    loss: Loss,
-    walks: Sequence[_Walk],
-    pool: ThreadPoolExecutor,
-    workers: int,
+    data: LabelledRows, loss: Loss, walks: Sequence[_Walk], pool: ThreadPoolExecutor, workers: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Evaluate the trials of all walks in one pass over the rows; return the arguments of each ``_Walk.tell``."""
+    rows, y, folds = data.rows, data.y, data.fold_of_row
     p, c = len(walks), len(walks[0].trial)
     W = rows.lower(np.concatenate([walk.trial for walk in walks]))
     stacked = W.reshape(p, c, -1)
@@ -276,14 +283,15 @@ def _evaluate(
     blocks = rows.blocks(size)
     while group := list(islice(blocks, workers)):  # a slot gets the same blocks in every pass: reproducible sums
         list(pool.map(work, slots, group))
-    data, gradient, second = (sum(parts[1:], parts[0]) for parts in zip(*slots, strict=True))
+    losses, gradient, second = (sum(parts[1:], parts[0]) for parts in zip(*slots, strict=True))
     gradient = rows.lift(gradient.reshape(p * c, -1)).reshape(p, c, -1)
-    return list(zip(data, gradient, second, strict=True))
+    return list(zip(losses, gradient, second, strict=True))
 
 
-def _totals(path: Path, y: np.ndarray, folds: np.ndarray) -> np.ndarray:
+def _totals(path: Path, data: LabelledRows) -> np.ndarray:
     """Return the total weight of each class's rows outside the left-out fold, float64 (c,)."""
-    return np.bincount(y[folds != path.left_out], minlength=len(path.class_weights)) * path.class_weights.astype(float)
+    fitted = data.y[data.fold_of_row != path.left_out]
+    return np.bincount(fitted, minlength=len(path.class_weights)) * path.class_weights.astype(float)
 
 
 def _over_rows(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

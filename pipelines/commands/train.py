@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
 from featurestore.errors import UsageError
-from featurestore.options import whole_numbers
-from pipelines.commands.base import Json, Store, app, print_json
+from featurestore.options import Option, whole_numbers
+from pipelines.commands.base import WIDTHS, Json, Store, app, print_json
 from pipelines.commands.fields import by_fields
 from pipelines.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class FamilyOptions:
+    """Parameters of heads that have an option of their own; None is the family's default."""
+
+    C: Annotated[float | None, Option("logreg, svm, rbf-svm: smaller is more regular.", flag="--C")] = None
+    hidden: Annotated[str | None, Option("dense: widths of the hidden layers, as 1024,512.")] = None
+    dropout: Annotated[float | None, Option("dense: share of each hidden layer left out.")] = None
+    optimizer: Annotated[str | None, Option("dense: adam, adamw, rmsprop or sgd.")] = None
+    learning_rate: Annotated[float | None, Option("dense: of the optimizer.")] = None
+    epochs: Annotated[int | None, Option("dense: at most this many.")] = None
+    batch_size: Annotated[int | None, Option("dense: rows per step.")] = None
+    patience: Annotated[int | None, Option("dense: epochs without a better validation loss; 0 never stops early.")] = (
+        None
+    )
+
+    def values(self) -> dict[str, Any]:
+        """Return the parameters, those not given as None.
+
+        Raises:
+            UsageError: ``hidden`` is no list of widths.
+        """
+        return asdict(self) | {"hidden": None if self.hidden is None else whole_numbers(WIDTHS, self.hidden)}
 
 
 @app.command()
@@ -20,16 +44,7 @@ from pipelines.options import TrainOptions
 def train(
     store: Store,
     options: TrainOptions = TrainOptions(),
-    C: Annotated[float | None, typer.Option("--C", help="logreg, svm, rbf-svm: smaller is more regular.")] = None,
-    hidden: Annotated[str | None, typer.Option(help="dense: widths of the hidden layers, as 1024,512.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="dense: share of each hidden layer left out.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="dense: adam, adamw, rmsprop or sgd.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="dense: of the optimizer.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="dense: at most this many.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="dense: rows per step.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="dense: epochs without a better validation loss; 0 never stops early.")
-    ] = None,
+    own: FamilyOptions = FamilyOptions(),
     param: Annotated[list[str] | None, typer.Option(help="A parameter of the head, NAME=VALUE; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -41,17 +56,7 @@ def train(
     from pipelines.commands import output
     from pipelines.training import train_head
 
-    given = {
-        "C": C,
-        "hidden": None if hidden is None else whole_numbers("--hidden with widths such as 1024,512", hidden),
-        "dropout": dropout,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "patience": patience,
-    }
-    result = train_head(store, replace(options, params=parameters(param, given)))
+    result = train_head(store, replace(options, params=parameters(param, own.values())))
     output.trained(result)
     print_json(as_json, result)
 

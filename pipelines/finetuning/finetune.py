@@ -29,6 +29,7 @@ from featurestore.storage.files import make_folder, replacing
 from featurestore.store import FeatureStore
 from heads import registry
 from heads.base import Head, class_weights
+from heads.comparison.compare import CompareResult
 from heads.evaluation import metrics
 from heads.evaluation.significance import mcnemar
 from heads.train import accuracy, check_dataset, score
@@ -207,7 +208,7 @@ def finetune(
             head = registry.calibrated(replace(trainer.head(), history=tuple(course.history)), val.X, val.y)
             seconds = round(sum(row["seconds"] for row in course.history), 3)
             result = score(head, {split: fresh.part(split) for split in SPLITS}, seconds, notes)
-            report = keep(opened, run_id, result, result, fresh, begun["started"], ReportOptions())
+            report = keep(opened, run_id, CompareResult.of(result), fresh, begun["started"], ReportOptions())
             pair = _pair(old, dataset, head, fresh)
         outcome = {
             "run_id": run_id,

@@ -48,6 +48,7 @@ from featurestore.store import FeatureStore
 from heads import artifact, registry
 from heads.comparison import search
 from heads.comparison.fit_cache import Outcome, Results, key_of
+from heads.spec import HeadSpec
 from pipelines.backbones import finetuned
 from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
@@ -104,7 +105,7 @@ def _template() -> Path:
     store = FeatureStore.create(folder / "store")
     commit(store, OLD, pictures(range(12)))
     data = store.dataset()
-    head = registry.fit("ncm", data.X, data.y)
+    head = registry.fit(HeadSpec("ncm"), data.X, data.y)
     artifact.save(head, store.run_folder(TRAINED), {"feature_set": data.feature_set, "fingerprint": data.fingerprint})
     RunRecord(TRAINED, "train", "2026-01-03T00:00:00+00:00", {}, {"head_id": TRAINED}).write(store.run_folder(TRAINED))
     Results(store.path / "results").put(KEY, Outcome(np.arange(12) > 5, 1.0))

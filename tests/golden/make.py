@@ -22,6 +22,7 @@ from featurestore.spec import FeatureSpec, Preprocessing
 from featurestore.staging import PLAN, ShardEntry, Staging
 from featurestore.store import FeatureStore
 from heads import artifact, registry
+from heads.spec import HeadSpec
 
 HALF = FeatureSpec("golden", "ab" * 32, Preprocessing(224, "lite"), "top", "avg", width=6)
 SINGLE = FeatureSpec("golden", "cd" * 32, Preprocessing(64, "caffe"), "block", "max", width=3, dtype="float32")
@@ -122,7 +123,7 @@ def make_heads(folder: Path) -> None:
     names = np.array(["cat", "dog", "ñandú"])[y]
     for family in registry.FAMILIES:
         params = {"hidden": [4], "epochs": 3} if family == "dense" else None
-        head = registry.fit(family, X, names, params=params, X_val=X, y_val=names)
+        head = registry.fit(HeadSpec(family, params), X, names, validation=(X, names))
         artifact.save(head, folder / family, {"feature_set": "golden-85b31702", "fingerprint": "f" * 64})
         told = {"X": X[:5].tolist(), "probabilities": head.probabilities(X[:5]).tolist()}
         (folder / family / "expected.json").write_text(json.dumps(told))
