@@ -26,11 +26,12 @@ GUIDE_SECONDS = 60  # Keras's guide is slow: it gets as many images as it does i
 
 def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6.0) -> float:
     """Images a second of the bare engine, on pixels in memory."""
+    from pipelines.backbones.engine_options import EngineOptions
     from pipelines.backbones.table import resolve
     from pipelines.embedding.worker import THREADS_PER_CORE, cores, engine_for
 
     tap = resolve(backbone, weights)
-    engine = engine_for(tap, "openvino", precision, None)
+    engine = engine_for(tap, EngineOptions(precision=precision))
     shape = (engine.batch_size, tap.input_size, tap.input_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     calls = 16 * cores()
@@ -60,12 +61,13 @@ def decode_rate(files: list[Path], input_size: int) -> float:
 def penult_rate(corpus: Path, backbone: str, weights: str, precision: str) -> float:
     """Images a second of a whole embed run into a new store; imports not counted."""
     import pipelines.embedding.beam  # noqa: F401
+    from pipelines.backbones.engine_options import EngineOptions
     from pipelines.embedding.embed import embed
     from pipelines.options import EmbedOptions
 
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        options = EmbedOptions(backbone=backbone, weights=weights, precision=precision)
+        options = EmbedOptions(backbone=backbone, weights=weights, engine=EngineOptions(precision=precision))
         result = embed(str(corpus), Path(folder) / "store", options)
         return result.embedded / (time.perf_counter() - began)
 

@@ -1,5 +1,8 @@
 """FeatureSpec: everything that changes the numbers of an embedding by more than float noise.
 
+A new field of a spec or of its preprocessing has a default that means what was always done. It is left out of the
+fingerprint at that default, so that the fingerprints of older sets stay.
+
 Two features may be compared, joined or served together only if their specs have the same fingerprint.
 Engine, batch size, threads and runner are left out on purpose: they do not change the numbers.
 """
@@ -8,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, get_type_hints
 
 from featurestore.errors import FormatError, StoreCorrupt
 
@@ -18,6 +21,8 @@ LONGEST = 10_000  # most characters of one value
 VIEWS_SUFFIX = "-views"
 CROPS = ("squash", "center", "pad")  # how a rectangle becomes a square
 DTYPES = ("float16", "float32")  # of stored vectors
+# These fields had defaults when the first fingerprints were made, and are part of every fingerprint.
+ALWAYS_TOLD = frozenset(("crop", "resize", "decode", "precision", "dtype", "format_version"))
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,8 @@ class FeatureSpec:
     augmentation: str | None = None  # how the set's views were drawn, as JSON; None: the images themselves
 
     def to_json(self) -> str:
-        """Return canonical JSON: sorted keys, no spaces, no key ``augmentation`` if it is None."""
-        values = asdict(self)
-        if self.augmentation is None:
-            del values["augmentation"]
+        """Return canonical JSON: sorted keys, no spaces, no field at its default but those of ``ALWAYS_TOLD``."""
+        values = _told(self) | {"preprocessing": _told(self.preprocessing)}
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -74,21 +77,10 @@ class FeatureSpec:
                     f"This feature set has format version {values['format_version']}, this penult "
                     f"reads up to {FORMAT_VERSION}: install a newer penult."
                 )
-            values["preprocessing"] = Preprocessing(**values["preprocessing"])
-            return cls(**values)._checked()
+            values["preprocessing"] = _checked(get_type_hints(cls)["preprocessing"](**values["preprocessing"]))
+            return _checked(cls(**values))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreCorrupt(f"Expected: a feature spec as JSON. Got: {text[:80]!r} ({error}).") from error
-
-    def _checked(self) -> FeatureSpec:
-        """Return the spec; raise ValueError if a value has another type than its field, or is far too long."""
-        values = vars(self) | vars(self.preprocessing) | {"augmentation": self.augmentation or ""}
-        del values["preprocessing"]
-        numbers = [values.pop(name) for name in ("width", "format_version", "input_size")]
-        if not all(type(number) is int for number in numbers):
-            raise ValueError("numbers that are none")
-        if not all(isinstance(text, str) and len(text) < LONGEST for text in values.values()):
-            raise ValueError("texts that are none, or too long")
-        return self
 
     def fingerprint(self) -> str:
         """Return the sha256 of the canonical JSON, in hex."""
@@ -111,3 +103,23 @@ class FeatureSpec:
             for field in fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         )
+
+
+Part = TypeVar("Part", Preprocessing, FeatureSpec)
+
+
+def _told(part: Preprocessing | FeatureSpec) -> dict[str, Any]:
+    """Return the fields that are part of the fingerprint."""
+    told = {field.name: (getattr(part, field.name), field.default) for field in fields(part)}
+    return {name: value for name, (value, default) in told.items() if value != default or name in ALWAYS_TOLD}
+
+
+def _checked(part: Part) -> Part:
+    """Return a part of a spec; raise ValueError if a value has another type than its field, or is far too long."""
+    for name, hint in get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
+            raise ValueError(f"{name} is not a value of its type")
+        if isinstance(value, str) and len(value) >= LONGEST:
+            raise ValueError(f"{name} is too long")
+    return part

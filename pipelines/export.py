@@ -29,6 +29,7 @@ from featurestore.store import FeatureStore
 from heads.backend import import_keras, import_tensorflow
 from pipelines import keras_head
 from pipelines.backbones import canary, engines, networks
+from pipelines.options import ExportOptions
 from pipelines.predict import tap_of
 from pipelines.stored_heads import Say, find_head, head_of
 
@@ -54,10 +55,8 @@ class Format(NamedTuple):
 def export(
     store: str | Path,
     to: str | Path,
-    format: str = "keras",
+    options: ExportOptions = ExportOptions(),
     head_id: str | None = None,
-    *,
-    weights: str | None = None,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Write a folder with the model, ``labels.txt`` (a class per line, in the order of the outputs) and ``model.json``.
@@ -69,9 +68,8 @@ def export(
     Args:
         store: the store's folder.
         to: the folder to make; it must not exist.
-        format: a name of ``FORMATS``.
+        options: a name of ``FORMATS``, and the backbone's weights file if it has moved since the set was embedded.
         head_id: which head of the store, see ``stored_heads.find_head``.
-        weights: path of the backbone's weights file; needed if the file has moved since the set was embedded.
         say: called with a line for people, which names the head if ``head_id`` is None.
 
     Returns:
@@ -86,33 +84,26 @@ def export(
     """
     began = time.monotonic()
     to = Path(to)
-    row = _format(format)
+    format = _format(options.format)
     _check_target(to)
     opened = FeatureStore(store)
     head_id = find_head(opened, head_id, say=say)
     head, meta = head_of(opened, head_id)
-    feature_set = meta["feature_set"]
-    spec = opened.spec(feature_set)
-    _check_exportable(head.classes, spec, feature_set)
+    spec = opened.spec(meta["feature_set"])
+    _check_exportable(head.classes, spec, meta["feature_set"])
     last = keras_head.with_probabilities(head)
-    pixels, X = _pictures(opened, feature_set, spec)
-    keras = import_keras()
-    first = networks.build(tap_of(opened, feature_set, weights))
-    canary.check(opened, feature_set, first.predict_on_batch)
-    model = keras.Model(first.input, last(first.output), name="classifier")
-
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as temporary:
-        fresh = Path(temporary) / to.name
-        fresh.mkdir()
-        with _as_engine_error(f"The {format} export of head {head_id} failed"):
-            row.write(model, fresh / row.file)
-            parity = _parity(row.load(fresh / row.file), pixels, head.probabilities(X))
-        _check_parity(parity, format, spec)
+    pixels, X = _pictures(opened, meta["feature_set"], spec)
+    model = _classifier(opened, meta["feature_set"], options.weights, last)
+    told = {"head_id": head_id, "format": options.format}
+    with _whole_folder(to) as fresh:
+        with _as_engine_error(f"The {options.format} export of head {head_id} failed"):
+            format.write(model, fresh / format.file)
+            parity = _parity(format.load(fresh / format.file), pixels, head.probabilities(X))
+        _check_parity(parity, options.format, spec)
         write_text(fresh / LABELS, "".join(f"{name}\n" for name in head.classes))
         described = {
-            "format": format,
-            "model": row.file,
-            "head_id": head_id,
+            **told,
+            "model": format.file,
             "head": head.family,
             "fingerprint": meta["fingerprint"],
             "backbone": spec.backbone,
@@ -121,20 +112,41 @@ def export(
             "parity": parity,
         }
         write_json(fresh / DESCRIPTION, described)
-        size = _flush(fresh)
-        fresh.rename(to)
-        flush(to.parent)
     return {
-        "head_id": head_id,
-        "format": format,
-        "path": str(to / row.file),
+        **told,
+        "path": str(to / format.file),
         "labels": str(to / LABELS),
         "input_size": spec.preprocessing.input_size,
         "classes": len(head.classes),
         "parity": parity,
-        "bytes": size,
+        "bytes": sum(path.stat().st_size for path in to.rglob("*") if path.is_file()),
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def _classifier(store: FeatureStore, feature_set: str, weights: str | None, last: keras.Model) -> keras.Model:
+    """Return the model from pixels to probabilities: a set's backbone, checked against the canary, and a head's layers.
+
+    Raises:
+        SpecMismatch: the backbone gives other features than when the set was made.
+    """
+    keras = import_keras()
+    first = networks.build(tap_of(store, feature_set, weights))
+    canary.check(store, feature_set, first.predict_on_batch)
+    return keras.Model(first.input, last(first.output), name="classifier")
+
+
+@contextlib.contextmanager
+def _whole_folder(to: Path) -> Iterator[Path]:
+    """Yield a folder to fill; after the block it is flushed and gets its name, after an error nothing is left of it."""
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as temporary:
+        fresh = Path(temporary) / to.name
+        fresh.mkdir()
+        yield fresh
+        for path in (fresh, *fresh.rglob("*")):
+            flush(path)
+        fresh.rename(to)
+        flush(to.parent)
 
 
 # -- formats: write a model, and load it as its users will -----------------------------------------------------------
@@ -183,14 +195,14 @@ def _load_onnx(path: Path) -> Run:
 
 
 def _write_openvino(model: keras.Model, path: Path) -> None:
-    openvino = engines._openvino()
+    openvino = engines.import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         _write_saved_model(model, Path(folder))
         openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
 
 
 def _load_openvino(path: Path) -> Run:
-    core = engines._openvino().Core()
+    core = engines.import_openvino().Core()
     compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pixels: compiled(pixels)["probabilities"]
 
@@ -324,11 +336,3 @@ def _as_engine_error(what: str) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EngineError(f"{what} ({reason}): try another format.") from error
-
-
-def _flush(folder: Path) -> int:
-    """Flush a folder and everything in it to the disk; return the size of its files in bytes."""
-    paths = [folder, *folder.rglob("*")]
-    for path in paths:
-        flush(path)
-    return sum(path.stat().st_size for path in paths if path.is_file())

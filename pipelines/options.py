@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,8 @@ from featurestore.splits import Split
 from heads.comparison.space import DEFAULT, Evaluation, Search
 from heads.spec import HeadSpec
 from pipelines.backbones import DEFAULT as DEFAULT_BACKBONE
+from pipelines.backbones.engine_options import EngineOptions, check_batch, check_engine
+from pipelines.backbones.table import MIN_INPUT_SIZE
 from pipelines.images.augmentation import MAX_VIEWS, Augmentation
 
 MAX_SHARD_IMAGES = 2**20
@@ -30,13 +32,14 @@ REFUSED_RUNNERS = {
     "directrunner": "it may start another runner, which it looks for on the network",
 }
 SCHEDULES = ("constant", "cosine")
+MAX_TOP = 1_000_000  # labels per image
 MOMENTUM = 0.9  # the default for sgd
 
 LABEL_SET = Option("Which set of labels.")
-ENGINE = Option("openvino (CPU) or tensorflow (anywhere).")
+MOVED_WEIGHTS = Option("The backbone's weights file, where it has moved.", flag="--weights")
 
 LabelSet = Annotated[str, LABEL_SET]
-EngineName = Annotated[str, ENGINE]
+MovedWeights = Annotated[str | None, MOVED_WEIGHTS]
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,8 @@ class EmbedOptions:
     pooling: Annotated[str, Option("avg, max or none (flatten) over a layer's positions.")] = "avg"
     input_size: Annotated[int | None, Option("Side in pixels; by default the backbone's own.")] = None
     crop: str = "squash"
-    precision: Annotated[str, Option("f32, or bf16 where the CPU has it: another feature set.")] = "f32"
+    engine: EngineOptions = EngineOptions()
     dtype: Annotated[str, Option("Stored as float16 or float32.")] = "float16"
-    engine: EngineName = "openvino"
-    batch_size: Annotated[int | None, Option("Images per forward pass; by default the engine's own.")] = None
     shard_images: Annotated[int, Option("Images per shard: what a kill can cost at most.")] = 4096
     label_set: LabelSet = "default"
     retry_failed: Annotated[
@@ -87,6 +88,20 @@ class EmbedOptions:
         if self.augmentation is not None:
             self.augmentation.check()
         _check_runner(self.runner)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as a run's record stores them: those of the engine flattened, as in older records."""
+        told = asdict(self)
+        return told | told.pop("engine")
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> EmbedOptions:
+        """Return the options of a run's record; what an older record lacks is at its default."""
+        known = {field.name: told[field.name] for field in fields(cls) if field.name in told}
+        known["engine"] = EngineOptions(**{f.name: told[f.name] for f in fields(EngineOptions) if f.name in told})
+        if known.get("augmentation"):
+            known["augmentation"] = Augmentation(**known["augmentation"])
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -199,6 +214,28 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class PredictOptions:
+    """How to predict. The precision is the feature set's own and the batch size the engine's own."""
+
+    top: Annotated[int, Option("How many labels to give.")] = 5
+    weights: MovedWeights = None
+    engine: Annotated[EngineOptions, {"precision": None, "batch_size": None}] = EngineOptions()
+
+    def check(self) -> None:
+        """Raise UsageError for invalid options, before a head is looked up."""
+        check_count("--top", self.top, 1, MAX_TOP)
+        check_engine(self.engine.engine)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export a head with its backbone."""
+
+    format: Annotated[str, Option("keras, saved_model, onnx, openvino or litert.")] = "keras"
+    weights: MovedWeights = None
+
+
+@dataclass(frozen=True)
 class FinetuneOptions:
     """How to fine-tune a backbone with its head.
 
@@ -221,8 +258,6 @@ class FinetuneOptions:
     def check(self) -> None:
         """Raise UsageError for invalid options."""
         from heads.families.dense import MAX_EPOCHS, OPTIMIZERS
-        from pipelines.backbones.engines import check_batch
-        from pipelines.backbones.table import MIN_INPUT_SIZE
 
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(f"Expected: --optimizer {', '.join(OPTIMIZERS)}. Got: {self.optimizer!r}.")

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featurestore.errors import ImageError, SpecMismatch, UsageError
-from featurestore.limits import check_count
 from featurestore.schema import storable
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
+from heads.base import Head
 from pipelines.backbones import canary, finetuned
-from pipelines.backbones.engines import Engine, check_engine, open_engine
+from pipelines.backbones.engines import Engine, open_engine
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.worker import OVERFLOW
 from pipelines.images import decoder
+from pipelines.options import PredictOptions
 from pipelines.sources import corpus
 from pipelines.stored_heads import Say, find_head, head_of
-
-MAX_TOP = 1_000_000
 
 
 @dataclass
@@ -56,10 +55,7 @@ def predict(
     pictures: list[str],
     store: str | Path,
     head_id: str | None = None,
-    *,
-    top: int = 5,
-    weights: str | None = None,
-    engine: str = "openvino",
+    options: PredictOptions = PredictOptions(),
     say: Say = lambda _: None,
 ) -> list[Prediction]:
     """Predict the labels of images, in the given order; nothing is written to the store.
@@ -68,44 +64,24 @@ def predict(
         pictures: paths or ``file://`` URIs.
         store: the store's folder.
         head_id: which head of the store, see ``find_head``.
-        top: how many labels to return with their probabilities.
-        weights: path of the backbone's weights file; needed if the file has moved since the set was embedded.
-        engine: embeds the images whose features the store lacks.
+        options: how many labels to return with their probabilities, the backbone's weights file if it has moved since
+            the set was embedded, and the engine that embeds the images whose features the store lacks.
         say: called with a line for people, which names the head if ``head_id`` is None.
 
     Raises:
-        UsageError: no image is given, or ``top`` or ``engine`` is invalid.
+        UsageError: no image is given, or an option is invalid.
         StoreNotFound, StoreCorrupt, HeadError: the head cannot be found or loaded.
         SpecMismatch: these weights cannot compute the features of the head's fingerprint, or the backbone gives other
             features than when the set was made.
     """
     if not pictures:
         raise UsageError("Expected: at least one picture to predict. Got: none.")
-    check_count("--top", top, 1, MAX_TOP)
-    check_engine(engine)
+    options.check()
     opened = FeatureStore(store)
     head, meta = head_of(opened, find_head(opened, head_id, say=say))
-    feature_set = meta["feature_set"]
-    spec = opened.spec(feature_set)
     predictions = [Prediction(p if p.startswith("file://") else corpus.uri_of(p), given=p) for p in pictures]
-    keys = [_key(prediction) for prediction in predictions]
-    X, found = _stored(opened, feature_set, keys)
-    missing = [i for i, prediction in enumerate(predictions) if not found[i] and prediction.error is None]
-    if missing:
-        run = open_engine(tap_of(opened, feature_set, weights), engine, spec.precision)
-        canary.check(opened, feature_set, run)
-        for start in range(0, len(missing), run.batch_size):
-            _embed(missing[start : start + run.batch_size], predictions, run, X, spec)
-    good = [i for i, prediction in enumerate(predictions) if prediction.error is None]
-    with np.errstate(over="ignore", invalid="ignore"):
-        probabilities = head.probabilities(X[good])
-    for i, row in zip(good, probabilities, strict=True):
-        if not np.isfinite(row).all():  # very large float32 features overflow in the head
-            _fail(predictions[i], OVERFLOW)
-            continue
-        order = np.argsort(-row, kind="stable")[:top]
-        predictions[i].top = [(str(head.classes[c]), float(row[c])) for c in order]
-        predictions[i].label, predictions[i].probability = predictions[i].top[0]
+    X = _features(opened, meta["feature_set"], predictions, options)
+    _answer(predictions, head, X, options.top)
     return predictions
 
 
@@ -138,6 +114,23 @@ def _key(prediction: Prediction) -> bytes | None:
         return None
 
 
+def _features(
+    store: FeatureStore, feature_set: str, predictions: list[Prediction], options: PredictOptions
+) -> np.ndarray:
+    """Return features float32 (n, d): those that the set holds, the others embedded; note what cannot be embedded."""
+    X, found = _stored(store, feature_set, [_key(prediction) for prediction in predictions])
+    missing = [i for i, prediction in enumerate(predictions) if not found[i] and prediction.error is None]
+    if missing:
+        spec = store.spec(feature_set)
+        run = open_engine(
+            tap_of(store, feature_set, options.weights), replace(options.engine, precision=spec.precision)
+        )
+        canary.check(store, feature_set, run)
+        for start in range(0, len(missing), run.batch_size):
+            _embed(missing[start : start + run.batch_size], predictions, run, X, spec)
+    return X
+
+
 def _stored(store: FeatureStore, feature_set: str, keys: list[bytes | None]) -> tuple[np.ndarray, np.ndarray]:
     """Read stored vectors: X float32 (n, d), and which were found, bool (n,)."""
     wanted = np.array([key or bytes(32) for key in keys], "S32")
@@ -161,6 +154,20 @@ def _embed(rows: list[int], predictions: list[Prediction], run: Engine, X: np.nd
         for i in made[~good]:
             _fail(predictions[i], OVERFLOW)
         X[made[good]] = vectors[good].astype(spec.dtype)
+
+
+def _answer(predictions: list[Prediction], head: Head, X: np.ndarray, top: int) -> None:
+    """Fill in the labels of the images that have features, rows of X; note an error where the head overflows."""
+    good = [i for i, prediction in enumerate(predictions) if prediction.error is None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        probabilities = head.probabilities(X[good])
+    for i, row in zip(good, probabilities, strict=True):
+        if not np.isfinite(row).all():  # very large float32 features overflow in the head
+            _fail(predictions[i], OVERFLOW)
+            continue
+        order = np.argsort(-row, kind="stable")[:top]
+        predictions[i].top = [(str(head.classes[c]), float(row[c])) for c in order]
+        predictions[i].label, predictions[i].probability = predictions[i].top[0]
 
 
 def _fail(prediction: Prediction, error: ImageError) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -34,7 +34,6 @@ from featurestore.storage.files import make_folder, replacing
 from featurestore.store import FeatureStore
 from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import NOTHING_SAID, as_statements, chunks, said_after
-from pipelines.images.augmentation import Augmentation
 from pipelines.options import RUNNER, EmbedOptions
 from pipelines.predict import tap_of
 from pipelines.run_kinds import kind_of
@@ -204,11 +203,8 @@ def _manifest(store: FeatureStore, name: str, uris: list[str]) -> str:
 
 def _options(record: RunRecord) -> EmbedOptions:
     """Return the options of an embed run, with the Beam runner that works on every machine."""
-    names = {field.name for field in fields(EmbedOptions)} & record.parameters.keys()
-    told = {name: record.parameters[name] for name in names}
-    if told.get("augmentation"):
-        told["augmentation"] = Augmentation(**told["augmentation"])
-    return EmbedOptions(**{**told, "runner": RUNNER, "runner_arguments": (), "retry_failed": False})
+    asked = EmbedOptions.from_json(record.parameters)
+    return replace(asked, runner=RUNNER, runner_arguments=(), retry_failed=False)
 
 
 def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:

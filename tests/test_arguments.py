@@ -33,7 +33,8 @@ from heads.comparison.compare import compare
 from heads.comparison.space import Evaluation
 from pipelines import commands, maintenance, training
 from pipelines.backbones import engines
-from pipelines.backbones.engines import MAX_BATCH_PIXELS, check_request, open_engine
+from pipelines.backbones.engine_options import BATCH_SIZES, MAX_BATCH_PIXELS, EngineOptions, check_request
+from pipelines.backbones.engines import open_engine
 from pipelines.backbones.table import MAX_INPUT_SIZE, resolve
 from pipelines.commands import base, train
 from pipelines.commands import embed as embed_command
@@ -421,10 +422,10 @@ def test_lists_of_numbers_and_parameters() -> None:
 def test_one_rule_for_rectangles(chosen: tuple[str, ...], crop: str | None) -> None:
     given = {name: name in chosen for name in ("squash", "center", "pad")}
     if crop is not None:
-        assert embed_command._crop(**given) == crop
+        assert embed_command.Request(**given).crop == crop
         return
     with pytest.raises(UsageError, match=r"^Give one of --squash, --center-crop and --pad\.$"):
-        embed_command._crop(**given)
+        _ = embed_command.Request(**given).crop
 
 
 def test_json_is_one_line_in_the_letters_that_stdout_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,9 +490,9 @@ def test_limits_of_memory_are_said() -> None:
     most = MAX_BATCH_PIXELS // 224**2
     assert most == 668
     with pytest.raises(UsageError, match=r"--batch-size at 224 pixels.* from 1 to 668. Got: 100000"):
-        open_engine(resolve(), batch_size=100_000)
-    check_request("openvino", "f32", most, 224)
-    check_request("openvino", "f32", engines.BATCH_SIZES["openvino"], MAX_INPUT_SIZE)  # its own is never refused
+        open_engine(resolve(), EngineOptions(batch_size=100_000))
+    check_request(EngineOptions(batch_size=most), 224)
+    check_request(EngineOptions(batch_size=BATCH_SIZES["openvino"]), MAX_INPUT_SIZE)  # its own is never refused
 
 
 @pytest.mark.parametrize(
@@ -503,8 +504,8 @@ def test_limits_of_memory_are_said() -> None:
         {"views": 1, "augmentation": Augmentation(seed=-1)},
         {"label_set": "a b"},
         {"shard_images": 2**70},
-        {"precision": "f16"},
-        {"batch_size": 100_000},
+        {"engine": EngineOptions(precision="f16")},
+        {"engine": EngineOptions(batch_size=100_000)},
         {"runner": "SparkRunner"},
         {"backbone": "ResNet5"},
     ],

@@ -27,6 +27,7 @@ from featurestore.storage.files import write_sealed
 from featurestore.store import FeatureStore
 from pipelines import predict as predicting
 from pipelines.backbones import canary, networks
+from pipelines.backbones.engine_options import EngineOptions
 from pipelines.embedding import beam, worker
 from pipelines.embedding.embed import embed
 from pipelines.export import export
@@ -34,7 +35,7 @@ from pipelines.finetuning.finetune import finetune
 from pipelines.images import decoder, views
 from pipelines.images.augmentation import Augmentation
 from pipelines.maintenance import doctor, gc, verify
-from pipelines.options import EmbedOptions, FinetuneOptions, TrainOptions
+from pipelines.options import EmbedOptions, FinetuneOptions, PredictOptions, TrainOptions
 from pipelines.predict import predict
 from pipelines.training import train_head
 
@@ -574,9 +575,9 @@ def test_a_cached_graph_of_other_weights_is_refused(
 @pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
 def test_both_engines_pass(engine: str, world: dict[str, Any], new: Path, tmp_path: Path) -> None:
     store = Path(shutil.copytree(world["folder"] / "store", tmp_path / "store"))
-    assert predict([str(new)], store, world["head"], engine=engine)[0].label
+    assert predict([str(new)], store, world["head"], PredictOptions(engine=EngineOptions(engine)))[0].label
     worker.engine_for.cache_clear()
-    assert embed(str(new.parent), store, replace(world["options"], engine=engine)).embedded == 1
+    assert embed(str(new.parent), store, replace(world["options"], engine=EngineOptions(engine))).embedded == 1
     worker.engine_for.cache_clear()
 
 
@@ -586,7 +587,7 @@ def test_a_set_of_today_on_a_real_network(world: dict[str, Any], new: Path, tmp_
     before = kept.read(canary_of(store).parent)
     canary_of(store).unlink()
     worker.engine_for.cache_clear()
-    embed(str(new.parent), store, replace(world["options"], engine="tensorflow"))
+    embed(str(new.parent), store, replace(world["options"], engine=EngineOptions("tensorflow")))
     worker.engine_for.cache_clear()
     after = kept.read(canary_of(store).parent)
     assert before is not None and after is not None

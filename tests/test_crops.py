@@ -19,7 +19,7 @@ from heads import artifact
 from pipelines import commands
 from pipelines import predict as predicting
 from pipelines.backbones import canary
-from pipelines.backbones.engines import PRECISIONS
+from pipelines.backbones.engine_options import PRECISIONS, EngineOptions
 from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
 from pipelines.images import decoder
@@ -140,8 +140,8 @@ class PreciseEngine(CountingEngine):
 def precise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Engines that are opened, in this process, give numbers of their precision."""
 
-    def opened(_tap: object, engine: str = "openvino", precision: str = "f32", **_options: object) -> PreciseEngine:
-        return PreciseEngine(precision)
+    def opened(_tap: object, asked: EngineOptions) -> PreciseEngine:
+        return PreciseEngine(asked.precision)
 
     for module in (worker, predicting):
         monkeypatch.setattr(module, "open_engine", opened)
@@ -197,7 +197,7 @@ PAIRS = [  # each rule with each precision, and either with each stored type
 def test_an_unknown_copy_is_predicted_as_what_is_stored(
     rectangles: Path, tmp_path: Path, crop: str, precision: str, dtype: str
 ) -> None:
-    options = EmbedOptions(crop=crop, precision=precision, dtype=dtype, input_size=32)
+    options = EmbedOptions(crop=crop, engine=EngineOptions(precision=precision), dtype=dtype, input_size=32)
     name = embed(str(rectangles), tmp_path / "store", options).feature_set
     opened = FeatureStore(tmp_path / "store")
     spec = opened.spec(name)
@@ -214,7 +214,7 @@ def test_an_unknown_copy_is_predicted_as_what_is_stored(
 def test_a_real_engine_agrees_with_itself(rectangles: Path, tmp_path: Path, precision: str) -> None:
     """As far as this CPU goes."""
     worker.engine_for.cache_clear()
-    options, store = EmbedOptions(crop="pad", precision=precision), tmp_path / "store"
+    options, store = EmbedOptions(crop="pad", engine=EngineOptions(precision=precision)), tmp_path / "store"
     try:
         embed(str(rectangles), store, options)
     except EngineError:

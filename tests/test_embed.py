@@ -17,10 +17,11 @@ import pytest
 from conftest import CountingEngine, write_picture
 from featurestore.errors import SourceError, StoreLocked, TooManyFailures, UsageError
 from featurestore.store import FeatureStore
+from pipelines.backbones.engine_options import EngineOptions
 from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.options import EmbedOptions
 
-SMALL_SHARDS = EmbedOptions(shard_images=7, batch_size=8)
+SMALL_SHARDS = EmbedOptions(shard_images=7, engine=EngineOptions(batch_size=8))
 
 
 def catalog(store: Path) -> dict[str, dict]:
@@ -108,7 +109,9 @@ def test_features_belong_to_their_pictures(corpus: Path, tmp_path: Path, engine:
         assert label == path.parent.name
 
 
-@pytest.mark.parametrize("options", [EmbedOptions(shard_images=4), EmbedOptions(batch_size=3), EmbedOptions()])
+@pytest.mark.parametrize(
+    "options", [EmbedOptions(shard_images=4), EmbedOptions(engine=EngineOptions(batch_size=3)), EmbedOptions()]
+)
 def test_shards_and_batches_do_not_move_features(
     corpus: Path, tmp_path: Path, engine: CountingEngine, options: EmbedOptions
 ) -> None:
@@ -181,7 +184,7 @@ def test_relabelling_embeds_nothing(corpus: Path, tmp_path: Path, engine: Counti
 
 def test_second_backbone_leaves_the_first_alone(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
     one = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
-    other = embed(str(corpus), tmp_path / "store", EmbedOptions(shard_images=7, batch_size=8, dtype="float32"))
+    other = embed(str(corpus), tmp_path / "store", replace(SMALL_SHARDS, dtype="float32"))
     assert counts(other) == {"seen": 30, "new": 30, "embedded": 30}
     store = FeatureStore(tmp_path / "store")
     assert store.sets() == sorted([one.feature_set, other.feature_set])

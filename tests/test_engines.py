@@ -15,6 +15,7 @@ import seeded
 from featurestore.errors import EngineError, UsageError
 from heads.backend import import_keras
 from pipelines.backbones import engines, networks, table
+from pipelines.backbones.engine_options import ENGINES, EngineOptions
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.table import resolve
 
@@ -49,7 +50,7 @@ def converted(shallow, tmp_path_factory):
     """A cache that holds the shallow graph, to be copied; and what the graph gives."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PENULT_CACHE", str(tmp_path_factory.mktemp("converted")))
-        return Path(os.environ["PENULT_CACHE"]), open_engine(shallow, batch_size=2)(seeded.pictures(96))
+        return Path(os.environ["PENULT_CACHE"]), open_engine(shallow, EngineOptions(batch_size=2))(seeded.pictures(96))
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_features_equal_keras_own(cache, tmp_path, name, size, layer):
     pictures = seeded.pictures(size)
     expected = reference(module.preprocess_input(pictures.astype("float32")), training=False).numpy()
 
-    engine = open_engine(resolve(name, tmp_path / "w.weights.h5", layer, input_size=size), batch_size=8)
+    engine = open_engine(resolve(name, tmp_path / "w.weights.h5", layer, input_size=size), EngineOptions(batch_size=8))
     features = engine(pictures)
     assert features.dtype == np.float32 and features.shape == (6, engine.width) == expected.shape
     assert seeded.cosine(features, expected).min() >= 0.99999
@@ -98,20 +99,20 @@ def test_lite_features_equal_keras_own(cache):
     reference = keras.Model(graph.input, keras.layers.GlobalAveragePooling2D()(graph.output))
     pictures = seeded.pictures(96)
     expected = reference((pictures.astype("float32") - 127) / 128, training=False).numpy()
-    for name in engines.ENGINES:
-        features = open_engine(resolve(input_size=96), name, batch_size=4)(pictures)
+    for name in ENGINES:
+        features = open_engine(resolve(input_size=96), EngineOptions(name, batch_size=4))(pictures)
         assert seeded.cosine(features, expected).min() >= 0.99999, name
 
 
-@pytest.mark.parametrize("engine", engines.ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_picture_does_not_see_its_neighbours(cache, mobilenet, engine):
     pictures = seeded.pictures(96)
-    run = open_engine(mobilenet, engine, batch_size=4)
+    run = open_engine(mobilenet, EngineOptions(engine, batch_size=4))
     features = run(pictures)  # one full batch and one padded one
     for i, picture in enumerate(pictures):
         np.testing.assert_allclose(run(picture[None])[0], features[i], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(run(pictures[::-1])[::-1], features, rtol=1e-5, atol=1e-5)
-    other = open_engine(mobilenet, engine, batch_size=1, threads=0)(pictures)
+    other = open_engine(mobilenet, EngineOptions(engine, batch_size=1), threads=0)(pictures)
     assert seeded.cosine(other, features).min() >= 0.99999
 
 
@@ -119,7 +120,7 @@ def test_a_run_changes_no_weight(cache, mobilenet, counted_builds, monkeypatch):
     models = []
     build = networks.build
     monkeypatch.setattr(networks, "build", lambda tap: models.append(build(tap)) or models[-1])
-    engine = open_engine(mobilenet, "tensorflow", batch_size=4)
+    engine = open_engine(mobilenet, EngineOptions("tensorflow", batch_size=4))
     before = [weight.numpy() for weight in models[0].weights]
     first = engine(seeded.pictures(96))
     for weight, value in zip(models[0].weights, before, strict=True):
@@ -128,7 +129,7 @@ def test_a_run_changes_no_weight(cache, mobilenet, counted_builds, monkeypatch):
 
 
 def test_threads_share_an_engine(cache, mobilenet):
-    engine = open_engine(mobilenet, batch_size=2)
+    engine = open_engine(mobilenet, EngineOptions(batch_size=2))
     pictures = np.concatenate([seeded.pictures(96), seeded.pictures(96)[:, ::-1]])
     expected = engine(pictures)
     gate = threading.Barrier(4)
@@ -144,7 +145,7 @@ def test_threads_share_an_engine(cache, mobilenet):
 
 
 def test_results_are_the_callers_own(cache, mobilenet):
-    engine = open_engine(mobilenet, batch_size=6)
+    engine = open_engine(mobilenet, EngineOptions(batch_size=6))
     first = engine(seeded.pictures(96))
     kept = first.copy()
     engine(255 - seeded.pictures(96))
@@ -155,22 +156,22 @@ def test_results_are_the_callers_own(cache, mobilenet):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "threads", "message"),
     [
-        ({"engine": "torch"}, "Expected: --engine openvino or tensorflow. Got: 'torch'"),
-        ({"precision": "f16"}, "Expected: --precision f32 or bf16. Got: 'f16'"),
-        ({"batch_size": 0}, "--batch-size"),
-        ({"threads": -1}, "threads"),
-        ({"engine": "tensorflow", "precision": "bf16"}, "TensorFlow engine computes in f32 only.*--precision f32"),
+        ({"engine": "torch"}, 0, "Expected: --engine openvino or tensorflow. Got: 'torch'"),
+        ({"precision": "f16"}, 0, "Expected: --precision f32 or bf16. Got: 'f16'"),
+        ({"batch_size": 0}, 0, "--batch-size"),
+        ({}, -1, "threads"),
+        ({"engine": "tensorflow", "precision": "bf16"}, 0, "TensorFlow engine computes in f32 only.*--precision f32"),
     ],
 )
-def test_impossible_options_are_refused(options, message):
+def test_impossible_options_are_refused(options, threads, message):
     with pytest.raises((UsageError, EngineError), match=message):
-        open_engine(resolve(), **options)
+        open_engine(resolve(), EngineOptions(**options), threads)
 
 
 def test_pixels_of_another_shape_are_refused(cache, mobilenet):
-    engine = open_engine(mobilenet, batch_size=2)
+    engine = open_engine(mobilenet, EngineOptions(batch_size=2))
     for pixels in (np.zeros((1, 95, 96, 3), "u1"), np.zeros((1, 96, 96, 3), "f4"), np.zeros((0, 96, 96, 3), "u1")):
         with pytest.raises(EngineError, match=r"Expected: pixels uint8 \(n, 96, 96, 3\)"):
             engine(pixels)
@@ -190,7 +191,7 @@ class CPU:
 def test_bf16_is_refused_where_it_is_emulated(cache, mobilenet, monkeypatch):
     monkeypatch.setattr(engines, "_has_native_bf16", lambda core: False)
     with pytest.raises(EngineError, match="only emulate bf16: use `--precision f32`"):
-        open_engine(mobilenet, precision="bf16")
+        open_engine(mobilenet, EngineOptions(precision="bf16"))
 
 
 @pytest.mark.parametrize(
@@ -208,10 +209,12 @@ def test_native_bf16(monkeypatch, capabilities, features, native):
 
 
 def test_bf16_is_close_to_f32_but_not_it(cache):
-    if not engines._has_native_bf16(engines._openvino().Core()):
+    if not engines._has_native_bf16(engines.import_openvino().Core()):
         pytest.skip("this CPU has no native bf16; the refusal is tested above")
     pictures = seeded.pictures(224)
-    exact, rounded = (open_engine(resolve(), precision=p, batch_size=6)(pictures) for p in ("f32", "bf16"))
+    exact, rounded = (
+        open_engine(resolve(), EngineOptions(precision=p, batch_size=6))(pictures) for p in ("f32", "bf16")
+    )
     cosine = seeded.cosine(exact, rounded)
     assert cosine.min() > 0.97 and cosine.max() < 0.999999
 
@@ -220,8 +223,8 @@ def test_bf16_is_close_to_f32_but_not_it(cache):
 
 
 def test_a_graph_is_converted_once(empty_cache, shallow, counted_builds):
-    first = open_engine(shallow, batch_size=2)(seeded.pictures(96))
-    again = open_engine(shallow, batch_size=3)(seeded.pictures(96))
+    first = open_engine(shallow, EngineOptions(batch_size=2))(seeded.pictures(96))
+    again = open_engine(shallow, EngineOptions(batch_size=3))(seeded.pictures(96))
     assert len(counted_builds) == 1
     assert seeded.cosine(first, again).min() >= 0.99999
     (folder,) = (empty_cache / "graphs").iterdir()
@@ -245,12 +248,12 @@ def cut(path):
 def test_a_damaged_graph_is_rebuilt_not_served(empty_cache, converted, shallow, counted_builds, damage, name):
     whole, first = converted
     shutil.copytree(whole, empty_cache)
-    np.testing.assert_array_equal(open_engine(shallow, batch_size=2)(seeded.pictures(96)), first)
+    np.testing.assert_array_equal(open_engine(shallow, EngineOptions(batch_size=2))(seeded.pictures(96)), first)
     assert len(counted_builds) == 0, "the copy is whole"
     damage(next(empty_cache.glob(f"graphs/*/{name}")))
-    np.testing.assert_array_equal(open_engine(shallow, batch_size=2)(seeded.pictures(96)), first)
+    np.testing.assert_array_equal(open_engine(shallow, EngineOptions(batch_size=2))(seeded.pictures(96)), first)
     assert len(counted_builds) == 1
-    open_engine(shallow, batch_size=2)
+    open_engine(shallow, EngineOptions(batch_size=2))
     assert len(counted_builds) == 1
 
 
@@ -259,7 +262,7 @@ def test_every_part_of_the_tap_keys_the_graph(empty_cache, shallow, tmp_path):
     import_keras().applications.MobileNet(weights=None, include_top=False).save_weights(other)
     changes = ({}, {"weights": str(other)}, {"input_size": 64}, {"layer": "conv1_relu"}, {"pooling": "max"})
     taps = [replace(shallow, **change) for change in changes]
-    features = [open_engine(tap, batch_size=1)(seeded.pictures(tap.input_size)) for tap in taps]
+    features = [open_engine(tap, EngineOptions(batch_size=1))(seeded.pictures(tap.input_size)) for tap in taps]
     assert len(list((empty_cache / "graphs").iterdir())) == len(taps)
     assert len({feature.tobytes() for feature in features}) == len(taps)
 
@@ -285,10 +288,11 @@ START = """
 import sys
 import numpy as np
 from pipelines.backbones.table import resolve
+from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.engines import open_engine
 
 tap = resolve("MobileNet", sys.argv[1], "conv_pw_1_relu", input_size=96)
-print(open_engine(tap, batch_size=2)(np.full((1, 96, 96, 3), 99, np.uint8)).sum())
+print(open_engine(tap, EngineOptions(batch_size=2))(np.full((1, 96, 96, 3), 99, np.uint8)).sum())
 print("tensorflow" in sys.modules, "openvino_telemetry.main" in sys.modules)
 """
 
@@ -313,7 +317,7 @@ def test_two_first_starts_at_once_then_one_without_tensorflow_or_telemetry(empty
 
 def test_the_key_has_not_moved(cache):
     """A changed key orphans every user's cache: raise GRAPH_VERSION on purpose, move nothing by accident."""
-    open_engine(resolve(input_size=96), batch_size=1)
+    open_engine(resolve(input_size=96), EngineOptions(batch_size=1))
     identity = (
         '{"backbone": "efficientnet-lite0", "input_size": 96, "layer": "top_activation", "pooling": "avg", '
         f'"version": 1, "weights": "{resolve().weights_sha256}"}}'

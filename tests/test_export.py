@@ -24,7 +24,7 @@ from pipelines import commands
 from pipelines.backbones import networks
 from pipelines.embedding.embed import embed
 from pipelines.export import FORMATS, PICTURES, export
-from pipelines.options import EmbedOptions, TrainOptions
+from pipelines.options import EmbedOptions, ExportOptions, PredictOptions, TrainOptions
 from pipelines.predict import predict, tap_of
 from pipelines.training import train_head
 
@@ -67,7 +67,7 @@ def test_a_format_answers_like_penult_in_its_own_runtime(format, digits, tmp_pat
     for package in FORMATS[format].packages:
         pytest.importorskip(package)
     folder, head_id = digits
-    done = export(folder / "store", tmp_path / "photos", format, head_id)
+    done = export(folder / "store", tmp_path / "photos", ExportOptions(format), head_id)
     assert Path(done["path"]).exists() and done["bytes"] > 10_000 and done["parity"]["pictures"] == PICTURES
     assert (tmp_path / "photos" / "labels.txt").read_text() == "class 0\nclass 1\nclass 2\n"
     assert json.loads((tmp_path / "photos" / "model.json").read_text())["head_id"] == head_id
@@ -81,7 +81,7 @@ def test_a_format_answers_like_penult_in_its_own_runtime(format, digits, tmp_pat
     (tmp_path / "snippet.py").write_text(first + snippet)
     monkeypatch.chdir(tmp_path)
     said = runpy.run_path("snippet.py")
-    answer = predict([str(picture)], folder / "store", head_id, top=3)[0]
+    answer = predict([str(picture)], folder / "store", head_id, PredictOptions(top=3))[0]
     found = dict(zip(said["labels"], said["probabilities"][0].tolist(), strict=True))
     assert found == pytest.approx(dict(answer.top), abs=1e-3)
     assert max(found, key=found.get) == answer.label
@@ -96,7 +96,7 @@ def test_onnx_of_a_backbone_whose_normalisation_captures_constants(digits, tmp_p
     options = EmbedOptions("VGG16", weights, layer="block2_pool", input_size=SIDE)
     embed(str(corpus), tmp_path / "store", options)
     head_id = train_head(tmp_path / "store", TrainOptions("svm"))["head_id"]
-    done = export(tmp_path / "store", tmp_path / "out", "onnx", head_id)
+    done = export(tmp_path / "store", tmp_path / "out", ExportOptions("onnx"), head_id)
     assert 0 < done["parity"]["max_difference"] < 1e-3
 
 
@@ -135,7 +135,7 @@ def test_a_model_that_differs_is_not_kept(fault, said, digits, network, tmp_path
 
     monkeypatch.setitem(FORMATS, "keras", row._replace(load=faulty))
     with pytest.raises(EngineError, match=said):
-        export(folder / "store", tmp_path / "out", "keras", head_id)
+        export(folder / "store", tmp_path / "out", ExportOptions("keras"), head_id)
     assert not list(tmp_path.iterdir())
 
 
@@ -147,11 +147,11 @@ def test_pictures_that_are_gone_or_changed_are_passed_over(moved, tmp_path):
         for path in pictures[5:]:
             path.unlink()
         shutil.copy(pictures[0], pictures[1])
-        assert export(store, tmp_path / "out", "keras", head_id)["parity"]["pictures"] == 4
+        assert export(store, tmp_path / "out", ExportOptions("keras"), head_id)["parity"]["pictures"] == 4
         for path in pictures[:5]:
             path.unlink()
         with pytest.raises(SourceError, match="None of the pictures of efficientnet-lite0-"):
-            export(store, tmp_path / "other", "keras", head_id)
+            export(store, tmp_path / "other", ExportOptions("keras"), head_id)
     finally:
         for path, data in kept.items():
             path.write_bytes(data)
@@ -162,19 +162,19 @@ def test_what_cannot_be_exported_is_refused_at_once(digits, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "keras", None)  # nothing heavy has begun
     (tmp_path / "there").mkdir()
     with pytest.raises(UsageError, match="there exists already"):
-        export(folder / "store", tmp_path / "there", "keras", head_id)
+        export(folder / "store", tmp_path / "there", ExportOptions("keras"), head_id)
     with pytest.raises(UsageError, match=r"Expected: format keras, saved_model, onnx, openvino, litert\. Got: 'h5'"):
-        export(folder / "store", tmp_path / "out", "h5", head_id)
+        export(folder / "store", tmp_path / "out", ExportOptions("h5"), head_id)
     monkeypatch.setitem(FORMATS, "onnx", FORMATS["onnx"]._replace(packages=("no_such_package",)))
     with pytest.raises(EngineError, match=r"needs no_such_package: run `pip install 'penult\[export\]'`"):
-        export(folder / "store", tmp_path / "out", "onnx", head_id)
+        export(folder / "store", tmp_path / "out", ExportOptions("onnx"), head_id)
 
 
 def test_neighbours_are_refused(digits, tmp_path):
     folder, _ = digits
     head_id = train_head(folder / "store", TrainOptions("knn"))["head_id"]
     with pytest.raises(HeadError, match="train another, such as logreg"):
-        export(folder / "store", tmp_path / "out", "keras", head_id)
+        export(folder / "store", tmp_path / "out", ExportOptions("keras"), head_id)
     shutil.rmtree(FeatureStore(folder / "store").run_folder(head_id))
 
 
@@ -193,7 +193,7 @@ def test_features_and_labels_that_a_model_cannot_serve(precision, classes, error
     head = registry.fit(HeadSpec("ncm"), X, np.array([classes[i % 3] for i in range(12)]))
     artifact.save(head, store.run_folder("h"), {"feature_set": feature_set, "fingerprint": spec.fingerprint()})
     with pytest.raises(error, match=said):
-        export(store.path, tmp_path / "out", "keras", "h")
+        export(store.path, tmp_path / "out", ExportOptions("keras"), "h")
 
 
 def test_a_head_that_does_not_tell_its_features(tmp_path):
@@ -202,7 +202,7 @@ def test_a_head_that_does_not_tell_its_features(tmp_path):
     X = np.stack([stores.vector(hashlib.sha256(b"%d" % i).digest()) for i in range(12)])
     artifact.save(registry.fit(HeadSpec("ncm"), X, np.array([*"abc"] * 4)), store.run_folder("h"), {"feature_set": "x"})
     for use in (
-        lambda: export(store.path, tmp_path / "out", "keras", "h"),
+        lambda: export(store.path, tmp_path / "out", ExportOptions("keras"), "h"),
         lambda: predict(["x.png"], store.path, "h"),
     ):
         with pytest.raises(StoreCorrupt, match="to tell its fingerprint"):

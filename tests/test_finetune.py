@@ -31,6 +31,7 @@ from featurestore.schema import keys_of, storable
 from featurestore.store import FeatureStore
 from heads import artifact
 from pipelines.backbones import finetuned, networks, table
+from pipelines.backbones.engine_options import EngineOptions
 from pipelines.commands import app
 from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
@@ -251,7 +252,7 @@ def test_a_worse_network_is_not_kept(world: dict[str, Any], store: Path) -> None
 def test_computes_in_the_precision_of_the_features(
     world: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = EmbedOptions("MobileNet", str(world["weights"]), input_size=64, precision="bf16")
+    options = EmbedOptions("MobileNet", str(world["weights"]), input_size=64, engine=EngineOptions(precision="bf16"))
     try:
         embed(str(world["corpus"]), store, options)
     except EngineError:

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, astuple, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -24,6 +24,7 @@ from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from pipelines import commands
 from pipelines import predict as predicting
+from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.table import Tap
 from pipelines.commands import base, output
 from pipelines.embedding import worker
@@ -126,10 +127,10 @@ TABLE: dict[str, Case] = {
     "embed --squash": Case(None, {}),  # the default
     "embed --center-crop": flag(f"{EMBED}.crop", "center"),
     "embed --pad": flag(f"{EMBED}.crop", "pad"),
-    "embed --precision": at(f"{EMBED}.precision", "bf16"),
+    "embed --precision": at(f"{EMBED}.engine.precision", "bf16"),
     "embed --dtype": at(f"{EMBED}.dtype", "float32"),
-    "embed --engine": at(f"{EMBED}.engine", "tensorflow"),
-    "embed --batch-size": at(f"{EMBED}.batch_size", 3),
+    "embed --engine": at(f"{EMBED}.engine.engine", "tensorflow"),
+    "embed --batch-size": at(f"{EMBED}.engine.batch_size", 3),
     "embed --shard-images": at(f"{EMBED}.shard_images", 17),
     "embed --label-set": at(f"{EMBED}.label_set", "second"),
     "embed --retry-failed": flag(f"{EMBED}.retry_failed"),
@@ -211,13 +212,13 @@ TABLE: dict[str, Case] = {
     "finetune --weights": at("finetune.weights", "w.h5"),
     "promote --alias": at("promote.alias", "challenger"),
     "predict --head": at("predict.head_id", "abc"),
-    "predict --top": at("predict.top", 3),
-    "predict --weights": at("predict.weights", "w.h5"),
-    "predict --engine": at("predict.engine", "tensorflow"),
+    "predict --top": at("predict.options.top", 3),
+    "predict --weights": at("predict.options.weights", "w.h5"),
+    "predict --engine": at("predict.options.engine.engine", "tensorflow"),
     "export --to": at("export.to", "other"),
     "export --head": at("export.head_id", "abc"),
-    "export --format": at("export.format", "onnx"),
-    "export --weights": at("export.weights", "w.h5"),
+    "export --format": at("export.options.format", "onnx"),
+    "export --weights": at("export.options.weights", "w.h5"),
     "gc --older-than": at("gc.older_than", "2h", 7200.0),
 }
 POSITIONAL = {
@@ -426,6 +427,7 @@ def test_each_of_several_sources_is_embedded_and_told(
 
 # --- what is asked for where nothing is given
 
+ENGINE = {"engine": "openvino", "precision": "f32", "batch_size": None}
 EMBEDS = {
     "backbone": "efficientnet-lite0",
     "weights": "imagenet",
@@ -433,10 +435,8 @@ EMBEDS = {
     "pooling": "avg",
     "input_size": None,
     "crop": "squash",
-    "precision": "f32",
+    "engine": ENGINE,
     "dtype": "float16",
-    "engine": "openvino",
-    "batch_size": None,
     "shard_images": 4096,
     "label_set": "default",
     "retry_failed": False,
@@ -529,8 +529,8 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "predict": (
         {
             "predict": {
-                **{"pictures": ("a.png",), "store": "store", "head_id": None, "top": 5, "weights": None},
-                **{"engine": "openvino", "say": True},
+                **{"pictures": ("a.png",), "store": "store", "head_id": None, "say": True},
+                "options": {"top": 5, "weights": None, "engine": ENGINE},
             }
         },
         ["predicted"],
@@ -538,8 +538,8 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "export": (
         {
             "export": {
-                **{"store": "store", "to": "folder", "format": "keras", "head_id": None, "weights": None},
-                "say": True,
+                **{"store": "store", "to": "folder", "head_id": None, "say": True},
+                "options": {"format": "keras", "weights": None},
             }
         },
         ["exported"],
@@ -634,8 +634,7 @@ def test_an_embedding_is_as_it_was_asked_for_and_says_so(
         input_size=96,
         crop="pad",
         dtype="float32",
-        engine="tensorflow",
-        batch_size=3,
+        engine=EngineOptions("tensorflow", batch_size=3),
         shard_images=17,
         label_set="second",
         retry_failed=True,
@@ -644,14 +643,15 @@ def test_an_embedding_is_as_it_was_asked_for_and_says_so(
         split_folders=False,
     )
     run(monkeypatch, "embed", corpus, "--store", store, *given.split())
-    assert parameters(store) == json.loads(json.dumps({"source": str(corpus), **asdict(asked)}))
+    flattened = asdict(asked) | {"engine": "tensorflow", "precision": "f32", "batch_size": 3}
+    assert parameters(store) == json.loads(json.dumps({"source": str(corpus), **flattened}))
     opened = FeatureStore(store)
     spec = opened.spec(opened.resolve())
     assert (spec.pooling, spec.dtype, spec.preprocessing.input_size) == ("max", "float32", 96)
     assert len(opened.dataset(label_set="second")) == 30 and not len(opened.label_rows("default"))
     run(monkeypatch, "embed", corpus, "--store", store, *given.split(), "--views", "2", "--shear", "9")
     views = {"views": 2, "augmentation": asdict(Augmentation(15.0, 0.1, 9.0, 0.1, "horizontal", "nearest", 0))}
-    assert parameters(store) == json.loads(json.dumps({"source": str(corpus), **asdict(asked), **views}))
+    assert parameters(store) == json.loads(json.dumps({"source": str(corpus), **flattened, **views}))
 
 
 def test_fits_are_as_they_were_asked_for_and_say_so(
@@ -681,10 +681,8 @@ def test_engines_are_opened_as_they_were_asked_for(
 ) -> None:
     opened: list[tuple[Any, ...]] = []
 
-    def open_engine(
-        tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int | None = None
-    ) -> CountingEngine:
-        opened.append((engine, precision, batch_size, tap.layer, tap.pooling, tap.input_size, tap.crop))
+    def open_engine(tap: Tap, asked: EngineOptions) -> CountingEngine:
+        opened.append((*astuple(asked), tap.layer, tap.pooling, tap.input_size, tap.crop))
         return CountingEngine(8)
 
     monkeypatch.setattr(worker, "open_engine", open_engine)

@@ -17,7 +17,7 @@ from heads import artifact
 from pipelines import commands
 from pipelines import predict as predicting
 from pipelines.embedding.embed import embed
-from pipelines.options import EmbedOptions, TrainOptions
+from pipelines.options import EmbedOptions, PredictOptions, TrainOptions
 from pipelines.predict import Prediction
 from pipelines.stored_heads import find_head
 from pipelines.training import train_head
@@ -103,12 +103,12 @@ def test_labels_come_by_probability_and_equal_ones_in_their_order(
     real = predicting.head_of
     monkeypatch.setattr(predicting, "head_of", lambda *given: (Equal(), real(*given)[1]))
     for top in (1, 2, 5, 40, 41):
-        (found,) = predicting.predict([str(corpus / "a" / "00.png")], store, top=top)
+        (found,) = predicting.predict([str(corpus / "a" / "00.png")], store, options=PredictOptions(top))
         order = [30, 7, *(number for number in range(40) if number not in (7, 30))]
         assert [label for label, _ in found.top] == [f"c{number:02}" for number in order[:top]]
         assert (found.label, found.probability) == ("c30", 0.14) == found.top[0]
     with pytest.raises(UsageError, match=r"--top.* from 1 to 1,000,000"):
-        predicting.predict(["x"], store, top=0)
+        predicting.predict(["x"], store, options=PredictOptions(0))
 
 
 def test_only_what_the_store_lacks_is_embedded_in_batches(

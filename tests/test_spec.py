@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -56,6 +56,37 @@ def test_identity_is_pinned() -> None:
     )
     assert SPEC.fingerprint() == "59bba45eba95947dc5f9558bb420487a58762a96e59a699cc3b30e4ff268b7d8"
     assert SPEC.set_name == "efficientnet-lite0-59bba45e"
+
+
+@dataclass(frozen=True)
+class LaterPreprocessing(Preprocessing):
+    """What a later penult may know of preprocessing: more fields, at defaults that mean what was always done."""
+
+    crop_share: float = 1.0
+    antialias: bool = True
+
+
+@dataclass(frozen=True)
+class LaterSpec(FeatureSpec):
+    preprocessing: LaterPreprocessing
+    patch: str | None = None
+
+
+def later(**changes: Any) -> LaterSpec:
+    seen = LaterPreprocessing(224, "lite", **{name: changes.pop(name) for name in set(changes) - {"patch"}})
+    return LaterSpec(**(vars(SPEC) | {"preprocessing": seen} | changes))
+
+
+def test_a_new_field_leaves_the_fingerprint_at_its_default_and_changes_it_otherwise() -> None:
+    assert later().to_json() == SPEC.to_json() and later().fingerprint() == SPEC.fingerprint()
+    changes: list[dict[str, Any]] = [{"crop_share": 0.875}, {"antialias": False}, {"patch": "cls"}, {"crop": "pad"}]
+    prints = {later(**change).fingerprint() for change in changes}
+    assert len(prints | {SPEC.fingerprint()}) == len(changes) + 1
+    for change in [{}, *changes]:
+        assert LaterSpec.from_json(later(**change).to_json()) == later(**change)
+    for wrong in ('"crop_share":"1"', '"antialias":1', '"crop_share":true'):
+        with pytest.raises(StoreCorrupt, match="Expected: a feature spec"):
+            LaterSpec.from_json(SPEC.to_json().replace('"crop":"squash"', f'"crop":"squash",{wrong}'))
 
 
 def test_difference_names_the_field() -> None:

@@ -23,20 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import EngineError, UsageError
+from featurestore.errors import EngineError
 from featurestore.limits import check_count
 from heads.backend import import_keras
 from pipelines.backbones import networks
-from pipelines.backbones.table import MAX_INPUT_SIZE, Tap
+from pipelines.backbones.engine_options import EngineOptions, check_request
+from pipelines.backbones.table import Tap
 
 if TYPE_CHECKING:
     import openvino
 
-BATCH_SIZES = {"openvino": 8, "tensorflow": 64}  # small ones stay in a core's cache, large ones fill a GPU
-ENGINES = tuple(BATCH_SIZES)
-PRECISIONS = ("f32", "bf16")
-# Per forward pass: its activations take some hundred bytes per pixel, and more in training.
-MAX_BATCH_PIXELS = BATCH_SIZES["openvino"] * MAX_INPUT_SIZE**2
 MAX_THREADS = 1024
 LOG = logging.getLogger("penult")
 GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
@@ -88,45 +84,12 @@ class Engine:
         raise NotImplementedError
 
 
-def check_request(engine: str, precision: str, batch_size: int | None, input_size: int) -> None:
-    """Check the options of an engine before it is opened.
-
-    Args:
-        engine, precision, batch_size: see ``open_engine``.
-        input_size: pixels, the side of the square that the backbone sees.
-
-    Raises:
-        UsageError: an unknown engine or precision, or a batch too large for memory.
-    """
-    check_engine(engine)
-    if precision not in PRECISIONS:
-        raise UsageError(f"Expected: --precision {' or '.join(PRECISIONS)}. Got: {precision!r}.")
-    if batch_size is not None:
-        check_batch(batch_size, input_size)
-
-
-def check_engine(name: str) -> None:
-    """Raise UsageError if there is no engine of this name."""
-    if name not in ENGINES:
-        raise UsageError(f"Expected: --engine {' or '.join(ENGINES)}. Got: {name!r}.")
-
-
-def check_batch(batch_size: int, input_size: int) -> None:
-    """Raise UsageError for a batch size below 1, or a batch of more than ``MAX_BATCH_PIXELS`` pixels."""
-    option = f"--batch-size at {input_size} pixels, where a batch has to fit in memory"
-    check_count(option, batch_size, 1, MAX_BATCH_PIXELS // input_size**2)
-
-
-def open_engine(
-    tap: Tap, engine: str = "openvino", precision: str = "f32", batch_size: int | None = None, threads: int = 0
-) -> Engine:
+def open_engine(tap: Tap, options: EngineOptions = EngineOptions(), threads: int = 0) -> Engine:
     """Return an engine that is ready to run a backbone.
 
     Args:
         tap: what is computed.
-        engine: "openvino" or "tensorflow".
-        precision: of the forward pass, "f32" or "bf16".
-        batch_size: images per forward pass; None leaves it to the engine.
+        options: engine, precision and batch size.
         threads: CPU threads; 0 takes all cores.
 
     Raises:
@@ -134,20 +97,17 @@ def open_engine(
         BackboneError: the model cannot be built.
         EngineError: a precision that this machine only emulates.
     """
-    check_request(engine, precision, batch_size, tap.input_size)
+    check_request(options, tap.input_size)
     check_count("threads", threads, 0, MAX_THREADS)
-    if batch_size is None:
-        batch_size = min(BATCH_SIZES[engine], MAX_BATCH_PIXELS // tap.input_size**2)
-    if engine == "tensorflow":
-        return TensorFlowEngine(tap, precision, batch_size, threads)
-    return OpenVINOEngine(tap, precision, batch_size, threads)
+    return KINDS[options.engine](tap, options, threads)
 
 
 class OpenVINOEngine(Engine):
     """A cached graph, compiled for this CPU; every calling thread has its own infer request."""
 
-    def __init__(self, tap: Tap, precision: str, batch_size: int, threads: int) -> None:
-        openvino = _openvino()
+    def __init__(self, tap: Tap, options: EngineOptions, threads: int) -> None:
+        precision, batch_size = options.precision, options.images_per_pass(tap.input_size)
+        openvino = import_openvino()
         core = openvino.Core()
         if precision == "bf16" and not _has_native_bf16(core):
             raise EngineError("This CPU would only emulate bf16: use `--precision f32`.")
@@ -181,8 +141,8 @@ class OpenVINOEngine(Engine):
 class TensorFlowEngine(Engine):
     """The Keras model as one TensorFlow function, in f32 on whatever device TensorFlow sees."""
 
-    def __init__(self, tap: Tap, precision: str, batch_size: int, threads: int) -> None:
-        if precision != "f32":
+    def __init__(self, tap: Tap, options: EngineOptions, threads: int) -> None:
+        if options.precision != "f32":
             raise EngineError("The TensorFlow engine computes in f32 only: use `--precision f32`.")
         import_keras()
         import tensorflow as tf
@@ -196,14 +156,20 @@ class TensorFlowEngine(Engine):
                     "TensorFlow has started already and keeps its number of threads: "
                     "open the engine first or leave out the number of threads."
                 ) from error
-        self._function = _function(tap, batch_size)
+        self.batch_size = options.images_per_pass(tap.input_size)
+        self._function = _function(tap, self.batch_size)
         self.tap = tap
-        self.precision = precision
+        self.precision = options.precision
         self.width = self._function.get_concrete_function().structured_outputs.shape[1]
-        self.batch_size = batch_size
 
     def _forward(self, batch: np.ndarray) -> np.ndarray:
         return self._function(batch).numpy()
+
+
+KINDS: dict[str, type[OpenVINOEngine] | type[TensorFlowEngine]] = {
+    "openvino": OpenVINOEngine,
+    "tensorflow": TensorFlowEngine,
+}
 
 
 def cache_folder() -> Path | None:
@@ -288,7 +254,7 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
 
 def _convert(tap: Tap, path: Path) -> None:
     """Trace the Keras model and save it as OpenVINO's IR, in full f32."""
-    openvino = _openvino()
+    openvino = import_openvino()
     function = _function(tap, batch_size=None)
     model = openvino.convert_model(function.get_concrete_function())
     openvino.save_model(model, path, compress_to_fp16=False)
@@ -303,7 +269,7 @@ def _function(tap: Tap, batch_size: int | None) -> Any:
     return tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
 
 
-def _openvino() -> Any:
+def import_openvino() -> Any:
     """Import OpenVINO without the telemetry that it would send on import and on conversion."""
     if "openvino" not in sys.modules:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

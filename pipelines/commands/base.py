@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from featurestore.errors import PenultError, trouble
-from pipelines.options import ENGINE, LABEL_SET
+from pipelines.options import LABEL_SET, MOVED_WEIGHTS
 
 app = typer.Typer(
     name="penult",
@@ -26,14 +26,13 @@ app = typer.Typer(
 
 Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
-MovedWeights = Annotated[str | None, typer.Option("--weights", help="The backbone's weights file, where it has moved.")]
+MovedWeights = Annotated[str | None, typer.Option(MOVED_WEIGHTS.flag, help=MOVED_WEIGHTS.help)]
 NamedHead = Annotated[
     str | None,
     typer.Option(
         "--head", help="Id of a head, how it begins or ends, or an alias; by default the champion, else the newest."
     ),
 ]
-Engine = Annotated[str, typer.Option(help=ENGINE.help)]
 LabelSet = Annotated[str, typer.Option(help=LABEL_SET.help)]
 
 WIDTHS = "--hidden with widths such as 1024,512"  # what an error says was expected

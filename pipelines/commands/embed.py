@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -15,8 +15,53 @@ from pipelines.commands.fields import by_fields
 from pipelines.images.augmentation import Augmentation
 from pipelines.options import EmbedOptions, check_share
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipelines.embedding.embed import EmbedResult
+
 RUNNER_ARGUMENTS = "penult.runner_arguments"  # key in click's context
-VIEWS = Augmentation(rotation=15.0, shift=0.1, zoom=0.1, flip="horizontal")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command takes besides the options of the job: some flags that stand for one of them, and views."""
+
+    squash: Annotated[bool, Option("Squeeze a rectangle into a square (the default).", flag="--squash")] = False
+    center: Annotated[bool, Option("Take the largest central square of a rectangle.", flag="--center-crop")] = False
+    pad: Annotated[bool, Option("Add black to a rectangle until it is square.", flag="--pad")] = False
+    views: Annotated[int, Option("Embed this many random views of each picture too, for training.")] = 0
+    drawn: Annotated[Augmentation, {"seed": Option("Another seed, other views.", flag="--view-seed")}] = Augmentation(
+        rotation=15.0, shift=0.1, zoom=0.1, flip="horizontal"
+    )
+    max_failure_rate: Annotated[float, Option("Share of failed files that ends in exit code 3.")] = 0.05
+
+    @property
+    def crop(self) -> str:
+        """The crop rule that was asked for.
+
+        Raises:
+            UsageError: more than one was.
+        """
+        chosen = [name for name in ("squash", "center", "pad") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise UsageError("Give one of --squash, --center-crop and --pad.")
+        return chosen[0] if chosen else EmbedOptions.crop
+
+    def jobs(self, options: EmbedOptions) -> list[tuple[str, EmbedOptions]]:
+        """Return the jobs per source, checked, each with the name of its bar: the images, then their views if any.
+
+        Raises:
+            UsageError: an option is invalid.
+        """
+        self.drawn.check()
+        check_share("--max-failure-rate", self.max_failure_rate)
+        options = replace(options, crop=self.crop)
+        if not self.views:
+            return [("embed", options)]
+        of_views = replace(options, views=self.views, augmentation=self.drawn)
+        of_views.check()  # refused now, not after the images themselves are embedded
+        return [("embed", options), ("views", of_views)]
 
 
 class _RunnerCommand(TyperCommand):
@@ -44,51 +89,33 @@ def embed(
     ],
     store: Store,
     options: EmbedOptions = EmbedOptions(),
-    squash: Annotated[bool, typer.Option("--squash", help="Squeeze a rectangle into a square (the default).")] = False,
-    center_crop: Annotated[
-        bool, typer.Option("--center-crop", help="Take the largest central square of a rectangle.")
-    ] = False,
-    pad: Annotated[bool, typer.Option("--pad", help="Add black to a rectangle until it is square.")] = False,
-    views: Annotated[int, typer.Option(help="Embed this many random views of each picture too, for training.")] = 0,
-    drawn: Annotated[Augmentation, {"seed": Option("Another seed, other views.", flag="--view-seed")}] = VIEWS,
-    max_failure_rate: Annotated[float, typer.Option(help="Share of failed files that ends in exit code 3.")] = 0.05,
+    request: Request = Request(),
     as_json: Json = False,
 ) -> None:
     """Embed what the store lacks of a corpus.
 
     A second run over the same files embeds nothing. Files that cannot be read become rows that say why.
     """
-    from pipelines.commands import output
-    from pipelines.embedding.embed import embed as run
     from pipelines.sources.corpus import list_source
 
-    options = replace(
-        options, crop=_crop(squash, center_crop, pad), runner_arguments=context.meta.get(RUNNER_ARGUMENTS, ())
-    )
-    drawn.check()
-    check_share("--max-failure-rate", max_failure_rate)
-    of_views = replace(options, views=views, augmentation=drawn)
-    if views:  # refused now, not after the images themselves are embedded
-        of_views.check()
+    jobs = request.jobs(replace(options, runner_arguments=context.meta.get(RUNNER_ARGUMENTS, ())))
     for one in source:
         list_source(one)  # a mistake in the last source is reported before the first is embedded
-    results = []
-    for one in source:
-        with output.bar("embed") as progress:
-            results.append([run(one, store, options, progress)])
-        output.embedded(results[-1][0])
-        if views:
-            with output.bar("views") as progress:
-                results[-1].append(run(one, store, of_views, progress))
-            output.embedded(results[-1][1])
-    told = [one.to_json() | ({"views": more[0].to_json()} if more else {}) for one, *more in results]
+    results = [_embedded(one, store, jobs) for one in source]
+    told = [images.to_json() | ({"views": views[0].to_json()} if views else {}) for images, *views in results]
     print_json(as_json, told[0] if len(told) == 1 else {"sources": told})
-    for result, *_ in results:
-        result.check(max_failure_rate, options.max_removed)
+    for images, *_ in results:
+        images.check(request.max_failure_rate, options.max_removed)
 
 
-def _crop(squash: bool, center: bool, pad: bool) -> str:
-    chosen = [name for name, on in (("squash", squash), ("center", center), ("pad", pad)) if on]
-    if len(chosen) > 1:
-        raise UsageError("Give one of --squash, --center-crop and --pad.")
-    return chosen[0] if chosen else "squash"
+def _embedded(source: str, store: Path, jobs: list[tuple[str, EmbedOptions]]) -> list[EmbedResult]:
+    """Run a source's jobs, each with a bar, and tell what each did."""
+    from pipelines.commands import output
+    from pipelines.embedding.embed import embed as run
+
+    results = []
+    for name, options in jobs:
+        with output.bar(name) as progress:
+            results.append(run(source, store, options, progress))
+        output.embedded(results[-1])
+    return results

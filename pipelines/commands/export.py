@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.base import Json, MovedWeights, NamedHead, Store, app, print_json
+from pipelines.commands.base import Json, NamedHead, Store, app, print_json
+from pipelines.commands.fields import by_fields
+from pipelines.options import ExportOptions
 
 
 @app.command()
+@by_fields
 def export(
     store: Store,
     to: Annotated[Path, typer.Option(help="The folder to make: the model, labels.txt, model.json.")],
     head: NamedHead = None,
-    format: Annotated[str, typer.Option(help="keras, saved_model, onnx, openvino or litert.")] = "keras",
-    weights: MovedWeights = None,
+    options: ExportOptions = ExportOptions(),
     as_json: Json = False,
 ) -> None:
     """Export a head and its backbone as one model.
@@ -26,6 +28,6 @@ def export(
     from pipelines.commands import output
     from pipelines.export import export as run
 
-    result = run(store, to, format, head, weights=weights, say=output.say)
+    result = run(store, to, options, head, output.say)
     output.exported(result)
     print_json(as_json, result)

@@ -7,17 +7,18 @@ from typing import Annotated
 import typer
 
 from featurestore.errors import ImageError
-from pipelines.commands.base import Engine, Json, MovedWeights, NamedHead, Store, app, print_json
+from pipelines.commands.base import Json, NamedHead, Store, app, print_json
+from pipelines.commands.fields import by_fields
+from pipelines.options import PredictOptions
 
 
 @app.command()
+@by_fields
 def predict(
     images: Annotated[list[str], typer.Argument(help="Picture files.")],
     store: Store,
     head: NamedHead = None,
-    top: Annotated[int, typer.Option(help="How many labels to give.")] = 5,
-    weights: MovedWeights = None,
-    engine: Engine = "openvino",
+    options: PredictOptions = PredictOptions(),
     as_json: Json = False,
 ) -> None:
     """Label pictures with a trained head.
@@ -27,7 +28,7 @@ def predict(
     from pipelines.commands import output
     from pipelines.predict import predict as run
 
-    predictions = run(images, store, head, top=top, weights=weights, engine=engine, say=output.say)
+    predictions = run(images, store, head, options, output.say)
     output.predicted(predictions)
     print_json(as_json, [prediction.to_json() for prediction in predictions])
     failed = [p for p in predictions if p.error]

@@ -25,7 +25,7 @@ from featurestore.sets import FAILED_BEFORE, NOT_IN_SET
 from featurestore.store import FeatureStore
 from pipelines import signals
 from pipelines.backbones import finetuned
-from pipelines.backbones.engines import check_request
+from pipelines.backbones.engine_options import check_request
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.membership import Membership, adopt
 from pipelines.embedding.worker import EmbedJob, bound_memory, engine_for, settle_canary
@@ -119,10 +119,10 @@ def embed(
     bound_memory()
     listing = corpus.list_source(source, split_folders=options.split_folders)
     tap = _tap(options, store)
-    check_request(options.engine, options.precision, options.batch_size, tap.input_size)
-    engine = engine_for(tap, options.engine, options.precision, options.batch_size)
+    check_request(options.engine, tap.input_size)
+    engine = engine_for(tap, options.engine)
     augmentation = None if options.augmentation is None else options.augmentation.to_json()
-    spec = feature_spec(tap, engine.width, options.precision, options.dtype, augmentation)
+    spec = feature_spec(tap, engine.width, options.engine.precision, options.dtype, augmentation)
     opened = FeatureStore.create(store)
     with opened.lock(), signals.deferred():
         recovered = opened.recover()
@@ -135,8 +135,6 @@ def embed(
             result.feature_set,
             tap,
             options.engine,
-            options.precision,
-            options.batch_size,
             options.views,
             options.augmentation,
         )
@@ -170,7 +168,7 @@ def embed(
         result.seconds = {stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES}
         result.failed = sum(result.failures.values())
         result.images_per_second = round(result.embedded / seconds["total"], 1)
-        parameters = {"source": corpus.printable(source), **asdict(options)}
+        parameters = {"source": corpus.printable(source), **options.to_json()}
         RunRecord(run_id, "embed", started, parameters, result.to_json()).write(opened.run_folder(run_id))
     return result
 

@@ -33,6 +33,7 @@ from featurestore.schema import CATALOG, FAILED, OK, features_batch, spec_of, st
 from featurestore.store import FeatureStore
 from pipelines import signals
 from pipelines.backbones import canary
+from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.engines import Engine, open_engine
 from pipelines.backbones.table import Tap
 from pipelines.images import decoder
@@ -63,9 +64,7 @@ class EmbedJob:
     run_id: str
     feature_set: str
     tap: Tap
-    engine: str
-    precision: str
-    batch_size: int | None
+    engine: EngineOptions
     views: int = 0  # augmented views per image; 0 embeds the image itself
     augmentation: Augmentation | None = None
 
@@ -196,9 +195,9 @@ class _Feed:
 
 
 @functools.lru_cache(maxsize=1)
-def engine_for(tap: Tap, engine: str, precision: str, batch_size: int | None) -> Engine:
+def engine_for(tap: Tap, options: EngineOptions) -> Engine:
     """Return the engine of this process, which is opened once."""
-    return open_engine(tap, engine=engine, precision=precision, batch_size=batch_size)
+    return open_engine(tap, options)
 
 
 @functools.lru_cache(maxsize=1)
@@ -208,7 +207,7 @@ def checked_engine(job: EmbedJob) -> Engine:
     Raises:
         SpecMismatch: they do not agree; see ``pipelines.backbones.canary``.
     """
-    engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
+    engine = engine_for(job.tap, job.engine)
     canary.check(FeatureStore(job.store), job.feature_set, engine)
     return engine
 
@@ -221,7 +220,7 @@ def settle_canary(job: EmbedJob) -> None:
     Raises:
         SpecMismatch: the features of this process do not agree with those of the set.
     """
-    engine = engine_for(job.tap, job.engine, job.precision, job.batch_size)
+    engine = engine_for(job.tap, job.engine)
     canary.settle(FeatureStore(job.store), job.feature_set, engine)
     checked_engine(job)
 

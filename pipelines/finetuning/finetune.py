@@ -35,7 +35,7 @@ from heads.evaluation.significance import mcnemar
 from heads.train import accuracy, check_dataset, score
 from pipelines import signals
 from pipelines.backbones import canary, finetuned
-from pipelines.backbones.engines import check_batch
+from pipelines.backbones.engine_options import EngineOptions, check_batch
 from pipelines.backbones.table import Tap
 from pipelines.embedding.embed import embed
 from pipelines.embedding.worker import ahead_of, bound_memory, cores, engine_for
@@ -184,7 +184,7 @@ def finetune(
         return done[-1].result
     precision = opened.spec(meta["feature_set"]).precision
     # For bf16 open the engine now: a CPU without bf16 is refused here, not after the training.
-    engine = engine_for(tap, "openvino", precision, None) if precision == "bf16" else None
+    engine = engine_for(tap, EngineOptions(precision=precision)) if precision == "bf16" else None
     trainer = Trainer(tap, old, options.unfreeze_from, options.optimizer, options.settings())
     canary.check(opened, meta["feature_set"], engine or trainer.features)
     with checkpoint.own_folder(layout.finetuning(opened.path, digest), opened.new_run_id) as (folder, begun):
@@ -329,7 +329,8 @@ def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: s
     manifest = folder / "manifest.parquet"
     with replacing(manifest) as temporary:
         parquet.write_table(pa.table({"uri": dataset.uris[here].tolist()}), temporary)
-    options = EmbedOptions(backbone=finetuned.PREFIX + run_id, precision=spec.precision, dtype=spec.dtype)
+    engine = EngineOptions(precision=spec.precision)
+    options = EmbedOptions(finetuned.PREFIX + run_id, engine=engine, dtype=spec.dtype)
     result = embed(str(manifest), store.path, options, pictures.watch.ahead, as_source=False)
     pictures.watch.count(len(dataset))
     failed = store.catalog.read(["uri", "error_type"], f"status = 'failed' AND run_id = '{result.run_id}'")

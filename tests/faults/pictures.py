@@ -35,6 +35,7 @@ from faults import Faults, mutate, places
 from faults.craft import SIZE, seeds
 from faults.zoo import Outcome, pictures
 from featurestore.errors import ImageError, SourceError
+from pipelines.backbones.engine_options import EngineOptions
 from pipelines.images import decoder
 from pipelines.sources import corpus
 
@@ -363,7 +364,7 @@ def _embed(source: str, store: str) -> None:
 
     _give_up_privileges()
     worker.open_engine = lambda *_args, **_options: CountingEngine(batch_size=8)  # type: ignore[assignment]
-    options = embed.EmbedOptions(shard_images=100, batch_size=8)
+    options = embed.EmbedOptions(shard_images=100, engine=EngineOptions(batch_size=8))
     runs = [embed.embed(source, store, options).to_json() for _ in range(2)]
     print(json.dumps({"peak": _memory("VmHWM"), "runs": runs}))
 
