@@ -26,16 +26,17 @@ GUIDE_SECONDS = 60  # Keras's guide is slow: it gets as many images as it does i
 
 def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6.0) -> float:
     """Images a second of the bare engine, on pixels in memory."""
+    from featurestore.machine import available_cores
     from pipelines.backbones.engine_options import EngineOptions
     from pipelines.backbones.table import resolve
-    from pipelines.embedding.worker import THREADS_PER_CORE, cores, engine_for
+    from pipelines.embedding.worker import THREADS_PER_CORE, engine_for
 
     tap = resolve(backbone, weights)
     engine = engine_for(tap, EngineOptions(precision=precision))
     shape = (engine.batch_size, tap.input_size, tap.input_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    calls = 16 * cores()
-    with ThreadPoolExecutor(THREADS_PER_CORE * cores()) as pool:
+    calls = 16 * available_cores()
+    with ThreadPoolExecutor(THREADS_PER_CORE * available_cores()) as pool:
         list(pool.map(engine, [pixels] * calls))
         began, done = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
@@ -46,11 +47,12 @@ def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6
 
 def decode_rate(files: list[Path], input_size: int) -> float:
     """Images a second of the bare decoder, on bytes in memory, with as many threads as the embed loop has."""
-    from pipelines.embedding.worker import THREADS_PER_CORE, cores
+    from featurestore.machine import available_cores
+    from pipelines.embedding.worker import THREADS_PER_CORE
     from pipelines.images.decoder import decode
 
     data = [path.read_bytes() for path in files]
-    with ThreadPoolExecutor(THREADS_PER_CORE * cores()) as pool:
+    with ThreadPoolExecutor(THREADS_PER_CORE * available_cores()) as pool:
         list(pool.map(lambda d: decode(d, input_size), data[:64]))
         began = time.perf_counter()
         for _ in pool.map(lambda d: decode(d, input_size) and None, data):

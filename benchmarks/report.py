@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from featurestore.machine import available_cores
+
 
 def machine() -> str:
     """CPU, cores and memory in words."""
@@ -19,7 +21,7 @@ def machine() -> str:
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     native = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     return f"{model} ({', '.join(native)}), {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,10 +72,8 @@ class Head:
         mean, scale = self.arrays["mean"], self.arrays["scale"]
         if X.ndim != 2 or X.shape[1] != len(mean):
             raise HeadError(f"Expected: features of shape (n, {len(mean)}). Got: {X.shape}.")
-        starts = range(0, max(len(X), 1), CHUNK_ROWS)  # at least one chunk, so that an empty X gives (0, c)
-        return np.concatenate(
-            [self._scores(standardise(X[start : start + CHUNK_ROWS], mean, scale)) for start in starts]
-        )
+        chunks = list(slices(len(X), CHUNK_ROWS)) or [slice(0)]  # at least one, so that an empty X gives (0, c)
+        return np.concatenate([self._scores(standardise(X[rows], mean, scale)) for rows in chunks])
 
     def to_layers(self, keras: Any, X: Any) -> Any:
         """Return the scores of standardised features X as layers of ``keras``; see ``layer_arrays``.
@@ -107,6 +105,11 @@ class Head:
 
     def _probabilities(self, scores: np.ndarray) -> np.ndarray:
         return softmax(scores / self.arrays["temperature"])
+
+
+def slices(n: int, size: int) -> Iterator[slice]:
+    """Yield n consecutive rows as slices of ``size`` rows; the last may be shorter."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

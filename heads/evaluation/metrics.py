@@ -1,4 +1,8 @@
-"""Scores of predictions: pure functions of numpy arrays."""
+"""Scores of predictions: pure functions of numpy arrays.
+
+They are written out, though scikit-learn has most of them: its import takes more than half as long as all of ``penult
+train``, and its ``top_k_accuracy_score`` orders equal scores otherwise and refuses classes that a head lacks.
+"""
 
 from __future__ import annotations
 

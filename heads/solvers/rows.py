@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from featurestore.errors import HeadError
-from heads.base import floored, standardise
+from heads.base import floored, slices, standardise
 
 MAX_ROTATED = 4096  # axes; an eigendecomposition takes cubic time, so wider problems are not rotated
 LEAST_VARIANCE = 1e-9  # relative to the largest
@@ -104,9 +104,7 @@ class MemoryRows:
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield consecutive rows, at most ``size`` at a time."""
-        for start in range(0, self.n, size):
-            rows = slice(start, min(start + size, self.n))
-            yield rows, self._rotated[rows]
+        return ((rows, self._rotated[rows]) for rows in slices(self.n, size))
 
     def lower(self, W: np.ndarray) -> np.ndarray:
         """Return W: the blocks are in the basis already."""
@@ -166,10 +164,9 @@ class StreamedRows:
     def _parts(self, size: int) -> Iterator[Block]:
         at = 0
         for X in self._read():
-            for start in range(0, len(X), size):
-                part = X[start : start + size]
-                yield slice(at, at + len(part)), part
-                at += len(part)
+            for rows in slices(len(X), size):
+                yield slice(at + rows.start, at + rows.stop), X[rows]
+            at += len(X)
 
     def _centred(self, raw: Block) -> Block:
         rows, part = raw
@@ -248,8 +245,7 @@ def _subtract(X: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:
     if X.dtype != np.float16:
         np.subtract(X, mean, out=out, dtype=np.float32)
         return
-    for start in range(0, len(X), IN_CACHE):
-        rows = slice(start, start + IN_CACHE)
+    for rows in slices(len(X), IN_CACHE):
         np.subtract(np.take(_widened(), X[rows].view(np.uint16), mode="clip"), mean, out=out[rows])
 
 

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import os
 import secrets
 import threading
 import time
@@ -29,6 +28,7 @@ import pyarrow as pa
 from featurestore.errors import ImageError
 from featurestore.index import KeySet
 from featurestore.journal import ShardEntry, Staging
+from featurestore.machine import available_cores
 from featurestore.schema import CATALOG, FAILED, OK, features_batch, spec_of, storable
 from featurestore.store import FeatureStore
 from pipelines import signals
@@ -284,7 +284,7 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
         return infer(batch) if (batch := fill()) else None
 
     def inferred() -> Iterator[tuple[list[tuple[bytes, int]], np.ndarray]]:
-        count = THREADS_PER_CORE * cores()
+        count = THREADS_PER_CORE * available_cores()
         with ThreadPoolExecutor(count) as pool:
             calls = takewhile(lambda _: not feed.ended, repeat(None))
             yield from filter(None, ahead_of(pool, fill_and_infer, calls, BATCHES_AHEAD * count))
@@ -315,11 +315,6 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: _Contents) -> 
     )
     staging.note_progress(shard, len(files))
     return staging.finish(entry, [_catalog_rows(files, job.run_id)])
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _loader(job: EmbedJob, shard: int, contents: _Contents, clock: _Clock) -> Callable[[_File], list[_Picture]]:
@@ -377,7 +372,7 @@ def bound_memory() -> None:
     """
     pa.set_memory_pool(pa.system_memory_pool())
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, cores())
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, available_cores())
 
 
 def _catalog_rows(files: list[_File], run_id: str) -> pa.RecordBatch:

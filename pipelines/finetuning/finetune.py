@@ -23,6 +23,7 @@ import numpy as np
 from featurestore import layout
 from featurestore.dataset import Dataset, hex_ids
 from featurestore.errors import HeadError, ImageError, SourceError
+from featurestore.machine import available_cores
 from featurestore.runs import RunRecord
 from featurestore.splits import SPLITS, TEST, TRAIN, VAL
 from featurestore.storage.files import make_folder, replacing
@@ -38,7 +39,7 @@ from pipelines.backbones import canary, finetuned
 from pipelines.backbones.engine_options import EngineOptions, check_batch
 from pipelines.backbones.table import Tap
 from pipelines.embedding.embed import embed
-from pipelines.embedding.worker import ahead_of, bound_memory, cores, engine_for
+from pipelines.embedding.worker import ahead_of, bound_memory, engine_for
 from pipelines.finetuning import checkpoint
 from pipelines.finetuning.checkpoint import Course
 from pipelines.finetuning.trainer import Trainer
@@ -109,8 +110,9 @@ class _Pictures:
         def load(chunk: np.ndarray) -> list[np.ndarray | None]:
             return [self._load(row, views) for row in chunk]
 
-        with ThreadPoolExecutor(cores()) as pool:
-            for chunk, loaded in zip(chunks, ahead_of(pool, load, chunks, BATCHES_AHEAD * cores()), strict=True):
+        cores = available_cores()
+        with ThreadPoolExecutor(cores) as pool:
+            for chunk, loaded in zip(chunks, ahead_of(pool, load, chunks, BATCHES_AHEAD * cores), strict=True):
                 signals.check()
                 self.watch.count(len(chunk))
                 pixels = [p for p in loaded if p is not None]

@@ -35,7 +35,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -57,6 +56,7 @@ from PIL import (
 )
 
 from featurestore.errors import ImageError, UsageError
+from featurestore.machine import available_cores
 from featurestore.spec import CROPS
 from pipelines.images import containers, samples, tiffs
 from pipelines.images.containers import MAX_PIXELS, Container
@@ -299,7 +299,7 @@ class _Room:
                 self._changed.notify()
 
 
-_room = _Room(max(MAX_PIXELS, 2**24 * (os.cpu_count() or 1)))
+_room = _Room(max(MAX_PIXELS, 2**24 * available_cores()))
 
 
 def _format(data: bytes) -> str:
