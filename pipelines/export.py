@@ -28,7 +28,7 @@ from featurestore.storage.files import fsync, write_json, write_text
 from featurestore.store import FeatureStore
 from heads.backend import import_keras, import_tensorflow
 from pipelines import keras_head
-from pipelines.backbones import canary, engines, networks
+from pipelines.backbones import canary, graphs, networks
 from pipelines.options import ExportOptions
 from pipelines.predict import tap_of
 from pipelines.stored_heads import Say, find_head, head_of
@@ -195,14 +195,14 @@ def _load_onnx(path: Path) -> Run:
 
 
 def _write_openvino(model: keras.Model, path: Path) -> None:
-    openvino = engines.import_openvino()
+    openvino = graphs.import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         _write_saved_model(model, Path(folder))
         openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
 
 
 def _load_openvino(path: Path) -> Run:
-    core = engines.import_openvino().Core()
+    core = graphs.import_openvino().Core()
     compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pixels: compiled(pixels)["probabilities"]
 

@@ -23,7 +23,7 @@ from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
 from featurestore.store import FAILED_BEFORE, NOT_IN_SET, FeatureStore
 from pipelines import signals
-from pipelines.backbones import finetuned
+from pipelines.backbones import kept
 from pipelines.backbones.engine_options import check_request
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.membership import Membership, adopt
@@ -173,14 +173,15 @@ def embed(
 
 
 def _tap(options: EmbedOptions, store: str | Path) -> Tap:
-    if not options.backbone.startswith(finetuned.PREFIX):
+    find = kept.finder(options.backbone)
+    if find is None:
         return resolve(
             options.backbone, options.weights, options.layer, options.pooling, options.input_size, options.crop
         )
     default, own = EmbedOptions(), ("weights", "layer", "pooling", "input_size", "crop")
     if given := [name for name in own if getattr(options, name) != getattr(default, name)]:
         raise UsageError(f"{options.backbone} has its own {given[0].replace('_', ' ')}: leave yours out.")
-    return finetuned.find(FeatureStore(store), options.backbone)
+    return find(FeatureStore(store), options.backbone)
 
 
 def _membership(store: FeatureStore, listing: corpus.Source, options: EmbedOptions, run_id: str) -> Membership:
