@@ -28,7 +28,8 @@ def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6
     """Images a second of the bare engine, on pixels in memory."""
     from pipelines.backbones.engine_options import EngineOptions
     from pipelines.backbones.table import resolve
-    from pipelines.embedding.worker import THREADS_PER_CORE, cores, engine_for
+    from pipelines.concurrency import cores
+    from pipelines.embedding.worker import THREADS_PER_CORE, engine_for
 
     tap = resolve(backbone, weights)
     engine = engine_for(tap, EngineOptions(precision=precision))
@@ -46,7 +47,8 @@ def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6
 
 def decode_rate(files: list[Path], input_size: int) -> float:
     """Images a second of the bare decoder, on bytes in memory, with as many threads as the embed loop has."""
-    from pipelines.embedding.worker import THREADS_PER_CORE, cores
+    from pipelines.concurrency import cores
+    from pipelines.embedding.worker import THREADS_PER_CORE
     from pipelines.images.decoder import decode
 
     data = [path.read_bytes() for path in files]

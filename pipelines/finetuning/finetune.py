@@ -36,8 +36,9 @@ from pipelines import signals
 from pipelines.backbones import canary, finetuned
 from pipelines.backbones.engine_options import EngineOptions, check_batch
 from pipelines.backbones.table import Tap
+from pipelines.concurrency import ahead_of, bound_memory, cores
 from pipelines.embedding.embed import embed
-from pipelines.embedding.worker import ahead_of, bound_memory, cores, engine_for
+from pipelines.embedding.worker import engine_for
 from pipelines.finetuning import checkpoint
 from pipelines.finetuning.checkpoint import Course
 from pipelines.finetuning.trainer import Trainer
