@@ -19,9 +19,8 @@ from featurestore.spec import DTYPES
 from featurestore.splits import Split
 from heads.comparison.space import DEFAULT, Search
 from pipelines.backbones import DEFAULT as DEFAULT_BACKBONE
-from pipelines.backbones.base import PUBLISHED
+from pipelines.backbones import MIN_INPUT_SIZE, PUBLISHED
 from pipelines.backbones.engine_options import EngineOptions, check_batch, check_engine
-from pipelines.backbones.table import MIN_INPUT_SIZE
 from pipelines.images.augmentation import MAX_VIEWS, Augmentation
 
 MAX_SHARD_IMAGES = 2**20

@@ -14,8 +14,7 @@ from featurestore.schema import storable
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads.base import Head
-from pipelines.backbones import canary, finetuned
-from pipelines.backbones.base import PUBLISHED
+from pipelines.backbones import PUBLISHED, canary, finetuned
 from pipelines.backbones.engines import Engine, open_engine
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.worker import OVERFLOW

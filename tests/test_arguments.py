@@ -31,10 +31,10 @@ from featurestore.store import FeatureStore
 from heads.comparison import search
 from heads.comparison.compare import compare
 from pipelines import commands, maintenance, training
-from pipelines.backbones import graphs
+from pipelines.backbones import MAX_INPUT_SIZE, graphs
 from pipelines.backbones.engine_options import BATCH_SIZES, MAX_BATCH_PIXELS, EngineOptions, check_request
 from pipelines.backbones.engines import open_engine
-from pipelines.backbones.table import MAX_INPUT_SIZE, Tap, resolve
+from pipelines.backbones.table import Tap, resolve
 from pipelines.commands import base, train
 from pipelines.commands import embed as embed_command
 from pipelines.embedding import worker

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from pipelines.backbones.table import Tap
 
-PUBLISHED = "imagenet"  # in place of a weights file: the backbone's own weights
-
 
 @dataclass(frozen=True)
 class Normalization:

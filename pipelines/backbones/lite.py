@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import BackboneError, UsageError
-from pipelines.backbones.base import PUBLISHED, Normalization
+from pipelines.backbones import PUBLISHED
+from pipelines.backbones.base import Normalization
 from pipelines.backbones.keras_base import KerasBackbone
 from pipelines.backbones.torchfile import read_state_dict
 from pipelines.backbones.weights import check_pinned

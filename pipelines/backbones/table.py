@@ -13,14 +13,13 @@ from typing import NamedTuple
 from featurestore.errors import BackboneError, UsageError
 from featurestore.limits import check_count
 from featurestore.spec import CROPS, FeatureSpec
-from pipelines.backbones import DEFAULT
+from pipelines.backbones import DEFAULT, MAX_INPUT_SIZE, MIN_INPUT_SIZE, PUBLISHED
 from pipelines.backbones.applications import APPLICATIONS
-from pipelines.backbones.base import PUBLISHED, Backbone, near
+from pipelines.backbones.base import Backbone, near
 from pipelines.backbones.lite import FAMILY
 from pipelines.backbones.weights import file_digest
 
 POOLINGS = ("avg", "max", "none")
-MIN_INPUT_SIZE, MAX_INPUT_SIZE = 32, 2048  # pixels; no network of the table was trained below 224 or above 600
 TABLE: dict[str, Backbone] = {backbone.name: backbone for backbone in (*FAMILY, *APPLICATIONS)}
 
 
