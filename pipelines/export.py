@@ -27,8 +27,9 @@ from featurestore.spec import FeatureSpec
 from featurestore.storage.files import flush, write_json, write_text
 from featurestore.store import FeatureStore
 from heads.backend import import_keras, import_tensorflow
+from heads.base import Head
 from pipelines import keras_head
-from pipelines.backbones import canary, engines, networks
+from pipelines.backbones import canary, graphs, networks
 from pipelines.options import ExportOptions
 from pipelines.predict import tap_of
 from pipelines.stored_heads import Say, find_head, head_of
@@ -82,8 +83,7 @@ def export(
         SpecMismatch: the features are in bf16, were made with other weights, or the backbone gives other ones now.
         SourceError: no image of the set can be read.
     """
-    began = time.monotonic()
-    to = Path(to)
+    began, to = time.monotonic(), Path(to)
     format = _format(options.format)
     _check_target(to)
     opened = FeatureStore(store)
@@ -94,26 +94,17 @@ def export(
     last = keras_head.with_probabilities(head)
     pixels, X = _pictures(opened, meta["feature_set"], spec)
     model = _classifier(opened, meta["feature_set"], options.weights, last)
-    told = {"head_id": head_id, "format": options.format}
     with _whole_folder(to) as fresh:
         with _as_engine_error(f"The {options.format} export of head {head_id} failed"):
             format.write(model, fresh / format.file)
             parity = _parity(format.load(fresh / format.file), pixels, head.probabilities(X))
         _check_parity(parity, options.format, spec)
         write_text(fresh / LABELS, "".join(f"{name}\n" for name in head.classes))
-        described = {
-            **told,
-            "model": format.file,
-            "head": head.family,
-            "fingerprint": meta["fingerprint"],
-            "backbone": spec.backbone,
-            "preprocessing": asdict(spec.preprocessing),
-            "labels": head.classes.tolist(),
-            "parity": parity,
-        }
-        write_json(fresh / DESCRIPTION, described)
+        described = {"format": options.format, "model": format.file, "head_id": head_id, **_described(head, spec)}
+        write_json(fresh / DESCRIPTION, described | {"parity": parity})
     return {
-        **told,
+        "head_id": head_id,
+        "format": options.format,
         "path": str(to / format.file),
         "labels": str(to / LABELS),
         "input_size": spec.preprocessing.input_size,
@@ -121,6 +112,17 @@ def export(
         "parity": parity,
         "bytes": sum(path.stat().st_size for path in to.rglob("*") if path.is_file()),
         "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _described(head: Head, spec: FeatureSpec) -> dict[str, Any]:
+    """Return what a user of the model has to know of its input and output."""
+    return {
+        "head": head.family,
+        "fingerprint": spec.fingerprint(),
+        "backbone": spec.backbone,
+        "preprocessing": asdict(spec.preprocessing),
+        "labels": head.classes.tolist(),
     }
 
 
@@ -195,14 +197,14 @@ def _load_onnx(path: Path) -> Run:
 
 
 def _write_openvino(model: keras.Model, path: Path) -> None:
-    openvino = engines.import_openvino()
+    openvino = graphs.import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         _write_saved_model(model, Path(folder))
         openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
 
 
 def _load_openvino(path: Path) -> Run:
-    core = engines.import_openvino().Core()
+    core = graphs.import_openvino().Core()
     compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pixels: compiled(pixels)["probabilities"]
 

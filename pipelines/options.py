@@ -20,8 +20,8 @@ from featurestore.splits import Split
 from heads.comparison.space import DEFAULT, Evaluation, Search
 from heads.spec import HeadSpec
 from pipelines.backbones import DEFAULT as DEFAULT_BACKBONE
+from pipelines.backbones import MIN_INPUT_SIZE, PUBLISHED
 from pipelines.backbones.engine_options import EngineOptions, check_batch, check_engine
-from pipelines.backbones.table import MIN_INPUT_SIZE
 from pipelines.images.augmentation import MAX_VIEWS, Augmentation
 
 MAX_SHARD_IMAGES = 2**20
@@ -47,7 +47,7 @@ class EmbedOptions:
     """How to embed a corpus."""
 
     backbone: Annotated[str, Option("One of `penult backbones`, or ft:ID, a fine-tuned one.")] = DEFAULT_BACKBONE
-    weights: Annotated[str, Option("'imagenet' or a weights file.")] = "imagenet"
+    weights: Annotated[str, Option(f"'{PUBLISHED}' or a weights file.")] = PUBLISHED
     layer: Annotated[str | None, Option("Layer to tap; by default the last one before the classifier.")] = None
     pooling: Annotated[str, Option("avg, max or none (flatten) over a layer's positions.")] = "avg"
     input_size: Annotated[int | None, Option("Side in pixels; by default the backbone's own.")] = None

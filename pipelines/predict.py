@@ -14,7 +14,7 @@ from featurestore.schema import storable
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads.base import Head
-from pipelines.backbones import canary, finetuned
+from pipelines.backbones import PUBLISHED, canary, finetuned
 from pipelines.backbones.engines import Engine, open_engine
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.worker import OVERFLOW
@@ -96,7 +96,7 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
         weights = finetuned.weights_in(store, spec.weights_sha256)
     if weights is None:
         embeds = (r for r in reversed(store.runs()) if r.kind == "embed" and r.result["feature_set"] == feature_set)
-        weights = next((run.parameters["weights"] for run in embeds), "imagenet")
+        weights = next((run.parameters["weights"] for run in embeds), PUBLISHED)
     seen = spec.preprocessing
     tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, seen.input_size, seen.crop)
     actual = feature_spec(tap, spec.width, spec.precision, spec.dtype, spec.augmentation)

@@ -32,10 +32,10 @@ from heads.comparison import search
 from heads.comparison.compare import compare
 from heads.comparison.space import Evaluation
 from pipelines import commands, maintenance, training
-from pipelines.backbones import engines
+from pipelines.backbones import MAX_INPUT_SIZE, graphs
 from pipelines.backbones.engine_options import BATCH_SIZES, MAX_BATCH_PIXELS, EngineOptions, check_request
 from pipelines.backbones.engines import open_engine
-from pipelines.backbones.table import MAX_INPUT_SIZE, resolve
+from pipelines.backbones.table import Tap, resolve
 from pipelines.commands import base, train
 from pipelines.commands import embed as embed_command
 from pipelines.embedding import worker
@@ -699,20 +699,20 @@ def test_without_a_home_graphs_are_converted_and_not_kept(
         path.write_bytes(b"graph")
         path.with_suffix(".bin").write_bytes(b"weights")
 
-    monkeypatch.setattr(engines, "_convert", convert)
-    monkeypatch.setattr(engines.networks, "fetch", lambda _tap: None)
+    monkeypatch.setattr(graphs, "_convert", convert)
+    monkeypatch.setattr(Tap, "fetch", lambda _tap: None)
 
     class Core:
         def read_model(self, *content: bytes) -> tuple[bytes, ...]:
             return content
 
-    assert engines._graph(Core(), resolve()) == (b"graph", b"weights")
+    assert graphs.graph(Core(), resolve()) == (b"graph", b"weights")
     assert "PENULT_CACHE" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ([home] if home else [])
 
     caplog.clear()
     monkeypatch.setenv("PENULT_CACHE", str(tmp_path / "cache"))
-    assert engines._graph(Core(), resolve()) == (b"graph", b"weights") and not caplog.text
+    assert graphs.graph(Core(), resolve()) == (b"graph", b"weights") and not caplog.text
     (kept,) = (tmp_path / "cache" / "graphs").iterdir()
     assert (kept / "graph.xml").read_bytes() == b"graph"
 

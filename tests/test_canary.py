@@ -26,7 +26,8 @@ from featurestore.spec import Preprocessing
 from featurestore.storage.files import write_sealed
 from featurestore.store import FeatureStore
 from pipelines import predict as predicting
-from pipelines.backbones import canary, networks
+from pipelines.backbones import canary
+from pipelines.backbones.applications import Application
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.embedding import beam, worker
 from pipelines.embedding.embed import embed
@@ -480,8 +481,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 def rescale(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Half a grey level in the normalisation: far less than anyone would see in a cosine."""
-    plain = networks._normalize
-    patch.setattr(networks, "_normalize", lambda pixels, row: plain(pixels + 0.5, row))
+    plain = Application.normalized
+    patch.setattr(Application, "normalized", lambda backbone, pixels: plain(backbone, pixels + 0.5))
     patch.setenv("PENULT_CACHE", str(folder / "rescaled"))  # or the graph of before would be used
 
 
@@ -495,14 +496,14 @@ def resize(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 def retrain(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Other weights under the digest of those that the set was made with."""
-    plain = networks._load_weights
+    plain = Application.load
 
-    def load(network: Any, row: Any, tap: Any) -> None:
-        plain(network, row, tap)
+    def load(backbone: Application, network: Any, tap: Any) -> None:
+        plain(backbone, network, tap)
         for variable in network.trainable_variables:
             variable.assign(variable * 1.01)
 
-    patch.setattr(networks, "_load_weights", load)
+    patch.setattr(Application, "load", load)
     patch.setenv("PENULT_CACHE", str(folder / "retrained"))
 
 
@@ -558,7 +559,7 @@ def test_whatever_gives_other_numbers_is_refused(
 def test_a_cached_graph_of_other_weights_is_refused(
     world: dict[str, Any], new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.backbones.engines import _digest
+    from pipelines.backbones.graphs import _digest
 
     shutil.copytree(world["folder"] / "cache", tmp_path / "cache")
     monkeypatch.setenv("PENULT_CACHE", str(tmp_path / "cache"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 from dataclasses import replace
@@ -15,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import CountingEngine, write_picture
-from featurestore.errors import SourceError, StoreLocked, TooManyFailures, UsageError
+from featurestore.errors import SourceError, SpecMismatch, StoreLocked, TooManyFailures, UsageError
 from featurestore.store import FeatureStore
 from pipelines.backbones.engine_options import EngineOptions
+from pipelines.backbones.table import Tap
+from pipelines.embedding import worker
 from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.options import EmbedOptions
 
@@ -394,3 +398,55 @@ def test_features_beyond_float16_are_failures_that_name_the_way_out(
     assert counts(again) == {"seen": 30, "unchanged": 30}
     wide = embed(str(corpus), tmp_path / "wide", replace(SMALL_SHARDS, dtype="float32"))
     assert (wide.embedded, wide.failed) == (30, 0)
+
+
+@pytest.fixture
+def opens(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> list[Tap]:
+    """The taps for which an engine was opened."""
+    opened: list[Tap] = []
+    monkeypatch.setattr(worker, "open_engine", lambda tap, _options: opened.append(tap) or engine)
+    return opened
+
+
+def test_an_engine_is_opened_only_when_there_is_something_to_embed(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, opens: list[Tap]
+) -> None:
+    store = tmp_path / "store"
+    first = embed(str(corpus), store)
+    assert (len(opens), engine.canaries) == (1, 2)  # the set's first, and what it is compared with
+    worker.engine_for.cache_clear()
+    again = embed(str(corpus), store)
+    assert (again.seen, again.embedded, len(opens), engine.canaries) == (30, 0, 1, 2)
+    assert (again.feature_set, again.fingerprint) == (first.feature_set, first.fingerprint)
+    write_picture(corpus / "a" / "new.png", 99)
+    assert embed(str(corpus), store).embedded == 1
+    assert (len(opens), engine.canaries) == (2, 3)  # who adds to a set embeds the canary first
+    worker.engine_for.cache_clear()
+    other = embed(str(corpus), store, EmbedOptions(dtype="float32"))  # of another width, for all that is known
+    assert (other.embedded, len(opens)) == (31, 3)
+
+
+def test_a_second_run_needs_no_library_that_computes(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    embed(str(corpus), tmp_path / "store")
+    code = f"""
+import sys
+from pipelines.embedding.embed import embed
+result = embed({str(corpus)!r}, {str(tmp_path / "store")!r})
+assert (result.seen, result.embedded) == (30, 0)
+print(sorted({{"openvino", "tensorflow", "keras", "apache_beam"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_vectors_of_another_length_are_refused(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The length is that of the stored set, until the engine is opened."""
+    store = tmp_path / "store"
+    embed(str(corpus), store)
+    write_picture(corpus / "a" / "new.png", 99)
+    monkeypatch.setattr(engine, "width", 13, raising=False)
+    with pytest.raises(SpecMismatch, match=r"Expected: 12 numbers per picture, as in efficientnet-lite0-\w+\. Got: 13"):
+        embed(str(corpus), store)
+    assert len(FeatureStore(store).runs()) == 1 and not list((store / "staging").glob("*"))

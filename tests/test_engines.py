@@ -14,7 +14,7 @@ import seeded
 
 from featurestore.errors import EngineError, UsageError
 from heads.backend import import_keras
-from pipelines.backbones import engines, networks, table
+from pipelines.backbones import engines, graphs, networks, table
 from pipelines.backbones.engine_options import ENGINES, EngineOptions
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.table import resolve
@@ -94,8 +94,9 @@ def test_lite_features_equal_keras_own(cache):
     from pipelines.backbones import lite
 
     keras = import_keras()
-    graph = lite.graph("efficientnet-lite0", include_top=False, input_size=96)
-    lite.load(graph, lite.weights_file("efficientnet-lite0"))
+    backbone = table.TABLE["efficientnet-lite0"]
+    graph = lite.graph(backbone, include_top=False, input_size=96)
+    lite.load(graph, backbone.published(top=False))
     reference = keras.Model(graph.input, keras.layers.GlobalAveragePooling2D()(graph.output))
     pictures = seeded.pictures(96)
     expected = reference((pictures.astype("float32") - 127) / 128, training=False).numpy()
@@ -209,7 +210,7 @@ def test_native_bf16(monkeypatch, capabilities, features, native):
 
 
 def test_bf16_is_close_to_f32_but_not_it(cache):
-    if not engines._has_native_bf16(engines.import_openvino().Core()):
+    if not engines._has_native_bf16(graphs.import_openvino().Core()):
         pytest.skip("this CPU has no native bf16; the refusal is tested above")
     pictures = seeded.pictures(224)
     exact, rounded = (
@@ -277,11 +278,11 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("PENULT_CACHE", "a")
     monkeypatch.setenv("XDG_CACHE_HOME", "b")
     monkeypatch.setenv("HOME", "c")
-    assert engines.cache_folder() == Path("a")
+    assert graphs.cache_folder() == Path("a")
     monkeypatch.delenv("PENULT_CACHE")
-    assert engines.cache_folder() == Path("b/penult")
+    assert graphs.cache_folder() == Path("b/penult")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert engines.cache_folder() == Path("c/.cache/penult")
+    assert graphs.cache_folder() == Path("c/.cache/penult")
 
 
 START = """

@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 
 from featurestore import options
-from pipelines import predict, stored_heads
+from pipelines import options as job_options
+from pipelines import stored_heads
 from pipelines.backbones import canary
 from pipelines.embedding import labels, membership
 from pipelines.images import containers, decoder, samples, tiffs
@@ -45,12 +46,7 @@ MEBI = 1024 * 1024
         (manifests, {"MAX_LINE": MEBI, "EXAMPLES": 20}),
         (membership, {"MAX_CLASSES": 10_000, "MAX_CHANGES": 1000}),
         (missing_files, {"MAX_FOLDERS": 100}),
-        (
-            predict,
-            {
-                "MAX_TOP": 1_000_000,
-            },
-        ),
+        (job_options, {"MAX_TOP": 1_000_000}),
         (stored_heads, {"CANDIDATES_SHOWN": 5}),
         (samples, {"BAND_PIXELS": 4_194_304}),
         (webdataset, {"MAX_SIDE_FILE_BYTES": MEBI}),

@@ -19,7 +19,8 @@ from heads.base import Head
 from heads.families.dense import DenseHead
 from heads.families.linear import LinearHead
 from pipelines.backbones.table import Tap
-from pipelines.finetuning import checkpoint, finetune, trainer
+from pipelines.finetuning import checkpoint, epochs, finetune, trainer
+from pipelines.finetuning.pictures import Pictures, Watch
 from pipelines.finetuning.trainer import Trainer
 from pipelines.images import decoder
 from pipelines.images.augmentation import Augmentation
@@ -213,9 +214,9 @@ def trained(
 ) -> checkpoint.Course:
     folder.mkdir(exist_ok=True)
     tap = replace(TAP, input_size=32)
-    pictures = finetune._Pictures(dataset, tap, options.batch_size, finetune._Watch(0, None))
+    pictures = Pictures(dataset, tap, options.batch_size, Watch(0, None))
     weights = finetune._weights(dataset, class_weight)
-    return finetune._train(network, pictures, weights, options, folder, lambda _: None)  # type: ignore[arg-type]
+    return epochs.train(network, pictures, weights, options, folder, lambda _: None)  # type: ignore[arg-type]
 
 
 def squares(dataset: Dataset, rows: range) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Annotated
 from featurestore.errors import UsageError
 from featurestore.limits import check_count
 from featurestore.options import Option
-from pipelines.backbones.table import MAX_INPUT_SIZE
+from pipelines.backbones import MAX_INPUT_SIZE
 
 BATCH_SIZES = {"openvino": 8, "tensorflow": 64}  # small ones stay in a core's cache, large ones fill a GPU
 ENGINES = tuple(BATCH_SIZES)

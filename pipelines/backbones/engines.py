@@ -9,15 +9,7 @@ TensorFlow.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import shutil
-import sys
-import tempfile
 import threading
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +18,7 @@ import numpy as np
 from featurestore.errors import EngineError
 from featurestore.limits import check_count
 from heads.backend import import_keras
-from pipelines.backbones import networks
+from pipelines.backbones import graphs
 from pipelines.backbones.engine_options import EngineOptions, check_request
 from pipelines.backbones.table import Tap
 
@@ -34,8 +26,6 @@ if TYPE_CHECKING:
     import openvino
 
 MAX_THREADS = 1024
-LOG = logging.getLogger("penult")
-GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
 NATIVE_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, ARM
 
 
@@ -107,11 +97,11 @@ class OpenVINOEngine(Engine):
 
     def __init__(self, tap: Tap, options: EngineOptions, threads: int) -> None:
         precision, batch_size = options.precision, options.images_per_pass(tap.input_size)
-        openvino = import_openvino()
+        openvino = graphs.import_openvino()
         core = openvino.Core()
         if precision == "bf16" and not _has_native_bf16(core):
             raise EngineError("This CPU would only emulate bf16: use `--precision f32`.")
-        model = _graph(core, tap)
+        model = graphs.graph(core, tap)
         model.reshape([batch_size, tap.input_size, tap.input_size, 3])
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,  # never left to the plugin: some CPUs default to bf16
@@ -157,7 +147,7 @@ class TensorFlowEngine(Engine):
                     "open the engine first or leave out the number of threads."
                 ) from error
         self.batch_size = options.images_per_pass(tap.input_size)
-        self._function = _function(tap, self.batch_size)
+        self._function = graphs.traced(tap, self.batch_size)
         self.tap = tap
         self.precision = options.precision
         self.width = self._function.get_concrete_function().structured_outputs.shape[1]
@@ -172,112 +162,6 @@ KINDS: dict[str, type[OpenVINOEngine] | type[TensorFlowEngine]] = {
 }
 
 
-def cache_folder() -> Path | None:
-    """Return where converted graphs are kept: $PENULT_CACHE, $XDG_CACHE_HOME/penult or ~/.cache/penult.
-
-    None if none of these is known: no variable is set, not even $HOME, and the system's list of users lacks this one.
-    """
-    if named := os.environ.get("PENULT_CACHE"):
-        return Path(named)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
-    except RuntimeError:
-        return None
-
-
-def _graph(core: openvino.Core, tap: Tap) -> openvino.Model:
-    """Return the tap's graph from the cache; convert it first if it is missing or damaged."""
-    networks.fetch(tap)
-    identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
-    del identity["crop"]  # the graph begins with the cropped square
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    cache = cache_folder()
-    folder = None if cache is None else cache / "graphs" / key
-    content = _read_cached(folder) if folder else None
-    return core.read_model(*(content or _converted(tap, folder)))
-
-
-def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
-    """Return the graph and its weights, or None unless both are as they were written."""
-    try:
-        graph, weights = (folder / "graph.xml").read_bytes(), (folder / "graph.bin").read_bytes()
-        digest = (folder / "sha256").read_text()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return (graph, weights) if _digest(graph, weights) == digest else None
-
-
-def _converted(tap: Tap, folder: Path | None) -> tuple[bytes, bytes]:
-    """Return a tap's graph, newly converted; keep it in a folder of the cache if that can be written."""
-    with _workplace(folder) as temporary:
-        fresh = Path(temporary) / "graph"
-        fresh.mkdir()
-        _convert(tap, fresh / "graph.xml")
-        digest = _digest((fresh / "graph.xml").read_bytes(), (fresh / "graph.bin").read_bytes())
-        (fresh / "sha256").write_text(digest)
-        content = _read_cached(fresh)
-        if content is None:
-            raise EngineError(f"The converted graph in {fresh} cannot be read back: check that disk.")
-        if folder and Path(temporary).parent == folder.parent:
-            _put_in_place(fresh, folder)
-    return content
-
-
-def _workplace(folder: Path | None) -> tempfile.TemporaryDirectory[str]:
-    """Return a temporary folder beside the result's; if that cannot be written, warn and return one elsewhere."""
-    why = "there is no home folder"
-    if folder is not None:
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            return tempfile.TemporaryDirectory(dir=folder.parent, prefix="tmp-")
-        except OSError as error:
-            why = f"{folder.parent}: {error.strerror}"
-    LOG.warning(
-        "The converted graph is not kept, so the next start converts it again (%s): "
-        "let the variable PENULT_CACHE name a folder that can be written.",
-        why,
-    )
-    return tempfile.TemporaryDirectory(prefix="penult-")
-
-
-def _put_in_place(fresh: Path, folder: Path) -> None:
-    """Rename a converted graph's folder to its final name; another process may do so at the same time."""
-    while True:
-        try:
-            fresh.rename(folder)
-            return
-        except OSError:
-            if _read_cached(folder):
-                return  # another process was faster
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _convert(tap: Tap, path: Path) -> None:
-    """Trace the Keras model and save it as OpenVINO's IR, in full f32."""
-    openvino = import_openvino()
-    function = _function(tap, batch_size=None)
-    model = openvino.convert_model(function.get_concrete_function())
-    openvino.save_model(model, path, compress_to_fp16=False)
-
-
-def _function(tap: Tap, batch_size: int | None) -> Any:
-    """Return the built model as a TensorFlow function of uint8 (batch_size, s, s, 3)."""
-    model = networks.build(tap)
-    import tensorflow as tf
-
-    signature = tf.TensorSpec((batch_size, tap.input_size, tap.input_size, 3), tf.uint8)
-    return tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
-
-
-def import_openvino() -> Any:
-    """Import OpenVINO without the telemetry that it would send on import and on conversion."""
-    if "openvino" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
-
-
 def _has_native_bf16(core: openvino.Core) -> bool:
     """Return whether the CPU computes in bf16: OpenVINO says so and, on Linux, the CPU's listed features agree."""
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -287,7 +171,3 @@ def _has_native_bf16(core: openvino.Core) -> bool:
     except OSError:
         return True
     return bool(features & NATIVE_BF16)
-
-
-def _digest(graph: bytes, weights: bytes) -> str:
-    return hashlib.sha256(hashlib.sha256(graph).digest() + hashlib.sha256(weights).digest()).hexdigest()

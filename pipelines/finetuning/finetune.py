@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from featurestore import layout
-from featurestore.dataset import Dataset, hex_ids
-from featurestore.errors import HeadError, ImageError, SourceError
-from featurestore.machine import available_cores
+from featurestore.dataset import Dataset
+from featurestore.errors import HeadError
 from featurestore.runs import RunRecord
 from featurestore.splits import SPLITS, TEST, TRAIN, VAL
 from featurestore.storage.files import make_folder, replacing
@@ -38,99 +33,20 @@ from pipelines import signals
 from pipelines.backbones import canary, finetuned
 from pipelines.backbones.engine_options import EngineOptions, check_batch
 from pipelines.backbones.table import Tap
+from pipelines.concurrency import bound_memory
 from pipelines.embedding.embed import embed
-from pipelines.embedding.worker import ahead_of, bound_memory, engine_for
+from pipelines.embedding.worker import engine_for
 from pipelines.finetuning import checkpoint
 from pipelines.finetuning.checkpoint import Course
+from pipelines.finetuning.epochs import train
+from pipelines.finetuning.pictures import Pictures, Progress, Watch
 from pipelines.finetuning.trainer import Trainer
-from pipelines.images import decoder
-from pipelines.images.augmentation import Augmentation
-from pipelines.images.views import random_view
 from pipelines.options import EmbedOptions, FinetuneOptions, FitData, ReportOptions
 from pipelines.predict import tap_of
 from pipelines.run_kinds import head_kinds
 from pipelines.sources import corpus
 from pipelines.stored_heads import Say, find_head, head_of
 from pipelines.training import keep, load_dataset
-
-STAGES = ("train", "validate", "checkpoint", "embed", "score")
-BATCHES_AHEAD = 2  # per core: batches decoded and not yet trained on
-
-Progress = Callable[[int, int], None]  # images done, images in all
-Batch = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass
-class _Watch:
-    """Counts images, and the seconds per stage."""
-
-    total: int
-    progress: Progress | None
-    pictures: int = 0
-    trained: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-    def count(self, pictures: int) -> None:
-        """Add images that have been read, and report progress."""
-        self.pictures += pictures
-        self.ahead(0)
-
-    def ahead(self, pictures: int, _of: int = 0) -> None:
-        """Report progress including this many images that will be counted later."""
-        if self.progress:
-            self.progress(self.pictures + pictures, self.total)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes to a stage."""
-        since = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - since
-
-
-@dataclass
-class _Pictures:
-    """Reads and decodes a dataset's images, and notes in ``lost`` those that are missing, changed or unreadable."""
-
-    dataset: Dataset
-    tap: Tap
-    batch_size: int
-    watch: _Watch
-    lost: dict[str, str] = field(default_factory=dict)  # content → why
-
-    def batches(self, rows: np.ndarray, views: tuple[Augmentation, int] | None = None) -> Iterator[Batch]:
-        """Yield pixels uint8 (b, s, s, 3) and their rows int (b,), in order, decoded ahead in threads.
-
-        Args:
-            rows: indices of rows of the dataset.
-            views: the augmentation and the number of the view; None for the unchanged images.
-        """
-        chunks = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
-
-        def load(chunk: np.ndarray) -> list[np.ndarray | None]:
-            return [self._load(row, views) for row in chunk]
-
-        cores = available_cores()
-        with ThreadPoolExecutor(cores) as pool:
-            for chunk, loaded in zip(chunks, ahead_of(pool, load, chunks, BATCHES_AHEAD * cores), strict=True):
-                signals.check()
-                self.watch.count(len(chunk))
-                pixels = [p for p in loaded if p is not None]
-                if pixels:
-                    yield np.stack(pixels), chunk[[p is not None for p in loaded]]
-
-    def _load(self, row: int, views: tuple[Augmentation, int] | None) -> np.ndarray | None:
-        key, uri = str(hex_ids(self.dataset.keys[row : row + 1])[0]), str(self.dataset.uris[row])
-        try:
-            data = corpus.read(uri)[0]
-            if hashlib.sha256(data).hexdigest() != key:
-                self.lost[key] = "changed"
-                return None
-            pixels = decoder.decode(data, self.tap.input_size, self.tap.crop).pixels
-        except ImageError as error:
-            self.lost[key] = error.error_type
-            return None
-        return pixels if views is None else random_view(pixels, views[0], bytes.fromhex(key), views[1])
 
 
 def finetune(
@@ -169,138 +85,107 @@ def finetune(
     bound_memory()
     opened = FeatureStore(store)
     head_id = find_head(opened, head_id, head_kinds(fine_tuned=False), say)  # a rerun must not start from its own head
-    old, meta = head_of(opened, head_id)
-    record = RunRecord.read(opened.run_folder(head_id))
-    asked, class_weight = record.parameters, _class_weight(record)
-    tap = tap_of(opened, meta["feature_set"], weights)
-    check_batch(options.batch_size, tap.input_size)
-    data = FitData.from_json(asked, meta["feature_set"])
-    dataset = load_dataset(opened, data)
-    notes = check_dataset(dataset)
-    _check_classes(old, dataset)
-    parameters = {"head_id": head_id, "class_weight": class_weight, **asdict(options)}
-    digest = _digest(parameters, dataset)
-    if done := [run for run in opened.runs() if run.kind == "finetune" and run.parameters["digest"] == digest]:
-        say(f"This was done before, by run {done[-1].run_id}.")
-        checkpoint.discard(layout.finetuning(opened.path, digest))  # the run may have died before it did this
-        return done[-1].result
-    precision = opened.spec(meta["feature_set"]).precision
-    # For bf16 open the engine now: a CPU without bf16 is refused here, not after the training.
-    engine = engine_for(tap, EngineOptions(precision=precision)) if precision == "bf16" else None
-    trainer = Trainer(tap, old, options.unfreeze_from, options.optimizer, options.settings())
-    canary.check(opened, meta["feature_set"], engine or trainer.features)
-    with checkpoint.own_folder(layout.finetuning(opened.path, digest), opened.new_run_id) as (folder, begun):
-        run_id = begun["run_id"]
-        watch = _Watch(_work(dataset, options.epochs), progress)
-        pictures = _Pictures(dataset, tap, options.batch_size, watch)
-        loss_weights = _weights(dataset, class_weight)
-        with trainer.running(precision), signals.deferred():
-            course = _train(trainer, pictures, loss_weights, options, folder, say)
-        if course.best_epoch == 0:
-            notes.append("No epoch was better on validation than the head as it was.")
+    job = _job(opened, head_id, options, weights)
+    if (done := job.done()) is not None:
+        say(f"This was done before, by run {done.run_id}.")
+        checkpoint.discard(job.folder)  # the run may have died before it did this
+        return done.result
+    trainer = _checked_trainer(job)
+    with checkpoint.own_folder(job.folder, opened.new_run_id) as (folder, begun):
+        watch = Watch(_work(job.dataset, options.epochs), progress)
+        pictures = Pictures(job.dataset, job.tap, options.batch_size, watch)
+        with trainer.running(job.precision), signals.deferred():
+            course = train(trainer, pictures, _weights(job.dataset, job.class_weight), options, folder, say)
         trainer.set_weights(course.best)
-        about = {"head_id": head_id, "options": asdict(options)}
-        finetuned.register(opened, run_id, tap, trainer.save_backbone, about)
+        about = {"head_id": job.head_id, "options": asdict(options)}
+        finetuned.register(opened, begun["run_id"], job.tap, trainer.save_backbone, about)
         with watch.stage("embed"):
-            feature_set = _embed(opened, run_id, pictures, meta["feature_set"])
+            feature_set = _embed(opened, begun["run_id"], pictures, job.feature_set)
         with watch.stage("score"):
-            fresh = load_dataset(opened, replace(data, feature_set=feature_set))
-            check_dataset(fresh)
-            val = fresh.part(VAL)
-            head = registry.calibrated(replace(trainer.head(), history=tuple(course.history)), val.X, val.y)
-            seconds = round(sum(row["seconds"] for row in course.history), 3)
-            result = score(head, {split: fresh.part(split) for split in SPLITS}, seconds, notes)
-            report = keep(opened, run_id, CompareResult.of(result), fresh, begun["started"], ReportOptions())
-            pair = _pair(old, dataset, head, fresh)
-        outcome = {
-            "run_id": run_id,
-            "head_id": run_id,
-            "backbone": finetuned.PREFIX + run_id,
-            "feature_set": feature_set,
-            "epochs": options.epochs,
-            "best_epoch": course.best_epoch,
-            "start": course.start,
-            "history": course.history,
-            **pair,
-            "fit_seconds": seconds,
-            "seconds": {stage: round(took, 3) for stage, took in watch.seconds.items()},
-            "images_per_second": round(watch.trained / watch.seconds["train"], 1) if watch.trained else 0.0,
-            "n": result.n,
-            "left_out": _left_out(pictures.lost, dataset, fresh),
-            "notes": list(result.notes),
-            "report": str(report),
-        }
-        parameters |= data.to_json() | {"digest": digest}
-        RunRecord(run_id, "finetune", begun["started"], parameters, outcome).write(opened.run_folder(run_id))
+            scored = _scored(job, trainer, course, pictures, feature_set, begun)
+        outcome = _outcome(begun["run_id"], feature_set, course, watch, options) | scored
+        parameters = job.parameters | job.data.to_json() | {"digest": job.digest}
+        record = RunRecord(begun["run_id"], "finetune", begun["started"], parameters, outcome)
+        record.write(opened.run_folder(begun["run_id"]))
         checkpoint.discard(folder)
     return outcome
 
 
-def _train(
-    trainer: Trainer, pictures: _Pictures, weights: np.ndarray, options: FinetuneOptions, folder: PurePath, say: Say
-) -> Course:
-    """Train all epochs, or those after the checkpoint; return the course."""
-    dataset, watch, augmentation = pictures.dataset, pictures.watch, options.augmentation
-    train, val = (np.flatnonzero(dataset.splits == split) for split in (TRAIN, VAL))
-    labels = _codes(dataset.y, trainer.classes)
+@dataclass(frozen=True)
+class _Job:
+    """All that decides what a fine-tuning does."""
 
-    def over(batches: Iterator[Batch], step: Callable[..., tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, int]:
-        """Return the mean loss, the share of right predictions, and the number of images that could be read."""
-        losses, right = [], []
-        with closing(batches):  # type: ignore[type-var]
-            for pixels, rows in batches:
-                loss, predicted = step(pixels, rows)
-                losses.append(loss)
-                right.append(predicted == labels[rows])
-        if not losses:
-            raise SourceError(_nothing_left(pictures))
-        return float(np.concatenate(losses).mean()), float(np.concatenate(right).mean()), sum(map(len, losses))
+    store: FeatureStore
+    head_id: str
+    head: Head
+    class_weight: str | None
+    tap: Tap
+    data: FitData
+    dataset: Dataset
+    options: FinetuneOptions
+    notes: tuple[str, ...]
 
-    def validate() -> dict[str, float]:
-        with watch.stage("validate"):
-            loss, share, _ = over(pictures.batches(val), lambda pixels, rows: trainer.evaluate(pixels, labels[rows]))
-        return {"val_loss": loss, "val_accuracy": share}
+    @property
+    def feature_set(self) -> str:
+        """The set that the head was trained on."""
+        return self.dataset.feature_set
 
-    def train_epoch(epoch: int) -> dict[str, float]:
-        trainer.begin(augmentation.seed, epoch, options.rate(epoch))
-        order = np.random.default_rng([augmentation.seed, epoch]).permutation(train)
-        views = (augmentation, epoch) if augmentation.changes else None
-        with watch.stage("train"):
-            loss, share, count = over(
-                pictures.batches(order, views), lambda pixels, rows: trainer.step(pixels, labels[rows], weights[rows])
-            )
-        watch.trained += count
-        return {"epoch": epoch, "loss": loss, "accuracy": share}
+    @property
+    def precision(self) -> str:
+        """That of the features, in which everything is computed."""
+        return self.store.spec(self.feature_set).precision
 
-    course = checkpoint.resume(folder, trainer)
-    if course is None:
-        course = Course([], validate(), 0, trainer.weights())
-        say(f"Before: validation {course.start['val_accuracy']:.1%}, loss {course.start['val_loss']:.4f}.")
-    else:
-        watch.count(len(val) + len(course.history) * (len(train) + len(val)))
-        say(f"Resuming after epoch {len(course.history)} of {options.epochs}.")
-    for epoch in range(len(course.history) + 1, options.epochs + 1):
-        since = time.perf_counter()
-        row = {**train_epoch(epoch), **validate()}
-        row["seconds"] = round(time.perf_counter() - since, 3)
-        if not np.isfinite(list(row.values())).all():
-            raise HeadError(f"In epoch {epoch} the loss is not finite any more: give a smaller --learning-rate.")
-        course.history.append(row)
-        if _better(row, course):
-            course.best_epoch, course.best = epoch, trainer.weights()
-        with watch.stage("checkpoint"):
-            checkpoint.save(folder, trainer, course)
-        say(
-            f"Epoch {epoch} of {options.epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.1%}; "
-            f"validation {row['val_accuracy']:.1%}, loss {row['val_loss']:.4f} ({row['seconds']:.1f} s)."
-        )
-    return course
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was asked for, as the run's record has it."""
+        return {"head_id": self.head_id, "class_weight": self.class_weight, **asdict(self.options)}
+
+    @property
+    def digest(self) -> str:
+        """A digest of all that decides the run: head, options, feature set's fingerprint, images, labels, splits."""
+        dataset = self.dataset
+        rows = [dataset.ids.tolist(), dataset.y.tolist(), dataset.splits.tolist()]
+        text = json.dumps([self.parameters, dataset.fingerprint, rows], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> PurePath:
+        """Where its checkpoint is."""
+        return layout.finetuning(self.store.path, self.digest)
+
+    def done(self) -> RunRecord | None:
+        """Return the newest finished run of this job, if there is one."""
+        digest = self.digest
+        runs = (run for run in reversed(self.store.runs()) if run.kind == "finetune")
+        return next((run for run in runs if run.parameters["digest"] == digest), None)
 
 
-def _better(row: dict[str, float], course: Course) -> bool:
-    """Return whether an epoch has a higher validation accuracy than the best so far, or the same and a lower loss."""
-    best = course.history[course.best_epoch - 1] if course.best_epoch else course.start
-    return (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
+def _job(store: FeatureStore, head_id: str, options: FinetuneOptions, weights: str | None) -> _Job:
+    """Look up all that decides a run, and check it; see ``finetune`` for errors."""
+    head, meta = head_of(store, head_id)
+    record = RunRecord.read(store.run_folder(head_id))
+    tap = tap_of(store, meta["feature_set"], weights)
+    check_batch(options.batch_size, tap.input_size)
+    data = FitData.from_json(record.parameters, meta["feature_set"])
+    dataset = load_dataset(store, data)
+    notes = check_dataset(dataset)
+    _check_classes(head, dataset)
+    return _Job(store, head_id, head, _class_weight(record), tap, data, dataset, options, tuple(notes))
+
+
+def _checked_trainer(job: _Job) -> Trainer:
+    """Return the network to train, after its features have been compared with the set's canary.
+
+    Raises:
+        EngineError: this machine only emulates the precision of the features.
+        SpecMismatch: the backbone gives other features than when the set was made.
+    """
+    # For bf16 open the engine now: a CPU without bf16 is refused here, not after the training.
+    engine = engine_for(job.tap, EngineOptions(precision=job.precision)) if job.precision == "bf16" else None
+    options = job.options
+    trainer = Trainer(job.tap, job.head, options.unfreeze_from, options.optimizer, options.settings())
+    canary.check(job.store, job.feature_set, engine or trainer.features)
+    return trainer
 
 
 def _class_weight(record: RunRecord) -> str | None:
@@ -318,7 +203,7 @@ def _weights(dataset: Dataset, class_weight: str | None) -> np.ndarray:
     return weights
 
 
-def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: str) -> str:
+def _embed(store: FeatureStore, run_id: str, pictures: Pictures, feature_set: str) -> str:
     """Embed the labelled images that still exist with the fine-tuned backbone; return the new feature set's name."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -347,6 +232,46 @@ def _embed(store: FeatureStore, run_id: str, pictures: _Pictures, feature_set: s
     return result.feature_set
 
 
+def _scored(
+    job: _Job, trainer: Trainer, course: Course, pictures: Pictures, feature_set: str, begun: dict[str, str]
+) -> dict[str, Any]:
+    """Keep the head with its features as run ``begun``; return its scores and those of the head before."""
+    fresh = load_dataset(job.store, replace(job.data, feature_set=feature_set))
+    check_dataset(fresh)
+    val = fresh.part(VAL)
+    head = registry.calibrated(replace(trainer.head(), history=tuple(course.history)), val.X, val.y)
+    seconds = round(sum(row["seconds"] for row in course.history), 3)
+    notes = [*job.notes]
+    if course.best_epoch == 0:
+        notes.append("No epoch was better on validation than the head as it was.")
+    result = score(head, {split: fresh.part(split) for split in SPLITS}, seconds, notes)
+    report = keep(job.store, begun["run_id"], CompareResult.of(result), fresh, begun["started"], ReportOptions())
+    return {
+        **_pair(job.head, job.dataset, head, fresh),
+        "fit_seconds": seconds,
+        "n": result.n,
+        "left_out": _left_out(pictures.lost, job.dataset, fresh),
+        "notes": list(result.notes),
+        "report": str(report),
+    }
+
+
+def _outcome(run_id: str, feature_set: str, course: Course, watch: Watch, options: FinetuneOptions) -> dict[str, Any]:
+    """Return what a run made and how it went, as JSON."""
+    return {
+        "run_id": run_id,
+        "head_id": run_id,
+        "backbone": finetuned.PREFIX + run_id,
+        "feature_set": feature_set,
+        "epochs": options.epochs,
+        "best_epoch": course.best_epoch,
+        "start": course.start,
+        "history": course.history,
+        "seconds": {stage: round(took, 3) for stage, took in watch.seconds.items()},
+        "images_per_second": round(watch.trained / watch.seconds["train"], 1) if watch.trained else 0.0,
+    }
+
+
 def _pair(old: Head, old_data: Dataset, new: Head, new_data: Dataset) -> dict[str, Any]:
     """Score both heads on the images that both feature sets hold, with the p-value of their difference on test."""
     old_data = old_data.take(np.isin(old_data.keys, new_data.keys))
@@ -368,14 +293,6 @@ def _left_out(lost: dict[str, str], dataset: Dataset, fresh: Dataset) -> dict[st
     return dict(Counter((dict.fromkeys(missing, "not embedded") | lost).values()).most_common())
 
 
-def _nothing_left(pictures: _Pictures) -> str:
-    counts = ", ".join(f"{count} × {why}" for why, count in Counter(pictures.lost.values()).most_common())
-    first = next(
-        uri for key, uri in zip(pictures.dataset.ids, pictures.dataset.uris, strict=True) if key in pictures.lost
-    )
-    return f"No picture of a split can be read any more ({counts}), for example {first}: bring the corpus back."
-
-
 def _check_classes(head: Head, dataset: Dataset) -> None:
     unknown = np.setdiff1d(dataset.y[dataset.splits == TRAIN], head.classes)
     if len(unknown):
@@ -385,20 +302,7 @@ def _check_classes(head: Head, dataset: Dataset) -> None:
         )
 
 
-def _codes(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the index of each label in the sorted classes, int32 (n,); -1 for a label that is no class."""
-    at = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
-    return np.where(classes[at] == y, at, -1).astype(np.int32)
-
-
 def _work(dataset: Dataset, epochs: int) -> int:
     """Return how many images will be read: train and val per epoch, val once before, and all once to embed them."""
     train, val = (int(np.sum(dataset.splits == split)) for split in (TRAIN, VAL))
     return epochs * (train + val) + val + len(dataset)
-
-
-def _digest(parameters: dict[str, Any], dataset: Dataset) -> str:
-    """Return a digest of all that decides a run: head, options, feature set's fingerprint, images, labels, splits."""
-    rows = [dataset.ids.tolist(), dataset.y.tolist(), dataset.splits.tolist()]
-    text = json.dumps([parameters, dataset.fingerprint, rows], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

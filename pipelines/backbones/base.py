@@ -1,0 +1,156 @@
+"""What a backbone is: a frozen network, where its weights are, and how pixels become its input.
+
+A kind of backbone is a subclass of :class:`Backbone`; ``table.register`` adds a member. A backbone gives the engines
+an inference graph as a file, or a Keras model that they convert. Only one with a Keras model can be fine-tuned,
+exported, or run by TensorFlow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurestore.errors import BackboneError
+from featurestore.spec import Preprocessing
+from pipelines.backbones.weights import file_digest
+
+if TYPE_CHECKING:
+    import keras
+
+    from pipelines.backbones.table import Tap
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How pixels of 0 to 255 become a network's input: ``(pixels - mean) / std`` per channel.
+
+    Attributes:
+        mean, std: per channel, in the order of ``channels``.
+        channels: "rgb" or "bgr".
+        name: what a feature set's spec calls it; without a name, the spec holds the numbers.
+    """
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channels: str = "rgb"
+    name: str = ""
+
+    def __str__(self) -> str:
+        """Return what stands in a feature set's spec, and so in its fingerprint."""
+        values = asdict(self)
+        return values.pop("name") or json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network.
+
+    Attributes:
+        name: what people and feature sets call it.
+        input_size: pixels, the side of the square that it was trained with.
+        width: how many features its last layer has after pooling, at any input size.
+        normalization: of its pixels.
+        layer: its last feature layer, which is tapped unless another is asked for.
+    """
+
+    name: str
+    input_size: int
+    width: int
+    normalization: Normalization
+    layer: str
+
+    def preprocessing(self, tap: Tap) -> Preprocessing:
+        """Return how a file's bytes become the network's input; all of it is part of a feature set's identity."""
+        return Preprocessing(tap.input_size, str(self.normalization), tap.crop)
+
+    def layers(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return every layer that can be tapped, in order, with the shape of its output for one image."""
+        raise NotImplementedError
+
+    def needs_top(self, layer: str) -> bool:
+        """Return whether a layer exists only in the network with its classifier; such a layer is never pooled."""
+        return False
+
+    # -- the published weights; those of a file that a user names are at its path
+
+    def published(self, top: bool) -> Path:
+        """Return where the published weights are, or will be once they are fetched.
+
+        Args:
+            top: with those of the classifier.
+
+        Raises:
+            BackboneError: they come in a package that is not installed.
+        """
+        raise NotImplementedError
+
+    def published_sha256(self, top: bool) -> str:
+        """Return the digest of the published weights, in hex.
+
+        Raises:
+            BackboneError: they are not on this machine.
+        """
+        return file_digest(self.published(top))
+
+    def fetch(self, top: bool) -> None:
+        """Bring the published weights onto this machine unless they are there.
+
+        Raises:
+            BackboneError: that is refused, or the package that holds them is missing.
+        """
+        if not (path := self.published(top)).is_file():
+            raise BackboneError(f"There is no file {path} with the weights of {self.name}: give `--weights FILE`.")
+
+    def at_hand(self) -> str:
+        """Return whether the weights are on this machine: "yes", "no" (fetched on first use) or "extra" (a package)."""
+        return "yes" if self.published(top=False).is_file() else "no"
+
+    # -- the network: a graph, or a Keras model
+
+    def graph(self, tap: Tap) -> Path | None:
+        """Return a graph that OpenVINO reads; None if the engines have to convert the Keras model.
+
+        Its only input is float32 (n, s, s, 3), pixels after ``normalization``. A tensor with the name of the tapped
+        layer is its output: float32 (n, h, w, c), which the engine pools, or (n, d).
+        """
+        return None
+
+    def network(self, top: bool, input_size: int, pooling: str = "none") -> keras.Model:
+        """Return the Keras model with random weights.
+
+        Args:
+            top: with the classifier.
+            input_size: s, of a float32 input (n, s, s, 3) of pixels as ``normalized`` gives them.
+            pooling: of the last layer, "avg", "max" or "none".
+
+        Raises:
+            BackboneError: there is no Keras model of this backbone.
+            UsageError: it cannot be built for this input size.
+        """
+        raise BackboneError(
+            f"{self.name} is a graph without a Keras model, so it can be neither fine-tuned nor exported, nor run by "
+            "`--engine tensorflow`: take another of `penult backbones` for that."
+        )
+
+    def normalized(self, pixels: Any) -> Any:
+        """Return float pixels of 0 to 255, a Keras tensor (n, s, s, 3), as the Keras model takes them."""
+        raise NotImplementedError
+
+    def load(self, network: keras.Model, tap: Tap) -> None:
+        """Set the weights of what ``network`` returns, from the tap's weights file.
+
+        Raises:
+            BackboneError: the file is damaged or of another network.
+        """
+        raise NotImplementedError
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest names, or where to find all names if none is near."""
+    lower = {known.lower(): known for known in names}
+    nearest = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=5)]
+    return f": the nearest names are {', '.join(nearest)}" if nearest else ": see `penult backbones`"

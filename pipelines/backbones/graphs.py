@@ -1,0 +1,200 @@
+"""Graphs that OpenVINO runs: those that backbones bring, and Keras models converted once and kept in a cache.
+
+A graph takes uint8 pixels (n, s, s, 3) and gives float32 features (n, d), preprocessing inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurestore.errors import BackboneError, EngineError, UsageError
+from pipelines.backbones import networks
+from pipelines.backbones.base import Normalization, near
+from pipelines.backbones.table import TABLE, Tap
+
+if TYPE_CHECKING:
+    import openvino
+
+LOG = logging.getLogger("penult")
+GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
+
+
+def graph(core: openvino.Core, tap: Tap) -> openvino.Model:
+    """Return the tap's graph: the backbone's own, or its Keras model converted.
+
+    Raises:
+        UsageError: no such layer, or an input size that the network does not take.
+        BackboneError: weights or a graph that is missing, damaged or of another network.
+        EngineError: the disk does not give back what was written.
+    """
+    tap.fetch()
+    backbone = TABLE[tap.backbone]
+    if (own := backbone.graph(tap)) is not None:
+        return _prepared(_read(core, own), tap, backbone.normalization)
+    return _converted_once(core, tap)
+
+
+# -- a graph that the backbone brings --------------------------------------------------------------------------------
+
+
+def _read(core: openvino.Core, path: Path) -> openvino.Model:
+    try:
+        return core.read_model(path)
+    except Exception as error:  # a RuntimeError of any of OpenVINO's readers
+        raise BackboneError(f"{path} is no graph that OpenVINO reads: give the file made for it.") from error
+
+
+def _prepared(model: openvino.Model, tap: Tap, normalization: Normalization) -> openvino.Model:
+    """Return the graph from the pixels of an image to the tapped layer, pooled."""
+    openvino = import_openvino()
+    from openvino import opset13 as ops
+    from openvino.preprocess import ColorFormat, PrePostProcessor
+
+    nodes = (node for node in model.get_ordered_ops() if node.get_type_name() != "Result")
+    outputs = {name: output for node in nodes for output in node.outputs() for name in output.names}
+    if tap.layer not in outputs:
+        raise UsageError(f"{tap.backbone} has no layer {tap.layer!r}{near(tap.layer, outputs)}.")
+    features = outputs[tap.layer]
+    rank = features.get_partial_shape().rank.get_length()
+    if rank == 4 and tap.pooling == "avg":
+        features = ops.reduce_mean(features, [1, 2], False).output(0)
+    elif rank == 4 and tap.pooling == "max":
+        features = ops.reduce_max(features, [1, 2], False).output(0)
+    elif rank > 2:
+        features = ops.reshape(features, [0, -1], True).output(0)
+    for result in model.get_results():
+        model.remove_result(result)
+    model.add_results([ops.result(features)])
+    steps = PrePostProcessor(model)
+    pixels = steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    pixels.set_color_format(ColorFormat.RGB)
+    steps.input().model().set_layout(openvino.Layout("NHWC"))
+    prepared = steps.input().preprocess().convert_element_type(openvino.Type.f32)
+    if normalization.channels == "bgr":
+        prepared.convert_color(ColorFormat.BGR)
+    prepared.mean(list(normalization.mean)).scale(list(normalization.std))
+    return steps.build()
+
+
+# -- a Keras model that is converted ---------------------------------------------------------------------------------
+
+
+def _converted_once(core: openvino.Core, tap: Tap) -> openvino.Model:
+    """Return the tap's graph from the cache; convert it first if it is missing or damaged."""
+    identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
+    del identity["crop"]  # the graph begins with the cropped square
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    cache = cache_folder()
+    folder = None if cache is None else cache / "graphs" / key
+    content = _read_cached(folder) if folder else None
+    return core.read_model(*(content or _converted(tap, folder)))
+
+
+def _convert(tap: Tap, path: Path) -> None:
+    """Trace the Keras model and save it as OpenVINO's IR, in full f32."""
+    openvino = import_openvino()
+    function = traced(tap, batch_size=None)
+    model = openvino.convert_model(function.get_concrete_function())
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def traced(tap: Tap, batch_size: int | None) -> Any:
+    """Return the built model as a TensorFlow function of uint8 (batch_size, s, s, 3)."""
+    model = networks.build(tap)
+    import tensorflow as tf
+
+    signature = tf.TensorSpec((batch_size, tap.input_size, tap.input_size, 3), tf.uint8)
+    return tf.function(lambda pixels: model(pixels, training=False), input_signature=[signature], autograph=False)
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without the telemetry that it would send on import and on conversion."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+# -- the cache -------------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path | None:
+    """Return where converted graphs are kept: $PENULT_CACHE, $XDG_CACHE_HOME/penult or ~/.cache/penult.
+
+    None if none of these is known: no variable is set, not even $HOME, and the system's list of users lacks this one.
+    """
+    if named := os.environ.get("PENULT_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
+    except RuntimeError:
+        return None
+
+
+def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
+    """Return the graph and its weights, or None unless both are as they were written."""
+    try:
+        graph, weights = (folder / "graph.xml").read_bytes(), (folder / "graph.bin").read_bytes()
+        digest = (folder / "sha256").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return (graph, weights) if _digest(graph, weights) == digest else None
+
+
+def _converted(tap: Tap, folder: Path | None) -> tuple[bytes, bytes]:
+    """Return a tap's graph, newly converted; keep it in a folder of the cache if that can be written."""
+    with _workplace(folder) as temporary:
+        fresh = Path(temporary) / "graph"
+        fresh.mkdir()
+        _convert(tap, fresh / "graph.xml")
+        digest = _digest((fresh / "graph.xml").read_bytes(), (fresh / "graph.bin").read_bytes())
+        (fresh / "sha256").write_text(digest)
+        content = _read_cached(fresh)
+        if content is None:
+            raise EngineError(f"The converted graph in {fresh} cannot be read back: check that disk.")
+        if folder and Path(temporary).parent == folder.parent:
+            _put_in_place(fresh, folder)
+    return content
+
+
+def _workplace(folder: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """Return a temporary folder beside the result's; if that cannot be written, warn and return one elsewhere."""
+    why = "there is no home folder"
+    if folder is not None:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            return tempfile.TemporaryDirectory(dir=folder.parent, prefix="tmp-")
+        except OSError as error:
+            why = f"{folder.parent}: {error.strerror}"
+    LOG.warning(
+        "The converted graph is not kept, so the next start converts it again (%s): "
+        "let the variable PENULT_CACHE name a folder that can be written.",
+        why,
+    )
+    return tempfile.TemporaryDirectory(prefix="penult-")
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Rename a converted graph's folder to its final name; another process may do so at the same time."""
+    while True:
+        try:
+            fresh.rename(folder)
+            return
+        except OSError:
+            if _read_cached(folder):
+                return  # another process was faster
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(graph: bytes, weights: bytes) -> str:
+    return hashlib.sha256(hashlib.sha256(graph).digest() + hashlib.sha256(weights).digest()).hexdigest()
