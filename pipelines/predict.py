@@ -65,7 +65,7 @@ def predict(
     """Predict the labels of images, in the given order; nothing is written to the store.
 
     Args:
-        pictures: paths or ``file://`` URIs.
+        pictures: paths or URIs.
         store: the store's folder.
         head_id: which head of the store, see ``find_head``.
         top: how many labels to return with their probabilities.
@@ -87,7 +87,7 @@ def predict(
     head, meta = head_of(opened, find_head(opened, head_id, say=say))
     feature_set = meta["feature_set"]
     spec = opened.spec(feature_set)
-    predictions = [Prediction(p if p.startswith("file://") else corpus.uri_of(p), given=p) for p in pictures]
+    predictions = [Prediction(p if corpus.is_uri(p) else corpus.uri_of(p), given=p) for p in pictures]
     keys = [_key(prediction) for prediction in predictions]
     X, found = _stored(opened, feature_set, keys)
     missing = [i for i, prediction in enumerate(predictions) if not found[i] and prediction.error is None]
