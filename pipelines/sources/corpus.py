@@ -21,11 +21,10 @@ from pipelines.sources.base import Entry
 from pipelines.sources.class_names import notes_on_classes
 from pipelines.sources.listing import MAX_KINDS, MAX_PROBLEM_LENGTH, MAX_PROBLEMS, Listing, Problems, has_image_name
 from pipelines.sources.places import is_uri, locate, read, source_uri
-from pipelines.sources.uris import MAX_FILE_BYTES, local_path, member_of, mode_of, path_of, printable, uri_of
+from pipelines.sources.uris import local_path, member_of, mode_of, path_of, printable, uri_of
 from pipelines.sources.webdataset import expand_braces
 
 __all__ = [
-    "MAX_FILE_BYTES",
     "MAX_KINDS",
     "MAX_PROBLEMS",
     "MAX_PROBLEM_LENGTH",
