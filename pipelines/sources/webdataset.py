@@ -61,6 +61,7 @@ class Tars(SourceKind):
 
 def expand_braces(pattern: str) -> Iterator[str]:
     """Expand ``{000..015}`` and ``{a,b}`` lazily, left to right, as bash does; braces do not nest."""
+    # braceexpand 0.1.7 makes a list of a million names before the first, and refuses or changes names with { or \.
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         yield pattern
