@@ -61,7 +61,7 @@ def predict(
     """Predict the labels of images, in the given order; nothing is written to the store.
 
     Args:
-        pictures: paths or ``file://`` URIs.
+        pictures: paths or URIs.
         store: the store's folder.
         head_id: which head of the store, see ``find_head``.
         options: how many labels to return with their probabilities, the backbone's weights file if it has moved since
@@ -79,7 +79,7 @@ def predict(
     options.check()
     opened = FeatureStore(store)
     head, meta = head_of(opened, find_head(opened, head_id, say=say))
-    predictions = [Prediction(p if p.startswith("file://") else corpus.uri_of(p), given=p) for p in pictures]
+    predictions = [Prediction(p if corpus.is_uri(p) else corpus.uri_of(p), given=p) for p in pictures]
     X = _features(opened, meta["feature_set"], predictions, options)
     _answer(predictions, head, X, options.top)
     return predictions

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from featurestore.errors import ImageError, UsageError
-from pipelines.images import containers, decoder, samples
+from pipelines.images import containers, decoder, samples, signatures
 from pipelines.images.decoder import decode, thumbnail
 
 PHOTOS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
@@ -433,7 +433,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
 
 def test_large_files_are_refused(monkeypatch):
     data = encode(photo(), "JPEG")
-    monkeypatch.setattr(decoder, "MAX_FILE_BYTES", len(data) - 1)
+    monkeypatch.setattr(signatures, "MAX_FILE_BYTES", len(data) - 1)
     assert failure(data) == "too_large"
 
 

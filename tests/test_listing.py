@@ -195,7 +195,7 @@ def test_what_could_not_be_listed_is_remembered_in_bounded_memory(tmp_path, monk
     monkeypatch.setattr(listing, "MAX_INCOMPLETE", 5)
     source = list_source(tmp_path)
     assert len(list(source)) == 1
-    assert len(source.incomplete) == 5 and source.incomplete[-1] == "file:///"
+    assert len(source.incomplete) == 5 and source.incomplete[-1] == listing.ANYWHERE == ""
 
 
 def test_a_tar_that_is_cut_off_or_cannot_be_read_is_not_empty(tmp_path, monkeypatch):
@@ -903,7 +903,7 @@ def test_what_only_looks_like_a_uri_is_a_path(tmp_path):
     for text in ("s3://x/2.jpg", "HTTP+x-1.2://2.jpg"):
         with pytest.raises(SourceError) as caught:
             list(csv_source(tmp_path, f"path\n{text}\n"))
-        wanted = "only files can be read. Expected: a path or file:// URI"
+        wanted = "Expected: a path, or a URI that begins with file://"
         assert str(caught.value) == f"{tmp_path}/m.csv, line 2, row 1: {wanted}. Got: {text}."
 
 
@@ -1066,5 +1066,5 @@ def test_places_that_could_not_be_listed_are_remembered_up_to_a_number(monkeypat
     source = listing.Listing("x", "folder")
     for number in range(3):
         source.could_not_list(f"file:///{number}/", f"problem {number}")
-        assert source.incomplete == [["file:///0/"], ["file:///0/", "file:///1/"], ["file:///0/", "file:///"]][number]
+        assert source.incomplete == [["file:///0/"], ["file:///0/", "file:///1/"], ["file:///0/", ""]][number]
     assert source.problems == ["problem 0", "problem 1", "problem 2"]

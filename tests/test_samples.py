@@ -14,7 +14,7 @@ from PIL import Image
 
 from faults.craft import chunk, encode, png
 from featurestore.errors import ImageError
-from pipelines.images import decoder, samples
+from pipelines.images import decoder, samples, signatures
 from pipelines.images.samples import _is_unscaled
 
 SIDE = 4
@@ -183,7 +183,7 @@ OTHERS = {
 
 def test_formats_are_known_by_their_first_bytes() -> None:
     for magic, name in KNOWN.items():
-        assert decoder._format(magic) == decoder._format(magic + b" and more") == name
+        assert signatures.format_of(magic) == signatures.format_of(magic + b" and more") == name
         assert failure(magic[:-1]).startswith(("empty", "not_an_image", "unsupported: JPEG XR"))
     for magic, name in OTHERS.items():
         said = f"unsupported: {name} is not supported: convert it to JPEG, PNG, WebP or TIFF."
@@ -195,7 +195,7 @@ def test_formats_are_known_by_their_first_bytes() -> None:
 
 def test_files_of_just_the_limit_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(Image.new("RGB", (SIDE, SIDE)), "PNG")
-    monkeypatch.setattr(decoder, "MAX_FILE_BYTES", len(data))
+    monkeypatch.setattr(signatures, "MAX_FILE_BYTES", len(data))
     decoder.decode(data, SIDE)
     assert failure(data + b"x") == f"too_large: {len(data) + 1} bytes are more than the limit of {len(data)}."
     monkeypatch.setattr(decoder, "MAX_PIXELS", 16)

@@ -17,6 +17,7 @@ from featurestore.maintenance.repair import Repair
 from featurestore.maintenance.verify import Finding
 from pipelines import maintenance
 from pipelines.commands import output
+from pipelines.commands.output import console, stores
 from pipelines.embedding.embed import EmbedResult
 from pipelines.embedding.labels import LabelResult
 from pipelines.maintenance import DoctorResult
@@ -68,7 +69,7 @@ def test_a_table_has_its_rows_and_says_how_many_more_there_are(said: Callable[..
 
 def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, said: Callable[..., list[str]]) -> None:
     now = [100.0]
-    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def work() -> None:
         with output.bar("embed") as progress:
@@ -81,7 +82,7 @@ def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, said: 
 
 def test_progress_on_a_terminal_is_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(output, "_console", Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr(console, "_console", Console(file=screen, force_terminal=True, width=80))
     with output.bar("embed") as progress:
         progress(3, 12)
     assert "embed" in screen.getvalue() and "3/12" in screen.getvalue()
@@ -89,8 +90,8 @@ def test_progress_on_a_terminal_is_a_bar_that_goes_away(monkeypatch: pytest.Monk
 
 
 def test_numbers_have_no_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch, said: Callable[..., list[str]]) -> None:
-    monkeypatch.setattr(output._console, "_force_terminal", True)
-    monkeypatch.setattr(output._console, "_color_system", ColorSystem.STANDARD)
+    monkeypatch.setattr(console._console, "_force_terminal", True)
+    monkeypatch.setattr(console._console, "_color_system", ColorSystem.STANDARD)
     assert said(output.say, "1,234 images in 'a' of /b") == ["1,234 images in 'a' of /b"]
 
 
@@ -240,7 +241,7 @@ def test_what_was_repaired(said: Callable[..., list[str]]) -> None:
 
 
 def test_what_was_freed_and_forgotten(said: Callable[..., list[str]]) -> None:
-    assert output.FORGOTTEN == "removed images" and "removed images" in (maintenance.gc.__doc__ or "")
+    assert stores.FORGOTTEN == "removed images" and "removed images" in (maintenance.gc.__doc__ or "")
     assert said(output.freed, {"old versions": 1_234_567_890, "removed images": 1234}) == [
         "old versions: 1,234.6 MB freed",
         "removed images: 1,234",
@@ -466,7 +467,7 @@ def test_what_a_store_holds(said: Callable[..., list[str]]) -> None:
     ],
 )  # fmt: skip
 def test_sizes_in_words(size: int, text: str) -> None:
-    assert output._size(size) == text
+    assert console.size_of(size) == text
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def import_labels(file: str, store: str | Path, label_set: str = "default", *, w
     """
     check_label_set(label_set)
     listing = corpus.list_source(file)
-    if listing.kind != "manifest":
+    if not listing.is_label_file:
         raise SourceError(f"Expected: a .csv, .tsv or .parquet file with labels. Got: {file}, a {listing.kind}.")
     opened = FeatureStore(store)
     started = utc_now()

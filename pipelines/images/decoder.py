@@ -58,9 +58,8 @@ from PIL import (
 from featurestore.errors import ImageError, UsageError
 from featurestore.machine import available_cores
 from featurestore.spec import CROPS
-from pipelines.images import containers, samples, tiffs
+from pipelines.images import containers, samples, signatures, tiffs
 from pipelines.images.containers import MAX_PIXELS, Container
-from pipelines.sources.corpus import MAX_FILE_BYTES
 
 MAX_SIDE = 2**20  # pixels; a row costs memory however short it is
 MESSAGE_LENGTH = 200  # characters kept of a decoder's message
@@ -74,38 +73,6 @@ _FORMATS: dict[str, tuple[Callable[[bytes], Container], Callable[[BytesIO], Imag
     "bmp": (containers.bmp, BmpImagePlugin.BmpImageFile),
     "tiff": (tiffs.tiff, tiffs.Tiff),
 }
-_SUPPORTED = (
-    (b"\xff\xd8\xff", "jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"RIFF", "webp"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"),
-    (b"MM\0+", "tiff"),
-)
-_UNSUPPORTED = (
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"II\xbc", "JPEG XR"),
-    (b"\0\0\1\0", "ICO"),
-    (b"8BPS", "PSD"),
-    (b"%!PS", "EPS"),
-    (b"\xc5\xd0\xd3\xc6", "EPS"),
-    (b"%PDF", "PDF"),
-    (b"<svg", "SVG"),
-    (b"<?xml", "SVG"),
-    (b"DDS ", "DDS"),
-    (b"qoif", "QOI"),
-    (b"\x76\x2f\x31\x01", "OpenEXR"),
-    (b"#?RADIANCE", "Radiance HDR"),
-    *((b"P%d%c" % (n, space), "PNM") for n in range(1, 7) for space in b"\n\r\t "),
-)
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -241,7 +208,7 @@ def _loaded(data: bytes, target: int) -> Iterator[_Loaded]:
 def _header(data: bytes) -> tuple[_Loaded, Container]:
     """Open an image and check its size, without decoding it; also return its container."""
     _quieten_pillow()
-    name = _format(data)
+    name = signatures.format_of(data)
     walk, _ = _FORMATS[name]
     container = walk(data)
     image = _opened(name, container)
@@ -300,27 +267,6 @@ class _Room:
 
 
 _room = _Room(max(MAX_PIXELS, 2**24 * available_cores()))
-
-
-def _format(data: bytes) -> str:
-    """Find the format by its first bytes."""
-    if not data:
-        raise ImageError("empty", "The file is empty.")
-    if len(data) > MAX_FILE_BYTES:
-        raise ImageError("too_large", f"{len(data):,} bytes are more than the limit of {MAX_FILE_BYTES:,}.")
-    for magic, name in _SUPPORTED:
-        if data.startswith(magic) and (name != "webp" or data[8:12] == b"WEBP"):
-            return name
-    if data[4:8] == b"ftyp":
-        raise _unsupported(data[8:12].decode("latin-1").upper())
-    for magic, name in _UNSUPPORTED:
-        if data.startswith(magic):
-            raise _unsupported(name)
-    raise ImageError("not_an_image", f"The file begins with {data[:8]!r}, which no picture format does.")
-
-
-def _unsupported(name: str) -> ImageError:
-    return ImageError("unsupported", f"{name} is not supported: convert it to JPEG, PNG, WebP or TIFF.")
 
 
 def _reduction(size: tuple[int, int], target: int) -> int:

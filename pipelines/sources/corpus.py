@@ -1,4 +1,4 @@
-"""List a corpus and read its files: a folder per class, a manifest, or WebDataset tar shards.
+"""List a corpus and read its files: a folder per class, a manifest, WebDataset tar shards, or a kind from outside.
 
 Listing streams: it holds one directory's names, one batch of a manifest or one sample of a tar at a time.
 Nothing is dropped silently. A file that is not an image by its name is counted in ``Source.ignored``. A place that
@@ -6,37 +6,25 @@ cannot be listed is reported in ``Source.problems`` and ``Source.incomplete``. A
 listed as an entry, and fails when it is read.
 """
 
-# ruff: noqa: PTH116, PTH119, PTH120
+# ruff: noqa: PTH119, PTH120
 
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from featurestore.errors import NoPictures, SourceError
+from pipelines.sources import kinds
+from pipelines.sources.base import Entry
 from pipelines.sources.class_names import notes_on_classes
-from pipelines.sources.folders import list_folder
 from pipelines.sources.listing import MAX_KINDS, MAX_PROBLEM_LENGTH, MAX_PROBLEMS, Listing, Problems, has_image_name
-from pipelines.sources.manifests import list_manifest
-from pipelines.sources.uris import (
-    MAX_FILE_BYTES,
-    Entry,
-    local_path,
-    locate,
-    member_of,
-    path_of,
-    printable,
-    read,
-    source_uri,
-    uri_of,
-)
-from pipelines.sources.webdataset import expand_braces, list_shards, shards_of
+from pipelines.sources.places import is_uri, locate, read, source_uri
+from pipelines.sources.uris import local_path, member_of, mode_of, path_of, printable, uri_of
+from pipelines.sources.webdataset import expand_braces
 
 __all__ = [
-    "MAX_FILE_BYTES",
     "MAX_KINDS",
     "MAX_PROBLEMS",
     "MAX_PROBLEM_LENGTH",
@@ -45,6 +33,7 @@ __all__ = [
     "Problems",
     "Source",
     "expand_braces",
+    "is_uri",
     "list_source",
     "locate",
     "member_of",
@@ -54,18 +43,6 @@ __all__ = [
     "source_uri",
     "uri_of",
 ]
-
-_COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-_LISTERS: dict[str, Callable[[Listing], Iterator[Entry]]] = {
-    "folder": list_folder,
-    "manifest": list_manifest,
-    "tar": list_shards,
-}
-_LOOKED_FOR = {
-    "folder": "picture files (.jpg, .png, .webp, .gif, .bmp, .tif …), in sub-folders named after their class",
-    "manifest": "at least one row",
-    "tar": "members such as 0001.jpg with 0001.cls",
-}
 
 
 @dataclass
@@ -90,6 +67,11 @@ class Source(Listing):
         return source_uri(self.location)
 
     @property
+    def is_label_file(self) -> bool:
+        """Whether it is of a kind that `penult label` reads."""
+        return kinds.named(self.kind).is_label_file
+
+    @property
     def labelled(self) -> int:
         """The number of entries with a label."""
         return self.classes.total()
@@ -105,7 +87,7 @@ class Source(Listing):
         self.classes, self.splits = Counter(), Counter()
         self.unlabelled = self.missing = 0
         classes, splits = self.classes, self.splits
-        for entry in _LISTERS[self.kind](self):
+        for entry in kinds.named(self.kind).entries(self):
             if entry.label is None:
                 self.unlabelled += 1
             else:
@@ -123,11 +105,11 @@ class Source(Listing):
     def _nothing_found(self) -> str:
         others = ", ".join(f"{count} × {name}" for name, count in self.ignored.most_common(5))
         seen = "; ".join(self.problems[:3] + ([f"only {others}"] if others else [])) or "nothing"
-        return f"{self.location} has no pictures. Expected: {_LOOKED_FOR[self.kind]}. Got: {seen}."
+        return f"{self.location} has no pictures. Expected: {kinds.named(self.kind).looked_for}. Got: {seen}."
 
 
 def list_source(source: str | os.PathLike[str], *, split_folders: bool = True) -> Source:
-    """Recognise a corpus: a folder, a .csv, .tsv or .parquet manifest, or .tar shards with brace expansion.
+    """Recognise a corpus: a folder, a .csv, .tsv or .parquet manifest, .tar shards with brace expansion, and so on.
 
     Args:
         source: where it is; ``~`` is expanded.
@@ -137,38 +119,12 @@ def list_source(source: str | os.PathLike[str], *, split_folders: bool = True) -
         SourceError: nothing is there, or its kind is not supported.
     """
     location = local_path(source)
-    lower = location.lower()
-    mode = _mode(location)
-    if stat.S_ISDIR(mode):
-        return Source(location, "folder", split_folders)
-    if lower.endswith(_COMPRESSED_TAR):
-        raise SourceError(
-            f"{location} is a compressed tar, which cannot be read at random: decompress it to .tar first."
-        )
-    if lower.endswith(".tar"):
-        first = next(shards_of(location))
-        if not stat.S_ISREG(_mode(first)):
-            raise SourceError(f"There is no shard {first}: check the path and the braces.")
-        return Source(location, "tar")
-    if not mode:
+    if (kind := kinds.of_location(location)) is not None:
+        return Source(location, kind.name, split_folders)
+    if not mode_of(location):
         raise SourceError(f"There is no {location}: name a folder, a manifest or a tar.")
-    if lower.endswith((".csv", ".tsv", ".parquet")):
-        return Source(location, "manifest")
     if has_image_name(os.path.basename(location)):
         folder = os.path.dirname(location) or "."
         raise SourceError(f"{location} is a single picture: name the folder that holds it, {folder}.")
-    raise SourceError(f"Expected: a folder, or a .csv, .tsv, .parquet or .tar file. Got: {location}.")
-
-
-def _mode(path: str) -> int:
-    """Return the mode of a file or folder, 0 if there is none.
-
-    Raises:
-        SourceError: the mode cannot be read.
-    """
-    try:
-        return os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
-        return 0
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}.") from error
+    *most, last = kinds.endings()
+    raise SourceError(f"Expected: a folder, or a {', '.join(most)} or {last} file. Got: {location}.")

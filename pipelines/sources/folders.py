@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
 from featurestore.errors import SourceError
 from pipelines.sources import uris
+from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside
-from pipelines.sources.uris import Entry, printable, uri_of
+from pipelines.sources.uris import mode_of, printable, uri_of
 
 MAX_WRAPPERS = 4
 WRAPPER, SPLIT, CLASS = "wrapper", "split", "class"  # what the sub-folders of a level are
@@ -28,6 +30,21 @@ class _Folder(NamedTuple):
     label: str | None
     split: str | None
     above: tuple[tuple[int, int], ...]  # the folders that hold it: device and inode
+
+
+class Folder(SourceKind):
+    """A folder of pictures, with a sub-folder for each class or without."""
+
+    name = "folder"
+    looked_for = "picture files (.jpg, .png, .webp, .gif, .bmp, .tif …), in sub-folders named after their class"
+
+    def owns(self, location: str) -> bool:
+        """Return whether it is a folder."""
+        return stat.S_ISDIR(mode_of(location))
+
+    def entries(self, listing: Listing) -> Iterator[Entry]:
+        """Yield the pictures of the folder and of all folders below it."""
+        return list_folder(listing)
 
 
 def list_folder(listing: Listing) -> Iterator[Entry]:

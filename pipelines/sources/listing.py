@@ -46,7 +46,7 @@ MAX_KINDS = 100  # extensions of files left out that are counted apart
 MAX_PROBLEMS = 1000
 MAX_PROBLEM_LENGTH = 1000
 MAX_INCOMPLETE = 10_000
-ANYWHERE = "file:///"  # a prefix of every URI
+ANYWHERE = ""  # a prefix of every URI
 
 
 class Problems(list[str]):
@@ -69,7 +69,7 @@ class Listing:
 
     Attributes:
         location: its path, or its pattern of tars.
-        kind: "folder", "manifest" or "tar".
+        kind: the name of its kind in the table of ``kinds``, such as "folder".
         split_folders: whether train, val and test folders above the class folders are splits.
         ignored: the number of files left out, per extension or reason.
         problems: what could not be listed, one sentence each.

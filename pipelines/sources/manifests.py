@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, TextIO
 
 from featurestore.errors import SourceError
+from pipelines.sources import places
+from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.columns import find_columns, names_pictures, texts_of
 from pipelines.sources.listing import Listing, has_image_name, split_of
 from pipelines.sources.missing_files import why_missing
-from pipelines.sources.uris import Entry, local_path, locate, member_of, path_of, uri_of
+from pipelines.sources.uris import local_path, mode_of, path_of, uri_of
 
 MAX_LINE = 2**20  # characters
 EXAMPLES = 20
 OTHER_FILES = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\x03\x04": "a zip or Excel file"}
 SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 
 _Row = dict[str, str | None]
@@ -30,6 +33,23 @@ class _Values(NamedTuple):
     label: str | None
     split: str | None
     group: str | None
+
+
+class Manifest(SourceKind):
+    """A file that names the pictures, one in each row."""
+
+    name = "manifest"
+    looked_for = "at least one row"
+    endings = (".csv", ".tsv", ".parquet")
+    is_label_file = True
+
+    def owns(self, location: str) -> bool:
+        """Return whether it ends as a manifest does, and is there."""
+        return location.lower().endswith(self.endings) and mode_of(location) != 0
+
+    def entries(self, listing: Listing) -> Iterator[Entry]:
+        """Yield the picture of each row."""
+        return list_manifest(listing)
 
 
 def list_manifest(listing: Listing) -> Iterator[Entry]:
@@ -55,10 +75,10 @@ def list_manifest(listing: Listing) -> Iterator[Entry]:
                     raise SourceError(f"{place}: {uri} has {name} {new!r} here and {old!r} in a row above.")
             continue
         seen[digest] = values
-        found = locate(uri)
+        found = places.locate(uri)
         if found.size >= 0:
             found_one = True
-        elif not found_one and len(missing) < EXAMPLES:
+        elif not found_one and len(missing) < EXAMPLES and uri.startswith("file:"):
             missing.append((text or "", path_of(uri)))
         yield Entry(uri, found.size, found.mtime_ns, found.offset, *values)
     if missing and not found_one:
@@ -74,16 +94,21 @@ def _cell(row: _Row, role: str) -> str | None:
 def _picture_uri(text: str | None, folder: str, place: str) -> str:
     if not text or text.isspace():
         raise SourceError(f"{place}: the path is empty.")
-    if text.startswith("file://"):
-        try:
-            return uri_of(path_of(text), member_of(text))
-        except SourceError as error:
-            raise SourceError(f"{place}: {error}") from error
-    if "://" in text and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        raise SourceError(f"{place}: only files can be read. Expected: a path or file:// URI. Got: {text}.")
+    if "://" in text:
+        if places.is_uri(text):
+            return _canonical(text, place)
+        if _URI.match(text):
+            raise SourceError(f"{place}: Expected: a path, or a URI that begins with {places.schemes()}. Got: {text}.")
     if text.startswith("~") and "/" in text:
         text = local_path(text)
     return uri_of(os.path.join(folder, text))
+
+
+def _canonical(uri: str, place: str) -> str:
+    try:
+        return places.canonical(uri)
+    except SourceError as error:
+        raise SourceError(f"{place}: {error}") from error
 
 
 # --- rows: their place in words, and their cells by role

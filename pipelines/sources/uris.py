@@ -13,38 +13,14 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from featurestore.errors import ImageError, SourceError
 from pipelines.sources import tars
+from pipelines.sources.base import Entry
 
 MAX_FILE_BYTES = 256 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One image of a corpus.
-
-    Attributes:
-        uri: where it is; the key of its catalog row.
-        size: in bytes, -1 if it is not a readable regular file.
-        mtime_ns: of the file, for a tar member of the tar; 0 if unknown.
-        offset: of a tar member's data within the tar, -1 for a plain file.
-        label: class name, or None.
-        split: "train", "val", "test", or None.
-        group: images of one group are always in the same split; or None. In a folder, files of a class whose names
-            agree up to ``_nohash_`` are one group, as in TensorFlow's retrain.py.
-    """
-
-    uri: str
-    size: int
-    mtime_ns: int
-    offset: int = -1
-    label: str | None = None
-    split: str | None = None
-    group: str | None = None
 
 
 # --- URIs
@@ -54,6 +30,15 @@ def uri_of(path: str | bytes | os.PathLike[str], member: str | None = None) -> s
     """Return the URI of a file (made absolute, links not resolved), or of a member of a tar."""
     uri = "file://" + quote_from_bytes(_absolute(os.fsencode(path)))
     return uri if member is None else f"{uri}#{quote_from_bytes(member.encode('utf-8', 'surrogateescape'))}"
+
+
+def canonical(uri: str) -> str:
+    """Return a ``file://`` URI with an absolute path that is percent-encoded as ``uri_of`` does.
+
+    Raises:
+        SourceError: it is no such URI.
+    """
+    return uri_of(path_of(uri), member_of(uri))
 
 
 def source_uri(location: str | os.PathLike[str]) -> str:
@@ -166,6 +151,20 @@ def pread(descriptor: int, size: int, start: int) -> bytes:
         parts.append(part)
         size, start = size - len(part), start + len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def mode_of(path: str) -> int:
+    """Return the mode of a file or folder, 0 if there is none.
+
+    Raises:
+        SourceError: the mode cannot be read.
+    """
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        return 0
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def size_and_mtime(path: str) -> tuple[int, int]:

@@ -9,24 +9,59 @@ import itertools
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from featurestore.errors import SourceError
 from pipelines.sources import tars
+from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.listing import Listing, is_system_folder, split_of
-from pipelines.sources.uris import Entry, pread, size_and_mtime, uri_of
+from pipelines.sources.uris import mode_of, pread, size_and_mtime, uri_of
 
 SIDE_FILES = (".cls", ".json")
 MAX_SIDE_FILE_BYTES = 2**20  # a label in a tar is never larger
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
 _Side = dict[str, tars.Member]  # by suffix
+
+
+class Tars(SourceKind):
+    """WebDataset shards: one tar, or a pattern with braces that names many."""
+
+    name = "tar"
+    looked_for = "members such as 0001.jpg with 0001.cls"
+    endings = (".tar",)
+
+    def owns(self, location: str) -> bool:
+        """Return whether it is called as a tar is.
+
+        Raises:
+            SourceError: it is compressed, or the first shard is not there.
+        """
+        lower = location.lower()
+        if lower.endswith(COMPRESSED):
+            raise SourceError(
+                f"{location} is a compressed tar, which cannot be read at random: decompress it to .tar first."
+            )
+        if not lower.endswith(self.endings):
+            return False
+        first = next(shards_of(location))
+        if not stat.S_ISREG(mode_of(first)):
+            raise SourceError(_no_shard(first))
+        return True
+
+    def entries(self, listing: Listing) -> Iterator[Entry]:
+        """Yield the pictures of all shards."""
+        return list_shards(listing)
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
     """Expand ``{000..015}`` and ``{a,b}`` lazily, left to right, as bash does; braces do not nest."""
+    # braceexpand 0.1.7 makes a list of a million names before the first, and refuses or changes names with { or \.
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         yield pattern
@@ -65,9 +100,13 @@ def list_shards(listing: Listing) -> Iterator[Entry]:
     for shard in shards_of(listing.location):
         size, mtime_ns = size_and_mtime(shard)
         if size < 0:
-            raise SourceError(f"There is no shard {shard}: check the path and the braces.")
+            raise SourceError(_no_shard(shard))
         yield from _list_shard(listing, os.path.abspath(shard), mtime_ns, tally)
     tally.tell(listing)
+
+
+def _no_shard(shard: str) -> str:
+    return f"There is no shard {shard}: check the path and the braces."
 
 
 @dataclass

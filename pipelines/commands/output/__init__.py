@@ -1,0 +1,28 @@
+"""All output for people, on stderr: tables, plain lines, and progress bars where there is a terminal."""
+
+from pipelines.commands.output.console import bar, say, table
+from pipelines.commands.output.heads import compared, exported, finetuned, predicted, promoted, trained
+from pipelines.commands.output.sources import embedded, failed, forgotten, labelled, write_csv
+from pipelines.commands.output.stores import freed, repaired, run_row, status, verified
+
+__all__ = [
+    "bar",
+    "compared",
+    "embedded",
+    "exported",
+    "failed",
+    "finetuned",
+    "forgotten",
+    "freed",
+    "labelled",
+    "predicted",
+    "promoted",
+    "repaired",
+    "run_row",
+    "say",
+    "status",
+    "table",
+    "trained",
+    "verified",
+    "write_csv",
+]

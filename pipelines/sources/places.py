@@ -1,0 +1,71 @@
+"""The table of places, by the scheme of their URIs: an image anywhere is located and read by its URI."""
+
+from __future__ import annotations
+
+import os
+
+from featurestore.errors import ImageError
+from pipelines.sources import uris
+from pipelines.sources.base import Entry, Place
+
+
+class Files(Place):
+    """The files of this machine, and the members of its tars; see ``uris``."""
+
+    scheme = "file"
+    canonical = staticmethod(uris.canonical)
+    source_uri = staticmethod(uris.source_uri)
+    locate = staticmethod(uris.locate)
+    read = staticmethod(uris.read)
+
+
+_FILES = Files()
+_PLACES: dict[str, Place] = {_FILES.scheme: _FILES}
+
+
+def register(place: Place) -> None:
+    """Add a place to the table, or replace the one of the same scheme."""
+    _PLACES[place.scheme] = place
+
+
+def schemes() -> str:
+    """Return in words how a URI may begin."""
+    return " or ".join(f"{scheme}://" for scheme in _PLACES)
+
+
+def is_uri(text: str) -> bool:
+    """Return whether a text is a URI of a place in the table; all else is a path."""
+    scheme, mark, _ = text.partition("://")
+    return bool(mark) and scheme in _PLACES
+
+
+def canonical(uri: str) -> str:
+    """Return the spelling of an image's URI that stands in the catalog, see ``Place``."""
+    return _of(uri).canonical(uri)
+
+
+def source_uri(location: str | os.PathLike[str]) -> str:
+    """Return the URI of a source, given as a URI or as a path; it is the same however that was typed."""
+    text = os.fspath(location)
+    return (_of(text) if is_uri(text) else _FILES).source_uri(text)
+
+
+def locate(uri: str) -> Entry:
+    """Return the unlabelled entry of a URI; size -1 where there is no such image."""
+    return _of(uri).locate(uri)
+
+
+def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
+    """Read an image's bytes, and the change token of what was read (size, mtime_ns), see ``Place``.
+
+    Raises:
+        ImageError: "vanished", "unreadable", "truncated" or "too_large".
+    """
+    return _of(uri).read(uri, offset, size)
+
+
+def _of(uri: str) -> Place:
+    try:
+        return _PLACES[uri[: uri.find(":")]]
+    except KeyError:
+        raise ImageError("unreadable", f"Expected: a URI that begins with {schemes()}. Got: {uri}.") from None
