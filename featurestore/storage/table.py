@@ -199,7 +199,6 @@ class Table:
                 self._uri,
                 schema=schema,
                 mode="append",
-                data_storage_version=DATA_STORAGE_VERSION,
                 data_cache_bytes=WRITE_BUFFER_BYTES // len(schema),  # per column
             )
         staged = []
