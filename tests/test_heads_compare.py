@@ -591,6 +591,16 @@ def test_a_learning_curve_has_no_points_where_no_head_can_be_fitted():
     assert [point["n"] for point in curve["points"]] == [6, 10] and curve["at_twice"] is None
 
 
+def test_no_learning_curve_after_the_budget_or_of_a_slow_head():
+    parts = {name: DATASET.part(name) for name in ("train", "val")}
+
+    def curve(seconds, left):
+        return comparing._learning_curve(parts, Candidate("ncm", {}), seconds, time.monotonic() + left)
+
+    assert curve(0.0, left=-1) is None and curve(60.1, left=60) is None
+    assert curve(60.0, left=60)["points"] == curve(0.0, left=np.inf)["points"] != []
+
+
 def test_what_needs_the_rows_in_memory_is_named():
     with pytest.raises(UsageError, match=r"^--cv and several --set cannot be had while training features are streamed"):
         comparing._refuse(folds=3, fewshot=(), sets=True)

@@ -234,7 +234,7 @@ def _side_by_side(
 
     cpus = os.cpu_count() or 1
     workers = min(cpus, 4)
-    with threadpool_limits(max(1, cpus // workers)), ThreadPoolExecutor(workers) as pool:
+    with threadpool_limits(cpus // workers), ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(fit, trial) for trial in reversed(trials)}  # the longest first
         try:
             for future in as_completed(list(futures)):
