@@ -17,6 +17,7 @@ import pytest
 from conftest import CountingEngine, write_picture
 from featurestore.errors import SourceError, StoreLocked, TooManyFailures, UsageError
 from featurestore.store import FeatureStore
+from pipelines.embedding import worker
 from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.options import EmbedOptions
 
@@ -391,3 +392,19 @@ def test_features_beyond_float16_are_failures_that_name_the_way_out(
     assert counts(again) == {"seen": 30, "unchanged": 30}
     wide = embed(str(corpus), tmp_path / "wide", replace(SMALL_SHARDS, dtype="float32"))
     assert (wide.embedded, wide.failed) == (30, 0)
+
+
+def test_contents_of_a_shard_that_failed_are_taken_again() -> None:
+    """By the retry of this shard, or by another one that meets them; those of a finished shard are known."""
+    known, failed, finished, other = (bytes([n]) * 32 for n in range(1, 5))
+    contents = worker._Contents(np.array([known], "S32"))
+    with pytest.raises(OSError, match="a lost disk"), contents.of_shard(1):
+        assert contents.take(failed, 1) and contents.take(other, 2) and not contents.take(known, 1)
+        assert not contents.take(failed, 2)
+        raise OSError("a lost disk")
+    with contents.of_shard(3):
+        assert contents.take(finished, 3) and contents.take(failed, 3)
+    assert [contents.take(key, 4) for key in (known, failed, finished, other)] == [False] * 4
+    with pytest.raises(OSError, match="again"), contents.of_shard(2):
+        raise OSError("again")
+    assert contents.take(other, 4)

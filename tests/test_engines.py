@@ -103,6 +103,23 @@ def test_lite_features_equal_keras_own(cache):
         assert seeded.cosine(features, expected).min() >= 0.99999, name
 
 
+def test_what_is_random_in_training_is_off(monkeypatch):
+    """As the dropped blocks of EfficientNet: in a built network, however it is called, and in what engines run."""
+    keras = import_keras()
+
+    def network(_row, _top, side, _pooling):
+        pixels = keras.Input((side, side, 3))
+        return keras.Model(pixels, keras.layers.Dropout(0.9)(keras.layers.Flatten()(pixels)))
+
+    monkeypatch.setattr(networks, "_network", network)
+    monkeypatch.setattr(networks, "_load_weights", lambda *_: None)
+    monkeypatch.setattr(networks, "fetch", lambda _: None)
+    tap, pixels = resolve(input_size=32), np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    expected = (pixels.reshape(2, -1) - 127.0) / 128.0
+    for run in (networks.build(tap), engines._function(tap, None), engines._function(tap, 2)):
+        np.testing.assert_array_equal(run(pixels), expected)
+
+
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_a_picture_does_not_see_its_neighbours(cache, mobilenet, engine):
     pictures = seeded.pictures(96)

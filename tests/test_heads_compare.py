@@ -435,16 +435,18 @@ def test_an_interrupt_ends_the_fits_that_were_not_begun(monkeypatch):
     assert len(begun) < 50
 
 
-def test_a_budget_ends_the_search_and_says_so(tmp_path, monkeypatch):
-    clock = iter(range(0, 10_000, 10))
+@pytest.mark.parametrize("families", [("logreg", "svm"), ("knn",)], ids=["fitted together", "fitted one by one"])
+def test_a_budget_ends_the_search_and_says_so(tmp_path, monkeypatch, families):
+    clock = iter(range(0, 10_000, 7))  # past the end of the budget, never just at it
     monkeypatch.setattr(trials.time, "monotonic", lambda: float(next(clock)))
-    result = compare(DATASET, only("logreg", "svm"), results=Results(tmp_path), budget=60.0)
+    asked = only(*families, knn=[{"k": k} for k in range(1, 23)])
+    result = compare(DATASET, asked, results=Results(tmp_path), budget=60.0)
     tried = len(result.leaderboard)
     assert 0 < tried < 22
     told = f"{22 - tried} candidates were not tried within 60 s; the same command goes on with them."
     assert result.winner.notes == (told,) and result.learning_curve is None
     monkeypatch.undo()
-    assert len(compare(DATASET, only("logreg", "svm"), results=Results(tmp_path)).leaderboard) == 22
+    assert len(compare(DATASET, asked, results=Results(tmp_path)).leaderboard) == 22
 
 
 def test_damaged_results_are_made_anew(tmp_path):
