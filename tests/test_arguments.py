@@ -732,6 +732,22 @@ def test_without_a_home_tensorflow_makes_no_folder_of_that_name(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_the_first_import_of_tensorflow_is_silent(tmp_path: Path) -> None:
+    """Its banner is not shown, and what other threads say later is."""
+    (tmp_path / "tensorflow.py").write_text("import os\nos.write(2, b'a banner')\n")
+    code = (
+        "import os\n"
+        "from heads import backend\n"
+        "first = backend.import_tensorflow()\n"
+        "os.write(2, b'an error')\n"
+        "backend._silent_stderr = None\n"
+        "assert backend.import_tensorflow() is first"
+    )
+    place = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), *sys.path]))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=place)
+    assert (done.returncode, done.stderr) == (0, "an error")
+
+
 def test_backbones_are_listed_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     Homeless(monkeypatch)
     monkeypatch.delenv("KERAS_HOME", raising=False)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ import seeded
 
 from featurestore.errors import BackboneError, UsageError
 from heads.backend import import_keras
-from pipelines.backbones import lite
+from pipelines.backbones import lite, networks
 from pipelines.backbones import table as backbones
 from pipelines.backbones.networks import build, layers
-from pipelines.backbones.table import feature_spec, resolve, table
+from pipelines.backbones.table import TABLE, feature_spec, resolve, table
 
 LITE = {backbone.name for backbone in lite.FAMILY}
 
@@ -156,6 +157,22 @@ def test_the_digest_follows_the_file(tmp_path):
     path.unlink()
     with pytest.raises(BackboneError, match=r"w\.weights\.h5 cannot be read"):
         _ = tap.weights_sha256
+
+
+@pytest.mark.parametrize("row", TABLE.values(), ids=lambda row: row.name)
+def test_weights_of_pytorch_are_for_the_lite_family_alone(tmp_path, monkeypatch, row):
+    loaded = []
+    monkeypatch.setattr(lite, "load", lambda network, path: loaded.append(path))
+    network = SimpleNamespace(count_params=lambda: 7)
+    for name in ("w.pth", "w.h5"):
+        (tmp_path / name).write_bytes(b"whatever")
+        tap = SimpleNamespace(weights_file=tmp_path / name, weights=name, needs_top=False)
+        if row.name in lite.FAMILY and name == "w.pth":
+            networks._load_weights(network, row, tap)
+            continue
+        with pytest.raises(BackboneError, match=f"{name} is no HDF5 weights file"):
+            networks._load_weights(network, row, tap)
+    assert loaded == [tmp_path / "w.pth"] * (row.name in lite.FAMILY)
 
 
 def test_published_weights_are_those_in_keras_cache(tmp_path, monkeypatch, mobilenet):

@@ -190,19 +190,20 @@ def test_what_has_changed_since() -> None:
     assert kept.changes(Canary({}, {}, ""), Canary({}, {}, "B")).startswith(same)
 
 
-def test_the_name_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also one of bytes that are no UTF-8: the system passes on what the processor says."""
+    told = tmp_path / "cpuinfo"
+    monkeypatch.setattr(kept, "Path", {"/proc/cpuinfo": told}.__getitem__)
     monkeypatch.setattr("platform.machine", lambda: "m1")
     monkeypatch.setattr("platform.processor", lambda: "p1")
-    for text, name in (("a: 1\nmodel name\t: A: B \nmodel name\t: C", "A: B m1"), ("cpu: 7", "p1 m1"), (None, "p1 m1")):
-
-        def read(path: Path, text: str | None = text, **_: object) -> str:
-            if text is None:
-                raise OSError
-            return text
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "read_text", read)
-            assert Canary({}, {}).processor == name
+    assert Canary({}, {}).processor == "p1 m1"
+    for text, name in (
+        (b"a: 1\nmodel name\t: A: B \nmodel name\t: C", "A: B m1"),
+        (b"cpu: 7", "p1 m1"),
+        (b"model name\t: A\xae B", "A\ufffd B m1"),
+    ):
+        told.write_bytes(text)
+        assert Canary({}, {}).processor == name
 
 
 WRONG_CANARIES = [

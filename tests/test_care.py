@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import CountingEngine
+from conftest import CountingEngine, write_picture
 from featurestore.errors import (
     BackboneError,
     EngineError,
@@ -35,6 +35,7 @@ from heads.spec import HeadSpec
 from pipelines import commands, maintenance, recovery
 from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import import_labels
+from pipelines.images.augmentation import Augmentation
 from pipelines.maintenance import DoctorResult, doctor, gc, verify
 from pipelines.options import EmbedOptions
 
@@ -130,6 +131,43 @@ def test_a_whole_feature_set_is_gone(store: Path, engine: CountingEngine) -> Non
     assert all(np.array_equal(*pair) for pair in zip(before, FeatureStore(store).features(), strict=True))
 
 
+def test_a_view_comes_back_where_those_before_it_stayed(store: Path, corpus: Path, engine: CountingEngine) -> None:
+    options = EmbedOptions(views=2, augmentation=Augmentation(rotation=30, seed=1))
+    name = embed(str(corpus), store, options).feature_set
+    table, engine.images = FeatureStore(store).table(name), 0
+    before = table.read(["sha256", "view", "vector"]).sort_by([("sha256", "ascending"), ("view", "ascending")])
+    (file,) = data_files(table.path)
+    data, second = bytearray(file.read_bytes()), before.column("vector")[1].as_py()
+    assert before.column("view").to_pylist()[:3] == [1, 2, 1]
+    data[data.index(np.array(second, np.float16).tobytes()) + 5] ^= 1
+    file.write_bytes(data)
+    result = doctor(store)
+    assert (result.embedded, engine.images, [repair.lost for repair in result.repairs]) == (1, 1, [0])
+    after = table.read(["sha256", "view", "vector"]).sort_by([("sha256", "ascending"), ("view", "ascending")])
+    assert after == before and verify(store) == []
+
+
+def test_catalog_and_features_come_back_together(store: Path, engine: CountingEngine) -> None:
+    before = FeatureStore(store).features()
+    shutil.rmtree(features(store))
+    for path in data_files(store / "catalog.lance"):
+        path.write_bytes(b"")
+    assert doctor(store).embedded == engine.images == 30
+    assert all(np.array_equal(*pair) for pair in zip(before, FeatureStore(store).features(), strict=True))
+    assert FeatureStore(store).catalog.count() == 30 and verify(store) == []
+
+
+def test_what_was_never_embedded_is_no_lost_row_of_the_catalog(
+    store: Path, corpus: Path, engine: CountingEngine
+) -> None:
+    write_picture(corpus / "a" / "new.png", 99)
+    for path in data_files(store / "catalog.lance"):
+        path.write_bytes(b"")
+    doctor(store)
+    uris = FeatureStore(store).catalog.read(["uri"]).column("uri").to_pylist()
+    assert engine.images == 0 and sorted(uris) == sorted(labels(store)) and len(uris) == 30
+
+
 def test_pictures_that_are_gone_cannot_come_back(store: Path, corpus: Path) -> None:
     file = data_files(features(store))[0]
     file.unlink()
@@ -156,6 +194,27 @@ def test_labels_come_from_the_newest_source(store: Path, corpus: Path, tmp_path:
     result = doctor(tmp_path / "other")
     assert labels(tmp_path / "other") == {uri: Path(uri).parent.name for uri in before}
     assert f"`penult label {file}`" in result.todo[0]
+
+
+@pytest.mark.parametrize("asked", [True, False, None], ids=["splits", "classes", "an older penult's"])
+def test_splits_come_from_folders_as_the_run_read_them(
+    tmp_path: Path, engine: CountingEngine, asked: bool | None
+) -> None:
+    for number, (split, name) in enumerate([("train", "a"), ("train", "b"), ("val", "a"), ("val", "b")]):
+        write_picture(tmp_path / "corpus" / split / name / f"{number}.png", number)
+    store = tmp_path / "store"
+    embed(str(tmp_path / "corpus"), store, EmbedOptions(split_folders=asked is not False))
+    before = FeatureStore(store).label_rows().to_pylist()
+    assert {row["split"] for row in before} == ({None} if asked is False else {"train", "val"})
+    if asked is None:  # it has recorded no such parameter
+        opened = FeatureStore(store)
+        (record,) = opened.runs()
+        del record.parameters["split_folders"]
+        record.write(opened.run_folder(record.run_id))
+    for path in data_files(store / "labels.lance"):
+        path.write_bytes(b"")
+    doctor(store)
+    assert FeatureStore(store).label_rows().to_pylist() == before
 
 
 def test_what_was_embedded_without_being_listed_does_not_become_a_source(

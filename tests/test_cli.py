@@ -226,3 +226,31 @@ def test_light_commands_import_nothing_heavy(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+HEAVY = ["numpy", "pyarrow", "lance", "sklearn", "scipy", "featurestore.store"]
+HEAVY += ["keras", "tensorflow", "openvino", "apache_beam", "torch"]
+# By module, in the order of their import, what of that is there after it.
+IMPORTS: dict[str, list[str]] = {
+    "featurestore": [],
+    "heads.comparison.space": [],
+    "pipelines.commands.output": [],
+    "pipelines.backbones.lite": ["numpy"],
+    "pipelines.backbones.networks": ["numpy"],
+    "pipelines.backbones.engines": ["numpy"],
+    "pipelines.keras_head": ["numpy"],
+    "pipelines.export": ["numpy", "pyarrow", "lance", "featurestore.store"],
+}
+
+
+def test_types_are_imported_for_the_type_checker_alone() -> None:
+    code = (
+        "import importlib, json, sys\n"
+        "told = {}\n"
+        f"for name in {list(IMPORTS)!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    told[name] = [heavy for heavy in {HEAVY!r} if heavy in sys.modules]\n"
+        "print(json.dumps(told))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == IMPORTS

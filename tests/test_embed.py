@@ -22,6 +22,7 @@ from featurestore.store import FeatureStore
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.table import Tap
 from pipelines.embedding import worker
+from pipelines.embedding.contents import Contents
 from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.options import EmbedOptions
 
@@ -450,3 +451,19 @@ def test_vectors_of_another_length_are_refused(
     with pytest.raises(SpecMismatch, match=r"Expected: 12 numbers per picture, as in efficientnet-lite0-\w+\. Got: 13"):
         embed(str(corpus), store)
     assert len(FeatureStore(store).runs()) == 1 and not list((store / "staging").glob("*"))
+
+
+def test_contents_of_a_shard_that_failed_are_taken_again() -> None:
+    """By the retry of this shard, or by another one that meets them; those of a finished shard are known."""
+    known, failed, finished, other = (bytes([n]) * 32 for n in range(1, 5))
+    contents = Contents(np.array([known], "S32"))
+    with pytest.raises(OSError, match="a lost disk"), contents.of_shard(1):
+        assert contents.take(failed, 1) and contents.take(other, 2) and not contents.take(known, 1)
+        assert not contents.take(failed, 2)
+        raise OSError("a lost disk")
+    with contents.of_shard(3):
+        assert contents.take(finished, 3) and contents.take(failed, 3)
+    assert [contents.take(key, 4) for key in (known, failed, finished, other)] == [False] * 4
+    with pytest.raises(OSError, match="again"), contents.of_shard(2):
+        raise OSError("again")
+    assert contents.take(other, 4)

@@ -17,6 +17,7 @@ from heads.backend import import_keras
 from pipelines.backbones import engines, graphs, networks, table
 from pipelines.backbones.engine_options import ENGINES, EngineOptions
 from pipelines.backbones.engines import open_engine
+from pipelines.backbones.lite import Lite
 from pipelines.backbones.table import resolve
 
 
@@ -103,6 +104,22 @@ def test_lite_features_equal_keras_own(cache):
     for name in ENGINES:
         features = open_engine(resolve(input_size=96), EngineOptions(name, batch_size=4))(pictures)
         assert seeded.cosine(features, expected).min() >= 0.99999, name
+
+
+def test_what_is_random_in_training_is_off(monkeypatch):
+    """As the dropped blocks of EfficientNet: in a built network, however it is called, and in what engines run."""
+    keras = import_keras()
+
+    def network(_row, _top, side, _pooling="none"):
+        pixels = keras.Input((side, side, 3))
+        return keras.Model(pixels, keras.layers.Dropout(0.9)(keras.layers.Flatten()(pixels)))
+
+    monkeypatch.setattr(Lite, "network", network)
+    monkeypatch.setattr(Lite, "load", lambda *_: None)
+    tap, pixels = resolve(input_size=32), np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    expected = (pixels.reshape(2, -1) - 127.0) / 128.0
+    for run in (networks.build(tap), graphs.traced(tap, None), graphs.traced(tap, 2)):
+        np.testing.assert_array_equal(run(pixels), expected)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -288,6 +305,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 START = """
 import sys
 import numpy as np
+from pipelines.backbones.lite import Lite
 from pipelines.backbones.table import resolve
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.engines import open_engine

@@ -8,16 +8,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import seeded
 from PIL import Image
+from pyarrow import parquet
 from sklearn.datasets import load_digits
+from stores import SPEC
 
+from conftest import write_picture
+from featurestore.dataset import Dataset
 from featurestore.errors import (
     EngineError,
     HeadError,
@@ -34,7 +40,7 @@ from pipelines.backbones import finetuned, networks, table
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.commands import app
 from pipelines.embedding import worker
-from pipelines.embedding.embed import embed
+from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.finetuning import finetune
 from pipelines.images import decoder
 from pipelines.images.augmentation import Augmentation
@@ -47,6 +53,51 @@ LAYER = "conv_dw_12"
 GENTLE = FinetuneOptions(LAYER, learning_rate=1e-5, epochs=2, batch_size=16)
 VIEWS = Augmentation(rotation=20, shift=0.1, flip="horizontal", seed=3)
 SCRIPT = Path(__file__).parent / "killed_finetune.py"
+
+
+DATASET = Dataset(
+    "set",
+    "ab" * 32,
+    np.zeros((3, 2), np.float32),
+    np.array(["cat", "dog", "cat"]),
+    np.array([bytes([n]) * 32 for n in (1, 2, 3)], "S32"),
+    np.array(["file:///a.png", "file:///b.png", "file:///c.png"]),
+    np.array(["train", "val", "test"]),
+)
+
+
+def test_what_decides_a_run_is_pinned() -> None:
+    """If this fails, no run that was killed is resumed, and none that has ended is found again."""
+    parameters = {"head_id": "run", "class_weight": None, **asdict(FinetuneOptions("top_conv", augmentation=VIEWS))}
+    digest = finetune._digest(parameters, DATASET)
+    assert digest == "9252b2be9e77668f"
+    others = [
+        finetune._digest(parameters | {"class_weight": "balanced"}, DATASET),
+        finetune._digest(parameters, replace(DATASET, fingerprint="cd" * 32)),
+        finetune._digest(parameters, replace(DATASET, keys=DATASET.keys[::-1])),
+        finetune._digest(parameters, replace(DATASET, y=DATASET.y[::-1][[0, 0, 1]])),
+        finetune._digest(parameters, replace(DATASET, splits=DATASET.splits[::-1])),
+    ]
+    assert len({digest, *others}) == 6
+    assert finetune._digest(parameters, replace(DATASET, X=DATASET.X + 1, uris=DATASET.uris[::-1])) == digest
+
+
+def test_files_that_are_gone_are_not_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty file is there: why it has no features is said by the run that embeds."""
+    write_picture(tmp_path / "a.png", 1)
+    (tmp_path / "b.png").touch()
+    uris = np.array([(tmp_path / name).as_uri() for name in ("a.png", "b.png", "c.png")])
+    pictures: Any = SimpleNamespace(dataset=replace(DATASET, uris=uris), lost={}, watch=mock.Mock())
+    store = FeatureStore.create(tmp_path / "store")
+    listed: list[str] = []
+
+    def embed_manifest(manifest: str, *_: Any, **__: Any) -> EmbedResult:
+        listed.extend(parquet.read_table(manifest).column("uri").to_pylist())
+        return EmbedResult("run", "tuned", "")
+
+    monkeypatch.setattr(finetune, "embed", embed_manifest)
+    assert finetune._embed(store, "run", pictures, store.add_set(SPEC)) == "tuned"
+    assert listed == uris[:2].tolist() and pictures.lost == {DATASET.ids[2]: "vanished"}
 
 
 @pytest.fixture(scope="module")

@@ -439,16 +439,18 @@ def test_an_interrupt_ends_the_fits_that_were_not_begun(monkeypatch):
     assert len(begun) < 50
 
 
-def test_a_budget_ends_the_search_and_says_so(tmp_path, monkeypatch):
-    clock = iter(range(0, 10_000, 10))
+@pytest.mark.parametrize("families", [("logreg", "svm"), ("knn",)], ids=["fitted together", "fitted one by one"])
+def test_a_budget_ends_the_search_and_says_so(tmp_path, monkeypatch, families):
+    clock = iter(range(0, 10_000, 7))  # past the end of the budget, never just at it
     monkeypatch.setattr(trials.time, "monotonic", lambda: float(next(clock)))
-    result = compare(DATASET, only("logreg", "svm"), Evaluation(budget=60.0), results=Results(tmp_path))
+    asked = only(*families, knn=[{"k": k} for k in range(1, 23)])
+    result = compare(DATASET, asked, Evaluation(budget=60.0), results=Results(tmp_path))
     tried = len(result.leaderboard)
     assert 0 < tried < 22
     told = f"{22 - tried} candidates were not tried within 60 s; the same command goes on with them."
     assert result.winner.notes == (told,) and result.learning_curve is None
     monkeypatch.undo()
-    assert len(compare(DATASET, only("logreg", "svm"), results=Results(tmp_path)).leaderboard) == 22
+    assert len(compare(DATASET, asked, results=Results(tmp_path)).leaderboard) == 22
 
 
 def test_damaged_results_are_made_anew(tmp_path):
@@ -593,6 +595,16 @@ def test_a_learning_curve_has_no_points_where_no_head_can_be_fitted():
     assert [point["n"] for point in compare(few, only("ncm")).learning_curve["points"]] == [2, 3, 6, 10]
     curve = compare(few, only("knn", knn=({"k": 6},))).learning_curve
     assert [point["n"] for point in curve["points"]] == [6, 10] and curve["at_twice"] is None
+
+
+def test_no_learning_curve_after_the_budget_or_of_a_slow_head():
+    table = trials.Table({name: DATASET.part(name) for name in ("train", "val")}, 0)
+
+    def curve(seconds, left):
+        return comparing._learning_curve(table, HeadSpec("ncm"), seconds, time.monotonic() + left)
+
+    assert curve(0.0, left=-1) is None and curve(60.1, left=60) is None
+    assert curve(60.0, left=60)["points"] == curve(0.0, left=np.inf)["points"] != []
 
 
 def test_what_needs_the_rows_in_memory_is_named():

@@ -1,6 +1,7 @@
-"""Limits of the listing and of pictures: what bounds memory and time is changed on purpose, and here too.
+"""Limits, and the constants that decide what a head is: these numbers are changed on purpose, and here too.
 
-Refusals name most of these numbers, and a store that was made under one limit is read under another.
+Refusals name most of the limits, and a store that was made under one is read under another. Heads fitted with other
+constants are not those whose outcomes a store keeps.
 """
 
 from __future__ import annotations
@@ -9,20 +10,56 @@ from types import ModuleType
 
 import pytest
 
-from featurestore import options
-from pipelines import options as job_options
+from featurestore import aliases, limits, options
+from featurestore.maintenance import verify
+from featurestore.storage import compaction, files, table
+from heads import artifact, base
+from heads.comparison import compare, search, space, streaming, subsampling
+from heads.evaluation import calibration, learning_curve
+from heads.families import dense, linear, neighbors, svm
+from heads.solvers import lbfgs, rows, sweep
+from pipelines import options as jobs
 from pipelines import stored_heads
-from pipelines.backbones import canary
+from pipelines.backbones import canary, engine_options, engines
+from pipelines.backbones import table as networks
 from pipelines.embedding import labels, membership
-from pipelines.images import containers, decoder, samples, tiffs
+from pipelines.images import augmentation, containers, decoder, samples, tiffs
 from pipelines.sources import class_names, folders, listing, manifests, missing_files, tars, uris, webdataset
 
 MEBI = 1024 * 1024
+GIBI = 1024 * MEBI
 
 
 @pytest.mark.parametrize(
-    ("module", "limits"),
+    ("module", "numbers"),
     [
+        (limits, {"MAX_SEED": 9_223_372_036_854_775_807}),
+        (aliases, {"MAX_HISTORY": 1000}),
+        (files, {"MAX_NAME_BYTES": 200}),
+        (verify, {"MAX_ROWS": 1000}),
+        (table, {"KEPT_VERSIONS": 3}),
+        (compaction, {"TIER": 16, "LARGE": 2048, "MAX_DELETED": 0.5, "MAX_VERSIONS": 16}),
+        (artifact, {"FORMAT_VERSION": 1, "MAX_BYTES": 4 * GIBI, "MAX_NAMES_BYTES": GIBI // 4}),
+        (base, {"MAX_COUNT": 2_147_483_647}),
+        (compare, {"TIED": 0.05, "CURVE_SECONDS": 60}),
+        (subsampling, {"CURVE_SHARES": (0.1, 0.18, 0.32, 0.56, 1.0)}),
+        (search, {"MAX_BYTES": 65_536, "MAX_POINTS": 100_000, "MAX_NUMBERS": 1000}),
+        (space, {"UNBALANCED": 3, "MAX_FOLDS": 100, "MAX_SEEDS": 100, "MAX_SHOTS": 1_000_000}),
+        (streaming, {"SHARE": 0.25, "SAMPLE_SHARE": 0.2, "MAX_SAMPLED": 0.25, "ROOM_SHARE": 0.1}),
+        (calibration, {"TARGETS": (0.9, 0.95, 0.99)}),
+        (learning_curve, {"LEAST_POINTS": 4, "RESAMPLES": 1000, "Z": 1.96}),
+        (linear, {"LADDER": 10, "LADDER_FROM": 0.001}),
+        (lbfgs, {"MEMORY": 6, "SUFFICIENT": 0.0001, "NOISE": 2e-7, "MAX_EVALUATIONS": 500}),
+        (rows, {"MAX_ROTATED": 4096, "LEAST_VARIANCE": 1e-9, "LEAST_SAMPLED": 50}),
+        (sweep, {"TOLERANCE": 1e-5, "LEAST_SHARE": 1e-6, "CURVATURE_FLOOR": 1e-6}),
+        (dense, {"MAX_EPOCHS": 100_000, "MAX_LAYERS": 16, "MAX_WIDTH": 65_536, "MAX_BATCH_ROWS": MEBI}),
+        (neighbors, {"KNN_MAX_WORK": 1e13}),
+        (svm, {"RBF_MAX_ROWS": 10_000, "RBF_MAX_CLASSES": 100}),
+        (jobs, {"MAX_SHARD_IMAGES": MEBI, "MAX_TOP": 1_000_000, "MOMENTUM": 0.9}),
+        (engines, {"MAX_THREADS": 1024}),
+        (engine_options, {"MAX_BATCH_PIXELS": 33_554_432}),
+        (networks, {"MIN_INPUT_SIZE": 32, "MAX_INPUT_SIZE": 2048}),
+        (augmentation, {"MAX_VIEWS": 100}),
         (canary, {"STORED": 5, "MAX_TRIES": 200}),
         (class_names, {"MAX_EXAMPLES": 3, "MAX_CLASSES": 100_000}),
         (options, {"MAX_SECONDS": 31_536_000_000, "MAX_BYTES": 1_152_921_504_606_846_976}),
@@ -46,7 +83,6 @@ MEBI = 1024 * 1024
         (manifests, {"MAX_LINE": MEBI, "EXAMPLES": 20}),
         (membership, {"MAX_CLASSES": 10_000, "MAX_CHANGES": 1000}),
         (missing_files, {"MAX_FOLDERS": 100}),
-        (job_options, {"MAX_TOP": 1_000_000}),
         (stored_heads, {"CANDIDATES_SHOWN": 5}),
         (samples, {"BAND_PIXELS": 4_194_304}),
         (webdataset, {"MAX_SIDE_FILE_BYTES": MEBI}),
@@ -63,8 +99,8 @@ MEBI = 1024 * 1024
     ],
     ids=lambda value: value.__name__ if isinstance(value, ModuleType) else "",
 )
-def test_limits_are_what_they_were(module: ModuleType, limits: dict[str, float]) -> None:
-    assert {name: getattr(module, name) for name in limits} == limits
+def test_numbers_are_what_they_were(module: ModuleType, numbers: dict[str, float | tuple[float, ...]]) -> None:
+    assert {name: getattr(module, name) for name in numbers} == numbers
 
 
 def test_units_of_time_and_memory() -> None:

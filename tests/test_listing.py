@@ -576,7 +576,7 @@ def test_the_likely_cause_is_named_when_no_file_is_there(tmp_path, written, ther
     (problem,) = source.problems
     assert problem.startswith("None of the 2 files that") and not source.incomplete
     assert re.search(words, problem), problem
-    put(tmp_path / "data/one.jpg")
+    put(tmp_path / "data/one.jpg", b"")  # an empty file is there
     put(tmp_path / "data/m.csv", text.encode() + b"one.jpg,x\n")
     assert len(list(source)) == 3 and not source.problems
 

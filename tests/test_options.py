@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, astuple, fields, is_dataclass, replace
+from math import inf, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -20,6 +21,7 @@ import pytest
 from typer.main import get_command
 
 from conftest import CountingEngine, write_picture
+from featurestore.errors import UsageError
 from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from pipelines import commands
@@ -30,7 +32,7 @@ from pipelines.commands import base, output
 from pipelines.embedding import worker
 from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.images.augmentation import Augmentation
-from pipelines.options import EmbedOptions, FinetuneOptions, FitData
+from pipelines.options import CompareOptions, EmbedOptions, FinetuneOptions, FitData, ReportOptions, TrainOptions
 from pipelines.predict import Prediction
 
 COMMAND = get_command(commands.app)
@@ -607,6 +609,36 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
     }
 
 
+# How Python callers call the jobs: names, order, and what is given by its name alone.
+CALLS: dict[str, str] = {
+    "pipelines.embedding.embed.embed": "source store options= progress= * as_source=",
+    "pipelines.embedding.forget.forget": "store source * unknown_origin=",
+    "pipelines.embedding.labels.import_labels": "file store label_set= * withdraw=",
+    "pipelines.training.train_head": "store options=",
+    "pipelines.training.compare_heads": "store options= progress=",
+    "pipelines.finetuning.finetune.finetune": "store head_id options weights= progress= say=",
+    "pipelines.predict.predict": "pictures store head_id= * top= weights= engine= say=",
+    "pipelines.export.export": "store to format= head_id= * weights= say=",
+    "pipelines.stored_heads.promote": "store name alias=",
+    "pipelines.maintenance.verify": "store progress=",
+    "pipelines.maintenance.doctor": "store progress=",
+    "pipelines.maintenance.gc": "store older_than",
+}
+
+
+def test_jobs_are_called_as_they_were() -> None:
+    def call(path: str) -> str:
+        module, _, name = path.rpartition(".")
+        words = []
+        for parameter in inspect.signature(getattr(importlib.import_module(module), name)).parameters.values():
+            words += ["*"] if parameter.kind is parameter.KEYWORD_ONLY and "*" not in words else []
+            words.append(parameter.name + "=" * (parameter.default is not parameter.empty))
+            words += ["/"] if parameter.kind is parameter.POSITIONAL_ONLY else []
+        return " ".join(words)
+
+    assert {path: call(path) for path in CALLS} == CALLS
+
+
 # --- what comes of it
 
 
@@ -699,6 +731,46 @@ def test_engines_are_opened_as_they_were_asked_for(
     assert opened[1:] == [("tensorflow", "f32", None, "block6a", "max", 64, "center")]
     assert len(json.loads(capsys.readouterr().out)[0]["top"]) == 2
     worker.engine_for.cache_clear()
+
+
+def embeds_views(views: int) -> EmbedOptions:
+    return EmbedOptions(views=views, augmentation=Augmentation())
+
+
+# How options are made with a number, the first and last numbers that are taken, and the next ones that are not.
+NUMBERS: list[tuple[Callable[[Any], Any], tuple[float, ...], tuple[float, ...]]] = [
+    (lambda n: EmbedOptions(max_removed=n), (0, 1), (-0.001, 1.001, nan)),
+    (lambda n: EmbedOptions(shard_images=n), (1, 1_048_576), (0, 1_048_577)),
+    (embeds_views, (1, 100), (-1, 0, 101)),
+    (lambda n: Augmentation(rotation=n), (0, 180), (-0.1, 180.1, nan)),
+    (lambda n: Augmentation(shift=n), (0, 1), (-0.001, 1.001, nan)),
+    (lambda n: Augmentation(shear=n), (0, 80), (-0.1, 80.1, nan)),
+    (lambda n: Augmentation(zoom=n), (0, 0.9), (-0.001, 0.901, nan)),
+    (lambda n: Augmentation(seed=n), (0, 2**63 - 1), (-1, 2**63)),
+    (lambda n: FitData(views=n), (0, 100), (-1, 101)),
+    (lambda n: FitData(split=Split(seed=n)), (0, 2**63 - 1), (-1, 2**63)),
+    (lambda n: ReportOptions(gallery_seed=n), (0, 2**63 - 1), (-1, 2**63)),
+    (lambda n: TrainOptions(seed=n), (0, 2**63 - 1), (-1, 2**63)),
+    (lambda n: CompareOptions(folds=n), (0, 2, 100), (-1, 1, 101)),
+    (lambda n: CompareOptions(seeds=n), (1, 100), (0, 101)),
+    (lambda n: CompareOptions(fewshot=(n,)), (1, 1_000_000), (0, 1_000_001)),
+    (lambda n: CompareOptions(budget=n), (0, 1e12), (-0.001, inf, nan)),
+    (lambda n: CompareOptions(memory_limit=n), (1, 2**60), (0, inf)),
+    (lambda n: FinetuneOptions("top", epochs=n), (1, 100_000), (0, 100_001)),
+    (lambda n: FinetuneOptions("top", batch_size=n), (1, 32_768), (0, 32_769)),
+    (lambda n: FinetuneOptions("top", learning_rate=n), (5e-324, 1e300), (0, -1e-9, inf, nan)),
+    (lambda n: FinetuneOptions("top", momentum=n), (0, 0.999), (-0.001, 1, nan)),
+]
+
+
+@pytest.mark.parametrize("row", range(len(NUMBERS)))
+def test_numbers_are_taken_from_the_first_to_the_last(row: int) -> None:
+    made, taken, refused = NUMBERS[row]
+    for number in taken:
+        made(number).check()
+    for number in refused:
+        with pytest.raises(UsageError):
+            made(number).check()
 
 
 def test_options_of_fine_tuning_are_the_optimizers() -> None:

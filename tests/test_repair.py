@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import lance
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import SPEC, Picture, commit, journal, key, pictures, vector
+from stores import SPEC, Picture, commit, feature_rows, journal, key, pictures, vector
 
 from featurestore import header
 from featurestore.maintenance import repair as repairing
@@ -341,6 +342,23 @@ def test_where_a_file_is_gone_the_images_are_not_all_known(store: Path) -> None:
     data(store, F, 1).unlink()
     plan, done = repair(store)
     assert plan is not None and plan.lost == {F: []} and [(one.restored, one.lost) for one in done] == [(10, 14)]
+
+
+def test_images_that_came_back_are_not_taken_for_those_that_are_lost(store: Path) -> None:
+    """Two images are damaged, but another file has them; one that no one can name is gone."""
+    opened = FeatureStore(store)
+    commit(opened, RUNS[2], pictures([20]))
+    table = opened.table(NAME)
+    gone, before = data(store, F, 2), set((table.path / "data").iterdir())
+    table.stage([feature_rows(table.schema, RUNS[2], [b"3", b"7"])])
+    (copy,) = set((table.path / "data").iterdir()) - before
+    known = ledger.read(table.path)
+    ledger.write(table.path, replace(known, files=known.files | {f"data/{copy.name}": sha256_of(copy)}))
+    wrong_vectors(data(store, F, 0), b"3", b"7")
+    gone.unlink()
+    plan, done = repair(store)
+    assert plan is not None and plan.lost == {F: []} and [one.lost for one in done] == [1]
+    assert FeatureStore(store).to_arrow(NAME).num_rows == 24
 
 
 def test_an_intact_fragment_gives_way_to_newer_rows_of_a_file(store: Path) -> None:

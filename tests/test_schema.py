@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 
 from featurestore.dataset import hex_ids
 from featurestore.errors import StoreCorrupt
+from featurestore.journal import PLAN
 from featurestore.schema import (
+    CATALOG,
     KEY_BYTES,
+    LABELS,
+    LABELS_V1,
     SPEC_KEY,
     checksums,
     features_batch,
@@ -191,6 +195,43 @@ def test_vectors_of_slices() -> None:
         features_schema(SPEC), np.array([b"a", b"b", b"c"], "S32"), np.arange(15.0).reshape(3, 5), "r"
     )
     assert np.array_equal(vectors_of(batch.slice(1, 1).column("vector")), [[5, 6, 7, 8, 9]])
+
+
+COLUMNS: dict[str, tuple[pa.Schema, str]] = {
+    "catalog": (
+        CATALOG,
+        "uri: string not null; sha256: fixed_size_binary[32]; size: int64 not null; mtime_ns: int64 not null; "
+        "width: int32; height: int32; format: string; status: string not null; error_type: string; error: string; "
+        "run_id: string not null",
+    ),
+    "labels of format 1": (
+        LABELS_V1,
+        "uri: string not null; label: string; split: string; group: string; label_set: string not null; "
+        "run_id: string not null",
+    ),
+    "labels": (
+        LABELS,
+        "uri: string not null; label: string; split: string; group: string; label_set: string not null; "
+        "run_id: string not null; source: string; listed: bool",
+    ),
+    "plan": (
+        PLAN,
+        "uri: string not null; size: int64 not null; mtime_ns: int64 not null; offset: int64 not null; "
+        "replaces: bool not null",
+    ),
+    "features": (
+        features_schema(SPEC),
+        "sha256: fixed_size_binary[32] not null; view: int16 not null; "
+        "vector: fixed_size_list<item: halffloat>[5] not null; checksum: uint64 not null; run_id: string not null",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_the_columns_never_change(name: str) -> None:
+    """Stores and journals of older versions have these: what differs counts as damaged."""
+    schema, columns = COLUMNS[name]
+    assert "; ".join(f"{f.name}: {f.type}{'' if f.nullable else ' not null'}" for f in schema) == columns
 
 
 def test_schema_carries_the_spec() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from featurestore.errors import FormatError, StoreCorrupt
 from featurestore.spec import FORMAT_VERSION, LONGEST, FeatureSpec, Preprocessing
+from pipelines.images.augmentation import Augmentation
 
 SPEC = FeatureSpec(
     backbone="efficientnet-lite0",
@@ -87,6 +88,20 @@ def test_a_new_field_leaves_the_fingerprint_at_its_default_and_changes_it_otherw
     for wrong in ('"crop_share":"1"', '"antialias":1', '"crop_share":true'):
         with pytest.raises(StoreCorrupt, match="Expected: a feature spec"):
             LaterSpec.from_json(SPEC.to_json().replace('"crop":"squash"', f'"crop":"squash",{wrong}'))
+
+
+def test_identity_of_views_is_pinned() -> None:
+    """Likewise for every set of views; the network's own spec stays beside what the views are drawn with."""
+    drawn = Augmentation(rotation=7.5, shift=0.25, shear=3.0, zoom=0.1, flip="both", fill="reflect", seed=5).to_json()
+    assert drawn == (
+        '{"fill":"reflect","flip":"both","rotation":7.5,"rules":"affine-v1","seed":5,"shear":3.0,"shift":0.25,'
+        '"zoom":0.1}'
+    )
+    views = replace(SPEC, augmentation=drawn)
+    quoted = drawn.replace('"', '\\"')
+    assert views.to_json() == SPEC.to_json().replace('{"backbone"', f'{{"augmentation":"{quoted}","backbone"')
+    assert views.fingerprint() == "4df3529f5d73d137afde3a985b242915fc869143b02d0c98ff69be8ad0503b88"
+    assert views.set_name == "efficientnet-lite0-4df3529f-views"
 
 
 def test_difference_names_the_field() -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from featurestore.journal import ShardEntry, Staging, pending
 from featurestore.labels import ELSEWHERE, LISTED
 from featurestore.reader import FEW_KEYS
 from featurestore.runs import LIBRARIES, RunRecord, is_run_id, library_versions, new_run_id, time_of
-from featurestore.schema import LABELS, features_batch, features_schema, keys_of, vectors_of
+from featurestore.schema import CATALOG, LABELS, features_batch, features_schema, keys_of, vectors_of
 from featurestore.sets import EMBEDDED, FAILED_BEFORE, NOT_IN_SET
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL, Split
@@ -133,6 +134,17 @@ def test_newer_format_is_refused(store: FeatureStore) -> None:
     header = store.path / "penult.json"
     write_sealed(header, read_sealed(header) | {"format_version": 3})
     with pytest.raises(FormatError, match="newer penult"):
+        FeatureStore(store.path)
+
+
+@pytest.mark.parametrize("schema", [CATALOG, LABELS], ids=["catalog", "labels"])
+@pytest.mark.parametrize("change", ["a column less", "another type"])
+def test_a_table_with_other_columns_is_corrupt(store: FeatureStore, schema: pa.Schema, change: str) -> None:
+    other = schema.set(0, pa.field("uri", pa.large_string())) if change == "another type" else schema.remove(6)
+    path = (store.catalog if schema is CATALOG else store.labels).path
+    shutil.rmtree(path)
+    Table(path).create(other)
+    with pytest.raises(StoreCorrupt, match=f"Expected in {path}: columns"):
         FeatureStore(store.path)
 
 

@@ -327,6 +327,35 @@ def test_unreadable_manifest_is_corrupt(table: Table, damage: bytes) -> None:
         table.count()
 
 
+def test_a_manifest_in_the_place_of_another_is_corrupt(table: Table, tmp_path: Path) -> None:
+    """Lance opens it, and would find a table without rows."""
+    table.commit("r1", table.stage([rows("r1", range(5))]))
+    twin = Table(Path(shutil.copytree(table.path, tmp_path / "twin" / "labels.lance")))
+    table.commit("r2", table.stage([rows("r2", range(3))]))
+    twin.swap([piece.id for piece in twin.pieces()], [])
+    newest(table).write_bytes(newest(twin).read_bytes())
+    assert lance.dataset(str(table.path), version=3).count_rows() == 0
+    for version in (None, 3):
+        with pytest.raises(StoreCorrupt, match="sha256"):
+            table.read(NAMES, version=version)
+    assert table.read(NAMES, version=2).num_rows == 5
+    for read in (table.state, table.count, table.pieces, lambda: table.schema):
+        with pytest.raises(StoreCorrupt, match="sha256"):
+            read()
+
+
+def test_files_have_the_version_that_their_table_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version than Lance's own choice: a table may not mix two."""
+    assert tables.DATA_STORAGE_VERSION == "2.2"
+    monkeypatch.setattr(tables, "DATA_STORAGE_VERSION", "2.1")
+    table = Table(tmp_path / "labels.lance")
+    table.create(LABELS)
+    monkeypatch.undo()
+    table.commit("r1", table.stage([rows("r1", range(5))]))
+    (fragment,) = lance.dataset(str(table.path)).get_fragments()
+    assert [(file.file_major_version, file.file_minor_version) for file in fragment.metadata.files] == [(2, 1)]
+
+
 def newest(table: Table) -> Path:
     return min((table.path / "_versions").glob("*.manifest"))  # names count down
 

@@ -65,14 +65,14 @@ def dense(dropout: float) -> Head:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
-    """Trainers of a backbone of one layer: ``relu(pixels / 255 @ KERNEL + BIAS)``."""
+    """Trainers of a backbone of one layer: ``relu(pixels / 255 @ KERNEL + BIAS)``; its dropout is never on."""
     keras = import_keras()
 
     def unfrozen(_tap: Tap, _layer: str) -> tuple[Any, Any]:
         pixels = keras.Input((SIDE, SIDE, 3), dtype="uint8")
         flat = keras.layers.Flatten()(keras.ops.cast(pixels, "float32") / 255)
         layer = keras.layers.Dense(WIDTH, activation="relu")
-        model = keras.Model(pixels, layer(flat))
+        model = keras.Model(pixels, layer(keras.layers.Dropout(0.9)(flat)))
         layer.set_weights([KERNEL, BIAS])
         return model, model
 
@@ -124,6 +124,8 @@ def test_steps_are_those_of_the_weighted_loss_at_the_heads_temperature(
         np.testing.assert_allclose(told, losses, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(scores[0], losses, rtol=1e-4, atol=1e-5)
         assert (predicted == scores[1]).all()
+        features = np.maximum(PIXELS.reshape(len(PIXELS), -1) / 255 @ ours.weights()[0] + ours.weights()[1], 0)
+        np.testing.assert_allclose(ours.features(PIXELS), features, rtol=1e-4, atol=1e-5)
         velocity = [MOMENTUM * speed - rate * slope for speed, slope in zip(velocity, slopes, strict=True)]
         expected = [value + speed for value, speed in zip(expected, velocity, strict=True)]
         for found, right in zip(ours.weights(), expected, strict=True):

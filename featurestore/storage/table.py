@@ -135,7 +135,6 @@ class Table(Versions):
                 self.uri,
                 schema=schema,
                 mode="append",
-                data_storage_version=DATA_STORAGE_VERSION,
                 data_cache_bytes=WRITE_BUFFER_BYTES // len(schema),  # per column
             )
         staged = []

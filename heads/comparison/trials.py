@@ -225,7 +225,7 @@ class Experiment:
 
         cores = available_cores()
         workers = min(cores, 4)
-        with threadpool_limits(max(1, cores // workers)), ThreadPoolExecutor(workers) as pool:
+        with threadpool_limits(cores // workers), ThreadPoolExecutor(workers) as pool:
             futures = {pool.submit(fit, trial) for trial in reversed(trials)}  # the longest first
             try:
                 for future in as_completed(list(futures)):
