@@ -237,7 +237,7 @@ def test_jpegs_of_other_kinds_are_called_by_their_names() -> None:
     for marker in range(0xC0, 0xD0):
         data = START + frame(5, 4, marker) + SCAN + END
         if marker in (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF):
-            said = f"JPEG process SOF{marker - 192} is not supported: convert it to another."
+            said = f"JPEG process SOF{marker - 192} is not supported: save it as a baseline JPEG."
             assert refused(containers.jpeg, data) == f"unsupported: {said}"
         else:
             containers.jpeg(data)

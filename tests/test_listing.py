@@ -408,9 +408,9 @@ def test_columns_are_found_by_their_names(tmp_path, header, columns):
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ("filename,image", "the path may be in 'filename', 'image': name the right one path"),
-        ("path,class,target", "the label may be in 'class', 'target': name the right one label"),
-        ("Path,PATH", "the path may be in 'Path', 'PATH'"),
+        ("filename,image", "several columns may hold the path: 'filename', 'image'. Rename the right one to path"),
+        ("path,class,target", "several columns may hold the label: 'class', 'target'. Rename the right one to label"),
+        ("Path,PATH", "several columns may hold the path: 'Path', 'PATH'"),
         ("path,class,class", "column class twice"),
         ("path;label", "the columns are separated by semicolons"),
         ("file name;class;x", "the columns are separated by semicolons"),

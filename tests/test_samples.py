@@ -204,7 +204,7 @@ def test_files_of_just_the_limit_are_read(monkeypatch: pytest.MonkeyPatch) -> No
     decoder.decode(data, SIDE)
     for size in ((5, 1), (1, 5)):
         assert failure(encode(Image.new("RGB", size), "PNG")) == (
-            f"too_large: {size[0]}×{size[1]} pixels are more than the limit of 16, or 4 a side."
+            f"too_large: {size[0]}×{size[1]} pixels are more than the limit of 16, or 4 per side."
         )
     monkeypatch.setattr(decoder, "MAX_PIXELS", 15)
     assert failure(data).startswith("too_large: 4×4 pixels")

@@ -77,7 +77,7 @@ def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, said: 
                 now[0] = 100 + seconds
                 progress(done, 12_000)
 
-    assert said(work) == ["embed: 1,500 of 12,000, 150.0 a second", "embed: 4,000 of 12,000, 200.0 a second"]
+    assert said(work) == ["embed: 1,500 of 12,000, 150.0 per second", "embed: 4,000 of 12,000, 200.0 per second"]
 
 
 def test_progress_on_a_terminal_is_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_what_an_embed_run_did(said: Callable[..., list[str]]) -> None:
         "Problem: a lost folder",
         "Ignored files that are no pictures: 40 hidden, 9 a, 8 b, 7 c, 6 d, 3 .txt.",
         "12,345 files seen: 1,001 new, 2,002 changed, 9,342 unchanged.",
-        "2,000 embedded in 12.3 s (162.1 a second), 1,003 copies of known contents, 1,004 failed.",
+        "2,000 embedded in 12.3 s (162.1 per second), 1,003 copies of known contents, 1,004 failed.",
         "  failed: 1,000 truncated",
         "  failed: 4 empty",
         "1,005 files that failed before were left alone; --retry-failed tries them again.",
@@ -140,7 +140,7 @@ def test_where_nothing_was_to_be_embedded(said: Callable[..., list[str]]) -> Non
     for one in ("embedded", "deduplicated", "failed"):
         busy = said(output.embedded, made(**{one: 1}, seconds={"total": 2.0}, images_per_second=0.5))
         numbers = [int(name == one) for name in ("embedded", "deduplicated", "failed")]
-        assert busy[1] == "{} embedded in 2.0 s (0.5 a second), {} copies of known contents, {} failed.".format(
+        assert busy[1] == "{} embedded in 2.0 s (0.5 per second), {} copies of known contents, {} failed.".format(
             *numbers
         )
 

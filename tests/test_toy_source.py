@@ -156,6 +156,13 @@ def test_what_is_no_longer_registered_is_told(run: Any, paints: Paints, monkeypa
         places.locate("no scheme")
 
 
+def test_a_source_where_nothing_looks_is_told(paints: Paints) -> None:
+    with pytest.raises(
+        SourceError, match=r"^Expected: a path, or a URI that begins with file:// or toy://. Got: s3://b."
+    ):
+        list_source("s3://b")
+
+
 def test_an_empty_one_says_what_it_looked_for(paints: Paints) -> None:
     paints.versions.clear()
     with pytest.raises(SourceError, match=r"toy://colours has no pictures. Expected: at least one paint. Got: nothing"):

@@ -13,7 +13,7 @@ from pipelines.commands.base import Json, Store, app, print_json
 def backbones(
     name: Annotated[str | None, typer.Argument(help="A backbone, to list its layers.")] = None, as_json: Json = False
 ) -> None:
-    """List the backbones, or one's layers."""
+    """List the backbones, or the layers of one of them."""
     from pipelines.backbones import networks
     from pipelines.backbones import table as known
     from pipelines.commands import output
@@ -28,7 +28,7 @@ def backbones(
 
 @app.command()
 def heads(as_json: Json = False) -> None:
-    """List the families of heads."""
+    """List the families of heads, which are classifiers, with their parameters."""
     from heads.registry import FAMILIES
     from pipelines.commands import output
 

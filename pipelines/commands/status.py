@@ -16,7 +16,7 @@ def status(
     store: Store,
     failed: Annotated[bool, typer.Option("--failed", help="List the files that failed, with the reasons.")] = False,
     csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write the list of --failed to a CSV file.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="With --failed: write the list to this CSV file.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -30,7 +30,7 @@ def status(
     from pipelines.commands import output
 
     if csv is not None and not failed:
-        raise UsageError("--csv goes with --failed: give both.")
+        raise UsageError("--csv writes the list of --failed: give both.")
     opened = FeatureStore(store)
     if not failed:
         counted = count(opened)

@@ -178,7 +178,9 @@ def jpeg(data: bytes) -> Container:
             kept.append(view[begin:])
             return Container(b"".join(kept), b"".join(exif) if exif else None, xmp, icc)
         if marker in _UNSUPPORTED_FRAMES:
-            raise ImageError("unsupported", f"JPEG process SOF{marker - 0xC0} is not supported: convert it to another.")
+            raise ImageError(
+                "unsupported", f"JPEG process SOF{marker - 0xC0} is not supported: save it as a baseline JPEG."
+            )
         if marker in _FRAMES and end >= at + 9:
             height, width = unpack(">HH", data, at + 5)
             pixels = width * height

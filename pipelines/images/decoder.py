@@ -217,7 +217,7 @@ def _header(data: bytes) -> tuple[_Loaded, Container]:
         raise ImageError("corrupt", f"The header says {width}×{height} pixels.")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise ImageError(
-            "too_large", f"{width}×{height} pixels are more than the limit of {MAX_PIXELS:,}, or {MAX_SIDE:,} a side."
+            "too_large", f"{width}×{height} pixels are more than the limit of {MAX_PIXELS:,}, or {MAX_SIDE:,} per side."
         )
     exif, xmp = (container.exif, container.xmp) if name != "webp" else (image.info.get("exif"), image.info.get("xmp"))
     turn = _TURNS.get(containers.orientation(exif, xmp))

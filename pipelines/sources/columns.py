@@ -72,7 +72,9 @@ def _another(others: frozenset[str], names: list[str], role: str, location: str)
 
 def _only(names: list[str], role: str, location: str) -> str | None:
     if len(set(names)) > 1:
-        raise SourceError(f"{location}: the {role} may be in {_listed(names)}: name the right one {role}.")
+        raise SourceError(
+            f"{location}: several columns may hold the {role}: {_listed(names)}. Rename the right one to {role}."
+        )
     if len(names) > 1:
         raise SourceError(f"{location} has the column {names[0]} twice: rename one of them.")
     return names[0] if names else None

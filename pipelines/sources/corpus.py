@@ -20,7 +20,7 @@ from pipelines.sources import kinds
 from pipelines.sources.base import Entry
 from pipelines.sources.class_names import notes_on_classes
 from pipelines.sources.listing import MAX_KINDS, MAX_PROBLEM_LENGTH, MAX_PROBLEMS, Listing, Problems, has_image_name
-from pipelines.sources.places import is_uri, locate, read, source_uri
+from pipelines.sources.places import is_foreign, is_uri, locate, read, schemes, source_uri
 from pipelines.sources.uris import local_path, member_of, mode_of, path_of, printable, uri_of
 from pipelines.sources.webdataset import expand_braces
 
@@ -121,6 +121,8 @@ def list_source(source: str | os.PathLike[str], *, split_folders: bool = True) -
     location = local_path(source)
     if (kind := kinds.of_location(location)) is not None:
         return Source(location, kind.name, split_folders)
+    if is_foreign(location):
+        raise SourceError(f"Expected: a path, or a URI that begins with {schemes()}. Got: {location}.")
     if not mode_of(location):
         raise SourceError(f"There is no {location}: name a folder, a manifest or a tar.")
     if has_image_name(os.path.basename(location)):

@@ -23,7 +23,6 @@ MAX_LINE = 2**20  # characters
 EXAMPLES = 20
 OTHER_FILES = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\x03\x04": "a zip or Excel file"}
 SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 
 _Row = dict[str, str | None]
@@ -97,7 +96,7 @@ def _picture_uri(text: str | None, folder: str, place: str) -> str:
     if "://" in text:
         if places.is_uri(text):
             return _canonical(text, place)
-        if _URI.match(text):
+        if places.is_foreign(text):
             raise SourceError(f"{place}: Expected: a path, or a URI that begins with {places.schemes()}. Got: {text}.")
     if text.startswith("~") and "/" in text:
         text = local_path(text)

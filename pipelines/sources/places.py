@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from featurestore.errors import ImageError
 from pipelines.sources import uris
@@ -19,6 +20,7 @@ class Files(Place):
     read = staticmethod(uris.read)
 
 
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILES = Files()
 _PLACES: dict[str, Place] = {_FILES.scheme: _FILES}
 
@@ -37,6 +39,11 @@ def is_uri(text: str) -> bool:
     """Return whether a text is a URI of a place in the table; all else is a path."""
     scheme, mark, _ = text.partition("://")
     return bool(mark) and scheme in _PLACES
+
+
+def is_foreign(text: str) -> bool:
+    """Return whether a text is a URI of a scheme that is not in the table."""
+    return _URI.match(text) is not None and not is_uri(text)
 
 
 def canonical(uri: str) -> str:

@@ -43,7 +43,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         now = time.monotonic()
         if now - last >= LINE_SECONDS:
             last = now
-            say(f"{what}: {done:,} of {total:,}, {done / (now - began):.1f} a second")
+            say(f"{what}: {done:,} of {total:,}, {done / (now - began):.1f} per second")
 
     yield line
 

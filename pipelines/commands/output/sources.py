@@ -29,7 +29,7 @@ def embedded(result: EmbedResult) -> None:
     if result.embedded or result.deduplicated or result.failed:
         took, rate = result.seconds["total"], result.images_per_second
         say(
-            f"{result.embedded:,} embedded in {took:.1f} s ({rate:.1f} a second), "
+            f"{result.embedded:,} embedded in {took:.1f} s ({rate:.1f} per second), "
             f"{result.deduplicated:,} copies of known contents, {result.failed:,} failed."
         )
     else:
