@@ -32,8 +32,9 @@ from featurestore.schema import OK, keys_of
 from featurestore.storage.base import storage_of
 from featurestore.storage.files import make_folder, replacing
 from featurestore.store import FeatureStore
+from pipelines.concurrency import batched
 from pipelines.embedding.embed import embed
-from pipelines.embedding.labels import NOTHING_SAID, as_statements, chunks, said_after
+from pipelines.embedding.labels import NOTHING_SAID, ROWS_PER_BATCH, as_statements, said_after
 from pipelines.options import RUNNER, EmbedOptions
 from pipelines.predict import tap_of
 from pipelines.run_kinds import kind_of
@@ -101,7 +102,7 @@ def _labels(store: FeatureStore) -> Iterator[str]:
 
 def _listed(listing: corpus.Source, label_set: str, run_id: str) -> Iterator[pa.RecordBatch]:
     """Yield the statements (schema LABELS) of a source, with the id of the run that listed it last."""
-    for entries in chunks(listing):
+    for entries in batched(listing, ROWS_PER_BATCH):
         said = [(entry.label, entry.split, entry.group) for entry in entries]
         yield statements((entry.uri for entry in entries), said, label_set, listing.uri, run_id)
 
@@ -129,7 +130,7 @@ def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], p
     uris: dict[str, None] = {}
     for source in dict.fromkeys(record.parameters["source"] for record in records):
         try:
-            for entries in chunks(corpus.list_source(source)):
+            for entries in batched(corpus.list_source(source), ROWS_PER_BATCH):
                 uris |= dict.fromkeys(entry.uri for entry in is_lost(entries))
         except SourceError as error:
             problems.append(f"`penult embed {source}` again, for images that were lost: {error}")

@@ -24,6 +24,7 @@ from conftest import CountingEngine, write_picture
 from featurestore.errors import UsageError
 from featurestore.splits import Split
 from featurestore.store import FeatureStore
+from heads.comparison.space import Evaluation
 from pipelines import commands
 from pipelines import predict as predicting
 from pipelines.backbones.engine_options import EngineOptions
@@ -617,8 +618,8 @@ CALLS: dict[str, str] = {
     "pipelines.training.train_head": "store options=",
     "pipelines.training.compare_heads": "store options= progress=",
     "pipelines.finetuning.finetune.finetune": "store head_id options weights= progress= say=",
-    "pipelines.predict.predict": "pictures store head_id= * top= weights= engine= say=",
-    "pipelines.export.export": "store to format= head_id= * weights= say=",
+    "pipelines.predict.predict": "pictures store head_id= options= say=",
+    "pipelines.export.export": "store to options= head_id= say=",
     "pipelines.stored_heads.promote": "store name alias=",
     "pipelines.maintenance.verify": "store progress=",
     "pipelines.maintenance.doctor": "store progress=",
@@ -751,10 +752,10 @@ NUMBERS: list[tuple[Callable[[Any], Any], tuple[float, ...], tuple[float, ...]]]
     (lambda n: FitData(split=Split(seed=n)), (0, 2**63 - 1), (-1, 2**63)),
     (lambda n: ReportOptions(gallery_seed=n), (0, 2**63 - 1), (-1, 2**63)),
     (lambda n: TrainOptions(seed=n), (0, 2**63 - 1), (-1, 2**63)),
-    (lambda n: CompareOptions(folds=n), (0, 2, 100), (-1, 1, 101)),
-    (lambda n: CompareOptions(seeds=n), (1, 100), (0, 101)),
-    (lambda n: CompareOptions(fewshot=(n,)), (1, 1_000_000), (0, 1_000_001)),
-    (lambda n: CompareOptions(budget=n), (0, 1e12), (-0.001, inf, nan)),
+    (lambda n: CompareOptions(evaluation=Evaluation(folds=n)), (0, 2, 100), (-1, 1, 101)),
+    (lambda n: CompareOptions(evaluation=Evaluation(seeds=n)), (1, 100), (0, 101)),
+    (lambda n: CompareOptions(evaluation=Evaluation(fewshot=(n,))), (1, 1_000_000), (0, 1_000_001)),
+    (lambda n: CompareOptions(evaluation=Evaluation(budget=n)), (0, 1e12), (-0.001, inf, nan)),
     (lambda n: CompareOptions(memory_limit=n), (1, 2**60), (0, inf)),
     (lambda n: FinetuneOptions("top", epochs=n), (1, 100_000), (0, 100_001)),
     (lambda n: FinetuneOptions("top", batch_size=n), (1, 32_768), (0, 32_769)),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from featurestore.limits import check_label_set
 from featurestore.runs import RunRecord, utc_now
 from featurestore.schema import LABELS
 from featurestore.store import FeatureStore
+from pipelines.concurrency import batched
 from pipelines.embedding.membership import changes, largest_and_smallest
 from pipelines.sources import corpus
 
@@ -134,7 +133,7 @@ def _columns(listing: corpus.Source) -> list[str]:
 def _read(listing: corpus.Source, result: LabelResult) -> pa.Table:
     """Return the file's rows (uri, label, split, group), and count them in ``result``."""
     batches, labels, splits = [], Counter[str](), Counter[str]()
-    for entries in chunks(listing):
+    for entries in batched(listing, ROWS_PER_BATCH):
         labels.update(entry.label for entry in entries if entry.label is not None)
         splits.update(entry.split for entry in entries if entry.split is not None)
         rows = [(e.uri, e.label, e.split, e.group) for e in entries]
@@ -203,10 +202,3 @@ def _differ(a: pa.ChunkedArray, b: pa.ChunkedArray) -> np.ndarray:
     """Return where two columns differ, bool (n,); null equals null."""
     same = pc.or_(pc.fill_null(pc.equal(a, b), False), pc.and_(pc.is_null(a), pc.is_null(b)))
     return ~np.asarray(same, bool)
-
-
-def chunks(listing: corpus.Source) -> Iterator[list[corpus.Entry]]:
-    """Yield a listing in lists of up to ROWS_PER_BATCH entries."""
-    entries = iter(listing)
-    while chunk := list(islice(entries, ROWS_PER_BATCH)):
-        yield chunk

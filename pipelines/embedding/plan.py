@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from featurestore.schema import LABELS
 from featurestore.sets import FAILED_BEFORE, NOT_IN_SET
 from featurestore.store import FeatureStore
 from pipelines import signals
+from pipelines.concurrency import batched
 from pipelines.embedding.membership import Membership
 from pipelines.embedding.result import EmbedResult
 from pipelines.options import EmbedOptions
@@ -34,7 +34,7 @@ def write_plan(
     planned = 0
     with staging.writer("plan", PLAN) as plan, staging.writer("labels", LABELS) as said:
         shards = _ShardWriter(plan, options.shard_images)
-        for entries in _chunks(_listed(listing, membership), options.shard_images):
+        for entries in batched(_listed(listing, membership), options.shard_images):
             signals.check()
             keys = text_digests(entry.uri for entry in entries)
             states = _states(entries, keys, known)
@@ -96,8 +96,3 @@ def _states(entries: list[corpus.Entry], keys: np.ndarray, known: Known) -> np.n
     sizes = np.array([entry.size for entry in entries], np.int64)
     mtimes = np.array([entry.mtime_ns for entry in entries], np.int64)
     return known.lookup(keys, pair_digests(sizes, mtimes))
-
-
-def _chunks(entries: Iterator[corpus.Entry], size: int) -> Iterator[list[corpus.Entry]]:
-    while chunk := list(islice(entries, size)):
-        yield chunk
