@@ -28,14 +28,14 @@ test: setup  ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 faults: setup  ## the fault battery, whole: SEED=0 COUNT=200 PARTS="kills disk" MATCH="at call"; takes hours
-	cd tests && $(abspath $(BIN))/python -m faults --seed $(SEED) --count $(COUNT) $(if $(PARTS),--only $(PARTS)) $(if $(MATCH),--match "$(MATCH)")
+	cd tests && PYTHONPATH=$(CURDIR) $(abspath $(BIN))/python -m faults --seed $(SEED) --count $(COUNT) $(if $(PARTS),--only $(PARTS)) $(if $(MATCH),--match "$(MATCH)")
 
 $(VENV)/mutants: requirements-mutants.txt $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-mutants.txt
 	@touch $@
 
 mutants: $(VENV)/mutants  ## random mutants against the tests that run their lines: SEED=0 COUNT=200 MODULES="heads pipelines/embed" LIMIT=60; the suite once, then up to LIMIT seconds of tests per mutant
-	cd tests && $(abspath $(BIN))/python -m mutants --seed $(SEED) --count $(COUNT) $(if $(LIMIT),--seconds $(LIMIT)) $(MODULES)
+	cd tests && PYTHONPATH=$(CURDIR) $(abspath $(BIN))/python -m mutants --seed $(SEED) --count $(COUNT) $(if $(LIMIT),--seconds $(LIMIT)) $(MODULES)
 
 check: setup  ## lint, format, types, import rules, generated docs
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Picture files of every kind that tifffile, imagecodecs, Pillow and ``faults.craft`` write, and their right pixels.
+"""Picture files of every kind that tifffile, imagecodecs, Pillow and ``hostile.craft`` write, and their right pixels.
 
 The right pixels come from decoders that share no code with penult's (tifffile with imagecodecs, or the very samples
 that were written) and from the conversion to 8-bit RGB that the docstrings of ``decoder``, ``samples`` and ``tiffs``
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import imagecodecs
 import numpy as np
 import tifffile
+from hostile.craft import bmp, chunk, encode, png
 from PIL import Image
 
-from faults.craft import bmp, chunk, encode, png
 from featurestore.errors import ImageError
 from pipelines.images import decoder
 

@@ -16,7 +16,11 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
+from types import ModuleType
+
+import hostile
 
 import faults
 from faults import play
@@ -26,7 +30,7 @@ SECONDS_A_LINE = 30
 
 def run(part: str, asked: argparse.Namespace, folder: Path) -> Counter[str]:
     """Play the faults of a part that were asked for; return how many came to what."""
-    faults_of = importlib.import_module(f"faults.{part}").faults(asked.seed, asked.count)
+    faults_of = parts()[part].faults(asked.seed, asked.count)
     outcomes: Counter[str] = Counter()
     said: set[str] = set()
     began = told = time.monotonic()
@@ -50,11 +54,16 @@ def run(part: str, asked: argparse.Namespace, folder: Path) -> Counter[str]:
     return outcomes
 
 
-def parts() -> list[str]:
-    """Names of the modules with a ``faults``."""
-    names = [module.name for module in pkgutil.iter_modules(faults.__path__)]
-    names = [name for name in names if not name.startswith(("test_", "__"))]
-    return [name for name in names if hasattr(importlib.import_module(f"faults.{name}"), "faults")]
+@cache
+def parts() -> dict[str, ModuleType]:
+    """The modules with a ``faults``, by their own names."""
+    found = [
+        importlib.import_module(f"{package.__name__}.{module.name}")
+        for package in (faults, hostile)
+        for module in pkgutil.iter_modules(package.__path__)
+        if not module.name.startswith(("test_", "__"))
+    ]
+    return {module.__name__.partition(".")[2]: module for module in found if callable(getattr(module, "faults", None))}
 
 
 def main() -> int:

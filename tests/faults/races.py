@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 from unittest import mock
 
 import numpy as np
-from stores import SPEC, Picture, journal, key, label_rows, vector
+from builders import SPEC, Picture, journal, key, label_rows, vector
 
 from conftest import CountingEngine, write_picture
 from faults import Faults, invariant

@@ -1,0 +1,186 @@
+"""The seam for storages: one in memory, registered from outside, holds what a store keeps beside its tables."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from builders import Picture, catalog_rows
+
+from featurestore import aliases, canary, header
+from featurestore.errors import StoreCorrupt, StoreError, StoreLocked, StoreNotFound
+from featurestore.journal import PLAN, ShardEntry, Staging, pending
+from featurestore.runs import RunRecord
+from featurestore.storage import ledger
+from featurestore.storage.base import Stat, Storage, register
+from featurestore.storage.files import (
+    exists,
+    is_file,
+    is_folder,
+    is_link,
+    listed,
+    read_sealed,
+    replace_sealed,
+    size_of,
+    token_of,
+    write_sealed,
+)
+from featurestore.storage.lock import locked
+from featurestore.storage.npz import read_npz, write_npz
+
+
+class MemoryPath(PurePosixPath):
+    """A location that no disk has."""
+
+
+class MemoryStorage:
+    """Files as bytes in a dictionary; folders are the beginnings of names, as in a bucket."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.writes: dict[str, int] = {}
+        self.held: dict[str, str] = {}
+
+    def stat(self, path: PurePath, follow: bool = True) -> Stat | None:
+        if (data := self.files.get(str(path))) is not None:
+            return Stat("file", len(data), 0, str(self.writes[str(path)]))
+        return Stat("folder", 0, 0, "") if any(name.startswith(f"{path}/") for name in self.files) else None
+
+    @contextmanager
+    def open(self, path: PurePath) -> Iterator[io.BytesIO]:
+        if str(path) not in self.files:
+            raise StoreCorrupt(f"Expected: a file at {path}. Got: none.")
+        yield io.BytesIO(self.files[str(path)])
+
+    @contextmanager
+    def write(self, path: PurePath, durable: bool = True) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as folder:
+            yield (made := Path(folder) / "made")
+            self._put(path, made.read_bytes())
+
+    def create(self, path: PurePath, data: bytes) -> bool:
+        return self.replace(path, data, None)
+
+    def replace(self, path: PurePath, data: bytes, token: str | None) -> bool:
+        found = self.stat(path)
+        if (found.token if found else None) != token:
+            return False
+        self._put(path, data)
+        return True
+
+    def list(self, folder: PurePath) -> list[PurePath]:
+        inside = [name[len(f"{folder}/") :] for name in self.files if name.startswith(f"{folder}/")]
+        return [folder / name for name in sorted({name.split("/")[0] for name in inside})]
+
+    def walk(self, folder: PurePath) -> Iterator[tuple[PurePath, Stat]]:
+        for name in [name for name in self.files if name.startswith(f"{folder}/")]:
+            yield MemoryPath(name), self.stat(MemoryPath(name))  # type: ignore[misc]
+
+    def delete(self, path: PurePath) -> None:
+        self.files = {n: d for n, d in self.files.items() if n != str(path) and not n.startswith(f"{path}/")}
+
+    def move(self, path: PurePath, to: PurePath) -> None:
+        for name in [n for n in self.files if n == str(path) or n.startswith(f"{path}/")]:
+            self._put(MemoryPath(str(to) + name[len(str(path)) :]), self.files.pop(name))
+
+    def make_folder(self, path: PurePath) -> None: ...
+
+    def flush(self, path: PurePath, missing_ok: bool = False) -> None: ...
+
+    @contextmanager
+    def lock(self, path: PurePath, holder: str) -> Iterator[str | None]:
+        if str(path) in self.held:
+            yield self.held[str(path)]
+            return
+        self.held[str(path)] = holder
+        yield None
+        del self.held[str(path)]
+
+    @contextmanager
+    def lease(self, folder: PurePath, alone: bool = False) -> Iterator[bool]:
+        yield True
+
+    def uri(self, path: PurePath) -> str:
+        return f"memory://{path}"
+
+    def local(self, path: PurePath) -> Path:
+        raise StoreError(f"{path} is in memory.")
+
+    def _put(self, path: PurePath, data: bytes) -> None:
+        self.files[str(path)] = data
+        self.writes[str(path)] = self.writes.get(str(path), 0) + 1
+
+
+@pytest.fixture
+def storage() -> MemoryStorage:
+    made: Storage = MemoryStorage()
+    register(MemoryPath, made)
+    assert isinstance(made, MemoryStorage)
+    return made
+
+
+STORE = MemoryPath("/a/store")
+
+
+def test_small_files_and_what_is_there(storage: MemoryStorage) -> None:
+    path = STORE / "x" / "y.json"
+    assert not exists(path) and size_of(path) is None and token_of(path) is None and listed(STORE) == []
+    write_sealed(path, {"a": 1})
+    assert (
+        is_file(path)
+        and is_folder(path.parent)
+        and not is_link(path)
+        and size_of(path) == len(storage.files[str(path)])
+    )
+    token = token_of(path)
+    replace_sealed(path, {"a": 2}, token)
+    assert read_sealed(path) == {"a": 2}
+    with pytest.raises(StoreError, match=r"y\.json was changed meanwhile by another run"):
+        replace_sealed(path, {"a": 3}, token)
+    assert read_sealed(path) == {"a": 2} and listed(STORE) == [STORE / "x"]
+    sha256 = write_npz(STORE / "b.npz", {"coef": np.arange(3)})
+    assert read_npz(STORE / "b.npz", 4096, sha256)["coef"].tolist() == [0, 1, 2]
+
+
+def test_what_a_store_keeps_beside_its_tables(storage: MemoryStorage) -> None:
+    with pytest.raises(StoreNotFound, match="no penult store at /a/store"):
+        header.read(STORE)
+    header.create(STORE)
+    header.remember(STORE, [], "efficientnet-lite0-00000000", "r1")
+    assert header.read(STORE)["last_set"] == "efficientnet-lite0-00000000"
+    aliases.move(STORE, "champion", "r1")
+    aliases.move(STORE, "champion", "r2")
+    assert [move.head_id for move in aliases.history(STORE, "champion")] == ["r1", "r2"]
+    record = RunRecord("r1", "train", "2026-01-01T00:00:00+00:00", {}, {})
+    record.write(STORE / "runs" / "r1")
+    assert RunRecord.read(STORE / "runs" / "r1") == record
+    ledger.write(STORE / "t.lance", ledger.Ledger(2, 3, {"data/x": "0"}))
+    assert ledger.read(STORE / "t.lance") == ledger.Ledger(2, 3, {"data/x": "0"})
+    assert canary.read(STORE / "t.lance") is None
+    with locked(STORE), pytest.raises(StoreLocked, match="locked by process"), locked(STORE):
+        pass
+
+
+def test_a_journal(storage: MemoryStorage) -> None:
+    staging = Staging(STORE, "r1")
+    staging.begin("set-00000000")
+    with staging.writer("plan", PLAN) as writer:
+        row = {"uri": "a", "size": 1, "mtime_ns": 1, "offset": -1, "replaces": False}
+        writer.write_batch(pa.RecordBatch.from_pylist([row], PLAN))
+    rows = [catalog_rows("r1", [Picture("a", b"1")])]
+    entry = staging.finish(ShardEntry(0, [], "0.rows.arrow", 1, 0, {}, {}), rows)
+    assert staging.finish(ShardEntry(0, [], "0.again.arrow", 1, 0, {}, {}), rows) == entry  # the first wins
+    staging.note_progress(0, 5)
+    assert [one.run_id for one in pending(STORE)] == ["r1"] and staging.damaged() == [staging.folder / "labels.arrow"][
+        :0
+    ]
+    assert list(staging.entries()) == [entry] and staging.progress() == 5
+    assert [batch.column("uri").to_pylist() for batch in staging.catalog_rows()] == [["a"]]
+    staging.remove()
+    assert pending(STORE) == [] and not storage.files
