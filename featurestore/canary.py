@@ -19,7 +19,7 @@ from featurestore import layout
 from featurestore.errors import FormatError, SpecMismatch, StoreCorrupt
 from featurestore.storage.files import read_sealed, stat, write_sealed
 
-FORMAT = 1  # of the set of pictures and of the file
+FORMAT = 1  # of the set of images and of the file
 MAX_BYTES = 1 << 28
 LIBRARIES = ("keras", "numpy", "openvino", "penult", "pillow", "simplejpeg", "tensorflow")  # they decode or compute
 
@@ -100,7 +100,7 @@ def compare(feature_set: str, then: Canary, now: Canary, precision: str) -> None
 
     Args:
         feature_set: name of the set, for the error.
-        then, now: the kept canary and the new one, with vectors of the same pictures.
+        then, now: the kept canary and the new one, with vectors of the same images.
         precision: precision of the forward pass, a key of ``MAX_DEVIATION``.
 
     Raises:

@@ -45,7 +45,7 @@ def save(head: Head, folder: PurePath, meta: dict[str, Any]) -> None:
     if size > MAX_BYTES or head.classes.nbytes > MAX_NAMES_BYTES:
         raise HeadError(
             f"This head is too large to keep: Expected: {MAX_BYTES:,} bytes of numbers, {MAX_NAMES_BYTES:,} of its "
-            f"classes. Got: {size:,} and {head.classes.nbytes:,}; train another family, or on fewer pictures."
+            f"classes. Got: {size:,} and {head.classes.nbytes:,}; train another family, or on fewer images."
         )
     make_folder(folder)
     digest = write_npz(folder / ARRAYS, head.arrays)

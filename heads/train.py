@@ -119,7 +119,7 @@ def count_views(augmented: Dataset, train: Dataset) -> int:
 
 def gained(views: int, val: float, without: float, where: str = "on validation") -> str:
     """Return, in words, how views changed a head's score."""
-    return f"with {views} views a picture: {100 * (val - without):+.1f} points {where} over the pictures alone"
+    return f"with {views} views per image: {100 * (val - without):+.1f} points {where} over the images alone"
 
 
 def timed_fit(spec: HeadSpec, train: Dataset, val: Dataset, seed: int) -> tuple[Head, float]:

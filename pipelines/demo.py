@@ -1,4 +1,4 @@
-"""A small real corpus that ships inside scikit-learn, as picture files in class folders."""
+"""A small real corpus that ships inside scikit-learn, as image files in class folders."""
 
 from __future__ import annotations
 

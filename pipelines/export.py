@@ -285,7 +285,7 @@ def _pictures(store: FeatureStore, feature_set: str, spec: FeatureSpec) -> tuple
     found = canary.still_there(rows, spec.preprocessing, PICTURES)
     if not found:
         raise SourceError(
-            f"None of the pictures of {feature_set} can be read any more, and an export is checked on them: "
+            f"None of the images of {feature_set} can be read any more, and an export is checked on them: "
             "put them back where they were."
         )
     X, _ = store.vectors(feature_set, np.array(list(found), keys.dtype))
@@ -313,7 +313,7 @@ def _check_parity(parity: dict[str, Any], format: str, spec: FeatureSpec) -> Non
     if not difference <= TOLERANCE:  # written so that NaN fails too
         raise EngineError(
             f"The {format} model differs from the head on stored features, nothing was written. "
-            f"Expected: probabilities within {TOLERANCE}. Got: {difference:.2g} on {parity['pictures']} pictures. "
+            f"Expected: probabilities within {TOLERANCE}. Got: {difference:.2g} on {parity['pictures']} images. "
             + (
                 "Features stored as float16 are rounded, which a very steep head may magnify: more regularisation "
                 "or `embed --dtype float32` helps then."
@@ -323,8 +323,8 @@ def _check_parity(parity: dict[str, Any], format: str, spec: FeatureSpec) -> Non
         )
     if not batch <= TOLERANCE:
         raise EngineError(
-            f"The {format} model answers otherwise one picture at a time, nothing was written. "
-            f"Expected: probabilities within {TOLERANCE}. Got: {batch:.2g} on {parity['pictures']} pictures."
+            f"The {format} model answers otherwise one image at a time, nothing was written. "
+            f"Expected: probabilities within {TOLERANCE}. Got: {batch:.2g} on {parity['pictures']} images."
         )
 
 

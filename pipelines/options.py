@@ -113,7 +113,7 @@ class FitData:
     ] = None
     label_set: LabelSet = "default"
     split: Split = Split()
-    views: Annotated[int, Option("Train on this many stored views of each picture too.")] = 0
+    views: Annotated[int, Option("Train on this many stored views of each image too.")] = 0
     views_set: Annotated[str | None, Option("The set that holds the views, where there are several.")] = None
 
     def check(self) -> None:
@@ -138,7 +138,7 @@ class FitData:
 class ReportOptions:
     """What to write about heads besides the run's record."""
 
-    gallery_seed: Annotated[int, Option("Another seed, other pictures in the report.")] = 0
+    gallery_seed: Annotated[int, Option("Another seed, other images in the report.")] = 0
     tensorboard: Annotated[Path | None, Option("Write event files into a sub-folder of this one.")] = None
 
     def check(self) -> None:
@@ -161,7 +161,7 @@ class TrainOptions:
     data: FitData = FitData()
     report: ReportOptions = ReportOptions()
     list_misclassified: Annotated[
-        bool, Option("List the test pictures that the head gets wrong.", flag="--print-misclassified")
+        bool, Option("List the test images that the head gets wrong.", flag="--print-misclassified")
     ] = False
 
     @property
@@ -249,9 +249,9 @@ class FinetuneOptions:
     learning_rate: Annotated[float, Option("Of the optimizer.")] = 1e-4
     schedule: Annotated[str, Option("Of the learning rate: constant, or cosine towards 0.")] = "constant"
     momentum: Annotated[float | None, Option("Of sgd; 0.9 if not given.")] = None
-    epochs: Annotated[int, Option("How often each training picture is seen.")] = 20
-    batch_size: Annotated[int, Option("Pictures per step.")] = 32
-    augmentation: Annotated[Augmentation, {"seed": Option("Of the views, the order of pictures and dropout.")}] = (
+    epochs: Annotated[int, Option("How often each training image is seen.")] = 20
+    batch_size: Annotated[int, Option("Images per step.")] = 32
+    augmentation: Annotated[Augmentation, {"seed": Option("Of the views, the order of images and dropout.")}] = (
         Augmentation()
     )
 

@@ -75,7 +75,7 @@ def predict(
             features than when the set was made.
     """
     if not pictures:
-        raise UsageError("Expected: at least one picture to predict. Got: none.")
+        raise UsageError("Expected: at least one image to predict. Got: none.")
     options.check()
     opened = FeatureStore(store)
     head, meta = head_of(opened, find_head(opened, head_id, say=say))

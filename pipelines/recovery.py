@@ -141,7 +141,7 @@ def _features(store: FeatureStore, name: str, lost: Lost, problems: list[str], p
             tap_of(store, name)  # raises SpecMismatch if what is embedded now would be another set
         return embed(_manifest(store, name, list(uris)), store.path, options, progress, as_source=False).embedded
     except (BackboneError, EngineError, SourceError, SpecMismatch, StoreNotFound, UsageError) as error:
-        problems.append(f"`penult embed` again {len(uris):,} pictures of {name} that were lost: {error}")
+        problems.append(f"`penult embed` again {len(uris):,} images of {name} that were lost: {error}")
         return 0
 
 

@@ -30,7 +30,7 @@ class Picture:
 
 
 def pictures(numbers: Iterable[int], **options: object) -> list[Picture]:
-    """Pictures "0", "1", … in three classes."""
+    """Images "0", "1", … in three classes."""
     return [Picture(str(i), b"%d" % i, label="abc"[i % 3], **options) for i in numbers]  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Shared fixtures: small real pictures, and a fake engine that counts its calls."""
+"""Shared fixtures: small real images, and a fake engine that counts its calls."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def write_picture(path: Path, number: int, side: int = 16) -> Path:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Thirty different pictures in three class folders."""
+    """Thirty different images in three class folders."""
     for number in range(30):
         write_picture(tmp_path / "corpus" / "abc"[number % 3] / f"{number:02}.png", number)
     return tmp_path / "corpus"

@@ -1,4 +1,4 @@
-"""Picture files of every kind that tifffile, imagecodecs, Pillow and ``hostile.craft`` write, and their right pixels.
+"""Image files of every kind that tifffile, imagecodecs, Pillow and ``hostile.craft`` write, and their right pixels.
 
 The right pixels come from decoders that share no code with penult's (tifffile with imagecodecs, or the very samples
 that were written) and from the conversion to 8-bit RGB that the docstrings of ``decoder``, ``samples`` and ``tiffs``
@@ -24,12 +24,12 @@ from PIL import Image
 from featurestore.errors import ImageError
 from pipelines.images import decoder
 
-SIDE = 24  # of the square that pictures are decoded to
+SIDE = 24  # of the square that images are decoded to
 Size = tuple[int, int]
 
 
 class Case(NamedTuple):
-    """A picture file and what it must give.
+    """A image file and what it must give.
 
     Attributes:
         name: what it is.
@@ -272,7 +272,7 @@ def odd_tiffs(size: Size) -> Iterator[Make]:
 
 
 def _bits_reversed(case: Case) -> Case | None:
-    """The same picture in FillOrder 2."""
+    """The same image in FillOrder 2."""
     with tifffile.TiffFile(io.BytesIO(case.data)) as tiff:
         page = tiff.pages[0]
         order, entry = tiff.byteorder, next(tag for tag in page.tags.values() if tag.name == "ResolutionUnit")
@@ -286,7 +286,7 @@ def _bits_reversed(case: Case) -> Case | None:
 
 
 def _pages(size: Size, order: str, big: bool, number: int) -> Case | None:
-    """A thumbnail, by the new tag or the old, before the picture; the picture in a SubIFD; or all are thumbnails."""
+    """A thumbnail, by the new tag or the old, before the image; the image in a SubIFD; or all are thumbnails."""
     if big and order == ">":
         return None
     small, whole = scene((8, 8), 3, 255, "u1"), scene(size, 3, 255, "u1")
@@ -300,7 +300,7 @@ def _pages(size: Size, order: str, big: bool, number: int) -> Case | None:
         elif number == 3:  # as cameras do
             tiff.write(small, **options, subfiletype=1, subifds=1)
             tiff.write(whole, **options)
-        elif number == 4:  # a page, or the picture before its thumbnail
+        elif number == 4:  # a page, or the image before its thumbnail
             tiff.write(whole, **options, subfiletype=2)
             tiff.write(small, **options, subfiletype=1)
         else:

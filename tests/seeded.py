@@ -11,7 +11,7 @@ from pipelines.backbones import table
 
 
 def network(name, include_top=False, **options):
-    """A keras.applications model with seeded random weights and the batch statistics of real pictures.
+    """A keras.applications model with seeded random weights and the batch statistics of real images.
 
     Without those statistics a deep random network forgets its input, and no comparison could fail.
     """

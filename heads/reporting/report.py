@@ -28,12 +28,12 @@ IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIF
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of a report: a random batch, and wrong predictions.
+    """The images of a report: a random batch, and wrong predictions.
 
     Attributes:
         thumbnail: returns small PNG, JPEG, GIF or WebP bytes for a URI, or None if there is no thumbnail.
         seed: of the random choice.
-        most: the most pictures in each of the two.
+        most: the most images in each of the two.
     """
 
     thumbnail: Callable[[str], bytes | None]
@@ -47,7 +47,7 @@ def render(result: CompareResult, dataset: Dataset, gallery: Gallery, *, date: s
     Args:
         result: the leaderboard and the winner.
         dataset: the one that the result was made from; the report shows its test split.
-        gallery: which pictures to show.
+        gallery: which images to show.
         date: of the run, as text.
         head_id: of the winner, as text.
     """

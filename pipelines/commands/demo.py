@@ -17,7 +17,7 @@ def demo(
 ) -> None:
     """Embed a small real corpus, compare heads, write a report.
 
-    The corpus is scikit-learn's handwritten digits, 1,797 pictures in ten class folders.
+    The corpus is scikit-learn's handwritten digits, 1,797 images in ten class folders.
     """
     from pipelines.commands import output
     from pipelines.demo import write_digits

@@ -30,7 +30,7 @@ class Request:
     squash: Annotated[bool, Option("Squeeze a rectangle into a square (the default).", flag="--squash")] = False
     center: Annotated[bool, Option("Take the largest central square of a rectangle.", flag="--center-crop")] = False
     pad: Annotated[bool, Option("Add black to a rectangle until it is square.", flag="--pad")] = False
-    views: Annotated[int, Option("Embed this many random views of each picture too, for training.")] = 0
+    views: Annotated[int, Option("Embed this many random views of each image too, for training.")] = 0
     drawn: Annotated[Augmentation, {"seed": Option("Another seed, other views.", flag="--view-seed")}] = Augmentation(
         rotation=15.0, shift=0.1, zoom=0.1, flip="horizontal"
     )

@@ -23,7 +23,7 @@ def export(
 ) -> None:
     """Export a head and its backbone as one model.
 
-    uint8 pixels in, probabilities out. Before it is kept it is loaded back and checked on pictures of the store.
+    uint8 pixels in, probabilities out. Before it is kept it is loaded back and checked on images of the store.
     """
     from pipelines.commands import output
     from pipelines.export import export as run

@@ -15,13 +15,13 @@ from pipelines.options import PredictOptions
 @app.command()
 @by_fields
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Picture files.")],
+    images: Annotated[list[str], typer.Argument(help="Image files.")],
     store: Store,
     head: NamedHead = None,
     options: PredictOptions = PredictOptions(),
     as_json: Json = False,
 ) -> None:
-    """Label pictures with a trained head.
+    """Label images with a trained head.
 
     Only what the store lacks is embedded; nothing is written.
     """
@@ -33,4 +33,4 @@ def predict(
     print_json(as_json, [prediction.to_json() for prediction in predictions])
     failed = [p for p in predictions if p.error]
     if failed:
-        raise ImageError(str(failed[0].error_type), f"{len(failed)} of {len(predictions)} pictures got no label.")
+        raise ImageError(str(failed[0].error_type), f"{len(failed)} of {len(predictions)} images got no label.")

@@ -38,7 +38,7 @@ BATCHES_AHEAD = 2  # per thread: batches begun and not yet taken
 ROWS_PER_WRITE = 1024
 OVERFLOW = ImageError(
     "overflow",
-    "The backbone's features of this picture are not finite, or larger than what the set stores: "
+    "The backbone's features of this image are not finite, or larger than what the set stores: "
     "try `penult embed --dtype float32`.",
 )
 
@@ -56,7 +56,7 @@ def _engine_of(job: EmbedJob) -> Engine:
     engine, width = engine_for(job.tap, job.engine), FeatureStore(job.store).spec(job.feature_set).width
     if engine.width != width:
         raise SpecMismatch(
-            f"Expected: {width:,} numbers per picture, as in {job.feature_set}. Got: {engine.width:,} from this "
+            f"Expected: {width:,} numbers per image, as in {job.feature_set}. Got: {engine.width:,} from this "
             "backbone: embed everything into another --store."
         )
     return engine

@@ -29,7 +29,7 @@ def train(
     Args:
         trainer: the network.
         pictures: what it is trained and validated on.
-        weights: float32 (n,), weight in the loss of each row of the pictures' dataset.
+        weights: float32 (n,), weight in the loss of each row of the images' dataset.
         options: how to train.
         folder: of the checkpoint.
         say: called with a line for people per epoch.

@@ -227,7 +227,7 @@ def _embed(store: FeatureStore, run_id: str, pictures: Pictures, feature_set: st
     if list(why.values()).count("overflow") == int(here.sum()) > 0:
         raise HeadError(
             f"Expected: a fine-tuned backbone whose features {spec.dtype} can hold. Got: none for {len(why):,} "
-            "pictures: give a smaller --learning-rate, or a head on features of `penult embed --dtype float32`."
+            "images: give a smaller --learning-rate, or a head on features of `penult embed --dtype float32`."
         )
     return result.feature_set
 

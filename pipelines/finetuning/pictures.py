@@ -1,4 +1,4 @@
-"""The pictures of a fine-tuning: read and decoded ahead of the training, counted, and the lost ones noted."""
+"""The images of a fine-tuning: read and decoded ahead of the training, counted, and the lost ones noted."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Pictures:
         counts = ", ".join(f"{count} × {why}" for why, count in Counter(self.lost.values()).most_common())
         rows = zip(self.dataset.ids, self.dataset.uris, strict=True)
         first = next(uri for key, uri in rows if key in self.lost)
-        return f"No picture of a split can be read any more ({counts}), for example {first}: bring the corpus back."
+        return f"No image of a split can be read any more ({counts}), for example {first}: bring the corpus back."
 
     def _load(self, row: int, views: tuple[Augmentation, int] | None) -> np.ndarray | None:
         key, uri = str(hex_ids(self.dataset.keys[row : row + 1])[0]), str(self.dataset.uris[row])

@@ -53,12 +53,12 @@ class Container(NamedTuple):
 
 def ends_early() -> ImageError:
     """Return the error for a file that is cut off."""
-    return ImageError("truncated", "The picture is shorter than its header says.")
+    return ImageError("truncated", "The image is shorter than its header says.")
 
 
 def too_many_parts() -> ImageError:
     """Return the error for a file of too many chunks, segments or strips."""
-    return ImageError("too_large", f"The picture comes in more than {MAX_PARTS:,} parts.")
+    return ImageError("too_large", f"The image comes in more than {MAX_PARTS:,} parts.")
 
 
 def unpack(layout: str, data: bytes, at: int) -> Any:

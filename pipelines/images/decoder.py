@@ -318,16 +318,16 @@ def _image_error(error: Exception) -> ImageError:
     text = (str(error) or type(error).__name__)[:MESSAGE_LENGTH]
     lower = text.lower()
     if isinstance(error, MemoryError | Image.DecompressionBombError):
-        return ImageError("too_large", f"The picture is too large to decode ({text}).")
+        return ImageError("too_large", f"The image is too large to decode ({text}).")
     if isinstance(error, EOFError) or any(
         word in lower for word in ("truncated", "incomplete", "unpack", "end of file", "not enough")
     ):
-        return ImageError("truncated", f"The picture ends too early ({text}).")
+        return ImageError("truncated", f"The image ends too early ({text}).")
     if isinstance(error, NotImplementedError) or any(
         word in lower for word in ("supported", "cannot handle", "unknown pixel mode")
     ):
-        return ImageError("unsupported", f"This kind of picture is not supported ({text}).")
-    return ImageError("corrupt", f"The picture is damaged ({text}).")
+        return ImageError("unsupported", f"This kind of image is not supported ({text}).")
+    return ImageError("corrupt", f"The image is damaged ({text}).")
 
 
 # Pillow warns about odd metadata that does not affect the pixels, and logs what it raises anyway; neither names a file.

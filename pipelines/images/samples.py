@@ -166,7 +166,7 @@ def _scaled(image: Image.Image, bands: list[Band], inverted: bool) -> Convert:
     limits = [(float(part.min()), float(part.max())) for part in map(values, bands)]
     low, high = np.min(limits, axis=0)[0], np.max(limits, axis=0)[1]  # NaN if any value is
     if not np.isfinite([low, high]).all():
-        raise ImageError("unsupported", "The picture holds NaN or infinity: replace them by numbers.")
+        raise ImageError("unsupported", "The image holds NaN or infinity: replace them by numbers.")
     ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
     top = next((top for top in ranges if low >= 0 and high <= top), None)
     if top is not None:

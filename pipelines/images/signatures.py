@@ -56,7 +56,7 @@ def format_of(data: bytes) -> str:
     for magic, name in _UNSUPPORTED:
         if data.startswith(magic):
             raise _unsupported(name)
-    raise ImageError("not_an_image", f"The file begins with {data[:8]!r}, which no picture format does.")
+    raise ImageError("not_an_image", f"The file begins with {data[:8]!r}, which no image format does.")
 
 
 def _unsupported(name: str) -> ImageError:

@@ -40,7 +40,7 @@ class SourceKind(Protocol):
 
     Attributes:
         name: the word for it in messages, such as "folder".
-        looked_for: what such a source should hold, said where it has no pictures.
+        looked_for: what such a source should hold, said where it has no images.
         endings: how its locations end, in lower case, such as (".tar",); none if it is not known by its ending.
         is_label_file: whether `penult label` may read it: a file of rows that people write.
     """
@@ -82,7 +82,7 @@ class Place(Protocol):
     Beam may run in other processes: what is registered here must be registered there too.
 
     Attributes:
-        scheme: of its URIs, such as "file" for ``file:///folder/picture.jpg``.
+        scheme: of its URIs, such as "file" for ``file:///folder/image.jpg``.
     """
 
     scheme: str

@@ -42,7 +42,7 @@ def find_columns(names: list[str], listing: Listing, types: list[Any] | None = N
             found["path"] = name
         else:
             raise SourceError(
-                f"{listing.location} lists no pictures. Expected: a column path or uri (or file_name, image …). "
+                f"{listing.location} lists no images. Expected: a column path or uri (or file_name, image …). "
                 f"Got: {_listed(names)}."
             )
     if "label" not in found and (name := _another(LABEL_NAMES, usable, "label", listing.location)):

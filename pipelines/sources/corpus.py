@@ -105,7 +105,7 @@ class Source(Listing):
     def _nothing_found(self) -> str:
         others = ", ".join(f"{count} × {name}" for name, count in self.ignored.most_common(5))
         seen = "; ".join(self.problems[:3] + ([f"only {others}"] if others else [])) or "nothing"
-        return f"{self.location} has no pictures. Expected: {kinds.named(self.kind).looked_for}. Got: {seen}."
+        return f"{self.location} has no images. Expected: {kinds.named(self.kind).looked_for}. Got: {seen}."
 
 
 def list_source(source: str | os.PathLike[str], *, split_folders: bool = True) -> Source:
@@ -127,6 +127,6 @@ def list_source(source: str | os.PathLike[str], *, split_folders: bool = True) -
         raise SourceError(f"There is no {location}: name a folder, a manifest or a tar.")
     if has_image_name(os.path.basename(location)):
         folder = os.path.dirname(location) or "."
-        raise SourceError(f"{location} is a single picture: name the folder that holds it, {folder}.")
+        raise SourceError(f"{location} is a single image: name the folder that holds it, {folder}.")
     *most, last = kinds.endings()
     raise SourceError(f"Expected: a folder, or a {', '.join(most)} or {last} file. Got: {location}.")

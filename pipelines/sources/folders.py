@@ -33,17 +33,17 @@ class _Folder(NamedTuple):
 
 
 class Folder(SourceKind):
-    """A folder of pictures, with a sub-folder for each class or without."""
+    """A folder of images, with a sub-folder for each class or without."""
 
     name = "folder"
-    looked_for = "picture files (.jpg, .png, .webp, .gif, .bmp, .tif …), in sub-folders named after their class"
+    looked_for = "image files (.jpg, .png, .webp, .gif, .bmp, .tif …), in sub-folders named after their class"
 
     def owns(self, location: str) -> bool:
         """Return whether it is a folder."""
         return stat.S_ISDIR(mode_of(location))
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
-        """Yield the pictures of the folder and of all folders below it."""
+        """Yield the images of the folder and of all folders below it."""
         return list_folder(listing)
 
 
@@ -213,7 +213,7 @@ def _are_splits(folder: str, names: list[str], has_pictures: bool, listing: List
     if len(splits) < 2:
         return False
     if has_pictures:
-        why = "there are pictures beside them"
+        why = "there are images beside them"
     elif len(named) < len(names):
         why = f"there are other folders beside them, such as {next(n for n in names if n not in named)!r}"
     elif not deep:

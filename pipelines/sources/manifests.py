@@ -35,7 +35,7 @@ class _Values(NamedTuple):
 
 
 class Manifest(SourceKind):
-    """A file that names the pictures, one in each row."""
+    """A file that names the images, one in each row."""
 
     name = "manifest"
     looked_for = "at least one row"
@@ -47,7 +47,7 @@ class Manifest(SourceKind):
         return location.lower().endswith(self.endings) and mode_of(location) != 0
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
-        """Yield the picture of each row."""
+        """Yield the image of each row."""
         return list_manifest(listing)
 
 

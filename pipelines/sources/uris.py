@@ -70,7 +70,7 @@ def path_of(uri: str) -> str:
     """
     path = uri.removeprefix("file://localhost").removeprefix("file://").partition("#")[0]
     if not uri.startswith("file://") or not path.startswith("/"):
-        raise SourceError(f"Expected: a URI such as file:///folder/picture.jpg. Got: {uri}.")
+        raise SourceError(f"Expected: a URI such as file:///folder/image.jpg. Got: {uri}.")
     return os.fsdecode(unquote_to_bytes(path))
 
 

@@ -55,7 +55,7 @@ class Tars(SourceKind):
         return True
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
-        """Yield the pictures of all shards."""
+        """Yield the images of all shards."""
         return list_shards(listing)
 
 
@@ -128,13 +128,13 @@ class _Tally:
     def tell(self, listing: Listing) -> None:
         if self.labelled and self.unlabelled:
             listing.notes.append(
-                f"{self.unlabelled:,} of {self.labelled + self.unlabelled:,} pictures have no label in their tar, "
+                f"{self.unlabelled:,} of {self.labelled + self.unlabelled:,} images have no label in their tar, "
                 f"such as {' and '.join(map(repr, self.examples))}."
             )
         if self.apart:
             listing.notes.append(f"The labels of {self.apart:,} samples were found elsewhere in their tar.")
         if (alone := self.loose - self.apart) > 0:
-            listing.notes.append(f"{alone:,} samples in the tars have a .cls or .json file, and no picture.")
+            listing.notes.append(f"{alone:,} samples in the tars have a .cls or .json file, and no image.")
 
 
 def _list_shard(listing: Listing, path: str, mtime_ns: int, tally: _Tally) -> Iterator[Entry]:

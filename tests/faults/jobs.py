@@ -110,7 +110,7 @@ def embed_here(job: Job) -> tuple[EmbedResult, int]:
 
 @cache
 def vectors(engine: str) -> dict[str, np.ndarray]:
-    """The features of every picture, from a run that nothing befell, by sha256 in hex."""
+    """The features of every image, from a run that nothing befell, by sha256 in hex."""
     folder = own_folder()
     for number in (*range(PICTURES), *(100 + number for number in CHANGED)):
         (folder / "corpus" / "a").mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def vectors(engine: str) -> dict[str, np.ndarray]:
 
 
 def _embed(folder: Path) -> Job:
-    """Thirty pictures in class folders, a copy of one and an empty file, into a new store."""
+    """Thirty images in class folders, a copy of one and an empty file, into a new store."""
     corpus = _corpus()
     contents, labels = invariant.folder_contents(corpus)
     expected = {uri: content or "empty" for uri, content in contents.items()}
@@ -131,7 +131,7 @@ def _embed(folder: Path) -> Job:
 
 
 def _embed_other(folder: Path) -> Job:
-    """Other pictures, some of the same contents, into the same store."""
+    """Other images, some of the same contents, into the same store."""
     corpus = _changed() / "pictures"
     contents = {path.as_uri(): path.read_bytes() for path in sorted(corpus.iterdir())}
     return _embedding("embed-other", corpus, folder / "store", contents, {}, new=PICTURES)
@@ -154,7 +154,7 @@ def _embed_again(folder: Path) -> Job:
 
 
 def _embed_tended(folder: Path) -> Job:
-    """A manifest that grew by a picture per run: this run's commit has fragments to merge and old versions to drop."""
+    """A manifest that grew by an image per run: this run's commit has fragments to merge and old versions to drop."""
     template = _grown()
     shutil.copytree(template / "store", folder / "store", dirs_exist_ok=True)
     files = {path.as_uri(): path for path in sorted((template / "pictures").iterdir())}
@@ -178,7 +178,7 @@ def _compare(folder: Path) -> Job:
 
 
 def _predict(folder: Path) -> Job:
-    """A picture that the store lacks."""
+    """An image that the store lacks."""
     return _on_done("predict", folder, str(_done("fake") / "new.jpg"), "--json", engine="real")
 
 
@@ -239,7 +239,7 @@ def _embedding(
 
 
 def _on_done(name: str, folder: Path, *options: str, engine: str = "fake") -> Job:
-    """A command on a store that holds the thirty pictures and a head."""
+    """A command on a store that holds the thirty images and a head."""
     shutil.copytree(_done(engine) / "store", folder / "store", dirs_exist_ok=True)
     command = [name, *options, "--store", str(folder / "store")]
     return replace(_embed(folder), name=name, command=command, engine=engine)
@@ -306,7 +306,7 @@ def _grown() -> Path:
 
 
 def _write(folder: Path, numbers: range, classes: str) -> None:
-    """Pictures that are not there yet, and a manifest of them all."""
+    """Images that are not there yet, and a manifest of them all."""
     (folder / "pictures").mkdir(exist_ok=True)
     for number in numbers:
         path = folder / "pictures" / f"{number:02}.jpg"

@@ -99,7 +99,7 @@ def tables(store: Path) -> list[Path]:
 
 
 def many_runs(folder: Path, runs: int = RUNS) -> None:
-    """A manifest that grows by a picture per run; now and then files change, break and mend, and labels change."""
+    """A manifest that grows by an image per run; now and then files change, break and mend, and labels change."""
     corpus, store = Corpus(folder / "corpus"), folder / "store"
     engine = CountingEngine(batch_size=8)
     memory = []
@@ -110,13 +110,13 @@ def many_runs(folder: Path, runs: int = RUNS) -> None:
             before = engine.images
             result = embed(str(corpus.manifest), store, EmbedOptions(retry_failed=run % 3 == 0))
             if result.embedded != engine.images - before:
-                raise AssertionError(f"the engine was given {engine.images - before} pictures: {result}")
+                raise AssertionError(f"the engine was given {engine.images - before} images: {result}")
             if run % 10 == 9 or run == runs - 1:
                 bounded(store, 2 * run)
             if run in (runs // 10, runs - 1):
                 memory.append(opening(store))
         worker.engine_for.cache_clear()
-    assert engine.images == len(corpus.ever), f"{engine.images} pictures were embedded, {len(corpus.ever)} were there"
+    assert engine.images == len(corpus.ever), f"{engine.images} images were embedded, {len(corpus.ever)} were there"
     assert memory[1] - memory[0] <= MOST_GROWN, f"opening took {memory[0]} MiB, and now takes {memory[1]}"
     if shutil.which("strace"):
         opened = opened_files(store)
@@ -139,7 +139,7 @@ def embed_nothing(corpus: Corpus, store: Path) -> None:
 
 
 class Corpus:
-    """Pictures in one folder and a manifest of them."""
+    """Images in one folder and a manifest of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, folder / "manifest.csv"
@@ -165,7 +165,7 @@ class Corpus:
             writer.writerows([path.name, label] for path, label in sorted(self.labels.items()))
 
     def check(self, store: Path) -> None:
-        """The store holds these pictures and these labels."""
+        """The store holds these images and these labels."""
         contents = {path.as_uri(): path.read_bytes() or "empty" for path in self.labels}
         labels = {path.as_uri(): label for path, label in self.labels.items()}
         invariant.check(store, contents, labels=labels, former=self.ever)

@@ -108,7 +108,7 @@ def story(folder: Path) -> Recording:
     pictures = [write_picture(corpus / "abc"[n % 3] / f"{n:02}.png", n) for n in range(30)]
 
     def change() -> None:
-        """Contents change places, so that none is left without a picture, and new ones come."""
+        """Contents change places, so that none is left without an image, and new ones come."""
         for number in range(5):
             write_picture(pictures[number], (number + 1) % 5)
         for number in range(30, 33):

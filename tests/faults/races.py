@@ -1,7 +1,7 @@
 """Races: writers, readers, compaction and cleanup at once; files and folders that change while they are embedded.
 
-A store of generations makes a mix visible: each run gives every picture another content and another label, so that a
-reader who sees rows of two runs sees a label that no run has given to that content, or too few pictures.
+A store of generations makes a mix visible: each run gives every image another content and another label, so that a
+reader who sees rows of two runs sees a label that no run has given to that content, or too few images.
 
 Each party of a race is in a process of its own; it ends when its standard input does.
 """
@@ -96,14 +96,14 @@ def read_generations(store: Path, what: str) -> None:
 
 def see_dataset(store: Path) -> None:
     data = FeatureStore(store).dataset()
-    assert len(data) == PICTURES, f"{PICTURES - len(data)} labelled pictures are gone: {sorted(data.y)}"
+    assert len(data) == PICTURES, f"{PICTURES - len(data)} labelled images are gone: {sorted(data.y)}"
     generation = {label.split()[-1] for label in data.y.tolist()}
     assert len(generation) == 1, f"labels of runs {sorted(generation)} together"
     known = {key(content(i, int(*generation))).hex(): label_of(i, int(*generation)) for i in range(PICTURES)}
     wrong = {id: label for id, label in zip(data.ids.tolist(), data.y.tolist(), strict=True) if known.get(id) != label}
     assert not wrong, f"labels that these contents never had: {wrong}"
     right = [vector(bytes.fromhex(id)).astype(SPEC.dtype).astype(np.float32) for id in data.ids.tolist()]
-    assert np.array_equal(data.X, right), "vectors of other pictures"
+    assert np.array_equal(data.X, right), "vectors of other images"
 
 
 def see_status(store: Path) -> None:
@@ -115,7 +115,7 @@ def see_status(store: Path) -> None:
 
 
 def see_prediction(store: Path) -> list[Prediction]:
-    """Of pictures of the first generation, whose features are there for good: always the same."""
+    """Of images of the first generation, whose features are there for good: always the same."""
     found = predict(sorted(map(str, store.with_name("pictures").iterdir())), store)
     assert not any(one.error for one in found), found
     return found
@@ -134,7 +134,7 @@ def read_pinned(store: Path) -> None:
 
 
 def embed_often(store: Path, corpus: Path) -> None:
-    """Add a picture and embed, again and again; says how often it was done, and how often another was at it."""
+    """Add an image and embed, again and again; says how often it was done, and how often another was at it."""
     worker.open_engine = lambda *_args, **_options: CountingEngine(batch_size=8)  # type: ignore[assignment]
     print("ready", flush=True)
     done = locked = 0
@@ -184,7 +184,7 @@ def label_of(number: int, generation: int) -> str:
 
 
 def generation(store: FeatureStore, number: int) -> None:
-    """A run that changes every picture and every label, in two shards."""
+    """A run that changes every image and every label, in two shards."""
     rows = [
         Picture(f"file:///{i}", content(i, number), label_of(i, number), replaces=number > 0) for i in range(PICTURES)
     ]
@@ -193,7 +193,7 @@ def generation(store: FeatureStore, number: int) -> None:
 
 
 def labelled_again(store: FeatureStore, number: int) -> None:
-    """A run that gives every picture the label it has."""
+    """A run that gives every image the label it has."""
     run = f"r{number:05}-label"
     rows = [Picture(f"file:///{i}", None, label_of(i, number)) for i in range(PICTURES)]
     with store.lock():
@@ -535,7 +535,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "truncated": lambda path: _rewrite(path, path.read_bytes()[:300]),
     "emptied": lambda path: _rewrite(path, b""),
     "appended to": lambda path: _rewrite(path, path.read_bytes() + b"more"),
-    "overwritten by text": lambda path: _rewrite(path, b"no picture"),
+    "overwritten by text": lambda path: _rewrite(path, b"no image"),
     "deleted": lambda path: _remove([path]),
     "moved away": lambda path: path.rename(path.parents[2] / "away.png"),
     "made a folder": lambda path: _instead(path, Path.mkdir),
@@ -614,7 +614,7 @@ def growing_file(folder: Path) -> None:
 
 
 def slow_copy(folder: Path, seed: int) -> None:
-    """A picture that another process is still copying, embedded over and over: once it is whole, it is right."""
+    """An image that another process is still copying, embedded over and over: once it is whole, it is right."""
     corpus, store = _corpus(folder, 3), folder / "store"
     path, rng = corpus / "a" / "slow.png", random.Random(seed)
     whole = write_picture(folder / "whole.png", 77).read_bytes()

@@ -76,7 +76,7 @@ from pipelines.training import compare_heads, train_head
 
 PATIENCE = 300  # seconds that no doctor takes
 SHARD, VIEWS = 7, 3
-NEW = 3  # pictures in the corpus that no run has seen
+NEW = 3  # images in the corpus that no run has seen
 HOW = ("flip", "empty", "half", "short", "grow", "zero", "delete", "swap")
 KINDS = {
     "header": r"penult\.json",
@@ -173,15 +173,15 @@ class Template:
     """What trials copy, and what they compare with.
 
     Attributes:
-        corpus: a folder with ``NEW`` pictures that no run has seen.
-        others: a manifest of pictures that a killed run was embedding, in the store "pending" alone.
+        corpus: a folder with ``NEW`` images that no run has seen.
+        others: a manifest of images that a killed run was embedding, in the store "pending" alone.
         main: the feature set of the whole corpus; there are a set of a part of it and one of views besides.
         heads: ids of runs that have one.
-        known: pictures that the main set holds.
+        known: images that the main set holds.
         rows: of each feature set, vectors by content (hex) and view.
         labels: by uri.
         contents: sha256 in hex, or the failure, by uri, of what the catalog holds.
-        vectors: by content, of all pictures that there are.
+        vectors: by content, of all images that there are.
         answers: what reading gives.
     """
 

@@ -15,7 +15,7 @@ CONTENTS = [b"%d" % number for number in range(COUNT)]
 
 
 def dataset(folder: Path, groups: dict[int, str]) -> Dataset:
-    """Sixty pictures, some of them in groups."""
+    """Sixty images, some of them in groups."""
     store = FeatureStore.create(folder)
     rows = [Picture(str(i), content, "abc"[i % 3], group=groups.get(i)) for i, content in enumerate(CONTENTS)]
     commit(store, "run", rows)
@@ -23,7 +23,7 @@ def dataset(folder: Path, groups: dict[int, str]) -> Dataset:
 
 
 def by_number(data: Dataset, values: np.ndarray) -> list:
-    """Values of a dataset's rows in the order of the pictures."""
+    """Values of a dataset's rows in the order of the images."""
     at = {uri: row for row, uri in enumerate(data.uris.tolist())}
     return [values[at[str(number)]].item() for number in range(COUNT)]
 

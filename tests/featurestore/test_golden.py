@@ -25,7 +25,7 @@ JOURNAL, HEADS = GOLDEN.with_name("journal-v1"), GOLDEN.with_name("heads-v1")
 HALF, SINGLE = "golden-85b31702", "golden-024c8ebe"
 FIRST, SECOND, THIRD = (f"20260{i}01T000000000000Z-embed-00000{i}" for i in (1, 2, 3))
 
-# file: (number of its picture, label, split); the assignment must never change
+# file: (number of its image, label, split); the assignment must never change
 LABELLED = {
     "a1": (13, "a", "train"),  # the file was replaced by the second run
     "a2": (2, "a", "train"),
@@ -45,7 +45,7 @@ LABELLED = {
 
 
 def key(number: int) -> bytes:
-    return hashlib.sha256(b"picture %d" % number).digest()
+    return hashlib.sha256(b"image %d" % number).digest()
 
 
 def uri(name: str) -> str:
@@ -160,7 +160,7 @@ def test_a_new_run_goes_on_from_it(tmp_path: Path) -> None:
 
     shutil.copytree(GOLDEN, tmp_path / "golden")
     store = FeatureStore(tmp_path / "golden")
-    new = [Picture(uri("a2"), b"new", "z", replaces=True), Picture(uri("copy"), b"picture 9", "b")]
+    new = [Picture(uri("a2"), b"new", "z", replaces=True), Picture(uri("copy"), b"image 9", "b")]
     with store.lock():
         store.commit(journal(store, "20260401T000000000000Z-embed-000004", [new], store.spec(HALF)))
     data = FeatureStore(store.path).dataset(HALF)
@@ -189,7 +189,7 @@ def test_its_corpus_is_what_the_next_listing_says(tmp_path: Path, engine: Counti
     assert [(one["source"], one["listed"]) for one in status(store)["sources"]] == [(manifest.as_uri(), 14), (None, 4)]
     assert store.label_rows().sort_by("uri").column("run_id").to_pylist().count(FIRST) == 14
     result = embed(str(manifest), store.path)
-    assert result.removed == 2 and result.failed == len(listed)  # no picture of then is there any more
+    assert result.removed == 2 and result.failed == len(listed)  # no image of then is there any more
     assert sorted(store.removed_uris().to_pylist()) == [uri("b5"), uri("broken")]
     assert status(store)["sources"][1] == {"source": None, "listed": 4, "removed": 0, "failed": 2}
 

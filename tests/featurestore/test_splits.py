@@ -1,4 +1,4 @@
-"""Splits: a picture's place depends on its key alone."""
+"""Splits: an image's place depends on its key alone."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_place_is_uniform_interval(key: bytes, seed: int) -> None:
 
 
 def test_assignment_is_pinned() -> None:
-    """If this fails, test pictures of existing stores would be trained on."""
+    """If this fails, test images of existing stores would be trained on."""
     pinned = [bytes([i]) * 32 for i in range(16)] + [b"group:a", b"group:b", b"group:c", b""]
     assert "".join(split[1] for split in assign(pinned, [None] * 20)) == "rrarrrarrrrrrrrrrrar"
     assert "".join(split[1] for split in assign(pinned, [None] * 20, Split(0.3, 0.3, 7))) == "reeeaerreearaerrrrra"

@@ -30,13 +30,13 @@ FIRST, SECOND, THIRD = (f"20260{i}01T000000000000Z-embed-00000{i}" for i in (1, 
 
 
 def key(number: int) -> bytes:
-    return hashlib.sha256(b"picture %d" % number).digest()
+    return hashlib.sha256(b"image %d" % number).digest()
 
 
 def run(
     store: FeatureStore, run_id: str, spec: FeatureSpec, shards: list[dict[str, int | None]], replaces: str = ""
 ) -> None:
-    """Commit one run: shards of {name of a file: number of its picture, None for a broken file}."""
+    """Commit one run: shards of {name of a file: number of its image, None for a broken file}."""
     store.commit(journal(store, run_id, spec, shards, replaces))
 
 

@@ -75,7 +75,7 @@ def test_every_row_is_judged_alike_and_against_the_first(folds, noise, place, mo
     best = next(row["val"] for row in board if "views" not in row)
     where = "over the folds" if folds else "on validation"
     assert board[at]["note"] == (
-        f"with 2 views a picture: {100 * (board[at]['val'] - best):+.1f} points {where} over the pictures alone."
+        f"with 2 views per image: {100 * (board[at]['val'] - best):+.1f} points {where} over the images alone."
     )
     assert (result.winner.views, len(board)) == (2 if at == 0 else 0, 4)
     assert again.count(len(augmented)) == (1 if folds and at == 0 else 0)  # the winner of folds alone is fitted anew

@@ -39,7 +39,7 @@ def check_prior(smoothing: float) -> None:
 
 
 PRIOR = Family(
-    "the classes' shares, whatever the picture",
+    "the classes' shares, whatever the image",
     fit_prior,
     PriorHead,
     defaults={"smoothing": 1.0},

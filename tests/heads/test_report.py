@@ -130,7 +130,7 @@ def test_pictures_that_are_missing_or_no_raster_images(digits):
     data, result = digits
     for broken in (None, b"", b"<svg onload='alert(1)'/>"):
         page = Page(render(result, data, Gallery(lambda uri, broken=broken: broken, most=3), date="today"))
-        assert "img" not in page.tags and "no picture" in page.text
+        assert "img" not in page.tags and "no image" in page.text
 
 
 def test_rows_with_errors_notes_and_seeds(digits):
@@ -598,7 +598,7 @@ def test_up_to_30_classes_and_rows_stand_open_and_in_order(n_classes, pairs):
     assert ("side by side" in page.text) == (n_classes == 31) == ("The other 1 classes" in page.text)
     confused = html[html.index("<h3>Most confused</h3>") :]
     assert confused[: confused.index("</table>")].count("<tr>") == 1 + pairs
-    assert "with seed 5" in page.text and page.text.count("no picture") == 6
+    assert "with seed 5" in page.text and page.text.count("no image") == 6
     rows = [result.row()] * n_classes
     board = CompareResult(rows, result)
     page = Page(render(board, data, Gallery(lambda uri: None, most=1), date="today"))

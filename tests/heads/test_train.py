@@ -80,8 +80,8 @@ def test_a_head_with_views_is_told_beside_the_same_head_without():
     assert result.without_views.keys() == without.keys() == {"head", "params", "val", "val_ci", "fit_seconds"}
     assert {**result.without_views, "fit_seconds": 0} == {**without, "fit_seconds": 0}
     assert result.to_json()["without_views"] == result.without_views and result.n == plain.n
-    assert gained(3, 0.55, 0.5) == "with 3 views a picture: +5.0 points on validation over the pictures alone"
-    assert gained(1, 0.5, 0.625, "here") == "with 1 views a picture: -12.5 points here over the pictures alone"
+    assert gained(3, 0.55, 0.5) == "with 3 views per image: +5.0 points on validation over the images alone"
+    assert gained(1, 0.5, 0.625, "here") == "with 1 views per image: -12.5 points here over the images alone"
 
 
 def test_what_cannot_be_asked_for():

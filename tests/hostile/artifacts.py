@@ -966,7 +966,7 @@ def odd_weights(what: str, folder: Path) -> None:
 
 
 def tar_members(folder: Path) -> None:
-    """Names in a tar are names: nothing is unpacked, and what is no file is no picture."""
+    """Names in a tar are names: nothing is unpacked, and what is no file is no image."""
     store = store_in(folder)
     png = write_picture(folder / "corpus" / "one.png", 99).read_bytes()
     names = ["../outside/ran.png", "../../ran.png", f"{folder}/outside/ran2.png", "a/../../b.png", "..", "a\n.png"]

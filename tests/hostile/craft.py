@@ -1,4 +1,4 @@
-"""Picture files made byte by byte: valid ones of every kind, and the means to make odd ones of them."""
+"""Image files made byte by byte: valid ones of every kind, and the means to make odd ones of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeded damage to picture files and tars: blind, and with a sense for where a format keeps its numbers."""
+"""Seeded damage to image files and tars: blind, and with a sense for where a format keeps its numbers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Hostile pictures: the zoo through the decoder and through whole runs, and damage without end.
+"""Hostile images: the zoo through the decoder and through whole runs, and damage without end.
 
-No picture may raise anything but ImageError with one of its words, print anything, take more than SECONDS of a core,
+No image may raise anything but ImageError with one of its words, print anything, take more than SECONDS of a core,
 or more memory than FIXED_MEMORY and BYTES_A_PIXEL of what is decoded; a run over the zoo stays within RUN_MEMORY.
 Everything is played in a process of its own, so that nothing worse can happen to the battery.
 """
@@ -29,13 +29,13 @@ from typing import cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
-from hostile import mutate, places
-from hostile.craft import SIZE, seeds
-from hostile.zoo import Outcome, pictures
 
 import pixels
 from faults import Faults
 from featurestore.errors import ImageError, SourceError
+from hostile import mutate, places
+from hostile.craft import SIZE, seeds
+from hostile.zoo import Outcome, pictures
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.images import decoder
 from pipelines.sources import corpus
@@ -45,9 +45,9 @@ WORDS = {"empty", "not_an_image", "truncated", "corrupt", "too_large", "unsuppor
 FIXED_MEMORY = 128 * 2**20
 BYTES_A_PIXEL = 18
 RUN_MEMORY = 3 * 2**30
-SECONDS = 20  # for the largest lawful picture; the others take milliseconds
+SECONDS = 20  # for the largest lawful image; the others take milliseconds
 PATIENCE = 550
-SIDE = 32  # what pictures are decoded to
+SIDE = 32  # what images are decoded to
 MUTANTS = 250  # a trial
 KINDS = 20  # trials, of a thousand files each
 LAYOUTS = ("folder", "tar", "csv", "parquet")
@@ -62,7 +62,7 @@ def faults(seed: int, count: int) -> Faults:
     for number in range(KINDS):
         yield f"kinds of samples {number}", partial(compare, seed, number)
     for number in range(count):
-        yield f"damaged pictures {number}", partial(damage, "pictures", seed, number)
+        yield f"damaged images {number}", partial(damage, "pictures", seed, number)
     for number in range(count // 10):
         yield f"damaged tars {number}", partial(damage, "tars", seed, number)
 

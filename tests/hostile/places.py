@@ -1,4 +1,4 @@
-"""Odd names and odd places for pictures, and the whole zoo laid out in a folder."""
+"""Odd names and odd places for images, and the whole zoo laid out in a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hostile.zoo import Outcome, pictures
 
 LONG = 255  # bytes, as long as a name may be on most file systems
 
-NAMES: dict[bytes, bool] = {  # and whether a file of that name counts as a picture
+NAMES: dict[bytes, bool] = {  # and whether a file of that name counts as an image
     b"new\nline.png": True,
     b"tab\tand\rreturn.png": True,
     b"\x01\x1b[31mcontrol\x7f.png": True,
@@ -76,7 +76,7 @@ class Laid(NamedTuple):
 
 
 def build(folder: Path, without: tuple[str, ...] = ()) -> Laid:
-    """Lay out the whole zoo, without some kinds of picture. What may not be read, root may."""
+    """Lay out the whole zoo, without some kinds of image. What may not be read, root may."""
     files: dict[Path, Outcome] = {}
     for name, animal in pictures().items():
         if name.partition("-")[0] not in without:
@@ -137,7 +137,7 @@ def _places(folder: Path) -> dict[Path, Outcome]:
 
 
 def _bury(top: Path) -> None:
-    """A picture below more folders than a path can name."""
+    """An image below more folders than a path can name."""
     top.mkdir()
     here = os.open(top, os.O_RDONLY)
     for _ in range(20):

@@ -1,10 +1,11 @@
-"""The quick part: the zoo but for its largest pictures, in one run and through the decoder; some damaged files."""
+"""The quick part: the zoo but for its largest images, in one run and through the decoder; some damaged files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
 from hostile import pictures
 
 

@@ -1,6 +1,6 @@
-"""The zoo: hostile pictures, names and places, each with the outcome that penult owes it.
+"""The zoo: hostile images, names and places, each with the outcome that penult owes it.
 
-``pictures()`` are contents: decoded, each gives (width, height) or the word of a failure, and the pixels of another
+``images()`` are contents: decoded, each gives (width, height) or the word of a failure, and the pixels of another
 where it says which. ``build`` lays them out in a folder, beside odd names and things that are no files.
 """
 
@@ -16,6 +16,8 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageCms
+
 from hostile.craft import (
     GREY_8,
     HEIGHT,
@@ -44,14 +46,13 @@ from hostile.craft import (
     without,
     zeros,
 )
-from PIL import Image, ImageCms
 
 Outcome = tuple[int, int] | str
 LARGE = 9400, 9400  # just below the limit of 89,478,485 pixels
 
 
 class Animal(NamedTuple):
-    """A picture file, or what makes it, and what decoding it must give."""
+    """An image file, or what makes it, and what decoding it must give."""
 
     data: bytes | Callable[[], bytes]
     expected: Outcome
@@ -104,7 +105,7 @@ def zeroed() -> Kind:
 
 
 def zipped() -> bytes:
-    """A zip with a picture in it."""
+    """A zip with an image in it."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo("a.jpg"), seeds()["plain.jpg"])
@@ -112,12 +113,12 @@ def zipped() -> bytes:
 
 
 def strangers() -> Kind:
-    """Things that are no pictures, or pictures of other formats, under a picture's name."""
+    """Things that are no images, or images of other formats, under an image's name."""
     yield "empty.jpg", b"", "empty"
     for name, data in {
         "zero": b"\0",
         "zeros": bytes(1000),
-        "text": b"This is not the picture you are looking for.\n",
+        "text": b"This is not the image you are looking for.\n",
         "html": b"<!DOCTYPE html><html><head><title>404 Not Found</title></head></html>",
         "json": b'{"error": "not found"}',
         "xml": b"<html xmlns='http://www.w3.org/1999/xhtml'/>",
@@ -150,7 +151,7 @@ def strangers() -> Kind:
 
 
 def bombs() -> Kind:
-    """Little files that ask for a lot. Those that are pictures of a lawful size are decoded."""
+    """Little files that ask for a lot. Those that are images of a lawful size are decoded."""
     yield "large-bits.png", partial(flat_png, LARGE, 1), LARGE  # 11 kB → 88 MP
     yield "large-rgba16.png", partial(flat_png, LARGE, 16, 6), LARGE
     clear = chunk(b"sBIT", b"\x0c" * 3) + chunk(b"tRNS", b"\0\1" * 3)
@@ -309,7 +310,7 @@ UNDO = {
 
 
 def turned() -> Kind:
-    """EXIF's eight ways, from the EXIF or from XMP, on the picture turned back: all are the upright one."""
+    """EXIF's eight ways, from the EXIF or from XMP, on the image turned back: all are the upright one."""
     xmp = '<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/>'
 
     def stored(number: int) -> Image.Image:

@@ -142,7 +142,7 @@ class World(NamedTuple):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Sixty pictures, a store with their features, a head, and a run that is under way; and each command's least."""
+    """Sixty images, a store with their features, a head, and a run that is under way; and each command's least."""
     folder = tmp_path_factory.mktemp("arguments")
     for number in range(60):
         write_picture(folder / "corpus" / "ab"[number % 2] / f"{number:02}.png", number)
@@ -536,7 +536,7 @@ def test_a_refused_runner_is_refused_in_any_spelling(name: str) -> None:
 
 
 def test_no_rows_are_no_answer(world: World) -> None:
-    with pytest.raises(UsageError, match="at least one picture"):
+    with pytest.raises(UsageError, match="at least one image"):
         predict([], world.store)
     opened = FeatureStore(world.store)
     for ask_for in (lambda: opened.features(split="Train"), lambda: opened.dataset().part("")):
@@ -610,7 +610,7 @@ def test_a_search_without_its_file_does_not_send_to_the_doctor(tmp_path: Path) -
         assert "doctor" not in str(caught.value)
 
 
-# --- heads and pictures by their names --------------------------------------------------------------------------------
+# --- heads and images by their names --------------------------------------------------------------------------------
 
 
 def test_a_head_answers_to_a_beginning_and_to_an_ending(world: World) -> None:

@@ -29,7 +29,7 @@ from pipelines.training import compare_heads, train_head
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][:200, :200])
 STRONG = Augmentation(rotation=40, shift=0.2, shear=12, zoom=0.2, flip="horizontal")
-SIDE = 32  # of pictures for the network
+SIDE = 32  # of images for the network
 SMALL = EmbedOptions(input_size=SIDE)
 VIEWS = replace(SMALL, views=3, augmentation=STRONG)
 
@@ -64,7 +64,7 @@ def test_a_shift_moves_the_picture_and_fills_the_border(fill):
         black = (view == 0).all(axis=2)
         found.add(bool(black[[0, -1]].all(axis=1).any() or black[:, [0, -1]].all(axis=0).any()))
         middle = view[side // 3 : -side // 3, side // 3 : -side // 3]
-        assert middle.std() > 10  # the picture is still there
+        assert middle.std() > 10  # the image is still there
     assert (True in found) == (fill == "black")
 
 
@@ -82,7 +82,7 @@ def test_rotation_turns_about_the_centre_and_no_further_than_it_may():
     assert max(np.abs(degrees)) < 41
 
 
-# What is drawn for three views of b"a picture", seed 7: degrees turned and sheared, shares of the side, factors, flips.
+# What is drawn for three views of b"an image", seed 7: degrees turned and sheared, shares of the side, factors, flips.
 DRAWN = {
     1: (0.69286643, 4.08346232, (0.1171034, 0.170694), (0.83061277, 0.75167676), (-1, 1)),
     4: (-13.93480077, 13.22668738, (0.15734972, -0.0341571), (0.74004637, 0.93810749), (1, -1)),
@@ -100,7 +100,7 @@ ALL = {"rotation": 30, "shear": 20, "shift": 0.2, "zoom": 0.3, "flip": "both"}
     ids=str,
 )
 def test_every_pixel_of_a_view_comes_from_where_its_draws_say(view, given):
-    """A picture whose colours are coordinates shows from where each pixel was taken; moved point by point here.
+    """An image whose colours are coordinates shows from where each pixel was taken; moved point by point here.
 
     As in Keras's ImageDataGenerator: about the centre, flipped, scaled, sheared, turned, and then shifted. Every
     number is drawn, also those of no effect.
@@ -115,7 +115,7 @@ def test_every_pixel_of_a_view_comes_from_where_its_draws_say(view, given):
     y, x = np.mgrid[:side, :side] + 0.5
     coordinates = np.stack([2 * x, 2 * y, 0 * x], axis=2).astype(np.uint8)
     augmentation = Augmentation(**given, fill="black", seed=7)
-    found = random_view(coordinates, augmentation, b"a picture", view)[..., :2] / 2
+    found = random_view(coordinates, augmentation, b"an image", view)[..., :2] / 2
 
     across, down = flip_x * zoom_x * (x - side / 2), flip_y * zoom_y * (y - side / 2)
     turn, slant = np.radians(degrees), np.radians(sheared)
@@ -248,7 +248,7 @@ def test_without_views_training_says_how_to_make_them(corpus, tmp_path, engine):
 
 
 def digits(folder, count=120):
-    """Scikit-learn's digits 1, 4 and 7 as pictures; their views by an engine of block means tell them apart."""
+    """Scikit-learn's digits 1, 4 and 7 as images; their views by an engine of block means tell them apart."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -287,7 +287,7 @@ def test_train_and_compare_say_what_views_gained(tmp_path, engine):
 
 
 def test_a_head_with_views_is_the_head_of_those_rows(tmp_path, engine):
-    """Scikit-learn, given the pictures and the views, agrees."""
+    """Scikit-learn, given the images and the views, agrees."""
     from sklearn.linear_model import LogisticRegression
 
     store = tmp_path / "store"

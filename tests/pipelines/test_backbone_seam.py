@@ -74,14 +74,14 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
 
 
 def expected(pixels: np.ndarray) -> np.ndarray:
-    """The cells of pictures uint8 (n, s, s, 3), as said in words: blue first, in units of the deviation."""
+    """The cells of images uint8 (n, s, s, 3), as said in words: blue first, in units of the deviation."""
     blocks = pixels.astype(np.float64).reshape(-1, CELLS, SIDE // CELLS, CELLS, SIDE // CELLS, 3).mean(axis=(2, 4))
     return (blocks[..., ::-1] - [10, 20, 30]) / [50, 60, 70]
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Pictures of the size that the toy sees, so that nothing is resized."""
+    """Images of the size that the toy sees, so that nothing is resized."""
     for number in range(60):
         write_picture(tmp_path / "corpus" / ("a" if number % 3 else "b") / f"{number}.png", number, SIDE)
     return tmp_path / "corpus"

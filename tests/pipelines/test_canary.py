@@ -81,7 +81,7 @@ def other_numbers(monkeypatch: pytest.MonkeyPatch, factor: float = 1.005) -> Non
 
 @pytest.fixture
 def store(corpus: Path, tmp_path: Path, engine: CountingEngine) -> Path:
-    """A store with the features of thirty pictures; the engine's counts begin after it."""
+    """A store with the features of thirty images; the engine's counts begin after it."""
     embed(str(corpus), tmp_path / "store")
     engine.images = engine.canaries = 0
     return tmp_path / "store"
@@ -605,8 +605,8 @@ def test_images_that_are_still_what_they_were(tmp_path: Path) -> None:
     files[1].unlink()
     write_picture(files[2], 99)
     text = tmp_path / "text.png"
-    text.write_text("no picture")
-    rows.insert(1, (text.as_uri(), hashlib.sha256(b"no picture").digest()))
+    text.write_text("no image")
+    rows.insert(1, (text.as_uri(), hashlib.sha256(b"no image").digest()))
     seen = Preprocessing(8, "lite", crop="center")
     for count, expected in ((0, []), (1, [0]), (2, [0, 3]), (3, [0, 3, 4]), (9, [0, 3, 4])):
         found = canary.still_there(rows, seen, count)

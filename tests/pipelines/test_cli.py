@@ -85,7 +85,7 @@ def test_the_generated_pages_are_of_today(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they stand there, on forty pictures of four classes."""
+    """As they stand there, on forty images of four classes."""
     assert demonstration.write_digits(tmp_path / "digits") == len(list(tmp_path.rglob("digits/*/*.png"))) == 1797
     for label in "0123":
         (tmp_path / "photos" / label).mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_json_keys_machines_rely_on(demo: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_predict_computes_what_the_store_would_hold(demo: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """A picture the store lacks gets the answer it would get from the store."""
+    """A image the store lacks gets the answer it would get from the store."""
     folder, _ = demo
     (tmp_path / "pictures").mkdir()
     for number in range(10):
@@ -205,7 +205,7 @@ def test_exit_codes_and_one_sentence(demo: tuple[Path, dict[str, Any]], tmp_path
         (["--help"], ["numpy", "pyarrow", "lance", "tensorflow", "apache_beam", "sklearn", "openvino"]),
         (["status"], ["tensorflow", "apache_beam", "sklearn", "openvino"]),
         (["train"], ["tensorflow", "apache_beam", "openvino"]),
-        (["predict"], ["tensorflow", "apache_beam", "sklearn", "openvino"]),  # the store has the picture
+        (["predict"], ["tensorflow", "apache_beam", "sklearn", "openvino"]),  # the store has the image
     ],
     ids=lambda value: value[0],
 )

@@ -27,7 +27,7 @@ def refused(walk: Callable[[bytes], object], data: bytes) -> str:
 def cuts(walk: Callable[[bytes], object], data: bytes, whole: int) -> None:
     """Cut before ``whole`` bytes the file is "truncated", from there on it is not."""
     for length in range(8, whole):
-        assert refused(walk, data[:length]) == "truncated: The picture is shorter than its header says.", length
+        assert refused(walk, data[:length]) == "truncated: The image is shorter than its header says.", length
     for length in range(whole, len(data) + 1):
         walk(data[:length])
 
@@ -126,7 +126,7 @@ def test_a_png_is_cut_a_damaged_or_of_too_many_chunks(monkeypatch: pytest.Monkey
     monkeypatch.setattr(containers, "MAX_PARTS", 5)
     assert containers.png(data).data == data
     assert refused(containers.png, small(*PALETTE, text(b"a", b""))) == (
-        "too_large: The picture comes in more than 5 parts."
+        "too_large: The image comes in more than 5 parts."
     )
     apple = "Apple's kind of PNG (CgBI) is not supported: pngcrush -revert-iphone-optimizations converts it."
     assert refused(containers.png, small(chunk(b"CgBI", bytes(4)))) == f"unsupported: {apple}"
@@ -222,7 +222,7 @@ def test_a_jpeg_of_many_segments_after_its_scan(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(containers, "_check_scans", lambda data, at, pixels: None)
     head = START + frame(5, 4)
     assert containers.jpeg(head + segment(0xFE) * 2 + SCAN + END)
-    assert refused(containers.jpeg, head + segment(0xFE) * 3 + SCAN + END).startswith("too_large: The picture comes in")
+    assert refused(containers.jpeg, head + segment(0xFE) * 3 + SCAN + END).startswith("too_large: The image comes in")
     monkeypatch.undo()
     monkeypatch.setattr(containers, "MAX_PARTS", 4)
     containers._check_scans(segment(0xFE) * 3 + END, 0, 1)
@@ -291,7 +291,7 @@ def test_a_gif_is_cut_without_a_frame_or_of_too_many_blocks(monkeypatch: pytest.
     for blocks in (b"!\xfe" + b"\1a" * 3 + b"\0", b"abcd", CONTROL * 2):  # four parts each: an extension and its blocks
         assert containers.gif(head + blocks + FRAME)
         assert refused(containers.gif, head + blocks + b"x" + FRAME) == (
-            "too_large: The picture comes in more than 5 parts."
+            "too_large: The image comes in more than 5 parts."
         )
 
 
@@ -394,7 +394,7 @@ def test_a_place_beyond_any_memory_is_beyond_the_end() -> None:
     assert containers.unpack("<I", bytes(19), 15) == (0,)
 
 
-# --- how a picture is turned
+# --- how an image is turned
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from pipelines.options import EmbedOptions, TrainOptions
 from pipelines.predict import predict
 from pipelines.training import train_head
 
-SHAPES = ((90, 40), (40, 91), (37, 38), (200, 30), (64, 64))  # of pictures: width, height
+SHAPES = ((90, 40), (40, 91), (37, 38), (200, 30), (64, 64))  # of images: width, height
 
 
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -152,7 +152,7 @@ def precise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def rectangles(tmp_path: Path) -> Path:
-    """Forty pictures of two classes, none of them square."""
+    """Forty images of two classes, none of them square."""
     for number in range(40):
         path = tmp_path / "corpus" / "ab"[number % 2] / f"{number:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -345,7 +345,7 @@ def test_decoders_print_nothing(capfd):
 
 
 def test_threads_share_the_room_for_pixels(monkeypatch):
-    """Together they never hold more pixels than there is room for, and a large picture is not passed for ever."""
+    """Together they never hold more pixels than there is room for, and a large image is not passed for ever."""
     monkeypatch.setattr(decoder, "_room", decoder._Room(400 * 300 * 2))
     files = [encode(photo(400, 300), "PNG"), encode(photo(800, 300), "PNG")]
     held, most, lock = [0], [0], threading.Lock()

@@ -218,7 +218,7 @@ def test_failures_are_rows(corpus: Path, tmp_path: Path, engine: CountingEngine)
 
 
 def test_failed_files_are_retried_only_on_request(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
-    (corpus / "a" / "bad.png").write_bytes(b"not a picture")
+    (corpus / "a" / "bad.png").write_bytes(b"not an image")
     hidden = corpus / "a" / "late.png"
     hidden.symlink_to(tmp_path / "late.png")
     embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
@@ -355,7 +355,7 @@ def test_file_that_vanishes_between_plan_and_read(
 def test_refusals_leave_nothing_behind(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
     store = tmp_path / "store"
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(SourceError, match="has no pictures"):
+    with pytest.raises(SourceError, match="has no images"):
         embed(str(tmp_path / "nothing"), store)
     assert not list((store / "staging").iterdir())
     with pytest.raises(UsageError, match="DaskRunner is refused"):
@@ -448,7 +448,7 @@ def test_vectors_of_another_length_are_refused(
     embed(str(corpus), store)
     write_picture(corpus / "a" / "new.png", 99)
     monkeypatch.setattr(engine, "width", 13, raising=False)
-    with pytest.raises(SpecMismatch, match=r"Expected: 12 numbers per picture, as in efficientnet-lite0-\w+\. Got: 13"):
+    with pytest.raises(SpecMismatch, match=r"Expected: 12 numbers per image, as in efficientnet-lite0-\w+\. Got: 13"):
         embed(str(corpus), store)
     assert len(FeatureStore(store).runs()) == 1 and not list((store / "staging").glob("*"))
 

@@ -34,7 +34,7 @@ SIDE = 32
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A store of real pictures on the first blocks of EfficientNet-Lite0 with its real weights, and a head's id."""
+    """A store of real images on the first blocks of EfficientNet-Lite0 with its real weights, and a head's id."""
     folder = tmp_path_factory.mktemp("digits")
     data = load_digits(n_class=3)
     for number in range(120):
@@ -55,7 +55,7 @@ def network(digits):
 
 @pytest.fixture
 def moved(digits, tmp_path):
-    """The same in a place of its own: a store whose pictures can be taken away."""
+    """The same in a place of its own: a store whose images can be taken away."""
     folder, head_id = digits
     shutil.copytree(folder / "store", tmp_path / "store")
     yield tmp_path / "store", folder / "corpus", head_id
@@ -119,7 +119,7 @@ def test_the_command_prints_one_object(digits, tmp_path, monkeypatch, capsys):
         (lambda out: out[:, ::-1], "differs from the head on stored features"),
         (lambda out: out + np.float32(2e-3), "differs from the head on stored features"),
         (lambda out: out * np.float32("nan"), "differs from the head on stored features"),
-        (lambda out: out if len(out) > 1 else out + np.float32(2e-3), "one picture at a time"),
+        (lambda out: out if len(out) > 1 else out + np.float32(2e-3), "one image at a time"),
         (lambda out: out[:, :2], "Expected: probabilities float32"),
         (lambda out: 1 / 0, "division by zero"),
     ],
@@ -150,7 +150,7 @@ def test_pictures_that_are_gone_or_changed_are_passed_over(moved, tmp_path):
         assert export(store, tmp_path / "out", ExportOptions("keras"), head_id)["parity"]["pictures"] == 4
         for path in pictures[:5]:
             path.unlink()
-        with pytest.raises(SourceError, match="None of the pictures of efficientnet-lite0-"):
+        with pytest.raises(SourceError, match="None of the images of efficientnet-lite0-"):
             export(store, tmp_path / "other", ExportOptions("keras"), head_id)
     finally:
         for path, data in kept.items():

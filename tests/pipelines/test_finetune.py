@@ -1,4 +1,4 @@
-"""Fine-tuning a small real network on real pictures: what is trained, what is kept, what a kill costs."""
+"""Fine-tuning a small real network on real images: what is trained, what is kept, what a kill costs."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_its_features_are_the_networks_own(world: dict[str, Any], done: dict[str
 
 
 def test_predict_finds_the_weights(world: dict[str, Any], done: dict[str, Any], tmp_path: Path) -> None:
-    """A picture the store lacks, with base weights that are gone."""
+    """A image the store lacks, with base weights that are gone."""
     new = tmp_path / "new.png"
     Image.open(next((world["corpus"] / "1").glob("*.png"))).rotate(5).save(new)
     hidden = world["weights"].rename(tmp_path / "moved.h5")
@@ -392,7 +392,7 @@ def test_killed_after_training_nothing_is_trained_again(
 def test_features_that_cannot_be_stored_are_told(
     world: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = 1  # so many pictures of a batch, one is beyond the set's dtype
+    every = 1  # so many images of a batch, one is beyond the set's dtype
 
     def overflowing(vectors: np.ndarray, dtype: str) -> np.ndarray:
         beyond = np.arange(len(vectors)) % every == 0
@@ -401,7 +401,7 @@ def test_features_that_cannot_be_stored_are_told(
     whole = Path(shutil.copytree(store, store.parent / "whole"))
     monkeypatch.setattr(worker, "storable", overflowing)
     once = replace(GENTLE, epochs=1)
-    with pytest.raises(HeadError, match=r"features float16 can hold\. Got: none for 66 pictures"):
+    with pytest.raises(HeadError, match=r"features float16 can hold\. Got: none for 66 images"):
         finetune.finetune(store, world["logreg"], once)
     every = 20
     told = finetune.finetune(whole, world["logreg"], once)
@@ -421,7 +421,7 @@ def test_pictures_that_are_gone_are_left_out(world: dict[str, Any], store: Path,
         assert told["left_out"] == {"vanished": 1, "changed": 1}
         assert told["n"]["train"] == len(train) - 2
         (world["corpus"]).rename(tmp_path / "away")
-        with pytest.raises(SourceError, match=r"No picture .* vanished"):
+        with pytest.raises(SourceError, match=r"No image .* vanished"):
             finetune.finetune(store, world["logreg"], replace(GENTLE, epochs=2, batch_size=8))
     finally:
         if (tmp_path / "away").exists():

@@ -60,13 +60,13 @@ def test_a_pattern_of_tars_is_one_readable_source(tmp_path):
 
 def test_one_picture_is_no_corpus(tmp_path):
     put(tmp_path / "a.jpg")
-    with pytest.raises(SourceError, match=rf"a single picture: name the folder that holds it, {tmp_path}\."):
+    with pytest.raises(SourceError, match=rf"a single image: name the folder that holds it, {tmp_path}\."):
         list_source(tmp_path / "a.jpg")
 
 
 def test_nothing_found_is_an_error_of_its_own(tmp_path):
     for path in (tmp_path, put(tmp_path / "m.csv", b"path\n"), put(tmp_path / "s.tar", bytes(1024))):
-        with pytest.raises(NoPictures, match="has no pictures"):
+        with pytest.raises(NoPictures, match="has no images"):
             list(list_source(path))
 
 
@@ -167,7 +167,7 @@ def test_links_to_what_is_not_there_may_have_been_folders(tmp_path):
     (tmp_path / "dog").symlink_to(tmp_path / "mount/dog")
     (tmp_path / "cat/loop").symlink_to(tmp_path / "cat/loop")
     (tmp_path / "cat/up").symlink_to(tmp_path)
-    (tmp_path / "cat/2.jpg").symlink_to(tmp_path / "gone.jpg")  # a picture that will fail
+    (tmp_path / "cat/2.jpg").symlink_to(tmp_path / "gone.jpg")  # an image that will fail
     (tmp_path / ".#lock").symlink_to("somebody@somewhere")
     source = list_source(tmp_path)
     assert said(source) == [("cat/1.jpg", "cat", None), ("cat/2.jpg", "cat", None)]
@@ -269,7 +269,7 @@ def test_split_folders_are_splits(tmp_path):
     [
         (("train/1.jpg", "val/1.jpg"), {"train", "val"}, "no class folders in them"),
         (("train/cat/1.jpg", "test/cat/1.jpg", "extra/1.jpg"), {"train", "test", "extra"}, "such as 'extra'"),
-        (("train/cat/1.jpg", "test/cat/1.jpg", "a.jpg"), {"train", "test"}, "pictures beside them"),
+        (("train/cat/1.jpg", "test/cat/1.jpg", "a.jpg"), {"train", "test"}, "images beside them"),
         (("train/1.jpg", "bus/1.jpg"), {"train", "bus"}, None),  # means of transport
         (("train/a/1.jpg", "training/a/1.jpg"), {"train", "training"}, None),
     ],
@@ -446,7 +446,7 @@ def test_columns_of_parquet(tmp_path):
     with pytest.raises(SourceError, match="cannot be read"):
         pq.write_table(pa.table({"path": ["a.jpg"], "label": [["cat"]]}), tmp_path / "list.parquet")
         list(list_source(tmp_path / "list.parquet"))
-    with pytest.raises(SourceError, match="lists no pictures"):
+    with pytest.raises(SourceError, match="lists no images"):
         pq.write_table(pa.table({"image": [{"bytes": b""}], "label": [1]}), tmp_path / "hf.parquet")
         list(list_source(tmp_path / "hf.parquet"))
 
@@ -639,7 +639,7 @@ def test_labels_that_lie_apart_from_their_pictures(tmp_path, first):
     expected = {f"{i}.jpg": str(i % 3) for i in range(30)} | {"near.jpg": "n", "alone.jpg": None}
     assert labels(source) == expected and not source.problems
     missing, apart, orphan = source.notes
-    assert missing == "1 of 32 pictures have no label in their tar, such as 'alone.jpg'."
+    assert missing == "1 of 32 images have no label in their tar, such as 'alone.jpg'."
     assert "30 samples were found elsewhere" in apart and orphan.startswith("1 samples")
 
 
@@ -721,7 +721,7 @@ def test_a_wrapper_that_cannot_be_read_or_is_a_class(tmp_path, monkeypatch):
             ("train/@eaDir/1.jpg", "train/1.jpg", "val/2.jpg"),
             "'train', 'val', since there are no class folders in them",
         ),
-        (("train/cat/1.jpg", "val/2.jpg", "3.jpg"), "'train', 'val', since there are pictures beside them"),
+        (("train/cat/1.jpg", "val/2.jpg", "3.jpg"), "'train', 'val', since there are images beside them"),
         (
             ("train/cat/1.jpg", "val/2.jpg", "x/3.jpg", "y/3.jpg"),
             "'train', 'val', since there are other folders beside them, such as 'x'",
@@ -834,7 +834,7 @@ def test_columns_that_are_of_no_use_are_listed(tmp_path, count):
     with pytest.raises(SourceError) as caught:
         list(csv_source(tmp_path, ",".join(names) + "\n"))
     wanted = "Expected: a column path or uri (or file_name, image …)"
-    assert str(caught.value) == f"{tmp_path}/m.csv lists no pictures. {wanted}. Got: {shown}."
+    assert str(caught.value) == f"{tmp_path}/m.csv lists no images. {wanted}. Got: {shown}."
 
 
 @pytest.mark.parametrize(
@@ -997,13 +997,13 @@ def test_samples_without_labels_are_named(tmp_path):
     members = {f"{n}.jpg": "x" for n in range(3)} | {"8.jpg": "x", "8.cls": "a", "9.jpg": "x", "9.cls": "a"}
     source = list_source(shard(tmp_path / "s.tar", members))
     list(source)
-    assert source.notes == ["3 of 5 pictures have no label in their tar, such as '0.jpg' and '1.jpg'."]
+    assert source.notes == ["3 of 5 images have no label in their tar, such as '0.jpg' and '1.jpg'."]
     members = {"1.cls": "a", "0.jpg": "x", "0.cls": "z", "1.jpg": "x", "2.cls": "b", "3.txt": "c", "4.json": "{}"}
     source = list_source(shard(tmp_path / "s.tar", members))
     assert labels(source) == {"0.jpg": "z", "1.jpg": "a"}
     assert source.notes == [
         "The labels of 1 samples were found elsewhere in their tar.",
-        "2 samples in the tars have a .cls or .json file, and no picture.",
+        "2 samples in the tars have a .cls or .json file, and no image.",
     ]
     source = list_source(
         shard(tmp_path / "s.tar", {"1.cls": "a", "1.jpg": "x", "2.JSON": '{"label": 2}', "2.jpg": "x"})

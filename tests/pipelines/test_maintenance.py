@@ -42,7 +42,7 @@ from pipelines.options import EmbedOptions
 
 @pytest.fixture
 def store(corpus: Path, tmp_path: Path, engine: CountingEngine) -> Path:
-    """A store with the features of thirty pictures, in fragments of ten."""
+    """A store with the features of thirty images, in fragments of ten."""
     embed(str(corpus), tmp_path / "store", EmbedOptions(shard_images=10))
     engine.images = 0
     return tmp_path / "store"
@@ -243,7 +243,7 @@ def test_whatever_keeps_pictures_from_being_embedded_anew_is_told(
 
         monkeypatch.setattr(recovery, "embed", fail)
         result = doctor(shutil.copytree(store, tmp_path / error.__name__))
-        assert result.todo == [f"`penult embed` again 10 pictures of {name} that were lost: for a reason"]
+        assert result.todo == [f"`penult embed` again 10 images of {name} that were lost: for a reason"]
         assert result.embedded == 0
 
 

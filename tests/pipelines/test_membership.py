@@ -90,7 +90,7 @@ def labels_by_uri(store: Path, _: EmbedResult) -> dict[str, str]:
 def test_deleted_pictures_leave_training_status_and_coverage_and_come_back_at_no_cost(
     corpus: Path, store: Path, engine: CountingEngine, tmp_path: Path
 ) -> None:
-    write(corpus / "a" / "broken.png", "no picture")
+    write(corpus / "a" / "broken.png", "no image")
     embed(str(corpus), store)
     (corpus / "a" / "00.png").rename(tmp_path / "00.png")
     (corpus / "a" / "broken.png").unlink()
@@ -177,7 +177,7 @@ def test_just_half_may_go(corpus: Path, store: Path) -> None:
 
 
 def test_an_emptied_source_is_not_believed_and_may_be_accepted(corpus: Path, store: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="has no pictures"):
+    with pytest.raises(SourceError, match="has no images"):
         embed(str(tmp_path), store) if not any(tmp_path.iterdir()) else embed(str(make(tmp_path / "none")), store)
     embed(str(corpus), store)
     for name in "abc":
@@ -515,7 +515,7 @@ def test_words_after_two_dashes_are_the_runners(corpus: Path, penult: Callable[.
 
 
 def test_failed_files_are_named(corpus: Path, penult: Callable[..., Any], tmp_path: Path) -> None:
-    write(corpus / "a" / "broken.png", "no picture")
+    write(corpus / "a" / "broken.png", "no image")
     penult("embed", corpus)
     code, told, said = penult("status", "--failed")
     assert code == 0 and "broken.png: not_an_image: " in said
@@ -594,7 +594,7 @@ def test_a_source_of_old_in_the_working_folder(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_label_file_is_counted_in_full(corpus: Path, store: Path, tmp_path: Path) -> None:
-    """Labels, splits and groups added, changed or said again; rows of unknown pictures; and the run's record."""
+    """Labels, splits and groups added, changed or said again; rows of unknown images; and the run's record."""
     rows = [f"{corpus}/{'abc'[i % 3]}/{i:02}.png" for i in range(30)]
     embed(write(tmp_path / "m.csv", "path\n" + "\n".join(rows)), store)  # without labels
     first = write(tmp_path / "1.csv", "path,label\n" + "\n".join(f"{row},x" for row in rows[:14]))

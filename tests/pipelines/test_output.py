@@ -117,7 +117,7 @@ def test_what_an_embed_run_did(said: Callable[..., list[str]]) -> None:
     assert said(output.embedded, result) == [
         "Recovered what run run-0 had finished before it died.",
         "Problem: a lost folder",
-        "Ignored files that are no pictures: 40 hidden, 9 a, 8 b, 7 c, 6 d, 3 .txt.",
+        "Ignored files that are no images: 40 hidden, 9 a, 8 b, 7 c, 6 d, 3 .txt.",
         "12,345 files seen: 1,001 new, 2,002 changed, 9,342 unchanged.",
         "2,000 embedded in 12.3 s (162.1 per second), 1,003 copies of known contents, 1,004 failed.",
         "  failed: 1,000 truncated",
@@ -400,7 +400,7 @@ def test_where_an_exported_model_is(said: Callable[..., list[str]]) -> None:
     told = {"path": "m", "input_size": 224, "classes": 1234, "bytes": 12_345_678, "labels": "labels.txt"}
     assert said(output.exported, told | {"parity": parity}) == [
         "m: 224×224 RGB in, 1,234 classes out, 12.3 MB with labels.txt.",
-        "Checked on 16 pictures: probabilities within 1e-06 of the head's on stored features, one picture at a time "
+        "Checked on 16 images: probabilities within 1e-06 of the head's on stored features, one image at a time "
         "within 0.0004 of all at once.",
     ]
 

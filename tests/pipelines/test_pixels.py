@@ -101,7 +101,7 @@ def test_planes_without_a_tag_of_their_compression_are_plain() -> None:
 
 
 def test_a_camera_file_is_not_its_thumbnail():
-    """As a DNG: a small picture that is marked so, and in a SubIFD the raw mosaic, which is refused."""
+    """As a DNG: a small image that is marked so, and in a SubIFD the raw mosaic, which is refused."""
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as tiff:
         tiff.write(np.zeros((8, 8, 3), np.uint8), photometric="rgb", subfiletype=1, subifds=1, metadata=None)

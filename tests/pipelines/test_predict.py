@@ -22,7 +22,7 @@ from pipelines.predict import Prediction
 from pipelines.stored_heads import find_head
 from pipelines.training import train_head
 
-WILD = {250: 1e6, 251: np.nan, 252: np.inf, 253: -1e6, 254: 3e38}  # what the engine gives pictures of one grey
+WILD = {250: 1e6, 251: np.nan, 252: np.inf, 253: -1e6, 254: 3e38}  # what the engine gives images of one grey
 
 
 class WildEngine(CountingEngine):
@@ -63,7 +63,7 @@ def test_features_that_cannot_be_stored_are_no_prediction(
     out, err = capsys.readouterr()
     told = {int(Path(answer["uri"]).stem): answer for answer in json.loads(out.splitlines()[-1])}
     assert ended.value.code == 1 and list(told) == levels
-    assert f"{len(levels) - len(good)} of 6 pictures got no label" in err and "nan%" not in err
+    assert f"{len(levels) - len(good)} of 6 images got no label" in err and "nan%" not in err
     for level, answer in told.items():
         if level in good:
             assert answer["label"] in "abc" and 0 < answer["probability"] <= 1 and "error" not in answer
@@ -78,7 +78,7 @@ def test_features_that_cannot_be_stored_are_no_prediction(
 
 @pytest.fixture
 def store(corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Thirty pictures' features and a head; the engine counts for predictions too."""
+    """Thirty images' features and a head; the engine counts for predictions too."""
     embed(str(corpus), tmp_path / "store")
     train_head(tmp_path / "store", TrainOptions("ncm"))
     monkeypatch.setattr(predicting, "open_engine", lambda *_args, **_options: engine)
@@ -125,7 +125,7 @@ def test_only_what_the_store_lacks_is_embedded_in_batches(
         new = [grey(tmp_path, level) for level in range(9)]
         gone = str(tmp_path / "gone.png")
         found = predicting.predict([*new, *known, gone, new[0]], store)
-        assert batches == [2, 8, 2]  # the canary's pictures, and ten that are not known
+        assert batches == [2, 8, 2]  # the canary's images, and ten that are not known
     assert [one.given for one in found] == [*new, *known, gone, new[0]]
     assert [one.error_type for one in found] == [None] * 11 + ["vanished", None]
     assert found[0].top == found[-1].top and found[0].top != found[5].top

@@ -93,7 +93,7 @@ def test_no_number_is_refused_wherever_it_is(value: float, monkeypatch: pytest.M
         pixels = square(0.5, dtype="f4")
         pixels.reshape(-1)[place] = value
         assert failure(encode(Image.fromarray(pixels), "TIFF")) == (
-            "unsupported: The picture holds NaN or infinity: replace them by numbers."
+            "unsupported: The image holds NaN or infinity: replace them by numbers."
         )
 
 
@@ -189,7 +189,7 @@ def test_formats_are_known_by_their_first_bytes() -> None:
         said = f"unsupported: {name} is not supported: convert it to JPEG, PNG, WebP or TIFF."
         assert failure(magic) == failure(magic + b" and more") == said
     for data in (b"P0\n", b"P7\n", b"P1x", b"hello, world", b"RIFF\1\2\3\4WAVE"):
-        assert failure(data) == f"not_an_image: The file begins with {data[:8]!r}, which no picture format does."
+        assert failure(data) == f"not_an_image: The file begins with {data[:8]!r}, which no image format does."
     assert failure(b"") == "empty: The file is empty."
 
 
@@ -240,19 +240,19 @@ def test_what_libjpeg_warns_of_is_damage_or_not() -> None:
 @pytest.mark.parametrize(
     ("error", "word", "text"),
     [
-        (MemoryError(), "too_large", "The picture is too large to decode (MemoryError)."),
-        (Image.DecompressionBombError("big"), "too_large", "The picture is too large to decode (big)."),
-        (EOFError("no more"), "truncated", "The picture ends too early (no more)."),
+        (MemoryError(), "too_large", "The image is too large to decode (MemoryError)."),
+        (Image.DecompressionBombError("big"), "too_large", "The image is too large to decode (big)."),
+        (EOFError("no more"), "truncated", "The image ends too early (no more)."),
         *(
-            (OSError(f"x {said} y"), "truncated", f"The picture ends too early (x {said} y).")
+            (OSError(f"x {said} y"), "truncated", f"The image ends too early (x {said} y).")
             for said in ("Truncated", "incomplete", "unpack", "End of file", "not enough")
         ),
-        (NotImplementedError("x"), "unsupported", "This kind of picture is not supported (x)."),
+        (NotImplementedError("x"), "unsupported", "This kind of image is not supported (x)."),
         *(
-            (ValueError(said), "unsupported", f"This kind of picture is not supported ({said}).")
+            (ValueError(said), "unsupported", f"This kind of image is not supported ({said}).")
             for said in ("unsupported", "cannot handle it", "Unknown pixel mode")
         ),
-        (ValueError("x" * 300), "corrupt", f"The picture is damaged ({'x' * 200})."),
+        (ValueError("x" * 300), "corrupt", f"The image is damaged ({'x' * 200})."),
         (ImageError("empty", "It is empty."), "empty", "It is empty."),
     ],
 )

@@ -28,7 +28,7 @@ SOURCE = "toy://colours"
 
 
 class Paints(Place):
-    """Pictures of one colour, ``toy://colours/rrggbb``, each with a version that changes as an ETag does."""
+    """Images of one colour, ``toy://colours/rrggbb``, each with a version that changes as an ETag does."""
 
     scheme = "toy"
 
@@ -165,5 +165,5 @@ def test_a_source_where_nothing_looks_is_told(paints: Paints) -> None:
 
 def test_an_empty_one_says_what_it_looked_for(paints: Paints) -> None:
     paints.versions.clear()
-    with pytest.raises(SourceError, match=r"toy://colours has no pictures. Expected: at least one paint. Got: nothing"):
+    with pytest.raises(SourceError, match=r"toy://colours has no images. Expected: at least one paint. Got: nothing"):
         list(list_source(SOURCE))

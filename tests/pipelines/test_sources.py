@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_scanned_is_a_problem(tmp_path, monkeypatch):
 def test_an_empty_folder_says_what_was_looked_for(tmp_path):
     put(tmp_path / "a.txt")
     put(tmp_path / "b.txt")
-    with pytest.raises(SourceError, match=r"Expected: picture files.*Got: only 2 × \.txt"):
+    with pytest.raises(SourceError, match=r"Expected: image files.*Got: only 2 × \.txt"):
         list(list_source(tmp_path))
 
 
@@ -294,7 +294,7 @@ def test_a_late_value_does_not_change_a_columns_type(tmp_path):
         ("path,label\na.jpg,x\nb.jpg\n", "line 3, row 2: Expected: 2 fields.*Got: 1"),
         ("", "cannot be read"),
         ("path,label,label\na.jpg,x,y\n", "column label twice"),
-        ("path,label\n", "no pictures"),
+        ("path,label\n", "no images"),
     ],
 )
 def test_wrong_manifests_name_the_place(tmp_path, text, words):
@@ -428,7 +428,7 @@ def test_odd_shards(tmp_path):
     assert "twice" in source.problems[1]
     with pytest.raises(SourceError, match=r"s2.tar, '1.json': Expected: split"):
         list(list_source(shard(tmp_path / "s2.tar", {"1.json": '{"split": "x"}', "1.jpg": b""})))
-    with pytest.raises(SourceError, match="no pictures"):
+    with pytest.raises(SourceError, match="no images"):
         list(list_source(put(tmp_path / "empty.tar", b"")))
     with pytest.raises(SourceError, match=r"no shard .*s3\.tar"):
         list(list_source(f"{tmp_path}/{{s,s3}}.tar"))
@@ -718,10 +718,10 @@ def test_what_was_found_instead_of_pictures_is_said(tmp_path):
         for copy in range(9 - number):
             put(tmp_path / f"{copy}.{kind}")
     ignored = "9 × .txt, 8 × .md, 7 × .csv, 6 × .db, 5 × .ini"
-    looked_for = "picture files (.jpg, .png, .webp, .gif, .bmp, .tif …), in sub-folders named after their class"
+    looked_for = "image files (.jpg, .png, .webp, .gif, .bmp, .tif …), in sub-folders named after their class"
     with pytest.raises(SourceError) as caught:
         list(list_source(tmp_path))
-    assert str(caught.value) == f"{tmp_path} has no pictures. Expected: {looked_for}. Got: only {ignored}."
+    assert str(caught.value) == f"{tmp_path} has no images. Expected: {looked_for}. Got: only {ignored}."
     for number in range(4):
         (tmp_path / f"loop{number}").symlink_to(tmp_path)
     with pytest.raises(SourceError) as caught:
@@ -732,7 +732,7 @@ def test_what_was_found_instead_of_pictures_is_said(tmp_path):
         path = put(tmp_path / "x" / name, b"path\n" if name == "m.csv" else bytes(1024))
         with pytest.raises(SourceError) as caught:
             list(list_source(path))
-        assert str(caught.value) == f"{path} has no pictures. Expected: {expected}. Got: nothing."
+        assert str(caught.value) == f"{path} has no images. Expected: {expected}. Got: nothing."
 
 
 @pytest.mark.parametrize(
@@ -748,7 +748,7 @@ def test_what_was_found_instead_of_pictures_is_said(tmp_path):
         ("no.tar", "There is no shard {}: check the path and the braces."),
         ("a.tar/no.csv", "There is no {}: name a folder, a manifest or a tar."),
         ("a\0b", "There is no {}: name a folder, a manifest or a tar."),
-        ("a.jpg", "{} is a single picture: name the folder that holds it, <folder>."),
+        ("a.jpg", "{} is a single image: name the folder that holds it, <folder>."),
     ],
 )
 def test_a_source_of_no_known_kind(tmp_path, name, sentence):
@@ -762,7 +762,7 @@ def test_a_source_of_no_known_kind(tmp_path, name, sentence):
 
 def test_a_single_picture_in_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(put(tmp_path / "a.jpg").parent)
-    with pytest.raises(SourceError, match=r"^a\.jpg is a single picture: name the folder that holds it, \.\.$"):
+    with pytest.raises(SourceError, match=r"^a\.jpg is a single image: name the folder that holds it, \.\.$"):
         list_source("a.jpg")
 
 

@@ -157,7 +157,7 @@ def test_dropout_is_of_training_alone_and_of_seed_and_epoch(made: Callable[..., 
     assert not np.allclose(one, first_losses(1, 2)) and not np.allclose(one, first_losses(2, 1))
 
 
-# --- what the network is shown, and which epoch is kept: real pictures, and a network that takes notes
+# --- what the network is shown, and which epoch is kept: real images, and a network that takes notes
 
 TRAIN, VAL, TEST = range(12), range(12, 17), range(17, 20)
 BENT = Augmentation(rotation=30, shift=0.1, shear=10, zoom=0.2, flip="horizontal", seed=4)

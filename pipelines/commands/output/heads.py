@@ -137,8 +137,8 @@ def exported(result: Mapping[str, Any]) -> None:
         f"with {result['labels']}."
     )
     say(
-        f"Checked on {parity['pictures']} pictures: probabilities within {parity['max_difference']:.1g} of the head's "
-        f"on stored features, one picture at a time within {parity['batch_1_against_n']:.1g} of all at once."
+        f"Checked on {parity['pictures']} images: probabilities within {parity['max_difference']:.1g} of the head's "
+        f"on stored features, one image at a time within {parity['batch_1_against_n']:.1g} of all at once."
     )
 
 

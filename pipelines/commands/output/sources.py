@@ -24,7 +24,7 @@ def embedded(result: EmbedResult) -> None:
     _problems(result.problems)
     if result.ignored:
         counts = ", ".join(f"{n} {kind}" for kind, n in sorted(result.ignored.items(), key=lambda item: -item[1])[:6])
-        say(f"Ignored files that are no pictures: {counts}.")
+        say(f"Ignored files that are no images: {counts}.")
     say(f"{result.seen:,} files seen: {result.new:,} new, {result.changed:,} changed, {result.unchanged:,} unchanged.")
     if result.embedded or result.deduplicated or result.failed:
         took, rate = result.seconds["total"], result.images_per_second
