@@ -21,7 +21,7 @@ from pipelines.images import decoder
 
 ROOT = Path(__file__).parents[1]
 # Processes that tests start in this folder must not take tests/featurestore for the package of that name.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
 MEMORY = "/dev/shm"
 if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
     # a commit waits for the disk a dozen times; what a power cut would leave is tested from a trace of the system calls

@@ -45,7 +45,7 @@ LABELLED = {
 
 
 def key(number: int) -> bytes:
-    return hashlib.sha256(b"image %d" % number).digest()
+    return hashlib.sha256(b"picture %d" % number).digest()
 
 
 def uri(name: str) -> str:
@@ -160,7 +160,7 @@ def test_a_new_run_goes_on_from_it(tmp_path: Path) -> None:
 
     shutil.copytree(GOLDEN, tmp_path / "golden")
     store = FeatureStore(tmp_path / "golden")
-    new = [Picture(uri("a2"), b"new", "z", replaces=True), Picture(uri("copy"), b"image 9", "b")]
+    new = [Picture(uri("a2"), b"new", "z", replaces=True), Picture(uri("copy"), b"picture 9", "b")]
     with store.lock():
         store.commit(journal(store, "20260401T000000000000Z-embed-000004", [new], store.spec(HALF)))
     data = FeatureStore(store.path).dataset(HALF)

@@ -30,7 +30,7 @@ FIRST, SECOND, THIRD = (f"20260{i}01T000000000000Z-embed-00000{i}" for i in (1, 
 
 
 def key(number: int) -> bytes:
-    return hashlib.sha256(b"image %d" % number).digest()
+    return hashlib.sha256(b"picture %d" % number).digest()
 
 
 def run(

@@ -82,7 +82,7 @@ def test_rotation_turns_about_the_centre_and_no_further_than_it_may():
     assert max(np.abs(degrees)) < 41
 
 
-# What is drawn for three views of b"an image", seed 7: degrees turned and sheared, shares of the side, factors, flips.
+# What is drawn for three views of b"a picture", seed 7: degrees turned and sheared, shares of the side, factors, flips.
 DRAWN = {
     1: (0.69286643, 4.08346232, (0.1171034, 0.170694), (0.83061277, 0.75167676), (-1, 1)),
     4: (-13.93480077, 13.22668738, (0.15734972, -0.0341571), (0.74004637, 0.93810749), (1, -1)),
@@ -115,7 +115,7 @@ def test_every_pixel_of_a_view_comes_from_where_its_draws_say(view, given):
     y, x = np.mgrid[:side, :side] + 0.5
     coordinates = np.stack([2 * x, 2 * y, 0 * x], axis=2).astype(np.uint8)
     augmentation = Augmentation(**given, fill="black", seed=7)
-    found = random_view(coordinates, augmentation, b"an image", view)[..., :2] / 2
+    found = random_view(coordinates, augmentation, b"a picture", view)[..., :2] / 2
 
     across, down = flip_x * zoom_x * (x - side / 2), flip_y * zoom_y * (y - side / 2)
     turn, slant = np.radians(degrees), np.radians(sheared)

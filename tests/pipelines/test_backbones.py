@@ -14,7 +14,7 @@ import seeded
 
 from featurestore.errors import BackboneError, UsageError
 from heads.backend import import_keras
-from pipelines.backbones import lite, networks
+from pipelines.backbones import lite
 from pipelines.backbones import table as backbones
 from pipelines.backbones.networks import build, layers
 from pipelines.backbones.table import TABLE, feature_spec, resolve, table
@@ -167,12 +167,12 @@ def test_weights_of_pytorch_are_for_the_lite_family_alone(tmp_path, monkeypatch,
     for name in ("w.pth", "w.h5"):
         (tmp_path / name).write_bytes(b"whatever")
         tap = SimpleNamespace(weights_file=tmp_path / name, weights=name, needs_top=False)
-        if row.name in lite.FAMILY and name == "w.pth":
-            networks._load_weights(network, row, tap)
+        if row.name.startswith("efficientnet-lite") and name == "w.pth":
+            row.load(network, tap)
             continue
         with pytest.raises(BackboneError, match=f"{name} is no HDF5 weights file"):
-            networks._load_weights(network, row, tap)
-    assert loaded == [tmp_path / "w.pth"] * (row.name in lite.FAMILY)
+            row.load(network, tap)
+    assert loaded == [tmp_path / "w.pth"] * row.name.startswith("efficientnet-lite")
 
 
 def test_published_weights_are_those_in_keras_cache(tmp_path, monkeypatch, mobilenet):

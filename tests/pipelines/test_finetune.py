@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +44,7 @@ from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.finetuning import finetune
 from pipelines.images import decoder
 from pipelines.images.augmentation import Augmentation
-from pipelines.options import EmbedOptions, FinetuneOptions, TrainOptions
+from pipelines.options import EmbedOptions, FinetuneOptions, FitData, TrainOptions
 from pipelines.predict import predict
 from pipelines.stored_heads import newest_head
 from pipelines.training import train_head
@@ -68,18 +68,26 @@ DATASET = Dataset(
 
 def test_what_decides_a_run_is_pinned() -> None:
     """If this fails, no run that was killed is resumed, and none that has ended is found again."""
-    parameters = {"head_id": "run", "class_weight": None, **asdict(FinetuneOptions("top_conv", augmentation=VIEWS))}
-    digest = finetune._digest(parameters, DATASET)
+    options = FinetuneOptions("top_conv", augmentation=VIEWS)
+    job = finetune._Job(None, "run", None, None, None, FitData(), DATASET, options, ())  # type: ignore[arg-type]
+    digest = job.digest
     assert digest == "9252b2be9e77668f"
     others = [
-        finetune._digest(parameters | {"class_weight": "balanced"}, DATASET),
-        finetune._digest(parameters, replace(DATASET, fingerprint="cd" * 32)),
-        finetune._digest(parameters, replace(DATASET, keys=DATASET.keys[::-1])),
-        finetune._digest(parameters, replace(DATASET, y=DATASET.y[::-1][[0, 0, 1]])),
-        finetune._digest(parameters, replace(DATASET, splits=DATASET.splits[::-1])),
+        replace(job, class_weight="balanced").digest,
+        replace(job, head_id="other").digest,
+        *(
+            replace(job, dataset=replace(DATASET, **change)).digest
+            for change in (
+                {"fingerprint": "cd" * 32},
+                {"keys": DATASET.keys[::-1]},
+                {"y": DATASET.y[::-1][[0, 0, 1]]},
+                {"splits": DATASET.splits[::-1]},
+            )
+        ),
     ]
-    assert len({digest, *others}) == 6
-    assert finetune._digest(parameters, replace(DATASET, X=DATASET.X + 1, uris=DATASET.uris[::-1])) == digest
+    assert len({digest, *others}) == 7
+    same = replace(DATASET, X=DATASET.X + 1, uris=DATASET.uris[::-1])
+    assert replace(job, dataset=same, notes=("a note",)).digest == digest
 
 
 def test_files_that_are_gone_are_not_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

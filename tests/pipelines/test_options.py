@@ -618,7 +618,7 @@ CALLS: dict[str, str] = {
     "pipelines.training.train_head": "store options=",
     "pipelines.training.compare_heads": "store options= progress=",
     "pipelines.finetuning.finetune.finetune": "store head_id options weights= progress= say=",
-    "pipelines.predict.predict": "images store head_id= options= say=",
+    "pipelines.predict.predict": "pictures store head_id= options= say=",
     "pipelines.export.export": "store to options= head_id= say=",
     "pipelines.stored_heads.promote": "store name alias=",
     "pipelines.maintenance.verify": "store progress=",
