@@ -1,18 +1,20 @@
-"""Small feature stores without images: what a run of the embedding pipeline would have left."""
+"""Small feature stores without images, as a run of the embedding pipeline would have left them, and datasets."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from featurestore.dataset import Dataset
 from featurestore.journal import PLAN, ShardEntry, Staging
 from featurestore.schema import CATALOG, FAILED, LABELS, OK, features_batch
 from featurestore.spec import FeatureSpec, Preprocessing
 from featurestore.store import FeatureStore
+from heads.comparison.space import Search
 
 SPEC = FeatureSpec("fake", "0" * 64, Preprocessing(32, "lite"), "top", "avg", 8)
 
@@ -99,3 +101,27 @@ def catalog_rows(run_id: str, rows: Sequence[Picture]) -> pa.RecordBatch:
         for p in rows
     ]
     return pa.RecordBatch.from_pylist(values, CATALOG)
+
+
+def make_dataset(n: int = 400, d: int = 10, n_classes: int = 4, noise: float = 1.0, seed: int = 0) -> Dataset:
+    """A dataset of overlapping classes; every second image is for training, the others for validation and test."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(n_classes, size=n)
+    X = rng.normal(size=(n_classes, d))[y] + noise * rng.normal(size=(n, d))
+    return Dataset(
+        feature_set="set-1",
+        fingerprint="f" * 64,
+        X=X.astype(np.float32),
+        y=np.array([f"class {i}" for i in y]),
+        keys=np.array([i.to_bytes(32, "big") for i in range(n)], "S32"),
+        uris=np.array([f"/images/{i}.png" for i in range(n)]),
+        splits=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
+    )
+
+
+DATASET = make_dataset()
+
+
+def only(*names: str, **points: Sequence[Mapping[str, object]]) -> Search:
+    """A search of some families: their own grids, or the points given."""
+    return Search({name: tuple(points.get(name, ())) for name in names}, (None,))

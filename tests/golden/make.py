@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from featurestore.journal import PLAN, ShardEntry, Staging
 from featurestore.runs import RunRecord
 from featurestore.schema import CATALOG, FAILED, LABELS, OK, features_batch
 from featurestore.spec import FeatureSpec, Preprocessing
-from featurestore.staging import PLAN, ShardEntry, Staging
 from featurestore.store import FeatureStore
 from heads import artifact, registry
 from heads.spec import HeadSpec

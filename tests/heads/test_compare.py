@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from builders import DATASET, make_dataset, only
 from sklearn.linear_model import LogisticRegression
 
-from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
 from heads import registry
 from heads.base import fit_temperature, standardisation, standardise
@@ -26,29 +26,6 @@ from heads.train import accuracy, train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 QUICK = Search(dict.fromkeys(("ncm", "logreg", "svm", "ridge", "knn", "rbf-svm"), ()))
-
-
-def only(*names, **points):
-    """A search of some families: their own grids, or the points given."""
-    return Search({name: tuple(points.get(name, ())) for name in names}, (None,))
-
-
-def make_dataset(n=400, d=10, n_classes=4, noise=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(n_classes, size=n)
-    X = rng.normal(size=(n_classes, d))[y] + noise * rng.normal(size=(n, d))
-    return Dataset(
-        feature_set="set-1",
-        fingerprint="f" * 64,
-        X=X.astype(np.float32),
-        y=np.array([f"class {i}" for i in y]),
-        keys=np.array([i.to_bytes(32, "big") for i in range(n)], "S32"),
-        uris=np.array([f"/images/{i}.png" for i in range(n)]),
-        splits=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
-    )
-
-
-DATASET = make_dataset()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_compare import make_dataset, only
+from builders import make_dataset, only
 
 from featurestore.errors import UsageError
 from heads import registry

@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from builders import make_dataset, only
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compare import make_dataset, only
 
 from featurestore.storage.files import read_sealed
 from heads import registry

@@ -6,9 +6,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from builders import make_dataset, only
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_compare import make_dataset, only
 
 from heads import train as training
 from heads.base import Head

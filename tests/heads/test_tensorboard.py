@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import DATASET
+from builders import DATASET
 
 from featurestore.errors import UsageError
 from heads.reporting import tensorboard

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from builders import DATASET, make_dataset
 
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
@@ -16,24 +17,6 @@ from heads.evaluation import calibration
 from heads.evaluation.metrics import wilson
 from heads.spec import HeadSpec
 from heads.train import gained, misclassified, train
-
-
-def make_dataset(n=400, d=10, n_classes=4, noise=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(n_classes, size=n)
-    X = rng.normal(size=(n_classes, d))[y] + noise * rng.normal(size=(n, d))
-    return Dataset(
-        feature_set="set-1",
-        fingerprint="f" * 64,
-        X=X.astype(np.float32),
-        y=np.array([f"class {i}" for i in y]),
-        keys=np.array([i.to_bytes(32, "big") for i in range(n)], "S32"),
-        uris=np.array([f"/images/{i}.png" for i in range(n)]),
-        splits=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
-    )
-
-
-DATASET = make_dataset()
 
 
 def test_train_scores_what_it_says():

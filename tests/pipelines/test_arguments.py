@@ -591,7 +591,7 @@ def test_tensorboard_is_tried_before_the_fit(world: World, monkeypatch: pytest.M
 
 
 def test_few_shot_says_which_classes_are_too_small() -> None:
-    from test_train import DATASET
+    from builders import DATASET
 
     train = DATASET.part("train")
     small, large = sorted([int((train.y == name).sum()) for name in set(train.y)])[:: len(set(train.y)) - 1]
