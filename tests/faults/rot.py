@@ -55,6 +55,7 @@ from conftest import CountingEngine, write_picture
 from faults import Faults, child, invariant, own_folder
 from faults.warm import Forked
 from featurestore.errors import PenultError
+from featurestore.header import FORMAT_VERSION
 from featurestore.runs import RunRecord, new_run_id, utc_now
 from featurestore.storage.files import write_sealed
 from featurestore.storage.npz import read_npz, write_npz
@@ -403,8 +404,9 @@ def version_bit(folder: Path, trial: Path) -> None:
     told, store = template(folder), trial / "store"
     shutil.copytree(folder / "store", store)
     text = (store / "penult.json").read_text()
-    assert text.count('"format_version": 1,') == 1
-    (store / "penult.json").write_text(text.replace('"format_version": 1,', '"format_version": 9,'))
+    now, flipped = (f'"format_version": {version},' for version in (FORMAT_VERSION, FORMAT_VERSION ^ 8))
+    assert text.count(now) == 1
+    (store / "penult.json").write_text(text.replace(now, flipped))
     fault = Fault("penult.json", "flip", "header")
     with counting():
         check_named(folder / "store", store, [fault])
