@@ -153,7 +153,7 @@ def _as_tar(zoo: Path, laid: places.Laid) -> Corpus:
 
 
 def _as_csv(zoo: Path, laid: places.Laid) -> Corpus:
-    rows, expected = _manifest(zoo, laid)
+    rows, expected = _manifest(zoo, laid, line_breaks=False)  # in a CSV they come from a quote that is never closed
     with (zoo / "zoo.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([("path", "uri"), *rows])
@@ -177,9 +177,12 @@ def _as_parquet(zoo: Path, laid: places.Laid) -> Corpus:
 
 
 def _manifest(
-    zoo: Path, laid: places.Laid
+    zoo: Path, laid: places.Laid, line_breaks: bool = True
 ) -> tuple[list[tuple[str, str]], dict[Key, tuple[Outcome, Callable[[], bytes]]]]:
-    """Rows (path, uri), of which one is empty; a manifest may name what a folder's listing leaves out."""
+    """Rows (path, uri), of which one is empty; a manifest may name what a folder's listing leaves out.
+
+    Paths that UTF-8 cannot encode are given as URIs, without ``line_breaks`` also those that hold one.
+    """
     files = dict(laid.files)
     files |= {os.fsencode(zoo / "names" / os.fsdecode(name)): SIZE for name in places.NAMES}
     files |= {os.fsencode(zoo / "places" / name): "unreadable" for name in ("folder.jpg", "up")}
@@ -187,10 +190,9 @@ def _manifest(
     files[os.fsencode(zoo / "never was.jpg")] = "vanished"
     rows = []
     for path in files:
-        try:
-            rows.append((str(Path(os.fsdecode(path)).relative_to(zoo)).encode("utf-8").decode(), ""))
-        except UnicodeEncodeError:
-            rows.append(("", "file://" + quote_from_bytes(path)))
+        name = str(Path(os.fsdecode(path)).relative_to(zoo))
+        plain = name.encode(errors="ignore").decode() == name and (line_breaks or len(name.splitlines()) == 1)
+        rows.append((name, "") if plain else ("", "file://" + quote_from_bytes(path)))
     return rows, {(path, None): (outcome, partial(_read, path)) for path, outcome in files.items()}
 
 
