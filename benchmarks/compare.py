@@ -135,7 +135,7 @@ class Parts:
 
 
 def product_rate() -> float:
-    """The machine's own rate of float32 matrix products, in operations a second."""
+    """The machine's own rate of float32 matrix products, in operations per second."""
     a, b = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in ((8192, 1280), (1280, 4096)))
     a @ b
     began = time.perf_counter()

@@ -25,7 +25,7 @@ GUIDE_SECONDS = 60  # Keras's guide is slow: it gets as many images as it does i
 
 
 def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6.0) -> float:
-    """Images a second of the bare engine, on pixels in memory."""
+    """Images per second of the bare engine, on pixels in memory."""
     from featurestore.machine import available_cores
     from pipelines.backbones.engine_options import EngineOptions
     from pipelines.backbones.table import resolve
@@ -46,7 +46,7 @@ def forward_rate(backbone: str, weights: str, precision: str, seconds: float = 6
 
 
 def decode_rate(files: list[Path], input_size: int) -> float:
-    """Images a second of the bare decoder, on bytes in memory, with as many threads as the embed loop has."""
+    """Images per second of the bare decoder, on bytes in memory, with as many threads as the embed loop has."""
     from featurestore.machine import available_cores
     from pipelines.embedding.worker import THREADS_PER_CORE
     from pipelines.images.decoder import decode
@@ -61,7 +61,7 @@ def decode_rate(files: list[Path], input_size: int) -> float:
 
 
 def penult_rate(corpus: Path, backbone: str, weights: str, precision: str) -> float:
-    """Images a second of a whole embed run into a new store; imports not counted."""
+    """Images per second of a whole embed run into a new store; imports not counted."""
     import pipelines.embedding.beam  # noqa: F401
     from pipelines.backbones.engine_options import EngineOptions
     from pipelines.embedding.embed import embed
@@ -75,7 +75,7 @@ def penult_rate(corpus: Path, backbone: str, weights: str, precision: str) -> fl
 
 
 def guide_rate(corpus: Path, backbone: str, weights: str) -> float:
-    """Images a second of Keras's guide, in a process of its own; imports and building not counted."""
+    """Images per second of Keras's guide, in a process of its own; imports and building not counted."""
     command = [sys.executable, "-m", "benchmarks.keras_guide", str(corpus), backbone, weights, str(GUIDE_SECONDS)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 

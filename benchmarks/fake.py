@@ -8,7 +8,7 @@ WIDTH = 1280
 
 
 class FreeEngine:
-    """``width`` numbers a picture, from its first pixels."""
+    """``width`` numbers per image, from its first pixels."""
 
     batch_size = 32
 

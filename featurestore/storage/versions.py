@@ -27,7 +27,7 @@ from featurestore.storage.fragments import Piece, data_names, deletion_names, di
 
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
 HINT, MOST_HINT_BYTES = "_versions/latest_version_hint.json", 4096
-MAX_OPEN = 16  # versions that a process keeps open: a command reads a few tables again and again
+MAX_OPEN = 4  # versions that a process keeps open, with what Lance caches of them: a command reads few tables, often
 MAX_VERSIONS = 2**64 - 1  # a manifest's name is this minus its version, so that the newest sorts first
 
 
