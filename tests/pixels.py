@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import imagecodecs
 import numpy as np
 import tifffile
-from hostile.craft import bmp, chunk, encode, png
 from PIL import Image
 
 from featurestore.errors import ImageError
+from hostile.craft import bmp, chunk, encode, png
 from pipelines.images import decoder
 
 SIDE = 24  # of the square that images are decoded to

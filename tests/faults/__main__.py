@@ -20,9 +20,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import hostile
-
 import faults
+import hostile
 from faults import play
 
 SECONDS_A_LINE = 30

@@ -21,8 +21,8 @@ from unittest import mock
 
 import lance
 import numpy as np
-from builders import SPEC, Picture, journal, key, label_rows, vector
 
+from builders import SPEC, Picture, journal, key, label_rows, vector
 from conftest import CountingEngine, write_picture
 from faults import Faults, invariant
 from featurestore import header

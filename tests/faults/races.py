@@ -29,8 +29,8 @@ from tempfile import TemporaryDirectory
 from unittest import mock
 
 import numpy as np
-from builders import SPEC, Picture, journal, key, label_rows, vector
 
+from builders import SPEC, Picture, journal, key, label_rows, vector
 from conftest import CountingEngine, write_picture
 from faults import Faults, invariant
 from faults.jobs import PATIENCE, TESTS

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import commit, pictures
 
+from builders import commit, pictures
 from featurestore import aliases
 from featurestore.errors import StoreCorrupt, StoreLocked, StoreNotFound, UsageError
 from featurestore.storage.local import LocalStorage

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import SPEC
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import SPEC
 from featurestore import dataset as module
 from featurestore.dataset import Dataset, assemble, hex_ids, labelled_contents
 from featurestore.errors import UsageError

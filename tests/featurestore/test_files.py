@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile.artifacts import ABSENT, ODD_ARRAYS, ODD_FILES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +34,7 @@ from featurestore.storage.files import (
     write_text,
 )
 from featurestore.storage.npz import OVERHEAD, read_npz, write_npz
+from hostile.artifacts import ABSENT, ODD_ARRAYS, ODD_FILES
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 JSON = st.recursive(

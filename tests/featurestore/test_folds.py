@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import Picture, commit, key
 
+from builders import Picture, commit, key
 from featurestore.dataset import Dataset
 from featurestore.splits import FOLDS, place
 from featurestore.store import FeatureStore

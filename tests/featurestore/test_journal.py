@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from builders import SPEC, Picture, catalog_rows, journal, label_rows
 
+from builders import SPEC, Picture, catalog_rows, journal, label_rows
 from featurestore import journal as module
 from featurestore.errors import StoreCorrupt, StoreError
 from featurestore.journal import Staging, pending

@@ -12,10 +12,10 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import SPEC, Picture, commit, feature_rows, journal, key, pictures, vector
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import SPEC, Picture, commit, feature_rows, journal, key, pictures, vector
 from featurestore import header
 from featurestore.maintenance import repair as repairing
 from featurestore.maintenance import verify as verifying

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import SPEC, Picture, catalog_rows, commit, key, label_rows
 
+from builders import SPEC, Picture, catalog_rows, commit, key, label_rows
 from featurestore import labels
 from featurestore.maintenance.removal import forget_removed
 from featurestore.runs import STAMP, RunRecord

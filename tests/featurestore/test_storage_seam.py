@@ -11,8 +11,8 @@ from pathlib import Path, PurePath, PurePosixPath
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import Picture, catalog_rows
 
+from builders import Picture, catalog_rows
 from featurestore import aliases, canary, header
 from featurestore.errors import StoreCorrupt, StoreError, StoreLocked, StoreNotFound
 from featurestore.journal import PLAN, ShardEntry, Staging, pending

@@ -16,13 +16,13 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import builders
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
 
+import builders
 import featurestore
+from builders import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
 from featurestore import header, labels, layout
 from featurestore.errors import (
     FormatError,

@@ -18,10 +18,10 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from builders import Picture, label_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import Picture, label_rows
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
 from featurestore.schema import LABELS, LABELS_V1
 from featurestore.storage import ledger, versions

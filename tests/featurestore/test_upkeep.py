@@ -13,10 +13,10 @@ from unittest import mock
 import lance
 import pyarrow as pa
 import pytest
-from builders import Picture, commit, journal, label_rows, pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import Picture, commit, journal, label_rows, pictures
 from faults.longrun import STEPS, Crash, Model, Step, few_rows_a_tier
 from featurestore import header
 from featurestore.errors import StoreError

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import DATASET, make_dataset, only
 from sklearn.linear_model import LogisticRegression
 
+from builders import DATASET, make_dataset, only
 from featurestore.errors import HeadError, UsageError
 from heads import registry
 from heads.base import fit_temperature, standardisation, standardise

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import make_dataset, only
 
+from builders import make_dataset, only
 from featurestore.errors import UsageError
 from heads import registry
 from heads.comparison import compare as comparing

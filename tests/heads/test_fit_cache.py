@@ -7,10 +7,10 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from builders import make_dataset, only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import make_dataset, only
 from featurestore.storage.files import read_sealed
 from heads import registry
 from heads.comparison.compare import compare

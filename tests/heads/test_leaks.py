@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from builders import make_dataset, only
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builders import make_dataset, only
 from heads import train as training
 from heads.base import Head
 from heads.comparison import compare as comparing

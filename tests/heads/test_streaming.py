@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+import builders
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
 from featurestore.schema import features_batch

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import DATASET
 
+from builders import DATASET
 from featurestore.errors import UsageError
 from heads.reporting import tensorboard
 from heads.spec import HeadSpec

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import DATASET, make_dataset
 
+from builders import DATASET, make_dataset
 from featurestore.dataset import Dataset
 from featurestore.errors import HeadError, UsageError
 from heads import registry

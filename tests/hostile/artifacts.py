@@ -33,8 +33,8 @@ from unittest import mock
 import lance
 import numpy as np
 import pyarrow as pa
-from builders import SPEC, commit, journal, pictures
 
+from builders import SPEC, commit, journal, pictures
 from conftest import CountingEngine, write_picture
 from faults import Faults, own_folder
 from featurestore import layout

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import seeded
 
+import seeded
 from featurestore.errors import BackboneError, UsageError
 from heads.backend import import_keras
 from pipelines.backbones import lite

@@ -13,10 +13,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import seeded
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import seeded
 from conftest import CountingEngine, write_picture
 from featurestore import canary as kept
 from featurestore.canary import Canary

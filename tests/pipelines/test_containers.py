@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
-from hostile.craft import bmp, chunk, exif, patched, png, seeds, segment
 
 from featurestore.errors import ImageError
+from hostile.craft import bmp, chunk, exif, patched, png, seeds, segment
 from pipelines.images import containers
 from pipelines.images.containers import Container, directory, integer, is_linear, orientation
 

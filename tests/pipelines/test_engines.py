@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import seeded
 
+import seeded
 from featurestore.errors import EngineError, UsageError
 from heads.backend import import_keras
 from pipelines.backbones import engines, graphs, networks, table

@@ -9,13 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import builders
 import numpy as np
 import pytest
-import seeded
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import builders
+import seeded
 from featurestore.errors import EngineError, HeadError, SourceError, SpecMismatch, StoreCorrupt, UsageError
 from featurestore.store import FeatureStore
 from heads import artifact, registry

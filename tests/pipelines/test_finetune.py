@@ -16,12 +16,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import seeded
-from builders import SPEC
 from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
 
+import seeded
+from builders import SPEC
 from conftest import write_picture
 from featurestore.dataset import Dataset
 from featurestore.errors import (

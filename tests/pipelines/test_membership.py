@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import journal, pictures
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from builders import journal, pictures
 from conftest import CountingEngine, write_picture
 from featurestore import runs
 from featurestore.dataset import Dataset

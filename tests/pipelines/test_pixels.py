@@ -8,11 +8,11 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from hostile.craft import chunk, encode, png
 from PIL import Image, ImageCms
 
 import pixels
 from featurestore.errors import ImageError
+from hostile.craft import chunk, encode, png
 from pipelines.images import containers, decoder, samples
 
 SIZE = (pixels.SIDE, pixels.SIDE)

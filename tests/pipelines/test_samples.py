@@ -10,10 +10,10 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
-from hostile.craft import chunk, encode, png
 from PIL import Image
 
 from featurestore.errors import ImageError
+from hostile.craft import chunk, encode, png
 from pipelines.images import decoder, samples, signatures
 from pipelines.images.samples import _is_unscaled
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hostile.craft import GREY_8, tiff
 from PIL import TiffTags
 
 from featurestore.errors import ImageError
+from hostile.craft import GREY_8, tiff
 from pipelines.images import tiffs
 from pipelines.images.containers import directory
 
