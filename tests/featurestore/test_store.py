@@ -334,6 +334,9 @@ def test_who_holds_the_lock(store: FeatureStore, monkeypatch: pytest.MonkeyPatch
         said = path.read_text()
     since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
     assert re.fullmatch(rf"process {os.getpid()} on {re.escape(os.uname().nodename)} since {since}", said)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask  # a colleague with the same group may run the next job
     path.write_text("x" * 500)  # of somebody before; the shorter text takes its place whole
     with store.lock():
         assert len(path.read_text()) == len(said)
