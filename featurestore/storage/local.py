@@ -164,9 +164,8 @@ class LocalStorage:
     def lock(self, path: PurePath, holder: str) -> Iterator[str | None]:
         """Lock a file with flock, which the kernel frees however its holder ends; yield who else holds it."""
         with refusals(path.parent):
-            file = io.FileIO(
-                os.open(path, os.O_RDWR | os.O_CREAT), "r+"
-            )  # unbuffered: close must not flush to a full disk
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = io.FileIO(descriptor, "r+")  # no buffer, which close would flush to a full disk
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
