@@ -160,7 +160,7 @@ def row_of(told: dict[str, Any], limit: int) -> dict[str, Any]:
         "values of C": len(told["val"]),
         "seconds": round(told["seconds"]),
         "passes": told["passes"],
-        "seconds a pass": round(told["pass"], 2),
+        "seconds per pass": round(told["pass"], 2),
         "seconds on the sample": round(told["sampled"], 1),
         "peak RSS, GiB": round(told["peak"], 2),
         "winner": f"C {told['winner']:g}",

@@ -32,7 +32,7 @@ class EngineOptions:
     batch_size: Annotated[int | None, Option("Images per forward pass; by default the engine's own.")] = None
 
     def images_per_pass(self, input_size: int) -> int:
-        """Return the batch size that was asked for, else the engine's own for squares of this many pixels a side."""
+        """Return the batch size that was asked for, else the engine's own for squares of this many pixels per side."""
         if self.batch_size is not None:
             return self.batch_size
         return min(BATCH_SIZES[self.engine], MAX_BATCH_PIXELS // input_size**2)

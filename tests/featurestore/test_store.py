@@ -44,7 +44,7 @@ from featurestore.sets import EMBEDDED, FAILED_BEFORE, NOT_IN_SET
 from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL, Split
 from featurestore.status import status
-from featurestore.storage import ledger
+from featurestore.storage import compaction, ledger
 from featurestore.storage.files import read_sealed, write_sealed
 from featurestore.storage.fragments import Replaced
 from featurestore.storage.table import Table
@@ -1225,3 +1225,34 @@ def test_a_journal_of_views_leaves_the_last_set(filled: FeatureStore) -> None:
     spec = replace(SPEC, augmentation="{}")
     commit(filled, "r2", pictures([60]), spec)
     assert header.read(filled.path)["last_set"] == NAME and header.read(filled.path)["last_run"] == "r2"
+
+
+def test_a_commit_writes_the_header_once(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the tables are tidied up: what it notes is their last state."""
+    written: list[object] = []
+    real = header.replace_sealed
+    monkeypatch.setattr(header, "replace_sealed", lambda path, told, token: written.append(real(path, told, token)))
+    for number in range(compaction.TIER):  # the last of which merges fragments
+        written.clear()
+        commit(store, f"r{number:02}", pictures(range(3 * number, 3 * number + 3)))
+        assert len(written) == 1
+        tables = (store.catalog, store.labels, store.table(store.sets()[0]))
+        states = {table.path.relative_to(store.path).as_posix(): table.state() for table in tables}
+        assert header.read(store.path)["tables"] == states
+    assert len(store.catalog.pieces()) == 1
+
+
+def test_a_header_that_somebody_else_wrote_meanwhile_is_left_alone(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, path = header.read, store.path / "penult.json"
+
+    def read(folder: Path) -> dict[str, object]:
+        told = real(folder)
+        write_sealed(path, told | {"last_run": "theirs"})  # the lock was not honoured
+        return told
+
+    monkeypatch.setattr(header, "read", read)
+    with pytest.raises(StoreError, match=r"penult\.json was changed meanwhile by another run"):
+        header.remember(store.path, [], last_run="ours")
+    assert real(store.path)["last_run"] == "theirs"

@@ -622,3 +622,24 @@ def test_what_lance_says_without_the_places_in_its_source() -> None:
         "x" * 301: "x" * 300,
     }.items():
         assert versions._first_words(ValueError(said)) == words
+
+
+# --- opened once
+
+
+def test_a_version_is_opened_once_and_a_table_in_the_place_of_another_anew(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    real = versions.lance.dataset
+    monkeypatch.setattr(
+        versions.lance, "dataset", lambda uri, version: opened.append(version) or real(uri, version=version)
+    )
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+    before = len(opened)
+    assert [table.count() for _ in range(3)] == [3] * 3 and stored(table) == expected(r1=range(3))
+    assert len(opened) <= before + 1
+    shutil.rmtree(table.path)
+    table.create(LABELS)
+    table.commit("r2", table.stage([rows("r2", range(9))]))
+    assert stored(table) == expected(r2=range(9))

@@ -1,10 +1,12 @@
-"""The seam for storages: one in memory, registered from outside, holds what a store keeps beside its tables."""
+"""Storages: what each promises, and one in memory, registered from outside, under what is beside the tables."""
 
 from __future__ import annotations
 
 import io
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -18,7 +20,7 @@ from featurestore.errors import StoreCorrupt, StoreError, StoreLocked, StoreNotF
 from featurestore.journal import PLAN, ShardEntry, Staging, pending
 from featurestore.runs import RunRecord
 from featurestore.storage import ledger
-from featurestore.storage.base import Stat, Storage, register
+from featurestore.storage.base import Stat, Storage, register, storage_of
 from featurestore.storage.files import (
     exists,
     is_file,
@@ -26,11 +28,14 @@ from featurestore.storage.files import (
     is_link,
     listed,
     read_sealed,
+    reading,
     replace_sealed,
+    replacing,
     size_of,
     token_of,
     write_sealed,
 )
+from featurestore.storage.local import LocalStorage
 from featurestore.storage.lock import locked
 from featurestore.storage.npz import read_npz, write_npz
 
@@ -126,6 +131,108 @@ def storage() -> MemoryStorage:
 
 
 STORE = MemoryPath("/a/store")
+
+
+# --- what every storage promises: the one on the disk, and the one from outside
+
+
+@pytest.fixture(params=["disk", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, storage: MemoryStorage) -> PurePath:
+    """An empty folder of each storage."""
+    return tmp_path if request.param == "disk" else STORE
+
+
+def data_of(path: PurePath) -> bytes:
+    with reading(path) as file:
+        return file.read()
+
+
+def test_a_file_is_created_once(place: PurePath) -> None:
+    path, at = place / "a.json", storage_of(place)
+    assert at.create(path, b"first") and not at.create(path, b"second")
+    assert data_of(path) == b"first" and listed(place) == [path]
+
+
+def test_a_file_is_replaced_only_if_nobody_else_did(place: PurePath) -> None:
+    path, at = place / "a.json", storage_of(place)
+    assert not at.replace(path, b"0", "a token of nothing") and not exists(path)
+    assert at.replace(path, b"1", None) and not at.replace(path, b"2", None) and data_of(path) == b"1"
+    token = token_of(path)
+    assert at.replace(path, b"3", token) and token_of(path) != token
+    assert not at.replace(path, b"4", token) and data_of(path) == b"3" and listed(place) == [path]
+
+
+def test_a_block_that_fails_replaces_nothing(place: PurePath) -> None:
+    with replacing(place / "a") as temporary:
+        temporary.write_bytes(b"1")
+    with pytest.raises(KeyError), replacing(place / "a") as temporary:
+        temporary.write_bytes(b"2")
+        raise KeyError
+    assert data_of(place / "a") == b"1" and listed(place) == [place / "a"]
+
+
+def test_folders_are_listed_walked_moved_and_deleted(place: PurePath) -> None:
+    at, names = storage_of(place), ("x/b", "x/a", "x/deep/c", "y/d")
+    for name in names:
+        at.make_folder((place / name).parent)
+        assert at.create(place / name, name.encode())
+    assert listed(place) == [place / "x", place / "y"]
+    assert listed(place / "x") == [place / "x" / name for name in ("a", "b", "deep")]
+    assert {path: found.size for path, found in at.walk(place / "x")} == {
+        place / name: len(name) for name in names if name.startswith("x/")
+    }
+    at.move(place / "x", place / "new" / "z")
+    assert not exists(place / "x") and data_of(place / "new" / "z" / "deep" / "c") == b"x/deep/c"
+    at.delete(place / "new" / "z")
+    at.delete(place / "y" / "d")
+    at.delete(place / "y" / "never was")
+    assert not exists(place / "new" / "z") and list(at.walk(place)) == []
+
+
+def test_a_lock_has_one_holder_who_is_named(place: PurePath) -> None:
+    at = storage_of(place)
+    for _ in range(2):
+        with at.lock(place / "lock", "me") as holder, at.lock(place / "lock", "you") as other:
+            assert (holder, other) == (None, "me")
+
+
+# --- what only the disk has: other processes, links
+
+
+def test_of_racing_writers_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at, token, stat = storage_of(tmp_path), None, LocalStorage.stat
+
+    def slow(*arguments: object) -> Stat | None:
+        found = stat(*arguments)  # type: ignore[arg-type]
+        time.sleep(0.005)  # so that all have compared before one writes
+        return found
+
+    monkeypatch.setattr(LocalStorage, "stat", slow)
+    for turn in range(5):
+        for write in (
+            lambda n: at.create(tmp_path / f"{turn}", b"%d" % n),  # noqa: B023 (called at once)
+            lambda n: at.replace(tmp_path / "pointer", b"%d" % n, token),  # noqa: B023
+        ):
+            with ThreadPoolExecutor(6) as pool:
+                assert sum(pool.map(write, range(6))) == 1
+        token = token_of(tmp_path / "pointer")
+
+
+def test_what_a_link_leads_to_is_neither_walked_nor_deleted(tmp_path: Path) -> None:
+    at, away, folder = storage_of(tmp_path), tmp_path / "away", tmp_path / "folder"
+    away.mkdir()
+    folder.mkdir()
+    (away / "kept").write_bytes(b"1")
+    for link in (folder / "link", tmp_path / "alone"):
+        link.symlink_to(away)
+        assert is_link(link) and is_folder(link)
+    assert [(path.name, found.kind) for path, found in at.walk(folder)] == [("link", "link")]
+    at.delete(folder)
+    at.delete(tmp_path / "alone")
+    assert listed(tmp_path) == [away] and listed(away) == [away / "kept"]
+
+
+# --- a storage from outside under what a store keeps beside its tables
 
 
 def test_small_files_and_what_is_there(storage: MemoryStorage) -> None:
