@@ -94,5 +94,11 @@ def register(kind: type[PurePath], storage: Storage) -> None:
 
 
 def storage_of(path: PurePath) -> Storage:
-    """Return the storage that holds a location."""
+    """Return the storage that holds a location.
+
+    Example:
+        >>> storage = storage_of(Path("photos.store"))
+        >>> storage.uri(Path("/data/photos.store")), storage.stat(Path("/nothing is here"))
+        ('/data/photos.store', None)
+    """
     return _STORAGES[type(path)]

@@ -49,6 +49,16 @@ class Normalization:
 class Backbone:
     """A frozen network.
 
+    Example:
+        >>> class Graph(Backbone):
+        ...     def published(self, top: bool) -> Path:
+        ...         return Path("/models") / f"{self.name}.xml"
+        ...     def graph(self, tap: Tap) -> Path:
+        ...         return tap.weights_file
+        >>> mine = Graph("mine", 224, 384, Normalization(mean=(127.5,) * 3, std=(127.5,) * 3), "features")
+        >>> mine.needs_top("features"), str(mine.published(top=False))  # after table.register(mine): --backbone mine
+        (False, '/models/mine.xml')
+
     Attributes:
         name: what people and feature sets call it.
         input_size: pixels, the side of the square that it was trained with.

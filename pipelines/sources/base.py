@@ -38,6 +38,16 @@ class Entry:
 class SourceKind(Protocol):
     """One kind of source, such as folders; ``kinds.register`` adds one from outside.
 
+    Example:
+        >>> class Colours(SourceKind):
+        ...     name, looked_for = "colours", "names of colours"
+        ...     def owns(self, location: str) -> bool:
+        ...         return location.startswith("colours://")
+        ...     def entries(self, listing: Listing) -> Iterator[Entry]:
+        ...         yield from (Entry(f"{listing.location}{n}", 1, 0, label=n) for n in ("red", "blue"))
+        >>> Colours().owns("colours://"), Colours().owns("photos")
+        (True, False)
+
     Attributes:
         name: the word for it in messages, such as "folder".
         looked_for: what such a source should hold, said where it has no images.
