@@ -39,6 +39,7 @@ def embed(
     progress: Progress | None = None,
     *,
     as_source: bool = True,
+    began: Callable[[str], None] = lambda _run_id: None,
 ) -> EmbedResult:
     """Embed the images of a corpus whose features the store lacks.
 
@@ -49,11 +50,12 @@ def embed(
         progress: called about twice per second while images are embedded.
         as_source: whether to record in the store which images the source lists, with their labels, splits and groups;
             if False, the images are only embedded.
+        began: called with the run's id before any of its rows are written.
 
     Raises:
         SourceError, BackboneError, EngineError, StoreError, UsageError: before any work.
     """
-    began = time.perf_counter()
+    since = time.perf_counter()
     options.check()
     bound_memory()
     listing = corpus.list_source(source, split_folders=options.split_folders)
@@ -64,6 +66,7 @@ def embed(
     with opened.lock(), signals.deferred():
         recovered = opened.recover()
         run_id = opened.new_run_id("embed")
+        began(run_id)
         result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered)
         started, planning = utc_now(), time.perf_counter()
         job = EmbedJob(opened.address, run_id, spec.set_name, tap, options.engine, options.views, options.augmentation)
@@ -78,7 +81,7 @@ def embed(
             committing = time.perf_counter()
             opened.commit(staging)
         now = time.perf_counter()
-        result.finish(commit=now - committing, total=now - began)
+        result.finish(commit=now - committing, total=now - since)
         parameters = {"source": corpus.printable(source), **options.to_json()}
         RunRecord(run_id, "embed", started, parameters, result.to_json()).write(opened.run_folder(run_id))
     return result
