@@ -159,7 +159,9 @@ def _made_by(path: str) -> str:
     folder, name = path.split("/")[:2]
     if folder == layout.RUNS:
         return name.partition("-")[2].partition("-")[0]
-    return "" if folder in (layout.RESULTS, layout.ALIASES, layout.NIGHTS) or name.endswith(layout.WEIGHTS) else "finetune"
+    return (
+        "" if folder in (layout.RESULTS, layout.ALIASES, layout.NIGHTS) or name.endswith(layout.WEIGHTS) else "finetune"
+    )
 
 
 def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath]]]:

@@ -101,10 +101,20 @@ def _tap(options: EmbedOptions, store: str | PurePath) -> Tap:
 
 def _spec(options: EmbedOptions, tap: Tap, store: str | PurePath) -> FeatureSpec:
     """Return the identity of the features; the engine is opened for their width only if the store has no such set."""
+    asked = _asked(options, tap)
+    return _stored(asked, store) or replace(asked, width=engine_for(tap, options.engine).width)
+
+
+def set_of(options: EmbedOptions, store: str | PurePath) -> FeatureSpec | None:
+    """Return the spec of the feature set that a run with these options would add to; None if there is none yet."""
+    return _stored(_asked(options, _tap(options, store)), store)
+
+
+def _asked(options: EmbedOptions, tap: Tap) -> FeatureSpec:
+    """Return the identity of the features but for their width."""
     tap.fetch()
     augmentation = None if options.augmentation is None else options.augmentation.to_json()
-    asked = feature_spec(tap, 0, options.engine.precision, options.dtype, augmentation)
-    return _stored(asked, store) or replace(asked, width=engine_for(tap, options.engine).width)
+    return feature_spec(tap, 0, options.engine.precision, options.dtype, augmentation)
 
 
 def _stored(asked: FeatureSpec, store: str | PurePath) -> FeatureSpec | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
-from datetime import date
 from typing import Annotated
 
 from featurestore.errors import UsageError
@@ -16,6 +16,14 @@ RULES = ("better", "not-worse")
 METRICS = ("top1", "macro_f1", "mean_recall")
 EVENTS = ("promoted", "kept", "blocked", "unchanged", "failed")
 MAX_KEPT = 100_000  # runs, heads and exports
+
+
+def calendar_date(text: str) -> datetime.date:
+    """Parse a date such as 2026-11-01."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"Expected: --date, a day such as 2026-11-01. Got: {text or 'nothing'}.") from None
 
 
 @dataclass(frozen=True)
@@ -184,7 +192,8 @@ class RetrainOptions:
     """What is given beside the recipe."""
 
     date: Annotated[
-        date | None, Option("The logical date, such as 2026-11-01; by default today in UTC.", metavar="DATE")
+        datetime.date | None,
+        Option("The logical date, such as 2026-11-01; by default today in UTC.", parse=calendar_date, metavar="DATE"),
     ] = None
     plan: Annotated[bool, Option("Say what would be done and what it would cost, and do nothing.", flag="--plan")] = (
         False

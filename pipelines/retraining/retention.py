@@ -17,18 +17,21 @@ from pipelines.retraining.options import KeepOptions
 UNFINISHED_SECONDS = 7 * 86_400  # as `penult gc` waits by default
 
 
-def tidy(store: FeatureStore, keep: KeepOptions) -> list[str]:
+def tidy(store: FeatureStore, keep: KeepOptions, *, tables: bool = True) -> list[str]:
     """Remove old nights with their heads and records, old versions of tables, the oldest outcomes of fits.
 
     Kept are the newest ``keep.runs`` nights, every head that an alias points at, and the last ``keep.versions`` heads
     that were the champion. Of the runs of removed nights, the newest record per source and feature set stays, as
     `penult doctor` needs it, and so does every record of imported labels. Runs that are no night's are not touched.
+    Without ``tables``, for a night that wrote none, only nights are looked at.
 
     Returns:
         The ids of the runs that were removed.
     """
     with store.lock():
         removed = list(_removed(store, keep))
+        if not tables:
+            return removed
         store.recover()
         store.remember()  # readers open the versions noted here, so note the newest before old ones are removed
         collect(store.path, list(tables_of(store.path).values()), UNFINISHED_SECONDS)
@@ -38,6 +41,8 @@ def tidy(store: FeatureStore, keep: KeepOptions) -> list[str]:
 
 def _removed(store: FeatureStore, keep: KeepOptions) -> Iterator[str]:
     ended = [night for night in nights(store.path) if night.outcome is not None]
+    if len(ended) <= keep.runs:
+        return
     protected = set(_heads_in_use(store, keep.versions))
     newest = {_purpose(run): run.run_id for run in store.runs() if run.kind == "embed"}
     protected |= set(newest.values())
@@ -59,4 +64,3 @@ def _heads_in_use(store: FeatureStore, versions: int) -> Iterator[str]:
 
 def _purpose(run: RunRecord) -> tuple[Any, Any]:
     return run.parameters.get("source"), run.result.get("feature_set")
-

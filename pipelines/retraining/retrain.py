@@ -166,9 +166,7 @@ def _changed_labels(work: Work, dataset: Dataset) -> dict[str, int]:
     return {"added": int((~known).sum()), "changed": int((known & (before != dataset.y)).sum())}
 
 
-def _checks(
-    work: Work, dataset: Dataset, embedded: dict[str, Any], champion: Champion | None
-) -> list[dict[str, Any]]:
+def _checks(work: Work, dataset: Dataset, embedded: dict[str, Any], champion: Champion | None) -> list[dict[str, Any]]:
     snapshot = None if champion is None else champion.snapshot
     new_files = embedded["new"] + embedded["changed"]
     evidence = Evidence(dataset, snapshot, new_files, embedded["failed"], ingestion.failed_files(work))
@@ -269,8 +267,7 @@ def _close(work: Work) -> None:
         return
     notify(work.recipe.notify, night.outcome, work.console.say)
     track(work.recipe.track, night.outcome, work.console.say)
-    if night.outcome["decision"] != UNCHANGED:
-        tidy(work.store, work.recipe.keep)
+    tidy(work.store, work.recipe.keep, tables=night.outcome["decision"] != UNCHANGED)
     night.close(_state(work))
 
 
