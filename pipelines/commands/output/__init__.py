@@ -1,7 +1,7 @@
 """All output for people, on stderr: tables, plain lines, and progress bars where there is a terminal."""
 
 from pipelines.commands.output.console import bar, say, table
-from pipelines.commands.output.heads import compared, exported, finetuned, predicted, promoted, trained
+from pipelines.commands.output.heads import compared, exported, finetuned, pointed, predicted, promoted, trained
 from pipelines.commands.output.sources import embedded, failed, forgotten, labelled, write_csv
 from pipelines.commands.output.stores import freed, repaired, run_row, status, verified
 
@@ -15,6 +15,7 @@ __all__ = [
     "forgotten",
     "freed",
     "labelled",
+    "pointed",
     "predicted",
     "promoted",
     "repaired",
