@@ -9,7 +9,7 @@ from typing import Annotated
 from featurestore.errors import UsageError
 from featurestore.limits import check_amount, check_count, check_label_set
 from featurestore.options import Option, budget, seconds
-from pipelines.options import LABEL_SET, check_share
+from pipelines.options import LABEL_SET, MAX_FAILURE_RATE, check_share
 
 LEVELS = ("off", "warn", "block")
 RULES = ("better", "not-worse")
@@ -24,11 +24,13 @@ class SourceOptions:
 
     location: Annotated[
         tuple[str, ...],
-        Option("What `penult embed` takes, one or a list; relative to the recipe's folder. {date} is the logical date."),
+        Option(
+            "What `penult embed` takes, one or a list, relative to the recipe's folder; {date} is the logical date."
+        ),
     ]
     max_failure_rate: Annotated[
         float, Option("Share of a source's files that may fail; above it the night ends with exit code 3.")
-    ] = 0.05
+    ] = MAX_FAILURE_RATE
 
     def check(self) -> None:
         """Raise UsageError for invalid options."""
@@ -138,9 +140,9 @@ class NotifyOptions:
     """Who is told what a night did."""
 
     on: Annotated[tuple[str, ...], Option("After which nights.")] = ("promoted", "blocked", "failed")
-    command: Annotated[
-        str | None, Option("Run by /bin/sh with the night's JSON on stdin and PENULT_DECISION set.")
-    ] = None
+    command: Annotated[str | None, Option("Run by /bin/sh with the night's JSON on stdin and PENULT_DECISION set.")] = (
+        None
+    )
     url: Annotated[str | None, Option("The night's JSON is posted here.")] = None
     timeout: Annotated[float, Option("Of each attempt.", parse=budget, metavar="TIME")] = 10.0
     attempts: Annotated[int, Option("How often to try.")] = 3
