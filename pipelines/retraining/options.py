@@ -34,7 +34,7 @@ class SourceOptions:
 
     def check(self) -> None:
         """Raise UsageError for invalid options."""
-        if not self.location:
+        if not self.location or not all(self.location):
             raise UsageError("Expected: location, at least one source. Got: none.")
         check_share("max_failure_rate", self.max_failure_rate)
 
@@ -51,6 +51,8 @@ class LabelsOptions:
 
     def check(self) -> None:
         """Raise UsageError for invalid options."""
+        if not all(self.file):
+            raise UsageError("Expected: file, names of files. Got: an empty one.")
         check_label_set(self.label_set)
 
 
@@ -134,6 +136,13 @@ class PublishOptions:
     )
     format: Annotated[str, Option("keras, saved_model, onnx, openvino or litert.")] = "keras"
 
+    def check(self) -> None:
+        """Raise UsageError for invalid options."""
+        if self.to is not None:
+            from pipelines.export import FORMATS
+
+            _check_word("format", self.format, tuple(FORMATS))
+
 
 @dataclass(frozen=True)
 class NotifyOptions:
@@ -152,7 +161,7 @@ class NotifyOptions:
         for event in self.on:
             _check_word("on", event, EVENTS)
         check_count("attempts", self.attempts, 1, 100)
-        check_amount("timeout in seconds", self.timeout)
+        check_amount("timeout in seconds", self.timeout, 0.1)
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise UsageError(f"Expected: url, an http:// or https:// address. Got: {self.url!r}.")
 
@@ -163,6 +172,11 @@ class TrackOptions:
 
     uri: Annotated[str | None, Option("MLflow's tracking URI, such as sqlite:///mlflow.db.")] = None
     experiment: Annotated[str, Option("Name of the MLflow experiment.")] = "penult"
+
+    def check(self) -> None:
+        """Raise UsageError for invalid options."""
+        if not self.experiment:
+            raise UsageError("Expected: experiment, a name. Got: none.")
 
 
 @dataclass(frozen=True)
