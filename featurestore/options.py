@@ -79,6 +79,17 @@ def seconds(text: str) -> float:
     return total
 
 
+def time_text(amount: float) -> str:
+    """Return seconds as ``seconds`` parses them, such as 1h30m."""
+    parts, left = [], amount
+    for unit in sorted(TIME_UNITS, reverse=True):
+        count = left // unit if unit > 1 else round(left, 3)
+        left -= count * unit
+        if count:
+            parts.append(f"{count:.15g}{TIME_UNITS[unit][0]}")
+    return "".join(parts) or "0s"
+
+
 def budget(text: str) -> float:
     """Parse a time into seconds, as ``seconds`` does, but refuse 0."""
     total = seconds(text)

@@ -11,7 +11,7 @@ import numpy as np
 
 from featurestore import aliases, layout
 from featurestore.dataset import Dataset
-from featurestore.errors import Interrupted, PenultError, StoreLocked
+from featurestore.errors import Interrupted, OutOfTime, PenultError, StoreLocked
 from featurestore.runs import RunRecord
 from featurestore.snapshot import NO_LABEL, Snapshot, short_keys
 from featurestore.storage.files import exists, write_text
@@ -25,16 +25,10 @@ from pipelines.retraining.checks import Evidence, run_checks
 from pipelines.retraining.contest import Champion, Contest, disagreements, hold
 from pipelines.retraining.decision import KEPT, PROMOTED, decide
 from pipelines.retraining.night import KIND, Console, Night, Work, night_lock, nights, state_of
-from pipelines.retraining.notification import notify
 from pipelines.retraining.options import RetrainOptions
-from pipelines.retraining.page import write_page
-from pipelines.retraining.planning import plan
-from pipelines.retraining.publishing import publish, published
 from pipelines.retraining.recipe import read_recipe
 from pipelines.retraining.retention import tidy
-from pipelines.retraining.tracking import track
 from pipelines.stored_heads import promote
-from pipelines.training import compare_heads, load_dataset
 
 BLOCKED, UNCHANGED, FAILED = "blocked", "unchanged", "failed"
 CHALLENGER = "challenger"
@@ -69,6 +63,8 @@ def retrain(
     options.check()
     told = read_recipe(recipe, options.date or datetime.now(UTC).date())
     if options.plan:
+        from pipelines.retraining.planning import plan
+
         return plan(store, told)
     with signals.time_limit(options.timeout), waiting(options.wait):
         opened = FeatureStore.create(store)
@@ -87,7 +83,7 @@ def _attempt(work: Work) -> dict[str, Any]:
         return _night(work)
     except (PenultError, OSError) as error:
         work.night.fail(str(error))
-        if not isinstance(error, Interrupted | StoreLocked):
+        if not isinstance(error, Interrupted | OutOfTime | StoreLocked):
             notify(work.recipe.notify, _outcome(work, FAILED, str(error)), work.console.say)
         raise
 

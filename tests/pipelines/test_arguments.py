@@ -289,6 +289,19 @@ def test_a_time_is_the_sum_of_its_parts(parts: list[tuple[int, str]], gap: bool)
     assert options.seconds(text) == sum(amount * options.SECONDS[unit] for amount, unit in parts)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.25, "0.25s"), (7200, "2h"), (5400.0, "1h30m"), (777_661.5, "1w2d1m1.5s"), (31_536e6, "52142w6d")],
+)  # fmt: skip
+def test_a_time_is_told_as_it_is_written(seconds: float, text: str) -> None:
+    assert options.time_text(seconds) == text
+
+
+@given(seconds=st.floats(0, options.MAX_SECONDS))
+def test_a_told_time_is_read_back(seconds: float) -> None:
+    assert options.seconds(options.time_text(seconds)) == pytest.approx(seconds, rel=1e-12, abs=6e-4)
+
+
 @given(text=st.text(alphabet="0123456789.smhdwekya -+", max_size=8))
 def test_no_time_is_0_unless_0_was_written(text: str) -> None:
     try:
