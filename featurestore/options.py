@@ -33,6 +33,7 @@ class Option:
         flag: the flag on the command line, if it is not the field's name.
         parse: makes the value from its text, if the type alone does not say how; raises UsageError.
         metavar: name of the value in the help text.
+        many: whether the text is values with commas between them, which a recipe may write as a list.
 
     Example:
         >>> from typing import Annotated
@@ -45,6 +46,7 @@ class Option:
     flag: str | None = None
     parse: Callable[[str], Any] | None = None
     metavar: str | None = None
+    many: bool = False
 
 
 def share(text: str) -> float:

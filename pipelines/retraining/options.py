@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
-from datetime import date
 from typing import Annotated
 
 from featurestore.errors import UsageError
 from featurestore.limits import check_amount, check_count, check_label_set
 from featurestore.options import Option, budget, seconds
-from pipelines.options import LABEL_SET, check_share
+from pipelines.options import LABEL_SET, MAX_FAILURE_RATE, check_share
 
 LEVELS = ("off", "warn", "block")
 RULES = ("better", "not-worse")
@@ -18,21 +18,31 @@ EVENTS = ("promoted", "kept", "blocked", "unchanged", "failed")
 MAX_KEPT = 100_000  # runs, heads and exports
 
 
+def calendar_date(text: str) -> datetime.date:
+    """Parse a date such as 2026-11-01."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"Expected: --date, a day such as 2026-11-01. Got: {text or 'nothing'}.") from None
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """Where the images come from."""
 
     location: Annotated[
         tuple[str, ...],
-        Option("What `penult embed` takes, one or a list; relative to the recipe's folder. {date} is the logical date."),
+        Option(
+            "What `penult embed` takes, one or a list, relative to the recipe's folder; {date} is the logical date."
+        ),
     ]
     max_failure_rate: Annotated[
         float, Option("Share of a source's files that may fail; above it the night ends with exit code 3.")
-    ] = 0.05
+    ] = MAX_FAILURE_RATE
 
     def check(self) -> None:
         """Raise UsageError for invalid options."""
-        if not self.location:
+        if not self.location or not all(self.location):
             raise UsageError("Expected: location, at least one source. Got: none.")
         check_share("max_failure_rate", self.max_failure_rate)
 
@@ -49,6 +59,8 @@ class LabelsOptions:
 
     def check(self) -> None:
         """Raise UsageError for invalid options."""
+        if not all(self.file):
+            raise UsageError("Expected: file, names of files. Got: an empty one.")
         check_label_set(self.label_set)
 
 
@@ -132,15 +144,22 @@ class PublishOptions:
     )
     format: Annotated[str, Option("keras, saved_model, onnx, openvino or litert.")] = "keras"
 
+    def check(self) -> None:
+        """Raise UsageError for invalid options."""
+        if self.to is not None:
+            from pipelines.export import FORMATS
+
+            _check_word("format", self.format, tuple(FORMATS))
+
 
 @dataclass(frozen=True)
 class NotifyOptions:
     """Who is told what a night did."""
 
     on: Annotated[tuple[str, ...], Option("After which nights.")] = ("promoted", "blocked", "failed")
-    command: Annotated[
-        str | None, Option("Run by /bin/sh with the night's JSON on stdin and PENULT_DECISION set.")
-    ] = None
+    command: Annotated[str | None, Option("Run by /bin/sh with the night's JSON on stdin and PENULT_DECISION set.")] = (
+        None
+    )
     url: Annotated[str | None, Option("The night's JSON is posted here.")] = None
     timeout: Annotated[float, Option("Of each attempt.", parse=budget, metavar="TIME")] = 10.0
     attempts: Annotated[int, Option("How often to try.")] = 3
@@ -150,7 +169,7 @@ class NotifyOptions:
         for event in self.on:
             _check_word("on", event, EVENTS)
         check_count("attempts", self.attempts, 1, 100)
-        check_amount("timeout in seconds", self.timeout)
+        check_amount("timeout in seconds", self.timeout, 0.1)
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise UsageError(f"Expected: url, an http:// or https:// address. Got: {self.url!r}.")
 
@@ -161,6 +180,11 @@ class TrackOptions:
 
     uri: Annotated[str | None, Option("MLflow's tracking URI, such as sqlite:///mlflow.db.")] = None
     experiment: Annotated[str, Option("Name of the MLflow experiment.")] = "penult"
+
+    def check(self) -> None:
+        """Raise UsageError for invalid options."""
+        if not self.experiment:
+            raise UsageError("Expected: experiment, a name. Got: none.")
 
 
 @dataclass(frozen=True)
@@ -182,7 +206,8 @@ class RetrainOptions:
     """What is given beside the recipe."""
 
     date: Annotated[
-        date | None, Option("The logical date, such as 2026-11-01; by default today in UTC.", metavar="DATE")
+        datetime.date | None,
+        Option("The logical date, such as 2026-11-01; by default today in UTC.", parse=calendar_date, metavar="DATE"),
     ] = None
     plan: Annotated[bool, Option("Say what would be done and what it would cost, and do nothing.", flag="--plan")] = (
         False

@@ -37,7 +37,6 @@ from pipelines.backbones.engine_options import BATCH_SIZES, MAX_BATCH_PIXELS, En
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.table import Tap, resolve
 from pipelines.commands import base, train
-from pipelines.commands import embed as embed_command
 from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
 from pipelines.images.augmentation import Augmentation
@@ -45,6 +44,7 @@ from pipelines.options import RUNNERS, CompareOptions, EmbedOptions, FitData, Re
 from pipelines.predict import predict
 from pipelines.stored_heads import find_head
 from pipelines.training import compare_heads, train_head
+from pipelines.written_options import CropFlags
 
 HUGE = "9" * 30
 COMMAND = get_command(commands.app)  # made once: typer makes it anew for every call, which takes most of its time
@@ -89,6 +89,7 @@ FREE = {
     "--layer": "only the built network knows its layers; see test_backbones.py",
     "--unfreeze-from": "only the built network knows its layers; see test_finetune.py",
     "--csv": "a path",
+    "--reason": "any words; see test_champion.py",
     "--views-set": "is used with --views alone; see test_views.py",
 }
 # What else an option of train needs to be looked at.
@@ -435,10 +436,10 @@ def test_lists_of_numbers_and_parameters() -> None:
 def test_one_rule_for_rectangles(chosen: tuple[str, ...], crop: str | None) -> None:
     given = {name: name in chosen for name in ("squash", "center", "pad")}
     if crop is not None:
-        assert embed_command.Request(**given).crop == crop
+        assert CropFlags(**given).put_into(EmbedOptions()).crop == crop
         return
     with pytest.raises(UsageError, match=r"^Give one of --squash, --center-crop and --pad\.$"):
-        _ = embed_command.Request(**given).crop
+        CropFlags(**given).put_into(EmbedOptions())
 
 
 def test_json_is_one_line_in_the_letters_that_stdout_has(monkeypatch: pytest.MonkeyPatch) -> None:
