@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from featurestore.errors import StoreError, UsageError
@@ -38,7 +38,7 @@ MIN_KEPT = 2  # who has just opened a version goes on reading it when the next o
 
 
 def publish(
-    store: str | Path, head_id: str, options: PublishOptions, name: str, keep: int, say: Callable[[str], None]
+    store: str | PurePath, head_id: str, options: PublishOptions, name: str, keep: int, say: Callable[[str], None]
 ) -> str | None:
     """Export a head into ``options.to/name``, point ``options.to/current`` at it, and remove old versions.
 
