@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ class Format(NamedTuple):
 
 
 def export(
-    store: str | Path,
+    store: str | PurePath,
     to: str | Path,
     options: ExportOptions = ExportOptions(),
     head_id: str | None = None,
