@@ -57,6 +57,9 @@ def decide(rule: PromoteOptions, ballot: Ballot, obstacle: str | None = None, un
         obstacle: why the champion stays whatever the scores say; None if nothing does.
         unfit: why the champion cannot be scored, if it cannot; the challenger then only has to beat the baseline.
     """
+    if not len(ballot.y):
+        nothing = {"score": None, "ci": None}
+        return Verdict(KEPT, "No test image can judge.", None, nothing, None, _parts(rule.metric, ballot))
     challenger = _scored(rule.metric, ballot, ballot.challenger)
     if ballot.champion is None:
         decision, reason = _without_champion(ballot, challenger, unfit)
