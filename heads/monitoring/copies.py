@@ -20,7 +20,7 @@ class Copies:
     Attributes:
         cosine: float32 (n,), the largest cosine of its features with those of any row that was searched; -1 if there
             was none.
-        key: object (n,), the key of the first row with that cosine; None where it is below the least that was asked for.
+        key: object (n,), the key of the first row with that cosine; None where it is below ``least``.
     """
 
     cosine: np.ndarray
