@@ -18,6 +18,7 @@ from heads.comparison.space import Evaluation, Search
 from heads.evaluation.learning_curve import PowerLaw, power_law
 from heads.evaluation.metrics import Curve, wilson
 from heads.reporting import charts, report
+from heads.reporting.page import data_uri
 from heads.reporting.report import Gallery, render
 from heads.spec import HeadSpec
 from heads.train import train
@@ -548,11 +549,8 @@ def test_what_is_told_of_a_learning_curve(monkeypatch):
 
 def test_pictures_are_raster_images_inside_the_page():
     for start, kind in ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"), (b"RIFF", "webp")):
-        assert (
-            report._data_uri(start + b"more")
-            == f"data:image/{kind};base64,{base64.b64encode(start + b'more').decode()}"
-        )
-    assert report._data_uri(b"<svg/>") is report._data_uri(b"") is report._data_uri(None) is None
+        assert data_uri(start + b"more") == f"data:image/{kind};base64,{base64.b64encode(start + b'more').decode()}"
+    assert data_uri(b"<svg/>") is data_uri(b"") is data_uri(None) is None
 
 
 def test_galleries_are_drawn_from_all_and_the_wrong_ones(digits):
@@ -573,7 +571,7 @@ def test_galleries_are_drawn_from_all_and_the_wrong_ones(digits):
         for row, picture in zip(rows, gallery["pictures"], strict=True):
             assert picture == {
                 "uri": test.uris[row], "name": test.uris[row].rpartition("/")[2],
-                "source": report._data_uri(b"GIF8" + test.uris[row].encode()), "true": test.y[row],
+                "source": data_uri(b"GIF8" + test.uris[row].encode()), "true": test.y[row],
                 "predicted": predicted[row], "probability": confidence[row],
             }  # fmt: skip
         probabilities = [picture["probability"] for picture in gallery["pictures"]]
