@@ -28,6 +28,7 @@ def template(name: str) -> Any:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["points"] = points
     environment.filters["range"] = lambda ends: f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
     return environment.get_template(name)
 
@@ -35,6 +36,12 @@ def template(name: str) -> Any:
 def percent(share: float, digits: int = 1) -> str:
     """Return a share as text, in per cent."""
     return f"{100 * share:.{digits}f}\u202f%"
+
+
+def points(difference: float, digits: int = 2) -> str:
+    """Return a difference of two shares as text, in percentage points: +1.25, −0.30, 0."""
+    value = round(100 * difference, digits)
+    return f"{value:+.{digits}f}".replace("-", "−") if value else "0"
 
 
 def picture(uri: str, thumbnail: Thumbnail) -> dict[str, Any]:
