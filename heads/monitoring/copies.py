@@ -27,7 +27,9 @@ class Copies:
     key: np.ndarray
 
 
-def near_copies(test: np.ndarray, blocks: Iterable[tuple[np.ndarray, Sequence[Any]]], least: float) -> Copies:
+def near_copies(
+    test: np.ndarray, blocks: Iterable[tuple[np.ndarray, Sequence[Any] | np.ndarray]], least: float
+) -> Copies:
     """Search all rows of the blocks for the most similar one of each test image; exact, in one pass.
 
     Memory besides ``test`` and a block: float32 copies of ``test`` and of ``TILE_ROWS`` rows, and their cosines.

@@ -99,7 +99,8 @@ def _without_champion(ballot: Ballot, challenger: dict[str, Any], unfit: str | N
 def _few(rule: PromoteOptions, ballot: Ballot) -> str | None:
     if len(ballot.y) >= rule.min_test_images:
         return None
-    return f"Both heads can be scored on {len(ballot.y):,} test images, fewer than min_test_images = {rule.min_test_images:,}."
+    few = f"fewer than min_test_images = {rule.min_test_images:,}"
+    return f"Both heads can be scored on {len(ballot.y):,} test images, {few}."
 
 
 def _not_shown(rule: PromoteOptions, difference: Difference) -> str | None:

@@ -36,4 +36,5 @@ def _disagreements(contest: Contest) -> Disagreements | None:
     kinds = ((new == y) & (old != y), (new != y) & (old == y), (new != y) & (old != y) & (new != old))
     rows = np.concatenate([np.flatnonzero(kind)[:MOST] for kind in kinds])
     shown = [Disagreement(*(str(told[row]) for told in (contest.uris, y, old, new))) for row in rows]
-    return Disagreements(*(int(kind.sum()) for kind in kinds), shown)
+    challenger_right, champion_right, both_wrong = (int(kind.sum()) for kind in kinds)
+    return Disagreements(challenger_right, champion_right, both_wrong, shown)

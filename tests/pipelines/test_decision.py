@@ -15,7 +15,7 @@ RULE = PromoteOptions()
 
 
 def ballot(gained: int = 0, lost: int = 0, both_right: int = 100, n: int = N, baseline: float = 0.5) -> Ballot:
-    """Images of classes a and b in turn; the challenger alone is right on ``gained``, the champion alone on ``lost``."""
+    """Images of two classes in turn; on ``gained`` only the challenger is right, on ``lost`` only the champion."""
     y = np.array(["a", "b"] * (n // 2))
     wrong = np.where(y == "a", "b", "a")
     numbers = np.arange(n)

@@ -28,6 +28,8 @@ from pipelines.retraining.night import nights
 from pipelines.stored_heads import promote
 from pipelines.training import train_head
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 KEYS = {
     "run_id", "recipe", "date", "repeated", "decision", "reason", "embed", "labels", "checks", "champion", "challenger",
     "difference", "n", "report", "published", "seconds",
