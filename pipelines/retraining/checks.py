@@ -1,4 +1,4 @@
-"""The data checks of a night, before heads are compared: each has a value, a limit, a reason, and images that moved it."""
+"""The data checks of a night, before heads are compared: a value, a limit, a reason, images that moved it."""
 
 from __future__ import annotations
 

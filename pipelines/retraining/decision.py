@@ -57,9 +57,12 @@ def decide(rule: PromoteOptions, ballot: Ballot, obstacle: str | None = None, un
         obstacle: why the champion stays whatever the scores say; None if nothing does.
         unfit: why the champion cannot be scored, if it cannot; the challenger then only has to beat the baseline.
     """
+    if not len(ballot.y):
+        nothing = {"score": None, "ci": None}
+        return Verdict(KEPT, "No test image can judge.", None, nothing, None, _parts(rule.metric, ballot))
     challenger = _scored(rule.metric, ballot, ballot.challenger)
     if ballot.champion is None:
-        decision, reason = _without_champion(ballot, challenger, unfit)
+        decision, reason = _without_champion(ballot, unfit)
         if obstacle:
             decision, reason = KEPT, obstacle
         return Verdict(decision, reason, None, challenger, None, _parts(rule.metric, ballot))
@@ -81,22 +84,21 @@ def decide(rule: PromoteOptions, ballot: Ballot, obstacle: str | None = None, un
     )
 
 
-def _without_champion(ballot: Ballot, challenger: dict[str, Any], unfit: str | None) -> tuple[str, str]:
+def _without_champion(ballot: Ballot, unfit: str | None) -> tuple[str, str]:
     """Decide on a challenger that has no rival: it must be better than always naming the most frequent class."""
     why = f"The champion cannot be scored: {unfit}" if unfit else "There was no champion."
-    top1, (low, _) = score_of("top1", ballot.y, ballot.challenger)
-    if low > ballot.baseline:
+    top1 = float((ballot.challenger == ballot.y).mean())
+    if top1 > ballot.baseline:
         return PROMOTED, why
-    return KEPT, (
-        f"{why} But this head is not shown to be better than always naming the most frequent class: "
-        f"{top1:.1%} from {low:.1%} up against {ballot.baseline:.1%}."
-    )
+    usual = f"always naming the most frequent class ({ballot.baseline:.1%})"
+    return KEPT, f"{why} This head, at {top1:.1%}, is no better than {usual}."
 
 
 def _few(rule: PromoteOptions, ballot: Ballot) -> str | None:
     if len(ballot.y) >= rule.min_test_images:
         return None
-    return f"Both heads can be scored on {len(ballot.y):,} test images, fewer than min_test_images = {rule.min_test_images:,}."
+    few = f"fewer than min_test_images = {rule.min_test_images:,}"
+    return f"Both heads can be scored on {len(ballot.y):,} test images, {few}."
 
 
 def _not_shown(rule: PromoteOptions, difference: Difference) -> str | None:
