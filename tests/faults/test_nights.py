@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unittest
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from faults import nights, play_each
+from faults import nights
 
 
 def test_a_week_with_kills_is_decided_by_the_rule_and_explained(tmp_path: Path) -> None:
@@ -20,4 +22,11 @@ def test_a_week_with_kills_is_decided_by_the_rule_and_explained(tmp_path: Path) 
 @pytest.mark.parametrize("night", [0, 1])
 def test_a_night_killed_at_a_step_goes_on(night: int, tmp_path: Path) -> None:
     some = [(name, trial) for name, trial in nights.faults(0, 0) if name.startswith(f"night {night}")]
-    play_each(some[night::9], tmp_path)
+    played = 0
+    for number, (_, trial) in enumerate(some[night::9]):
+        own = tmp_path / str(number)
+        own.mkdir()
+        with suppress(unittest.SkipTest):  # this night has fewer such calls
+            trial(own)
+            played += 1
+    assert played >= 4
