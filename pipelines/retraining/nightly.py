@@ -184,7 +184,7 @@ def _notify(work: Work, outcome: dict[str, Any]) -> None:
     if options.command is not None or options.url is not None:
         from pipelines.retraining.notification import notify
 
-        notify(options, outcome, work.console.say)
+        notify(options, outcome, work.console.say, str(work.store.path))
 
 
 def _outcome(work: Work, decision: str, reason: str, **told: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pipelines.maintenance import gc, verify
 from pipelines.options import TrainOptions
 from pipelines.retraining import RetrainOptions, retrain
 from pipelines.retraining.night import nights
+from pipelines.retraining.options import CHECKS
 from pipelines.stored_heads import promote
 from pipelines.training import train_head
 
@@ -213,12 +214,12 @@ def test_a_date_in_the_source_is_the_logical_date(world: World) -> None:
     assert world.night(3)["embed"]["new"] == 3
 
 
-@pytest.mark.parametrize("check", ["failures", "small_classes", "appeared", "vanished", "flips", "copies"])
+@pytest.mark.parametrize("check", CHECKS)
 def test_a_check_that_blocks_ends_the_night_with_code_4(check: str, world: World) -> None:
     world.add()
     first = world.night(1)
     world.write(LEAST + f'\n[checks]\n{check} = "block"\n')
-    paths = world.add(20)
+    paths = world.add(20, noise=10 if check == "drift" else 60)
     match check:
         case "failures":
             for path in paths[:9]:
@@ -236,6 +237,14 @@ def test_a_check_that_blocks_ends_the_night_with_code_4(check: str, world: World
             rows = [f"{path.as_uri()},blue" for path in (world.folder / "photos" / "red").iterdir()]
             (world.folder / "corrected.csv").write_text("\n".join(["uri,label", *rows]))
             world.write(LEAST + '\n[checks]\nflips = "block"\n[labels]\nfile = "corrected.csv"\n')
+        case "drift":
+            for path in paths:
+                pixels = np.asarray(Image.open(path))
+                Image.fromarray(pixels // 3).save(path)
+        case "test_shrank":
+            rows = [f"{uri},train" for uri in FeatureStore(world.store).dataset().uris]
+            (world.folder / "splits.csv").write_text("\n".join(["uri,split", *rows]))
+            world.write(LEAST + '\n[checks]\ntest_shrank = "block"\n[labels]\nfile = "splits.csv"\n')
         case "copies":
             world.write(LEAST + '\n[checks]\ncopies = "block"\ncopies_cosine = 0.5\n')
     code, told = world.cli("--date", "2026-11-02")
