@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 110},
     help="Embed an image corpus once with a frozen CNN, keep the features, train and compare heads in seconds.",
     epilog="Exit codes: 0 done, 1 an error, 2 usage, 3 more failures than --max-failure-rate or more images gone than "
-    "--max-removed, 75 the store is locked.",
+    "--max-removed, 4 a data check blocked a retrain, 75 the store is locked.",
 )
 
 Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
