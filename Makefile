@@ -7,10 +7,10 @@ DEMO ?= demo
 SEED ?= 0
 COUNT ?= 200
 
-.PHONY: help setup demo test faults mutants check bench docs lock clean
+.PHONY: help setup demo test test-track faults mutants check bench docs lock clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
 
 setup: $(VENV)/installed  ## .venv with everything, as the lock says
 
@@ -26,6 +26,13 @@ demo: setup  ## embed a small real corpus, compare heads, write a report
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+$(VENV)/track: requirements-track.txt $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-track.txt
+	@touch $@
+
+test-track: $(VENV)/track  ## the tests of nights in MLflow, which make test passes over
+	$(BIN)/python -m pytest tests/pipelines/test_tracking.py
 
 faults: setup  ## the fault battery, whole: SEED=0 COUNT=200 PARTS="kills disk" MATCH="at call"; takes hours
 	cd tests && PYTHONPATH=$(CURDIR) $(abspath $(BIN))/python -m faults --seed $(SEED) --count $(COUNT) $(if $(PARTS),--only $(PARTS)) $(if $(MATCH),--match "$(MATCH)")
@@ -55,8 +62,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upg
 
 lock: setup  ## resolve the requirements anew for Python 3.11 to 3.13
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(COMPILE) --all-extras --output-file requirements.txt pyproject.toml
+	$(COMPILE) $(addprefix --extra ,lite export dev) --output-file requirements.txt pyproject.toml
 	$(COMPILE) --group mutants --constraint requirements.txt --output-file requirements-mutants.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["track"], sep="\n")' \
+		| $(COMPILE) --constraint requirements.txt --output-file requirements-track.txt -
 
 clean:  ## remove .venv, the demo and what make mutants has kept
 	rm -rf $(VENV) $(DEMO) .mutants

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -46,6 +47,18 @@ def ahead_of(pool: Executor, function: Callable[[In], Out], items: Iterable[In],
     finally:
         for future in begun:
             future.cancel()
+
+
+def within(seconds: float, work: Callable[[], Out], late: Out) -> Out:
+    """Return what ``work``, which must not raise, returns; ``late`` if it takes longer.
+
+    It then goes on in its thread, and ends with the process at the latest.
+    """
+    found = [late]
+    thread = threading.Thread(target=lambda: found.append(work()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[-1]
 
 
 def batched(items: Iterable[In], size: int) -> Iterator[list[In]]:

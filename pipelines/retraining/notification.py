@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
+from pipelines.concurrency import within
 from pipelines.retraining.options import NotifyOptions
 
 BACKOFF_SECONDS = 1.0  # before the second attempt; doubled before each further one
@@ -136,10 +137,14 @@ def _post(options: NotifyOptions, outcome: dict[str, Any]) -> str | None:
         request, host = _request(address, _body(outcome)), address.hostname
     except ValueError:  # whose text may tell a part of the address
         return f"The URL of [notify] {NO_ADDRESS}."
+    late: Attempt = (
+        f"did not answer within {options.timeout:g} s",
+        True,
+    )  # a socket's timeout starts anew with each byte
     for attempt in range(options.attempts):
         if attempt:
             time.sleep(min(BACKOFF_SECONDS * 2 ** (attempt - 1), MAX_BACKOFF_SECONDS))
-        wrong, again = _within(options.timeout, lambda: _attempt(request, 2 * options.timeout))
+        wrong, again = within(options.timeout, lambda: _attempt(request, 2 * options.timeout), late)
         if not again:
             break
     return f"The URL of [notify] at {host} {wrong}, attempt {attempt + 1} of {options.attempts}." if wrong else None
@@ -177,15 +182,6 @@ def _attempt(request: urllib.request.Request, timeout: float) -> Attempt:
         return f"does not answer in HTTP ({type(error).__name__})", True
     except Exception as error:  # what its text tells may be secret
         return f"cannot be posted to ({type(error).__name__})", False
-
-
-def _within(seconds: float, attempt: Callable[[], Attempt]) -> Attempt:
-    """Return what an attempt gives, if it ends in time: a socket's timeout starts anew with each byte."""
-    found: list[Attempt] = [(f"did not answer within {seconds:g} s", True)]
-    thread = threading.Thread(target=lambda: found.append(attempt()), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return found[-1]
 
 
 def _body(outcome: dict[str, Any]) -> bytes:
