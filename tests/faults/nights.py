@@ -69,6 +69,7 @@ class Script:
         heads: from this night on the recipe compares these heads.
         quiet: nothing happens.
         keep: how many nights the recipe keeps.
+        per_night: new images per class.
     """
 
     nights: int
@@ -79,6 +80,7 @@ class Script:
     heads: dict[int, str] = field(default_factory=dict)
     quiet: Sequence[int] = ()
     keep: int = 12
+    per_night: int = PER_NIGHT
 
 
 WEEK = Script(7, corrected=[2], corrupt=[3], copies=[4], heads={0: "knn", 3: "ncm, logreg", 5: "knn"}, quiet=[6])
@@ -111,7 +113,7 @@ class World:
             heads = ", ".join(f'"{name.strip()}"' for name in script.heads[night].split(","))
             self.recipe.write_text(RECIPE.format(heads=heads, keep=script.keep))
         if night not in script.quiet:
-            self._arrive(night, FIRST_NIGHT if night == 0 else PER_NIGHT)
+            self._arrive(night, FIRST_NIGHT if night == 0 else script.per_night)
         if night in script.copies:
             self._copy()
         if night in script.corrected:
@@ -294,6 +296,22 @@ def month(folder: Path, seed: int) -> None:
     assert {"promoted", "kept", "unchanged"} <= {night["decision"] for night in plain}
 
 
+def year(folder: Path) -> None:
+    """After a year of nights a store has no more files than after a hundred, but for what the new images need."""
+    script = Script(365, heads={0: "ncm"}, quiet=[night for night in range(365) if night % 3], keep=30, per_night=1)
+    world, store, sizes = World(folder, script), folder / "store", {}
+    with _engine("fake"):
+        for night in range(script.nights):
+            retrain(world.recipe, store, RetrainOptions(date=world.turn(night)))
+            if night in (100, 364):
+                files = [path for path in store.rglob("*") if path.is_file() and "results" not in path.parts]
+                sizes[night] = len(files), sum(path.stat().st_size for path in files)
+    world.check(store)
+    assert sizes[364][0] <= sizes[100][0] + 50, f"files: {sizes}"
+    assert sizes[364][1] <= sizes[100][1] + 440 * 1000 + 2_000_000, f"bytes: {sizes}"
+    assert len(list((store / "nights").glob("*.json"))) == 30
+
+
 def struck(folder: Path, point: str, nth: int, when: str, night: int) -> None:
     """A night that is killed at a point, and run again, comes to what it comes to without the kill."""
     world, store = World(folder, _SHORT), folder / "store"
@@ -331,6 +349,7 @@ def faults(seed: int, count: int) -> Faults:
                     f"night {night} {when} {point} {nth}",
                     partial(struck, point=point, nth=nth, when=when, night=night),
                 )
+    yield "a year", year
     for number in range(max(1, count // 20)):
         yield f"month {seed + number}", partial(month, seed=seed + number)
 

@@ -30,7 +30,7 @@ def night(outcome: Mapping[str, Any]) -> None:
         ]
     )
     for who in ("champion", "challenger"):
-        if head := outcome[who]:
+        if head := outcome[who]:  # the champion is that before tonight
             score = (
                 "not scored"
                 if head["score"] is None
