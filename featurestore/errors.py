@@ -16,6 +16,7 @@ PenultError                 exit 1   one sentence: what is wrong and what to do 
 ├── HeadError                        labels or parameters no head can be fitted to, or a damaged artifact
 ├── TooManyFailures         exit 3   more failures than --max-failure-rate; what was embedded is kept
 ├── TooManyRemoved          exit 3   a listing lacks more than --max-removed; nothing was removed, the new is kept
+├── Blocked                 exit 4   a data check of a retrain; what was embedded is kept, nothing was promoted
 └── Interrupted             exit 128 + signal   Ctrl-C or SIGTERM, after what was finished was kept
 
 The command line maps a class to its exit code through ``exit_code`` alone.
@@ -117,6 +118,12 @@ class TooManyRemoved(PenultError):
     """A listing lacks more than ``--max-removed`` of what its source listed last; nothing was removed."""
 
     exit_code = 3
+
+
+class Blocked(PenultError):
+    """A data check of a retrain blocked the night; what was embedded is kept, nothing was promoted."""
+
+    exit_code = 4
 
 
 class Interrupted(PenultError):

@@ -8,11 +8,12 @@ HEADER, LOCK = "penult.json", "lock"
 CATALOG, LABELS = "catalog.lance", "labels.lance"
 FEATURES, RUNS, JOURNALS, RESULTS = "features", "runs", "staging", "results"
 BACKBONES, FINETUNINGS, ALIASES, ASIDE = "backbones", "finetune", "aliases", "damaged"
+NIGHTS = "nights"
 TABLE, WEIGHTS, JSON = ".lance", ".weights.h5", ".json"  # suffixes of names
 
 LEDGER, CANARY = "ledger.json", "canary.json"  # in the folder of a table; in that of a feature set
 RECORD, REPORT = "run.json", "report.html"  # in the folder of a run
-HEAD, HEAD_ARRAYS = "head.json", "head.npz"  # in the folder of a run too
+HEAD, HEAD_ARRAYS, LABELLED = "head.json", "head.npz", "labelled.npz"  # in the folder of a run too
 PLAN, PLANNED_LABELS, SHARDS = "plan.arrow", "labels.arrow", "shards"  # in a journal, beside its RECORD
 BEGUN, CHECKPOINT = "begun.json", "checkpoint.npz"  # in the folder of a fine-tuning under way
 
@@ -60,3 +61,13 @@ def weights(store: PurePath, sha256: str) -> PurePath:
 def alias(store: PurePath, name: str) -> PurePath:
     """Return the file that says where an alias points."""
     return store / ALIASES / f"{name}{JSON}"
+
+
+def night(store: PurePath, date: str, digest: str) -> PurePath:
+    """Return the file with the state of a night: a recipe, by its digest, on a logical date (ISO 8601)."""
+    return store / NIGHTS / f"{date}-{digest[:12]}{JSON}"
+
+
+def night_lock(store: PurePath) -> PurePath:
+    """Return the file that a night locks while it is under way."""
+    return store / NIGHTS / LOCK

@@ -18,6 +18,7 @@ from featurestore.maintenance.removal import forget_removed
 from featurestore.maintenance.verify import Finding, Progress, is_store, tables_of
 from featurestore.maintenance.verify import verify as verify_tables
 from featurestore.runs import RunRecord
+from featurestore.snapshot import Snapshot
 from featurestore.storage.files import exists, is_file, listed, read_sealed, sha256_of, size_of
 from featurestore.storage.lock import locked
 from featurestore.storage.npz import read_npz
@@ -154,11 +155,13 @@ def _put_aside_artifacts(store: PurePath, result: DoctorResult) -> None:
 
 
 def _made_by(path: str) -> str:
-    """Return the kind of run that made a damaged path; "" for kept outcomes, aliases and weights files."""
+    """Return the kind of run that made a damaged path; "" for kept outcomes, aliases, nights and weights files."""
     folder, name = path.split("/")[:2]
     if folder == layout.RUNS:
         return name.partition("-")[2].partition("-")[0]
-    return "" if folder in (layout.RESULTS, layout.ALIASES) or name.endswith(layout.WEIGHTS) else "finetune"
+    return (
+        "" if folder in (layout.RESULTS, layout.ALIASES, layout.NIGHTS) or name.endswith(layout.WEIGHTS) else "finetune"
+    )
 
 
 def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath]]]:
@@ -178,7 +181,7 @@ def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath
         folder, kind = path.parent, kind_of(_made_by(path.relative_to(store).as_posix()))
         yield from tried(path, [folder], partial(RunRecord.read, folder))
         if kind.makes_head:
-            yield from tried(folder / artifact.DESCRIPTION, [folder], partial(artifact.load, folder))
+            yield from tried(folder / artifact.DESCRIPTION, [folder], partial(_check_head, folder))
         if kind.makes_backbone:
             descriptions.add(layout.backbone(store, folder.name))
     for path in sorted(descriptions):
@@ -191,6 +194,8 @@ def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath
     kept = (path for folder in listed(store / layout.RESULTS) for path in listed(folder))
     for path in (path for path in kept if path.suffix == layout.JSON):
         yield from tried(path, [path], partial(_check_outcome, path))
+    for path in (path for path in listed(store / layout.NIGHTS) if path.suffix == layout.JSON):
+        yield from tried(path, [path], partial(read_sealed, path, required=True))
     for path in _in_each(store / layout.FINETUNINGS, layout.BEGUN):
         yield from tried(path, [path.parent], partial(read_sealed, path))
     for path in _in_each(store / layout.FINETUNINGS, layout.CHECKPOINT):
@@ -200,6 +205,13 @@ def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath
 def _in_each(folder: PurePath, name: str) -> list[PurePath]:
     """Return the paths of the files of this name in the folders of a folder, sorted."""
     return [inner / name for inner in listed(folder) if exists(inner / name)]
+
+
+def _check_head(folder: PurePath) -> None:
+    """Raise StoreCorrupt or another error of ``artifact.load`` unless a head and what it was made from are intact."""
+    _, meta = artifact.load(folder)
+    if "labelled" in meta:  # older heads lack it
+        Snapshot.read(folder, str(meta["labelled"]))
 
 
 def _check_backbone(description: PurePath) -> None:

@@ -51,12 +51,23 @@ def _of_head(result: Mapping[str, Any]) -> str:
     return f"{best['head']} {best['test']:.1%} on test"
 
 
+def _of_night(result: Mapping[str, Any]) -> str:
+    labels, checks = result["labels"]["changed"], [c for c in result["checks"] if c["status"] != "ok"]
+    told = [f"{result['date']} {result['decision']}", f"{result['embed']['new'] + result['embed']['changed']:,} new"]
+    told += [f"{labels:,} relabelled"] if labels else []
+    told += [f"{check['name']} {check['status']}s" for check in checks]
+    scores = ((who, result[who]) for who in ("challenger", "champion"))
+    told += [f"{who} {head['score']:.1%}" for who, head in scores if head and head["score"] is not None]
+    return ", ".join(told)
+
+
 _JOBS = (
     RunKind("embed", lambda r: f"{r['embedded']:,} embedded, {r['failed']:,} failed"),
     RunKind("forget", lambda r: f"{r['removed']:,} images removed"),
     RunKind("label", lambda r: f"{r['added']:,} added, {r['changed']:,} changed", source="file"),
     RunKind("train", _of_head, makes_head=True),
     RunKind("compare", _of_head, makes_head=True),
+    RunKind("retrain", _of_night, source="recipe"),
     RunKind(
         "finetune",
         lambda r: f"{r['before']['test']:.1%} → {r['after']['test']:.1%} on test",

@@ -14,6 +14,7 @@ from featurestore import layout
 from featurestore.dataset import Dataset
 from featurestore.errors import ImageError, UsageError
 from featurestore.runs import RunRecord, utc_now
+from featurestore.snapshot import Snapshot
 from featurestore.splits import TEST, TRAIN
 from featurestore.storage.files import write_text
 from featurestore.store import FeatureStore
@@ -73,10 +74,13 @@ def compare_heads(
     store: str | Path,
     options: CompareOptions = CompareOptions(),
     progress: Callable[[int, int], None] | None = None,
+    *,
+    run_id: str | None = None,
 ) -> dict[str, Any]:
     """Compare heads and keep the winner; return the object that ``penult compare --json`` prints.
 
-    ``progress`` is called after each fit with the number of fits done, and how many there are in all.
+    ``progress`` is called after each fit with the number of fits done, and how many there are in all. ``run_id`` is
+    for callers that must know the run's id before it begins.
 
     Raises:
         HeadError, UsageError: no comparison can be made with these labels or names, or a limit is too low.
@@ -97,9 +101,7 @@ def compare_heads(
         augmented=with_views(opened, data, datasets[0]),
     )
     dataset = next(dataset for dataset in datasets if dataset.feature_set == result.winner.feature_set)
-    if dataset.stored is not None:
-        dataset = dataset.part(TEST).read()  # what the report shows
-    run_id = opened.new_run_id("compare")
+    run_id = run_id or opened.new_run_id("compare")
     report = keep(opened, run_id, result, dataset, started, options.report)
     outcome = {**result.to_json(run_id, run_id, str(report)), **_left_out(dataset)}
     asked = {
@@ -123,15 +125,18 @@ def keep(
     started: str,
     asked: ReportOptions,
 ) -> PurePath:
-    """Write the winning head and the report into the run's folder; return the report's path."""
+    """Write the winning head, what it was made from and the report into the run's folder; return the report's path."""
     winner, folder = result.winner, store.run_folder(run_id)
     meta = {
         "feature_set": dataset.feature_set,
         "fingerprint": dataset.fingerprint,
         "metrics": winner.metrics,
         "val": winner.val,
+        "labelled": Snapshot.of(dataset).write(folder),
     }
     artifact.save(winner.head, folder, meta)
+    if dataset.stored is not None:
+        dataset = dataset.part(TEST).read()  # what the report shows
     html = render(result, dataset, Gallery(_thumbnail, asked.gallery_seed), date=started, head_id=run_id)
     write_text(folder / layout.REPORT, html)
     if asked.tensorboard is not None:

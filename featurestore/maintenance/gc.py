@@ -65,7 +65,8 @@ def _unfinished(store: PurePath) -> Iterator[PurePath]:
 def _folders(store: PurePath) -> Iterator[PurePath]:
     """Yield the folders that penult itself writes files to."""
     folders = [path for name in (layout.RUNS, layout.FEATURES, layout.RESULTS) for path in _children(store / name)]
-    folders += [store / name for name in (layout.BACKBONES, layout.CATALOG, layout.LABELS, layout.ALIASES)]
+    own = (layout.BACKBONES, layout.CATALOG, layout.LABELS, layout.ALIASES, layout.NIGHTS)
+    folders += [store / name for name in own]
     yield from (path for path in folders if is_folder(path) and not is_link(path))
 
 

@@ -7,10 +7,11 @@ from pipelines.commands.base import app, main
 
 # isort: off
 from pipelines.commands import demo, embed, status, forget, label, train, compare, finetune, promote, predict, export
+from pipelines.commands import retrain
 from pipelines.commands import maintenance, lists
 # isort: on
 
 __all__ = [
     "app", "compare", "demo", "embed", "export", "finetune", "forget", "label", "lists", "main", "maintenance",
-    "predict", "promote", "status", "train",
+    "predict", "promote", "retrain", "status", "train",
 ]  # fmt: skip

@@ -39,6 +39,7 @@ def embed(
     progress: Progress | None = None,
     *,
     as_source: bool = True,
+    began: Callable[[str], None] = lambda _run_id: None,
 ) -> EmbedResult:
     """Embed the images of a corpus whose features the store lacks.
 
@@ -49,11 +50,12 @@ def embed(
         progress: called about twice per second while images are embedded.
         as_source: whether to record in the store which images the source lists, with their labels, splits and groups;
             if False, the images are only embedded.
+        began: called with the run's id before any of its rows are written.
 
     Raises:
         SourceError, BackboneError, EngineError, StoreError, UsageError: before any work.
     """
-    began = time.perf_counter()
+    since = time.perf_counter()
     options.check()
     bound_memory()
     listing = corpus.list_source(source, split_folders=options.split_folders)
@@ -64,6 +66,7 @@ def embed(
     with opened.lock(), signals.deferred():
         recovered = opened.recover()
         run_id = opened.new_run_id("embed")
+        began(run_id)
         result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered)
         started, planning = utc_now(), time.perf_counter()
         job = EmbedJob(opened.address, run_id, spec.set_name, tap, options.engine, options.views, options.augmentation)
@@ -78,7 +81,7 @@ def embed(
             committing = time.perf_counter()
             opened.commit(staging)
         now = time.perf_counter()
-        result.finish(commit=now - committing, total=now - began)
+        result.finish(commit=now - committing, total=now - since)
         parameters = {"source": corpus.printable(source), **options.to_json()}
         RunRecord(run_id, "embed", started, parameters, result.to_json()).write(opened.run_folder(run_id))
     return result
@@ -98,10 +101,20 @@ def _tap(options: EmbedOptions, store: str | PurePath) -> Tap:
 
 def _spec(options: EmbedOptions, tap: Tap, store: str | PurePath) -> FeatureSpec:
     """Return the identity of the features; the engine is opened for their width only if the store has no such set."""
+    asked = _asked(options, tap)
+    return _stored(asked, store) or replace(asked, width=engine_for(tap, options.engine).width)
+
+
+def set_of(options: EmbedOptions, store: str | PurePath) -> FeatureSpec | None:
+    """Return the spec of the feature set that a run with these options would add to; None if there is none yet."""
+    return _stored(_asked(options, _tap(options, store)), store)
+
+
+def _asked(options: EmbedOptions, tap: Tap) -> FeatureSpec:
+    """Return the identity of the features but for their width."""
     tap.fetch()
     augmentation = None if options.augmentation is None else options.augmentation.to_json()
-    asked = feature_spec(tap, 0, options.engine.precision, options.dtype, augmentation)
-    return _stored(asked, store) or replace(asked, width=engine_for(tap, options.engine).width)
+    return feature_spec(tap, 0, options.engine.precision, options.dtype, augmentation)
 
 
 def _stored(asked: FeatureSpec, store: str | PurePath) -> FeatureSpec | None:

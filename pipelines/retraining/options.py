@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
-from datetime import date
 from typing import Annotated
 
 from featurestore.errors import UsageError
@@ -18,13 +18,23 @@ EVENTS = ("promoted", "kept", "blocked", "unchanged", "failed")
 MAX_KEPT = 100_000  # runs, heads and exports
 
 
+def calendar_date(text: str) -> datetime.date:
+    """Parse a date such as 2026-11-01."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"Expected: --date, a day such as 2026-11-01. Got: {text or 'nothing'}.") from None
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """Where the images come from."""
 
     location: Annotated[
         tuple[str, ...],
-        Option("What `penult embed` takes, one or a list; relative to the recipe's folder. {date} is the logical date."),
+        Option(
+            "What `penult embed` takes, one or a list; relative to the recipe's folder. {date} is the logical date."
+        ),
     ]
     max_failure_rate: Annotated[
         float, Option("Share of a source's files that may fail; above it the night ends with exit code 3.")
@@ -138,9 +148,9 @@ class NotifyOptions:
     """Who is told what a night did."""
 
     on: Annotated[tuple[str, ...], Option("After which nights.")] = ("promoted", "blocked", "failed")
-    command: Annotated[
-        str | None, Option("Run by /bin/sh with the night's JSON on stdin and PENULT_DECISION set.")
-    ] = None
+    command: Annotated[str | None, Option("Run by /bin/sh with the night's JSON on stdin and PENULT_DECISION set.")] = (
+        None
+    )
     url: Annotated[str | None, Option("The night's JSON is posted here.")] = None
     timeout: Annotated[float, Option("Of each attempt.", parse=budget, metavar="TIME")] = 10.0
     attempts: Annotated[int, Option("How often to try.")] = 3
@@ -182,7 +192,8 @@ class RetrainOptions:
     """What is given beside the recipe."""
 
     date: Annotated[
-        date | None, Option("The logical date, such as 2026-11-01; by default today in UTC.", metavar="DATE")
+        datetime.date | None,
+        Option("The logical date, such as 2026-11-01; by default today in UTC.", parse=calendar_date, metavar="DATE"),
     ] = None
     plan: Annotated[bool, Option("Say what would be done and what it would cost, and do nothing.", flag="--plan")] = (
         False

@@ -2,6 +2,7 @@
 
 from pipelines.commands.output.console import bar, say, table
 from pipelines.commands.output.heads import compared, exported, finetuned, predicted, promoted, trained
+from pipelines.commands.output.nights import night
 from pipelines.commands.output.sources import embedded, failed, forgotten, labelled, write_csv
 from pipelines.commands.output.stores import freed, repaired, run_row, status, verified
 
@@ -15,6 +16,7 @@ __all__ = [
     "forgotten",
     "freed",
     "labelled",
+    "night",
     "predicted",
     "promoted",
     "repaired",

@@ -1,0 +1,1 @@
+"""The report of a night: collects what ``heads.reporting.night`` shows."""
