@@ -29,11 +29,17 @@ NIGHT = {
     # A run that somebody starts by hand may have no logical date.
     "DATE": "{{ (dag_run.logical_date or dag_run.run_after) | ds }}",
 }
+# Airflow takes the last line of stdout and stderr together, so the outcome is printed last. Exit code 4: a check has
+# blocked the night; its outcome is there all the same, and the next task says why.
+RETRAIN = (
+    'outcome=$("$PENULT" retrain "$RECIPE" --date "$DATE" --skip-code 99 --wait 30m --timeout 6h --json); code=$?; '
+    'echo "$outcome"; [ $code -eq 4 ] || exit $code'
+)
 
 
 @dag(
     schedule=SCHEDULE,
-    start_date=datetime(2026, 11, 1, tzinfo=UTC),
+    start_date=datetime(2026, 10, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,  # the next night waits for the answer
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
@@ -43,24 +49,24 @@ def penult_approval() -> None:
     """Retrain, check, ask, promote, publish: one night."""
     retrain = BashOperator(
         task_id="retrain",
-        # 4: a check has blocked the night. Its outcome is there all the same, and the next task says why.
-        bash_command=(
-            '"$PENULT" retrain "$RECIPE" --date "$DATE" --skip-code 99 --wait 30m --timeout 6h --json'
-            " || { code=$?; [ $code -eq 4 ] || exit $code; }"
-        ),
+        bash_command=RETRAIN,
         env=NIGHT,
         append_env=True,
         skip_on_exit_code=99,
         output_processor=json.loads,
     )
 
-    @task(retries=0)
-    def check(outcome: dict[str, Any]) -> None:
-        """Fail if a check has blocked the night; skip the question where the challenger is not shown to be better."""
+    @task.branch(retries=0)
+    def check(outcome: dict[str, Any]) -> str | list[str]:
+        """Fail if a check has blocked the night; ask only about a head that is shown to be better."""
         if outcome["decision"] == "blocked":
             raise AirflowFailException(outcome["reason"])
+        if outcome["decision"] == "promoted":  # the first champion: there was none to compare it with
+            return "publish"
         if not outcome["difference"] or outcome["difference"]["ci"][0] <= 0:
-            raise AirflowSkipException(outcome["reason"])
+            print(outcome["reason"])
+            return []
+        return "approve"
 
     approve = ApprovalOperator(
         task_id="approve",
@@ -73,6 +79,7 @@ def penult_approval() -> None:
         ),
         defaults=ApprovalOperator.REJECT,  # when nobody answers
         response_timeout=timedelta(hours=20),
+        ignore_downstream_trigger_rules=True,  # a no skips `publish` too
         retries=0,
     )
     promote = BashOperator(
@@ -83,20 +90,23 @@ def penult_approval() -> None:
         output_processor=json.loads,
     )
 
-    @task(outlets=[CHAMPION])
-    def publish(outcome: dict[str, Any], *, outlet_events: Any) -> None:
-        """Tell who waits for a new champion."""
+    @task(inlets=[CHAMPION], outlets=[CHAMPION], trigger_rule="none_failed_min_one_success")
+    def publish(outcome: dict[str, Any], *, inlet_events: Any, outlet_events: Any) -> None:
+        """Tell who waits for a new champion; the recipe's [publish] exports it on the next night."""
+        if any(event.extra.get("run_id") == outcome["run_id"] for event in inlet_events[CHAMPION]):
+            raise AirflowSkipException("This promotion has been told before.")
         outlet_events[CHAMPION].extra = {
             "head_id": outcome["challenger"]["head_id"],
             "score": outcome["challenger"]["score"],
             "rows": outcome["n"]["train"],
             "date": outcome["date"],
             "run_id": outcome["run_id"],
-            "published": None,
         }
 
     outcome = retrain.output
-    check(outcome) >> approve >> promote >> publish(outcome)
+    told = publish(outcome)
+    check(outcome) >> [approve, told]
+    approve >> promote >> told
 
 
 penult_approval()
