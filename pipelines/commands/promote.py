@@ -1,4 +1,4 @@
-"""The command ``penult promote``."""
+"""The commands that move an alias: ``penult promote`` and ``rollback``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.base import Json, Store, app, print_json
+
+Reason = Annotated[str, typer.Option(help="Why, in a sentence; `penult champion` shows it.")]
 
 
 @app.command()
@@ -17,17 +19,38 @@ def promote(
         typer.Argument(help="Id of a head, or how it begins or ends, or another alias; by default the newest."),
     ] = None,
     alias: Annotated[str, typer.Option(help="The alias to move, or to make.")] = "champion",
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
     """Put a head in use.
 
     `penult predict`, `export` and `finetune` take the head that the alias `champion` points at where none is named.
-    `--head` takes any alias. Where it has pointed before is kept.
+    `--head` takes any alias. Where it has pointed before is kept: `penult champion` lists it, `rollback` goes back.
     """
     from featurestore.store import FeatureStore
     from pipelines import stored_heads
     from pipelines.commands import output
 
-    result = stored_heads.promote(FeatureStore(store), head, alias)
+    result = stored_heads.promote(FeatureStore(store), head, alias, reason=reason)
+    output.promoted(result)
+    print_json(as_json, result)
+
+
+@app.command()
+def rollback(
+    store: Store,
+    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Undo the last promotion: the head before is in use again.
+
+    Once more, and it is the head before that. Never one whose files are damaged.
+    """
+    from featurestore.store import FeatureStore
+    from pipelines import stored_heads
+    from pipelines.commands import output
+
+    result = stored_heads.rollback(FeatureStore(store), alias, reason)
     output.promoted(result)
     print_json(as_json, result)

@@ -89,6 +89,7 @@ FREE = {
     "--layer": "only the built network knows its layers; see test_backbones.py",
     "--unfreeze-from": "only the built network knows its layers; see test_finetune.py",
     "--csv": "a path",
+    "--reason": "any words; see test_champion.py",
     "--views-set": "is used with --views alone; see test_views.py",
 }
 # What else an option of train needs to be looked at.

@@ -34,7 +34,7 @@ GIBI = 1024 * MEBI
     ("module", "numbers"),
     [
         (limits, {"MAX_SEED": 9_223_372_036_854_775_807}),
-        (aliases, {"MAX_HISTORY": 1000}),
+        (aliases, {"MAX_HISTORY": 1000, "MAX_WORDS": 1000}),
         (files, {"MAX_NAME_BYTES": 200}),
         (verify, {"MAX_ROWS": 1000}),
         (table, {"KEPT_VERSIONS": 3}),

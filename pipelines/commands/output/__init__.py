@@ -1,7 +1,7 @@
 """All output for people, on stderr: tables, plain lines, and progress bars where there is a terminal."""
 
 from pipelines.commands.output.console import bar, say, table
-from pipelines.commands.output.heads import compared, exported, finetuned, predicted, promoted, trained
+from pipelines.commands.output.heads import compared, exported, finetuned, pointed, predicted, promoted, trained
 from pipelines.commands.output.nights import night
 from pipelines.commands.output.sources import embedded, failed, forgotten, labelled, write_csv
 from pipelines.commands.output.stores import freed, repaired, run_row, status, verified
@@ -17,6 +17,7 @@ __all__ = [
     "freed",
     "labelled",
     "night",
+    "pointed",
     "predicted",
     "promoted",
     "repaired",

@@ -119,6 +119,25 @@ def promoted(result: Mapping[str, Any]) -> None:
     say(f"{result['alias']} is {result['head_id']}{unless}.")
 
 
+def pointed(alias: str, told: Mapping[str, Any]) -> None:
+    """Print where an alias has pointed, the newest move last."""
+    table(
+        [
+            {
+                "head": row["head_id"],
+                "since": row["at"],
+                "date": row["date"],
+                "score": "" if row["score"] is None else f"{row['score']:.1%}",
+                "why": ": ".join(filter(None, ["rollback" if row["undo"] else "", row["reason"]])),
+                "by": row["by"],
+            }
+            for row in told["history"]
+        ]
+    )
+    head = told["champion"]
+    say(f"{alias} is {head}." if head else f"{alias} points at no head yet: `penult promote` puts one in use.")
+
+
 def predicted(predictions: Sequence[Prediction]) -> None:
     """Print the labels of each image with their probabilities, or why it has none."""
     for prediction in predictions:
