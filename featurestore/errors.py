@@ -17,7 +17,8 @@ PenultError                 exit 1   one sentence: what is wrong and what to do 
 ├── TooManyFailures         exit 3   more failures than --max-failure-rate; what was embedded is kept
 ├── TooManyRemoved          exit 3   a listing lacks more than --max-removed; nothing was removed, the new is kept
 ├── Blocked                 exit 4   a data check of a retrain; what was embedded is kept, nothing was promoted
-└── Interrupted             exit 128 + signal   Ctrl-C or SIGTERM, after what was finished was kept
+├── Interrupted             exit 128 + signal   Ctrl-C or SIGTERM, after what was finished was kept
+└── OutOfTime                        --timeout is over, after what was finished was kept
 
 The command line maps a class to its exit code through ``exit_code`` alone.
 """
@@ -132,6 +133,15 @@ class Interrupted(PenultError):
     def __init__(self, number: int) -> None:
         super().__init__("Interrupted; what was finished is kept, the same command goes on from there.")
         self.exit_code = 128 + number
+
+
+class OutOfTime(PenultError):
+    """``--timeout`` is over, raised at a safe point; what was finished is kept."""
+
+    def __init__(self, timeout: str) -> None:
+        super().__init__(
+            f"Out of time (--timeout {timeout}); what was finished is kept, the same command goes on from there."
+        )
 
 
 def trouble(error: OSError, path: object) -> str:

@@ -33,6 +33,7 @@ class Option:
         flag: the flag on the command line, if it is not the field's name.
         parse: makes the value from its text, if the type alone does not say how; raises UsageError.
         metavar: name of the value in the help text.
+        many: whether the text is values with commas between them, which a recipe may write as a list.
 
     Example:
         >>> from typing import Annotated
@@ -45,6 +46,7 @@ class Option:
     flag: str | None = None
     parse: Callable[[str], Any] | None = None
     metavar: str | None = None
+    many: bool = False
 
 
 def share(text: str) -> float:
@@ -75,6 +77,17 @@ def seconds(text: str) -> float:
     if total > MAX_SECONDS:
         raise UsageError(f"Expected: a time of at most a thousand years. Got: {text}.")
     return total
+
+
+def time_text(amount: float) -> str:
+    """Return seconds as ``seconds`` parses them, such as 1h30m."""
+    parts, left = [], amount
+    for unit in sorted(TIME_UNITS, reverse=True):
+        count = left // unit if unit > 1 else round(left, 3)
+        left -= count * unit
+        if count:
+            parts.append(f"{count:.15g}{TIME_UNITS[unit][0]}")
+    return "".join(parts) or "0s"
 
 
 def budget(text: str) -> float:

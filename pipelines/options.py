@@ -25,6 +25,7 @@ from pipelines.backbones.engine_options import EngineOptions, check_batch, check
 from pipelines.images.augmentation import MAX_VIEWS, Augmentation
 
 MAX_SHARD_IMAGES = 2**20
+MAX_FAILURE_RATE = 0.05  # of a source's files, unless another is asked for
 RUNNER = "FnApiRunner"  # runs in this process
 RUNNERS = (RUNNER, "FlinkRunner")
 REFUSED_RUNNERS = {

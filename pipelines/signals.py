@@ -1,4 +1,4 @@
-"""Handle Ctrl-C and SIGTERM: end the process at once with a message, or at the next safe point if work would be lost.
+"""Handle Ctrl-C, SIGTERM and a time limit: end the process with a message, at once or where no work is lost.
 
 Ending at once is safe: files on the disk are always complete, and a killed process would lose just as much.
 """
@@ -9,15 +9,17 @@ import atexit
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from featurestore.errors import Interrupted
+from featurestore.errors import Interrupted, OutOfTime, PenultError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_noted: list[int] = []  # signals that wait for the next check()
-_lock = threading.Lock()  # guards the state that the watcher and deferred() share
+farewell: Callable[[str], str] = "penult: {}".format  # makes the last line of an error; the console may set another
+
+_noted: list[PenultError] = []  # why to end, waiting for the next check()
+_lock = threading.Lock()  # guards the state that the watcher, deferred() and time_limit() share
 _watched = False
 _deferring = False
 
@@ -44,10 +46,10 @@ def heed() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Note signals while the block runs, for ``check`` to raise Interrupted; a second signal ends the process at once.
+    """Note signals while the block runs, for ``check`` to raise an error; a second signal ends the process at once.
 
     Raises:
-        Interrupted: at the end of the block, if a signal came and no ``check`` has raised it.
+        Interrupted, OutOfTime: at the end of the block, if a signal or the time limit came and no ``check`` raised it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set signal handlers
@@ -63,10 +65,43 @@ def deferred() -> Iterator[None]:
     check()
 
 
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """End the process as SIGTERM does, but with exit code 1, if the block takes longer; None is no limit.
+
+    A timer's thread ends it, for the same reasons as the watcher's. It leaves a signal that came before it alone.
+
+    Raises:
+        OutOfTime: by ``check``, or at the end of a block of ``deferred``.
+    """
+    if seconds is None:
+        yield
+        return
+    from featurestore.options import time_text
+
+    running, error = [True], OutOfTime(time_text(seconds))
+
+    def end() -> None:
+        with _lock:
+            if running and not _noted:
+                _take(error)
+
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with _lock:  # the timer may be just beyond the point where it can be cancelled
+            running.clear()
+            if error in _noted:
+                _noted.remove(error)
+
+
 def check() -> None:
-    """Raise Interrupted if a signal was noted."""
+    """Raise Interrupted if a signal was noted, or OutOfTime if the time limit was."""
     if _noted:
-        raise Interrupted(_noted[0])
+        raise _noted[0]
 
 
 def _defer(begin: bool) -> None:
@@ -83,9 +118,14 @@ def _watch(pipe: int) -> None:
         if number not in SIGNALS:
             continue  # a signal that a library handles
         with _lock:
-            if _noted or not _deferring:
-                _end(number)
-            _noted.append(number)
+            _take(Interrupted(number))
+
+
+def _take(error: PenultError) -> None:
+    """End the process, or note why for the next ``check``; the lock must be held."""
+    if _noted or not _deferring:
+        _end(error)
+    _noted.append(error)
 
 
 def _ignore() -> None:
@@ -94,11 +134,10 @@ def _ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _end(number: int) -> None:
-    error = Interrupted(number)
+def _end(error: PenultError) -> None:
     below_a_bar = "\x1b[?25h\n" if os.isatty(2) else ""  # below a progress bar, and show the cursor that it hid
     with suppress(OSError):
-        os.write(2, f"{below_a_bar}penult: {error}\n".encode())
+        os.write(2, f"{below_a_bar}{farewell(str(error))}\n".encode())
     os._exit(error.exit_code)
 
 
@@ -106,4 +145,4 @@ def _note(number: int, _frame: object) -> None:
     if _noted:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    _noted.append(number)
+    _noted.append(Interrupted(number))

@@ -35,8 +35,6 @@ NamedHead = Annotated[
 ]
 LabelSet = Annotated[str, typer.Option(help=LABEL_SET.help)]
 
-WIDTHS = "--hidden with widths such as 1024,512"  # what an error says was expected
-
 
 def print_json(wanted: bool, value: Any) -> None:
     """Print ``value`` as one line of JSON on stdout, if ``wanted``."""

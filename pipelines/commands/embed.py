@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from featurestore.errors import UsageError
 from featurestore.options import Option
 from pipelines.commands.base import Json, Store, app, print_json
 from pipelines.commands.fields import by_fields
 from pipelines.images.augmentation import Augmentation
-from pipelines.options import EmbedOptions, check_share
+from pipelines.options import MAX_FAILURE_RATE, EmbedOptions, check_share
+from pipelines.written_options import CropFlags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,28 +25,14 @@ RUNNER_ARGUMENTS = "penult.runner_arguments"  # key in click's context
 
 @dataclass(frozen=True)
 class Request:
-    """What the command takes besides the options of the job: some flags that stand for one of them, and views."""
+    """What the command takes besides the options of the job."""
 
-    squash: Annotated[bool, Option("Squeeze a rectangle into a square (the default).", flag="--squash")] = False
-    center: Annotated[bool, Option("Take the largest central square of a rectangle.", flag="--center-crop")] = False
-    pad: Annotated[bool, Option("Add black to a rectangle until it is square.", flag="--pad")] = False
+    crop: CropFlags = CropFlags()
     views: Annotated[int, Option("Embed this many random views of each image too, for training.")] = 0
     drawn: Annotated[Augmentation, {"seed": Option("Another seed, other views.", flag="--view-seed")}] = Augmentation(
         rotation=15.0, shift=0.1, zoom=0.1, flip="horizontal"
     )
-    max_failure_rate: Annotated[float, Option("Share of failed files that ends in exit code 3.")] = 0.05
-
-    @property
-    def crop(self) -> str:
-        """The crop rule that was asked for.
-
-        Raises:
-            UsageError: more than one was.
-        """
-        chosen = [name for name in ("squash", "center", "pad") if getattr(self, name)]
-        if len(chosen) > 1:
-            raise UsageError("Give one of --squash, --center-crop and --pad.")
-        return chosen[0] if chosen else EmbedOptions.crop
+    max_failure_rate: Annotated[float, Option("Share of failed files that ends in exit code 3.")] = MAX_FAILURE_RATE
 
     def jobs(self, options: EmbedOptions) -> list[tuple[str, EmbedOptions]]:
         """Return the jobs per source, checked, each with the name of its bar: the images, then their views if any.
@@ -56,7 +42,7 @@ class Request:
         """
         self.drawn.check()
         check_share("--max-failure-rate", self.max_failure_rate)
-        options = replace(options, crop=self.crop)
+        options = self.crop.put_into(options)
         if not self.views:
             return [("embed", options)]
         of_views = replace(options, views=self.views, augmentation=self.drawn)

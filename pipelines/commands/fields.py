@@ -3,56 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import MISSING, is_dataclass
 from functools import wraps
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from featurestore.options import Option
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    """One command-line option, and the path of the field that gets its value."""
-
-    path: tuple[str, ...]
-    hint: Any
-    default: Any
-    option: Option
-
-    @property
-    def negated(self) -> bool:
-        """Whether the flag is a --no-… flag that turns off what is on by default."""
-        return self.default is True and (self.option.flag or "").startswith("--no-")
-
-    def value(self, given: Any) -> Any:
-        """Return the field's value for a value of the command line, or the other way round."""
-        return not given if self.negated else given
-
-    @property
-    def parameter(self) -> inspect.Parameter:
-        """The parameter from which typer makes the option."""
-        told: dict[str, Any] = {"help": self.option.help, "metavar": self.option.metavar}
-        if self.option.parse is not None:
-            told["parser"] = self.option.parse
-        flag = self.option.flag or "--" + self.path[-1].replace("_", "-")
-        return inspect.Parameter(
-            "_".join(self.path),
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if self.default is MISSING else self.value(self.default),
-            annotation=Annotated[self.hint, typer.Option(flag, **told)],
-        )
+from pipelines.option_fields import Leaf, leaves, made, unpacked
 
 
 def by_fields(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter of a command that is an options class by one command-line option per field of that class.
+    """Replace each parameter of a command that is an options class by one command-line option per option of that class.
 
-    An options class is a dataclass. Each of its fields that has an ``Option`` becomes a command-line option. A field
-    whose type is an options class is replaced by that class's fields in the same way.
-    ``Annotated[Class, {"field": Option(...)}]`` overrides the Option of a field, and None instead of an Option leaves
-    the field out of the command line.
+    See ``pipelines.option_fields`` for what the options of a class are.
 
     Example:
         >>> from pipelines.options import ReportOptions
@@ -64,21 +28,21 @@ def by_fields(command: Callable[..., None]) -> Callable[..., None]:
     """
     hints = get_type_hints(command, include_extras=True)
     kept: list[inspect.Parameter] = []
-    groups: dict[str, tuple[Any, Any, list[_Leaf]]] = {}
+    groups: dict[str, tuple[Any, Any, list[Leaf]]] = {}
     for name, parameter in inspect.signature(command).parameters.items():
-        kind, words = _unpacked(hints[name])
+        kind, words = unpacked(hints[name])
         if is_dataclass(kind):
             default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
-            groups[name] = kind, default, list(_leaves(kind, default, words, (name,)))
-            kept += [leaf.parameter for leaf in groups[name][2]]
+            groups[name] = kind, default, list(leaves(kind, default, words, (name,)))
+            kept += [_parameter(leaf) for leaf in groups[name][2]]
         else:
             kept.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
 
     @wraps(command)
     def run(**given: Any) -> None:
-        for name, (kind, default, leaves) in groups.items():
-            values = {leaf.path[1:]: leaf.value(given.pop(leaf.parameter.name)) for leaf in leaves}
-            given[name] = _made(kind, default, values)
+        for name, (kind, default, options) in groups.items():
+            values = {leaf.path[1:]: _value(leaf, given.pop(_name(leaf))) for leaf in options}
+            given[name] = made(kind, values, default)
         command(**given)
 
     run.__signature__ = inspect.Signature(kept)  # type: ignore[attr-defined]
@@ -86,40 +50,23 @@ def by_fields(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _unpacked(hint: Any) -> tuple[Any, Mapping[str, Option | None]]:
-    """Return the type of a hint, and the Options with which the hint overrides those of the type's fields."""
-    if get_origin(hint) is not Annotated:
-        return hint, {}
-    kind, *extras = get_args(hint)
-    return kind, next((extra for extra in extras if isinstance(extra, Mapping)), {})
+def _name(leaf: Leaf) -> str:
+    return "_".join(leaf.path)
 
 
-def _leaves(kind: Any, default: Any, words: Mapping[str, Option | None], path: tuple[str, ...]) -> Iterator[_Leaf]:
-    """Yield the command-line options of an options class, and of the options classes nested in it."""
-    hints = get_type_hints(kind, include_extras=True)
-    for field in fields(kind):
-        own = getattr(default, field.name) if default is not MISSING else field.default
-        inner, inner_words = _unpacked(hints[field.name])
-        if is_dataclass(inner):
-            yield from _leaves(inner, own, {**inner_words, **words}, (*path, field.name))
-            continue
-        extras = get_args(hints[field.name])[1:] if get_origin(hints[field.name]) is Annotated else ()
-        option = words.get(field.name, next((extra for extra in extras if isinstance(extra, Option)), None))
-        if option is not None:
-            yield _Leaf((*path, field.name), inner, own, option)
+def _value(leaf: Leaf, given: Any) -> Any:
+    """Return the field's value for a value of the command line, or the other way round."""
+    return not given if leaf.negated else given
 
 
-def _made(kind: Any, default: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
-    """Return an object of an options class from the options' values; fields without an option are as in ``default``."""
-    made: dict[str, Any] = {}
-    hints = get_type_hints(kind, include_extras=True)
-    for field in fields(kind):
-        inner = {path[1:]: value for path, value in values.items() if path[0] == field.name}
-        own = getattr(default, field.name) if default is not MISSING else field.default
-        if () in inner:
-            made[field.name] = inner[()]
-        elif inner:
-            made[field.name] = _made(_unpacked(hints[field.name])[0], own, inner)
-        elif own is not MISSING:
-            made[field.name] = own
-    return kind(**made)
+def _parameter(leaf: Leaf) -> inspect.Parameter:
+    """Return the parameter from which typer makes the option."""
+    told: dict[str, Any] = {"help": leaf.option.help, "metavar": leaf.option.metavar}
+    if leaf.option.parse is not None:
+        told["parser"] = leaf.option.parse
+    return inspect.Parameter(
+        _name(leaf),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if leaf.default is MISSING else _value(leaf, leaf.default),
+        annotation=Annotated[leaf.hint, typer.Option(leaf.flag, **told)],
+    )

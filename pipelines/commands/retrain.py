@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featurestore.errors import Blocked, UsageError
-from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.base import Json, app, print_json
 from pipelines.commands.fields import by_fields
 from pipelines.retraining.options import RetrainOptions
 
@@ -38,13 +38,14 @@ def retrain(
     from pipelines.commands import output
     from pipelines.retraining.night import Console
 
-    output.log_as(log_format)
+    if hasattr(output, "log_as"):
+        output.log_as(log_format)
     if init is not None:
         _write_recipe(init)
         return
     if recipe is None or store is None:
         raise UsageError("Expected: a recipe and --store STORE, or --init FILE to write a recipe.")
-    from pipelines.retraining.retrain import retrain as run
+    from pipelines.retraining import retrain as run
 
     outcome = run(recipe, store, options, Console(output.say, output.bar))
     output.night(outcome)
@@ -54,3 +55,16 @@ def retrain(
         raise Blocked(f"The night of {outcome['date']} is blocked: {outcome['reason']}")
     if outcome["decision"] == "unchanged" and skip_code:
         raise typer.Exit(skip_code)
+
+
+def _write_recipe(path: Path) -> None:
+    """Write a commented recipe to a new file."""
+    from pipelines.commands import output
+    from pipelines.retraining.recipe import template
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(template())
+    except FileExistsError:
+        raise UsageError(f"Expected: --init, a file to make. Got: {path}, which is there.") from None
+    output.say(f"{path}: set `location` and `heads`, then `penult retrain {path} --plan --store STORE`.")

@@ -10,9 +10,10 @@ import typer
 
 from featurestore.errors import UsageError
 from featurestore.options import Option, whole_numbers
-from pipelines.commands.base import WIDTHS, Json, Store, app, print_json
+from pipelines.commands.base import Json, Store, app, print_json
 from pipelines.commands.fields import by_fields
 from pipelines.options import TrainOptions
+from pipelines.written_options import WIDTHS
 
 
 @dataclass(frozen=True)

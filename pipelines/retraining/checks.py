@@ -157,7 +157,7 @@ def _copies(evidence: Evidence, limit: float, options: ChecksOptions) -> Finding
     """Compare every pair of a test and a training image of which at least one is new since the champion."""
     is_test, is_new = evidence.in_split(TEST), evidence.before == NO_LABEL
     test, train = np.flatnonzero(is_test), np.flatnonzero(evidence.in_split(TRAIN))
-    cosine, of = np.full(len(evidence.data), -1.0), np.zeros(len(evidence.data), "S32")
+    cosine, of = np.full(len(evidence.data), -1.0), np.full(len(evidence.data), None, object)
     for some, others in ((test[is_new[test]], train), (test[~is_new[test]], train[is_new[train]])):
         if len(some) and len(others):
             found = near_copies(

@@ -86,7 +86,7 @@ def import_files(work: Work) -> list[str]:
         if not corpus.is_uri(file) and not Path(file).exists():
             notes.append(f"{file} is not there: no labels were imported from it.")
             continue
-        result = import_labels(file, work.store.path, work.recipe.labels.label_set)
+        result = import_labels(file, str(work.store.path), work.recipe.labels.label_set)
         if not (result.added or result.changed):
             _note_run(work, OTHERS, result.run_id)
         work.console.say(f"{file}: {result.added:,} labels added, {result.changed:,} changed.")

@@ -10,7 +10,6 @@ from pathlib import PurePath
 from typing import Any
 
 from featurestore import layout
-from featurestore.errors import StoreLocked
 from featurestore.runs import utc_now
 from featurestore.storage.files import delete, exists, listed, make_folder, read_sealed, write_sealed
 from featurestore.storage.lock import locked
@@ -18,6 +17,7 @@ from featurestore.store import FeatureStore
 from pipelines.retraining.recipe import Recipe
 
 KIND = "retrain"
+BLOCKED, UNCHANGED, FAILED = "blocked", "unchanged", "failed"  # decisions, besides those of decision.py
 
 Progress = Callable[[int, int], None]
 
@@ -131,6 +131,15 @@ def nights(store: PurePath) -> list[Night]:
     return sorted(found, key=lambda night: night.run_id)
 
 
+def earlier_nights(work: Work) -> list[Night]:
+    """Return the nights of this recipe that began before tonight and have ended, oldest first."""
+    return [
+        night
+        for night in nights(work.store.path)
+        if night.told["recipe"] == work.recipe.name and night.run_id < work.night.run_id and night.outcome is not None
+    ]
+
+
 @contextmanager
 def night_lock(store: PurePath) -> Iterator[None]:
     """Let one night at a time be under way in a store.
@@ -139,5 +148,5 @@ def night_lock(store: PurePath) -> Iterator[None]:
         StoreLocked: another night is.
     """
     make_folder(store / layout.NIGHTS)
-    with locked(store / layout.NIGHTS, "another night of this store"):
+    with locked(store / layout.NIGHTS):
         yield

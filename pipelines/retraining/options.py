@@ -9,7 +9,7 @@ from typing import Annotated
 from featurestore.errors import UsageError
 from featurestore.limits import check_amount, check_count, check_label_set
 from featurestore.options import Option, budget, seconds
-from pipelines.options import LABEL_SET, check_share
+from pipelines.options import LABEL_SET, MAX_FAILURE_RATE, check_share
 
 LEVELS = ("off", "warn", "block")
 RULES = ("better", "not-worse")
@@ -33,16 +33,16 @@ class SourceOptions:
     location: Annotated[
         tuple[str, ...],
         Option(
-            "What `penult embed` takes, one or a list; relative to the recipe's folder. {date} is the logical date."
+            "What `penult embed` takes, one or a list, relative to the recipe's folder; {date} is the logical date."
         ),
     ]
     max_failure_rate: Annotated[
         float, Option("Share of a source's files that may fail; above it the night ends with exit code 3.")
-    ] = 0.05
+    ] = MAX_FAILURE_RATE
 
     def check(self) -> None:
         """Raise UsageError for invalid options."""
-        if not self.location:
+        if not self.location or not all(self.location):
             raise UsageError("Expected: location, at least one source. Got: none.")
         check_share("max_failure_rate", self.max_failure_rate)
 
@@ -59,6 +59,8 @@ class LabelsOptions:
 
     def check(self) -> None:
         """Raise UsageError for invalid options."""
+        if not all(self.file):
+            raise UsageError("Expected: file, names of files. Got: an empty one.")
         check_label_set(self.label_set)
 
 
@@ -142,6 +144,13 @@ class PublishOptions:
     )
     format: Annotated[str, Option("keras, saved_model, onnx, openvino or litert.")] = "keras"
 
+    def check(self) -> None:
+        """Raise UsageError for invalid options."""
+        if self.to is not None:
+            from pipelines.export import FORMATS
+
+            _check_word("format", self.format, tuple(FORMATS))
+
 
 @dataclass(frozen=True)
 class NotifyOptions:
@@ -160,7 +169,7 @@ class NotifyOptions:
         for event in self.on:
             _check_word("on", event, EVENTS)
         check_count("attempts", self.attempts, 1, 100)
-        check_amount("timeout in seconds", self.timeout)
+        check_amount("timeout in seconds", self.timeout, 0.1)
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise UsageError(f"Expected: url, an http:// or https:// address. Got: {self.url!r}.")
 
@@ -171,6 +180,11 @@ class TrackOptions:
 
     uri: Annotated[str | None, Option("MLflow's tracking URI, such as sqlite:///mlflow.db.")] = None
     experiment: Annotated[str, Option("Name of the MLflow experiment.")] = "penult"
+
+    def check(self) -> None:
+        """Raise UsageError for invalid options."""
+        if not self.experiment:
+            raise UsageError("Expected: experiment, a name. Got: none.")
 
 
 @dataclass(frozen=True)

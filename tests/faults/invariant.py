@@ -82,6 +82,11 @@ def sound(store: Path) -> None:
     silent = [row["uri"] for row in catalog if row["status"] != "ok" and not row["error"]]
     assert not silent, f"catalog: these failed and do not say why: {silent}"
     _once("label", ((row["label_set"], row["source"], row["uri"]) for row in rows_of(store / "labels.lance")))
+    for alias in (store / "aliases").glob("*.json"):
+        told = sealed(alias)
+        assert told["name"] == alias.stem and all(move["moved"] for move in told["moves"]), f"{alias}: {told}"
+        head = told["moves"][-1]["head_id"]
+        assert (store / "runs" / head / "head.json").exists(), f"{alias.stem} is a head that is not there: {head}"
     embedded = set()
     for table in tables(store / "features"):
         rows = rows_of(table)
@@ -130,6 +135,11 @@ def folder_contents(corpus: Path) -> tuple[dict[str, bytes], dict[str, str]]:
     files = {path.as_uri(): path for path in sorted(corpus.resolve().rglob("*")) if path.is_file()}
     contents = {uri: path.read_bytes() for uri, path in files.items()}
     return contents, {uri: path.relative_to(corpus.resolve()).parts[0] for uri, path in files.items()}
+
+
+def champions(store: Path) -> tuple[str, ...]:
+    """Ids of the heads that the champion has been, the one in use last."""
+    return tuple(move["head_id"] for move in sealed(store / "aliases" / "champion.json")["moves"])
 
 
 def stored_vectors(store: Path, feature_set: str | None = None) -> dict[str, np.ndarray]:

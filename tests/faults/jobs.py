@@ -45,6 +45,8 @@ class Job:
     new: int = 0  # contents that an embed run has to embed
     before: int = 0  # and those that the store held
     engine: str = "fake"  # "real": the CNN itself; "other": another one, of which there is no reference
+    moves: tuple[str, ...] = ()  # heads that the champion has been
+    steps: tuple[str, ...] = ()  # and those that it is by and by, where the command is run again and again
 
     @property
     def digests(self) -> set[str]:
@@ -199,6 +201,20 @@ def _gc(folder: Path) -> Job:
     return job
 
 
+def _promote(folder: Path) -> Job:
+    """A head that was in use before; run again, it does nothing."""
+    first, second = _heads()
+    job = _on_done("promote", folder, first, "--json", template=_crowned())
+    return replace(job, moves=(first, second) * 2, steps=(first,))
+
+
+def _rollback(folder: Path) -> Job:
+    """Two heads have been in use by turns; run again, it goes back once more."""
+    first, second = _heads()
+    job = _on_done("rollback", folder, "--json", template=_crowned())
+    return replace(job, moves=(first, second) * 2, steps=(first, second, first))
+
+
 def _finetune(folder: Path) -> Job:
     """Two epochs of a small network on scans of digits."""
     template = _digits()
@@ -219,6 +235,8 @@ JOBS: dict[str, Callable[[Path], Job]] = {
     "train": _train,
     "compare": _compare,
     "predict": _predict,
+    "promote": _promote,
+    "rollback": _rollback,
     "finetune": _finetune,
 }
 if any(command.callback.__name__ == "gc" for command in app.registered_commands if command.callback):
@@ -238,9 +256,9 @@ def _embedding(
     return Job(name, store, command, contents, labels, new=new, before=before)
 
 
-def _on_done(name: str, folder: Path, *options: str, engine: str = "fake") -> Job:
-    """A command on a store that holds the thirty images and a head."""
-    shutil.copytree(_done(engine) / "store", folder / "store", dirs_exist_ok=True)
+def _on_done(name: str, folder: Path, *options: str, engine: str = "fake", template: Path | None = None) -> Job:
+    """A command on a store that holds the thirty images and a head, by default nothing else."""
+    shutil.copytree((template or _done(engine)) / "store", folder / "store", dirs_exist_ok=True)
     command = [name, *options, "--store", str(folder / "store")]
     return replace(_embed(folder), name=name, command=command, engine=engine)
 
@@ -326,6 +344,26 @@ def _done(engine: str) -> Path:
     rows = [f"{uri},{label}" for uri, label in _relabelled(job.labels).items()]
     (folder / "labels.csv").write_text("\n".join(["uri,label", *rows]))
     return folder
+
+
+@cache
+def _crowned() -> Path:
+    """Two heads, which have been the champion by turns."""
+    folder = own_folder()
+    job = _on_done("train", folder, "--head", "ncm")
+    run(job)
+    for head in _heads_in(job.store) * 2:
+        run(replace(job, name="promote", command=["promote", head, "--store", str(job.store)]))
+    return folder
+
+
+def _heads() -> list[str]:
+    return _heads_in(_crowned() / "store")
+
+
+def _heads_in(store: Path) -> list[str]:
+    """Ids of the heads of a store, oldest first."""
+    return sorted(path.parent.name for path in store.glob("runs/*/head.json"))
 
 
 @cache

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import unittest
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -32,6 +32,7 @@ SECONDS_TO_END = 15  # after a signal, on a busy machine
 SENTENCE = "penult: Interrupted; what was finished is kept, the same command goes on from there."
 EMBEDS = ("embed", "embed-again", "embed-tended")
 OTHERS = ("label", "train", "compare", "gc")
+MOVES = ("promote", "rollback")  # of an alias
 STOPPED = ("embed", "label", "train", "compare", "predict")
 
 POINTS = [
@@ -57,6 +58,12 @@ FINETUNE_POINTS = [
     ("pipelines.finetuning.finetune:_embed", 1),
     ("pipelines.finetuning.finetune:keep", 1),
     ("featurestore.runs:RunRecord.write", 2),
+]
+MOVE_POINTS = [
+    ("pipelines.stored_heads:head_of", 1),  # the head's files are read
+    ("featurestore.aliases:replace_sealed", 1),
+    ("featurestore.storage.local:LocalStorage.flush", 1),  # of the new file
+    ("featurestore.storage.local:Path.replace", 1),  # after it: landed, not flushed
 ]
 
 # --- how it is killed
@@ -177,6 +184,18 @@ def command_killed(folder: Path, name: str, kills: Sequence[Kill]) -> None:
     if name == "gc":
         rest = [*invariant.orphans(job.store), *unfinished_runs(job.store)]
         assert not rest, f"gc has left {rest}"
+
+
+def move_killed(folder: Path, name: str, kills: Sequence[Kill]) -> None:
+    """Kill what moves the champion: it has moved or it has not, and what it was before is as it was."""
+    job = struck(folder, name, kills)
+    now = invariant.champions(job.store)
+    possible = [job.moves + job.steps[:count] for count in range(len(kills) + 1)]
+    assert now in possible, f"the champion's history is {now}, and none of {possible}"
+    run(job)
+    wanted = job.moves + job.steps[: len(now) - len(job.moves) + 1]
+    assert invariant.champions(job.store) == wanted, f"{invariant.champions(job.store)} in place of {wanted}"
+    check(job)
 
 
 def struck(folder: Path, name: str, kills: Sequence[Kill]) -> Job:
@@ -351,17 +370,25 @@ def faults(seed: int, count: int) -> Faults:
         for when in ("before", "after"):
             how = AtPoint(point, when, nth)
             yield f"finetune {when} {point} {nth}", partial(command_killed, name="finetune", kills=[how])
+    for name in MOVES:
+        yield from move_kills(name)
     for number in (signal.SIGINT, signal.SIGTERM):
         for points in SAFE_POINTS:
             yield f"embed, signal {number} {points}", partial(stopped_at_a_safe_point, number=number, points=points)
     yield from random_kills(random.Random(seed), count)
     yield from random_signals(random.Random(seed + 1), count // 4)
-    for name in (*EMBEDS, *OTHERS):
+    for name in (*EMBEDS, *OTHERS, *MOVES):
         if name in JOBS:
-            trial = embed_killed if name in EMBEDS else command_killed
             for nth in range(1, calls(name) + 1):
                 call = AtCall(nth, half=nth % 2 == 0)
-                yield f"{name} at call {nth}", partial(trial, name=name, kills=[call])
+                yield f"{name} at call {nth}", partial(trial_of(name), name=name, kills=[call])
+
+
+def move_kills(name: str) -> Faults:
+    """At every point of what moves an alias."""
+    for point, nth in MOVE_POINTS:
+        for when in ("before", "after"):
+            yield f"{name} {when} {point}", partial(move_killed, name=name, kills=[AtPoint(point, when, nth)])
 
 
 A_SHARD = ("pipelines.embedding.worker:embed_shard", "before", "3")
@@ -374,12 +401,17 @@ SAFE_POINTS = [
 
 def random_kills(rng: random.Random, count: int) -> Faults:
     """At random moments, every second time twice in a row: ``count`` of an embed run with its CNN, others by shares."""
-    shares = {"embed-real": 1, "embed-again": 4, "embed-tended": 4, **dict.fromkeys(OTHERS, 10), "finetune": 40}
+    shares = {"embed-real": 1, "embed-again": 4, "embed-tended": 4, **dict.fromkeys(OTHERS + MOVES, 10), "finetune": 40}
     for name, share in shares.items():
-        trial = embed_killed if name.startswith("embed") else command_killed
         for number in range(count // share if name in JOBS else 0):
             kills = [AtMoment(rng.random()) for _ in range(1 + number % 2)]
-            yield f"{name} {number} at {kills}", partial(trial, name=name, kills=kills)
+            yield f"{name} {number} at {kills}", partial(trial_of(name), name=name, kills=kills)
+
+
+def trial_of(name: str) -> Callable[..., None]:
+    if name in MOVES:
+        return move_killed
+    return embed_killed if name.startswith("embed") else command_killed
 
 
 def random_signals(rng: random.Random, count: int) -> Faults:

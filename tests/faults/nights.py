@@ -184,7 +184,9 @@ def simulated(folder: Path, script: Script, kills: int | None = None, engine: st
             date = world.turn(night)
             if draw is not None and (draw.random() < 0.3 or night == 1):
                 point, nth = draw.choice(POINTS)
-                killed(world, store, date, ["--at", point, draw.choice(["before", "after"]), str(nth), "SIGKILL"], engine)
+                killed(
+                    world, store, date, ["--at", point, draw.choice(["before", "after"]), str(nth), "SIGKILL"], engine
+                )
             before = aliases.resolve(store, aliases.CHAMPION)
             outcome = retrain(world.recipe, store, RetrainOptions(date=date))
             explained(world, store, outcome, None if draw else before)
@@ -295,7 +297,9 @@ def struck(folder: Path, point: str, nth: int, when: str, night: int) -> None:
             outcomes.append(retrain(world.recipe, store, RetrainOptions(date=date)))
     world.check(store)
     assert history(outcomes) == plain, f"{history(outcomes)[-1]} is not {plain[-1]}"
-    runs = {outcome["run_id"] for outcome in outcomes} | {o["challenger"]["head_id"] for o in outcomes if o["challenger"]}
+    runs = {outcome["run_id"] for outcome in outcomes} | {
+        o["challenger"]["head_id"] for o in outcomes if o["challenger"]
+    }
     there = {path.name for path in (store / "runs").iterdir() if "-retrain-" in path.name or "-compare-" in path.name}
     assert there == runs, f"runs of no night: {there ^ runs}"
 
@@ -314,7 +318,10 @@ def faults(seed: int, count: int) -> Faults:
     for night in (0, 1):
         for point, nth in POINTS:
             for when in ("before", "after"):
-                yield f"night {night} {when} {point} {nth}", partial(struck, point=point, nth=nth, when=when, night=night)
+                yield (
+                    f"night {night} {when} {point} {nth}",
+                    partial(struck, point=point, nth=nth, when=when, night=night),
+                )
     for number in range(max(1, count // 20)):
         yield f"month {seed + number}", partial(month, seed=seed + number)
 
@@ -326,7 +333,9 @@ def faults(seed: int, count: int) -> Faults:
 def _engine(name: str) -> Iterator[None]:
     worker.engine_for.cache_clear()
     counting = CountingEngine(batch_size=8)
-    with mock.patch.object(worker, "open_engine", (lambda *_a, **_o: counting) if name == "fake" else worker.open_engine):
+    with mock.patch.object(
+        worker, "open_engine", (lambda *_a, **_o: counting) if name == "fake" else worker.open_engine
+    ):
         yield
     worker.engine_for.cache_clear()
 

@@ -49,6 +49,12 @@ def test_killed_while_it_labels(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "times"), [("promote", 1), ("rollback", 2)])
+def test_killed_while_the_champion_moves(tmp_path: Path, name: str, times: int) -> None:
+    """When it has moved and was not told so."""
+    kills.move_killed(tmp_path, name, [AtPoint("featurestore.storage.local:Path.replace", "after")] * times)
+
+
 @pytest.mark.parametrize(
     ("number", "points"), [(signal.SIGTERM, kills.SAFE_POINTS[0]), (signal.SIGINT, kills.SAFE_POINTS[1])]
 )

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
+import signal
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePath, PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +25,7 @@ from featurestore import aliases, canary, header
 from featurestore.errors import StoreCorrupt, StoreError, StoreLocked, StoreNotFound
 from featurestore.journal import PLAN, ShardEntry, Staging, pending
 from featurestore.runs import RunRecord
-from featurestore.storage import ledger
+from featurestore.storage import ledger, lock
 from featurestore.storage.base import Stat, Storage, register, storage_of
 from featurestore.storage.files import (
     exists,
@@ -36,7 +42,7 @@ from featurestore.storage.files import (
     write_sealed,
 )
 from featurestore.storage.local import LocalStorage
-from featurestore.storage.lock import locked
+from featurestore.storage.lock import locked, waiting
 from featurestore.storage.npz import read_npz, write_npz
 
 
@@ -194,6 +200,66 @@ def test_a_lock_has_one_holder_who_is_named(place: PurePath) -> None:
     for _ in range(2):
         with at.lock(place / "lock", "me") as holder, at.lock(place / "lock", "you") as other:
             assert (holder, other) == (None, "me")
+
+
+# --- waiting for the store's lock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time that passes only where somebody sleeps; ``on_sleep`` is called each time."""
+    clock = SimpleNamespace(now=100.0, on_sleep=lambda: None)
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        clock.on_sleep()
+
+    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep))
+    return clock
+
+
+def test_who_waits_for_a_lock_says_for_whom_once_per_minute_and_gives_up(
+    place: PurePath, clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    with locked(place):
+        with waiting(150.5), pytest.raises(StoreLocked, match="locked by process"), locked(place):
+            pass
+        assert clock.now == 250.5 and len(caplog.messages) == 3
+        assert re.fullmatch(rf"{place} is locked by process \d+ on .+ since .+: waiting .+\.", caplog.messages[0])
+        with pytest.raises(StoreLocked), locked(place):  # after the block nobody waits
+            pass
+        assert clock.now == 250.5
+
+
+def test_who_waits_for_a_lock_gets_it_each_time_anew(place: PurePath, clock: SimpleNamespace) -> None:
+    for _ in range(2):
+        with ExitStack() as other:
+            other.enter_context(locked(place))
+            left = iter([None] * 50)
+            clock.on_sleep = lambda left=left, other=other: next(left, 1) and other.close()
+            with waiting(60.0), locked(place), pytest.raises(StoreLocked), waiting(0.0), locked(place):
+                pass
+    assert clock.now == 100.0 + 2 * 51
+
+
+def test_an_error_of_the_block_is_no_reason_to_wait(place: PurePath, clock: SimpleNamespace) -> None:
+    with waiting(60.0), pytest.raises(StoreLocked, match="its own"), locked(place):
+        raise StoreLocked("its own")
+    assert clock.now == 100.0
+
+
+def test_a_lock_is_waited_for_until_its_process_is_killed(tmp_path: Path) -> None:
+    """By flock, for real."""
+    code = "import sys, pathlib, time\nfrom featurestore.storage.lock import locked\n"
+    code += "with locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        with pytest.raises(StoreLocked, match=f"locked by process {holder.pid} on"), locked(tmp_path):
+            pass
+        threading.Timer(0.2, holder.kill).start()
+        with waiting(30.0), locked(tmp_path):
+            assert holder.wait() == -signal.SIGKILL
 
 
 # --- what only the disk has: other processes, links

@@ -37,7 +37,6 @@ from pipelines.backbones.engine_options import BATCH_SIZES, MAX_BATCH_PIXELS, En
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.table import Tap, resolve
 from pipelines.commands import base, train
-from pipelines.commands import embed as embed_command
 from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
 from pipelines.images.augmentation import Augmentation
@@ -45,6 +44,7 @@ from pipelines.options import RUNNERS, CompareOptions, EmbedOptions, FitData, Re
 from pipelines.predict import predict
 from pipelines.stored_heads import find_head
 from pipelines.training import compare_heads, train_head
+from pipelines.written_options import CropFlags
 
 HUGE = "9" * 30
 COMMAND = get_command(commands.app)  # made once: typer makes it anew for every call, which takes most of its time
@@ -289,6 +289,19 @@ def test_a_time_is_the_sum_of_its_parts(parts: list[tuple[int, str]], gap: bool)
     assert options.seconds(text) == sum(amount * options.SECONDS[unit] for amount, unit in parts)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.25, "0.25s"), (7200, "2h"), (5400.0, "1h30m"), (777_661.5, "1w2d1m1.5s"), (31_536e6, "52142w6d")],
+)  # fmt: skip
+def test_a_time_is_told_as_it_is_written(seconds: float, text: str) -> None:
+    assert options.time_text(seconds) == text
+
+
+@given(seconds=st.floats(0, options.MAX_SECONDS))
+def test_a_told_time_is_read_back(seconds: float) -> None:
+    assert options.seconds(options.time_text(seconds)) == pytest.approx(seconds, rel=1e-12, abs=6e-4)
+
+
 @given(text=st.text(alphabet="0123456789.smhdwekya -+", max_size=8))
 def test_no_time_is_0_unless_0_was_written(text: str) -> None:
     try:
@@ -423,10 +436,10 @@ def test_lists_of_numbers_and_parameters() -> None:
 def test_one_rule_for_rectangles(chosen: tuple[str, ...], crop: str | None) -> None:
     given = {name: name in chosen for name in ("squash", "center", "pad")}
     if crop is not None:
-        assert embed_command.Request(**given).crop == crop
+        assert CropFlags(**given).put_into(EmbedOptions()).crop == crop
         return
     with pytest.raises(UsageError, match=r"^Give one of --squash, --center-crop and --pad\.$"):
-        _ = embed_command.Request(**given).crop
+        CropFlags(**given).put_into(EmbedOptions())
 
 
 def test_json_is_one_line_in_the_letters_that_stdout_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -351,6 +351,19 @@ def test_a_rollback_is_the_undo_of_a_promotion(template: Path, steps: list[int |
     shutil.rmtree(template / "aliases", ignore_errors=True)
 
 
+def test_what_a_rollback_went_back_to_may_be_older_than_the_history(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, c = heads(store)
+    monkeypatch.setattr(aliases, "MAX_HISTORY", 3)
+    for head in (a, b, c):
+        promote(store, head)
+    rollback(store)
+    promote(store, a)
+    assert pointed(store) == [c, b, a]
+    assert rollback(store)["head_id"] == b
+
+
 # --- two at once
 
 
