@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 SWAPPED = {1: 7, 7: 1, 3: 8, 8: 3}  # how the first batch is labelled wrongly
-BATCHES = {"first": (0, 600), "october": (600, 640), "corrupt": (640, 690), "last": (690, 740)}
+BATCHES = {"first": (0, 300), "october": (300, 330), "corrupt": (330, 380), "last": (380, 420)}
 CORRUPT = 20  # of the batch
 
 

@@ -42,6 +42,7 @@ file = "labels/{date}.csv"
 
 [compare]
 heads = ["ncm", "logreg"]
+C = [0.1, 1]
 
 [checks]
 failures = "block"
@@ -58,6 +59,7 @@ if [ -e "{FOLDER}/kill" ] && [ "$1 $5" != "retrain --plan" ]; then
     while [ ! -d "{STORE}/nights" ]; do sleep 0.05; done
     kill -9 $!
     wait $!
+    exit $?
 fi
 exec "{PENULT}" "$@"
 """

@@ -17,7 +17,7 @@ from typing import Any
 from photos import BIN, FOLDER
 
 PATIENCE = 240.0  # seconds
-GRACE = 20.0  # seconds from SIGTERM to SIGKILL
+GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 
 
 class Api:
@@ -61,7 +61,7 @@ def wait_for(what: str, look: Callable[[], Any]) -> Any:
 
 @contextmanager
 def running() -> Iterator[Api]:
-    """Start the API server and the scheduler, and end them."""
+    """Start the API server, then the scheduler, and end them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -73,22 +73,22 @@ def running() -> Iterator[Api]:
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
     }
-    processes = []
+    with _started("api-server"):
+        api = Api(port)  # once it answers: a task that finds no API server has failed
+        with _started("scheduler", "--skip-serve-logs"):
+            yield api
+
+
+@contextmanager
+def _started(*arguments: str) -> Iterator[None]:
+    with (FOLDER / f"{arguments[0]}.log").open("w") as log:
+        process = subprocess.Popen([BIN / "airflow", *arguments], stdout=log, stderr=log, start_new_session=True)
     try:
-        for arguments in (["api-server"], ["scheduler", "--skip-serve-logs"]):
-            with (FOLDER / f"{arguments[0]}.log").open("w") as log:
-                command = [BIN / "airflow", *arguments]
-                processes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
-        yield Api(port)
+        yield
     finally:
-        for process in reversed(processes):
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # what it has left behind
-    process.wait()
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it has left behind
+        process.wait()

@@ -25,12 +25,12 @@ def test_the_dags_are_read_without_errors() -> None:
 def test_new_images_make_the_first_champion(nights: dict[str, Night]) -> None:
     night = nights["new images"]
     assert (night.state, night.tasks) == ("success", DONE | {"publish": "success"})
-    assert (night.outcome["decision"], night.outcome["embed"]["embedded"]) == ("promoted", 600)
+    assert (night.outcome["decision"], night.outcome["embed"]["embedded"]) == ("promoted", 300)
     head = night.outcome["challenger"]
     assert [move["head_id"] for move in night.history] == [head["head_id"]]
     [event] = night.events
     assert (event["head_id"], event["score"]) == (head["head_id"], head["score"])
-    assert event["rows"] == night.outcome["n"]["train"] > 300
+    assert event["rows"] == night.outcome["n"]["train"] > 150
 
 
 def test_a_retry_goes_on_where_the_first_attempt_was_killed(nights: dict[str, Night]) -> None:
@@ -44,7 +44,7 @@ def test_corrected_labels_make_another_champion(nights: dict[str, Night]) -> Non
     night, before = nights["corrected labels"], nights["new images"]
     assert (night.state, night.tasks) == ("success", DONE | {"publish": "success"})
     assert (night.outcome["decision"], night.outcome["embed"]["embedded"]) == ("promoted", 0)
-    assert night.outcome["labels"]["changed"] > 100 and night.outcome["difference"]["ci"][0] > 0
+    assert night.outcome["labels"]["changed"] > 50 and night.outcome["difference"]["ci"][0] > 0
     assert night.outcome["champion"]["head_id"] == before.outcome["challenger"]["head_id"]
     heads = [night.outcome["champion"]["head_id"], night.outcome["challenger"]["head_id"]]
     assert [event["head_id"] for event in night.events] == [move["head_id"] for move in night.history] == heads

@@ -74,7 +74,7 @@ def approval(api: Api, date: str) -> Run:
 
 def events(api: Api) -> list[dict[str, Any]]:
     """What each promotion has told, oldest first."""
-    return [event["extra"] for event in api("GET", "/assets/events?order_by=id")["asset_events"]]
+    return [event["extra"] for event in api("GET", "/assets/events?order_by=timestamp")["asset_events"]]
 
 
 def test_who_waits_for_promotions_is_told_of_the_newest(api: Api, nights: dict[str, Night]) -> None:
@@ -91,7 +91,7 @@ def test_a_backfill_uses_its_dates_sources_and_leaves_the_champion_alone(api: Ap
     first, second = runs(api, "penult_nightly", played + 2)[played:]
     assert (first.ended(), second.ended()) == ("success", "success")
     outcome = first.told("retrain")
-    assert (outcome["date"], outcome["embed"]["embedded"], outcome["decision"]) == ("2026-10-30", 40, "kept")
+    assert (outcome["date"], outcome["embed"]["embedded"], outcome["decision"]) == ("2026-10-30", 30, "kept")
     assert "later date" in outcome["reason"]
     done = {"plan": "success", "retrain": "success", "check": "success", "publish": "skipped"}
     assert first.tasks == done
