@@ -80,7 +80,6 @@ def penult_approval() -> None:
         defaults=ApprovalOperator.REJECT,  # when nobody answers
         response_timeout=timedelta(hours=20),
         ignore_downstream_trigger_rules=True,  # a no skips `publish` too
-        retries=0,
     )
     promote = BashOperator(
         task_id="promote",
