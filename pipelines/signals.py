@@ -16,7 +16,8 @@ from featurestore.errors import Interrupted, OutOfTime, PenultError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-farewell: Callable[[str], str] = "penult: {}".format  # makes the last line of an error; the console may set another
+TEXT: Callable[[str], str] = "penult: {}".format
+farewell = TEXT  # makes the last line of an error; the console may set another
 
 _noted: list[PenultError] = []  # why to end, waiting for the next check()
 _lock = threading.Lock()  # guards the state that the watcher, deferred() and time_limit() share

@@ -137,7 +137,7 @@ def keep(
     artifact.save(winner.head, folder, meta)
     if dataset.stored is not None:
         dataset = dataset.part(TEST).read()  # what the report shows
-    html = render(result, dataset, Gallery(_thumbnail, asked.gallery_seed), date=started, head_id=run_id)
+    html = render(result, dataset, Gallery(thumbnail, asked.gallery_seed), date=started, head_id=run_id)
     write_text(folder / layout.REPORT, html)
     if asked.tensorboard is not None:
         tensorboard.write(winner, asked.tensorboard / run_id)
@@ -149,7 +149,8 @@ def _left_out(dataset: Dataset) -> dict[str, Any]:
     return {"excluded": dataset.excluded, "ambiguous_uris": list(dataset.ambiguous_uris)}
 
 
-def _thumbnail(uri: str) -> bytes | None:
+def thumbnail(uri: str) -> bytes | None:
+    """Return a small picture of an image for a report; None if it cannot be read."""
     try:
         return decoder.thumbnail(corpus.read(uri)[0])
     except ImageError:

@@ -33,7 +33,7 @@ def auc(positive: np.ndarray, scores: np.ndarray, confidence: float = 0.95) -> t
     of_positive = _shares_below(scores[positive], scores[~positive])
     of_other = 1 - _shares_below(scores[~positive], scores[positive])
     value, fewest = float(of_positive.mean()), min(len(of_positive), len(of_other))
-    if fewest == 1 or ((of_positive == value).all() and (of_other == value).all()):
+    if fewest == 1 or np.ptp(of_positive) == np.ptp(of_other) == 0:
         return value, wilson(value, fewest, confidence)
     variance = of_positive.var(ddof=1) / len(of_positive) + of_other.var(ddof=1) / len(of_other)
     half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance)

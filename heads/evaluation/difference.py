@@ -88,10 +88,10 @@ def paired_difference(
 
     Top-1 without groups has the adjusted Wald interval of Bonett & Price 2012, "Adjusted Wald confidence interval for a
     difference of binomial proportions based on paired data" (Journal of Educational and Behavioral Statistics
-    37:479-488), and McNemar's exact p-value. The interval counts one more image that only the new head gets right and one
-    more that only the old one does: it has a width even if all predictions agree. Else interval and p-value come from
-    the bootstrap; where no resample differs from another, the interval is the former, of as many images as there are
-    units to draw.
+    37:479-488), and McNemar's exact p-value. The interval counts one more image that only the new head gets right and
+    one more that only the old one does: it has a width even if all predictions agree. Else interval and p-value come
+    from the bootstrap; where no resample differs from another, the interval is the former, of as many images as there
+    are groups. The p-value of ten groups or fewer cannot be small, however alike they are.
 
     The step is the parameter-free one of the Ladder (Blum & Hardt 2015, "The Ladder: a reliable leaderboard for machine
     learning competitions", arXiv:1502.04585): the standard deviation of the differences between the two heads' losses
@@ -196,7 +196,8 @@ def _counts(y: np.ndarray, heads: tuple[np.ndarray, ...], unit_of_row: np.ndarra
 
     classes, codes = np.unique(np.concatenate([y, *heads]), return_inverse=True)
     true, *predicted = codes.reshape(1 + len(heads), -1)
-    rows, columns = [], []
+    rows: list[np.ndarray] = []
+    columns: list[np.ndarray] = []
     for said in predicted:
         for some in (said == true, slice(None)):
             rows.append(unit_of_row[some])

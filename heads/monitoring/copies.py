@@ -20,14 +20,16 @@ class Copies:
     Attributes:
         cosine: float32 (n,), the largest cosine of its features with those of any row that was searched; -1 if there
             was none.
-        key: object (n,), the key of the first row with that cosine; None where it is below the least that was asked for.
+        key: object (n,), the key of the first row with that cosine; None where it is below ``least``.
     """
 
     cosine: np.ndarray
     key: np.ndarray
 
 
-def near_copies(test: np.ndarray, blocks: Iterable[tuple[np.ndarray, Sequence[Any]]], least: float) -> Copies:
+def near_copies(
+    test: np.ndarray, blocks: Iterable[tuple[np.ndarray, Sequence[Any] | np.ndarray]], least: float
+) -> Copies:
     """Search all rows of the blocks for the most similar one of each test image; exact, in one pass.
 
     Memory besides ``test`` and a block: float32 copies of ``test`` and of ``TILE_ROWS`` rows, and their cosines.

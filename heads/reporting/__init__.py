@@ -1,4 +1,4 @@
-"""Show what came out: the HTML report with its charts, TensorBoard event files.
+"""Show what came out: HTML reports of a comparison and of a night, their charts, TensorBoard event files.
 
 Imports everything else of ``heads``; nothing there imports this package.
 """

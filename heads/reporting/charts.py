@@ -1,32 +1,50 @@
-"""The geometry of line charts, which the report's template draws as SVG."""
+"""The geometry of line charts, which the reports' templates draw as SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import numpy as np
 
 from heads.evaluation.learning_curve import PowerLaw
 from heads.evaluation.metrics import Curve
+from heads.reporting.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Area,
+    Points,
+    log_plane,
+    round_steps,
+    share_steps,
+    short,
+    unit_square,
+    whole,
+)
 
-WIDTH, HEIGHT = 440, 260  # of a chart, in SVG units
-LEFT, RIGHT, TOP, BOTTOM = 52, 26, 10, 40  # margins, for tick labels and axis names
 SMOOTHING = 0.8  # weight of an epoch relative to the next one's, as in Keras's tutorials
 MAX_POINTS = 400  # per curve: more cannot be seen
-DOT, LARGEST_DOT = 3.5, 8.0  # radius, in SVG units
+SMALL_DOT, DOT, LARGEST_DOT = 2.0, 3.5, 8.0  # radius, in SVG units
+DOTTED_NIGHTS = 45  # with more, only nights of promotion have a dot, a smaller one
+LOW_HEIGHT = 104  # of a chart with a single interval
+CROSS, TRIANGLE = "m-2.5 -2.5l5 5m-5 0l5 -5", "m-3.5 3h7l-3.5 -6z"  # below the axis, at nights of block and promotion
+PROMOTED, BLOCKED = "promoted", "blocked"  # decisions that are marked
 COLOURS = ("first", "second", "third", "fourth")
-
-Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Line:
     """A line: its name in the legend, the CSS classes of its colour, and its SVG path.
 
-    ``raw`` is the path of the unsmoothed values, or of their intervals; ``dots`` are (x, y, radius).
+    ``raw`` is the path of the unsmoothed values, or of their intervals; ``dots`` are (x, y, radius); ``swatch`` is the
+    path in the legend, 22 units by 11.
     """
 
     name: str
@@ -34,6 +52,7 @@ class Line:
     path: str
     raw: str = ""
     dots: list[tuple[float, float, float]] = field(default_factory=list)
+    swatch: str = "M2 6H20"
 
 
 @dataclass(frozen=True)
@@ -62,13 +81,13 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> list[Chart]:
             for name, prefix in (("training", ""), ("validation", "val_"))
         }
         values = [y for points in curves.values() for _, y in points] or [0.0]
-        steps = _steps(min(values), 1.0) if key == "accuracy" else _steps(0.0, max(values))
-        area = _Area(epochs, (steps[0], steps[-1]))
+        steps = round_steps(min(values), 1.0) if key == "accuracy" else round_steps(0.0, max(values))
+        area = Area(epochs, (steps[0], steps[-1]))
         charts.append(
             Chart(
                 key.capitalize(),
                 "epoch",
-                [(area.x(x), f"{x:g}") for x in _whole(_steps(*epochs), epochs)],
+                [(area.x(x), f"{x:g}") for x in whole(round_steps(*epochs), epochs)],
                 [(area.y(y), f"{100 * y:.3g}\u202f%" if key == "accuracy" else f"{y:g}") for y in steps],
                 [
                     Line(f"{name}, {_last(points, key)}", colour, area.path(_smooth(points)), area.path(points))
@@ -82,7 +101,7 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> list[Chart]:
 
 def two_class_curves(roc: Curve, precision_recall: Mapping[str, Curve]) -> list[Chart]:
     """Return a chart of a ROC curve with the diagonal of chance, and one of precision over recall, a line per class."""
-    area, x_ticks, y_ticks = _unit_square()
+    area, x_ticks, y_ticks = unit_square()
     chance = Line("chance", "chance", area.path([(0, 0), (1, 1)]))
     return [
         Chart(
@@ -114,7 +133,7 @@ def regularisation_path(title: str, paths: Mapping[tuple[str, bool], Points], he
         heads: the families; each has its own colour, the same in all charts with the same ``heads``.
     """
     x_values, y_values = (np.concatenate([np.array(path)[:, i] for path in paths.values()]) for i in (0, 1))
-    area, x_ticks, y_ticks = _log_plane((x_values.min(), x_values.max()), (y_values.min(), y_values.max()))
+    area, x_ticks, y_ticks = log_plane((x_values.min(), x_values.max()), (y_values.min(), y_values.max()))
     return Chart(
         title,
         "C",
@@ -137,7 +156,7 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Chart:
 
     The area of a dot shows the number of rows in its bin.
     """
-    area, x_ticks, y_ticks = _unit_square()
+    area, x_ticks, y_ticks = unit_square()
     lines = [Line("as it should be", "chance", area.path([(0, 0), (1, 1)]))]
     temperature = calibration["temperature"]
     for key, name, colour in (
@@ -167,7 +186,7 @@ def learning_curve(
     ends = [point["n"] for point in points] + ([expected["n"]] if expected else [])
     reach = [share for point in points for share in point["val_ci"]]
     reach += [expected["low"], expected["high"]] if expected else []
-    area, x_ticks, y_ticks = _log_plane((min(ends), max(ends)), (min(reach), max(reach)))
+    area, x_ticks, y_ticks = log_plane((min(ends), max(ends)), (min(reach), max(reach)))
     dots = [(area.x(point["n"]), area.y(point["val"]), DOT) for point in points]
     lines = [
         Line(
@@ -193,71 +212,116 @@ def learning_curve(
 
 
 @dataclass(frozen=True)
-class _Area:
-    """The plane inside a chart's axes; ``log`` makes only x logarithmic."""
+class Night:
+    """A night of a scheduled retrain.
 
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-    log: bool = False
+    Attributes:
+        date: the logical date.
+        decision: what came of it, such as "promoted" or "blocked".
+        score: of the head in use after it, a share; None if nothing was scored.
+        ci: interval of the score.
+        images: number of training images; None if not known.
+    """
 
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        if self.log:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        return round(LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT), 1)
+    date: date
+    decision: str
+    score: float | None = None
+    ci: tuple[float, float] | None = None
+    images: int | None = None
 
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
-
-    def path(self, points: Points) -> str:
-        """Return the SVG path through the points; round line caps make a single point a dot."""
-        return "M" + "L".join(f"{self.x(x):g} {self.y(y):g}" for x, y in points) + "h.001"
-
-    def interval(self, x: float, low: float, high: float) -> str:
-        """Return the SVG path of a vertical line."""
-        return f"M{self.x(x):g} {self.y(low):g}V{self.y(high):g}"
+    @property
+    def day(self) -> float:
+        """The date as a number of days."""
+        return float(self.date.toordinal())
 
 
-Ticks = list[tuple[float, str]]
+def scores_over_nights(nights: Sequence[Night], metric: str) -> Chart:
+    """Return a chart of the score of the head in use, a line per champion, with nights of promotion and block marked.
 
-
-def _unit_square() -> tuple[_Area, Ticks, Ticks]:
-    """Return an area with both axes from 0 to 100 %, and their ticks."""
-    area, steps = _Area((0.0, 1.0), (0.0, 1.0)), [0, 0.25, 0.5, 0.75, 1]
-    names = [f"{100 * step:g}\u202f%" for step in steps]
-    return (
-        area,
-        [(area.x(step), name) for step, name in zip(steps, names, strict=True)],
-        [(area.y(step), name) for step, name in zip(steps, names, strict=True)],
+    Args:
+        nights: in the order of their dates, at least one with a score.
+        metric: what the scores are, in words.
+    """
+    scored = [(night, night.score) for night in nights if night.score is not None]
+    promoted = [(night, score) for night, score in scored if night.decision == PROMOTED]
+    intervals = [(night.day, *night.ci) for night, _ in scored if night.ci]
+    reach = [score for _, score in scored] + [end for _, *ci in intervals for end in ci]
+    steps = share_steps(min(reach), max(reach))
+    area = Area(_days(nights), (steps[0], steps[-1]))
+    blocked = [night for night in nights if night.decision == BLOCKED]
+    few = len(scored) <= DOTTED_NIGHTS
+    lines = [
+        Line(
+            "champion, with 95\u202f% interval",
+            "first",
+            "".join(area.path([(night.day, score) for night, score in reign]) for reign in _reigns(scored)),
+            "".join(area.interval(*interval) for interval in intervals),
+            [(area.x(night.day), area.y(score), DOT) for night, score in scored if few],
+        ),
+        Line(
+            "a new champion",
+            "mark",
+            "".join(area.below(night.day, TRIANGLE) for night, _ in promoted),
+            dots=[(area.x(night.day), area.y(score), DOT if few else SMALL_DOT) for night, score in promoted],
+            swatch=f"M11 6{TRIANGLE}",
+        ),
+        Line("blocked", "second", "".join(area.below(night.day, CROSS) for night in blocked), swatch=f"M11 6{CROSS}"),
+    ]
+    return Chart(
+        f"Champion: {metric}",
+        "night",
+        area.dates(),
+        [(area.y(y), f"{100 * y:.3g}\u202f%") for y in steps],
+        [line for line in lines if line.path],
     )
 
 
-def _log_plane(x_range: tuple[float, float], shares: tuple[float, float]) -> tuple[_Area, Ticks, Ticks]:
-    """Return an area with shares over a logarithmic x, and its ticks; a narrow range of shares is widened."""
-    low = max(0.0, min(shares[0], shares[1] - 0.02))
-    steps = _steps(low, max(shares[1], low + 0.02))
-    room = (x_range[1] / x_range[0]) ** 0.04 if x_range[1] > x_range[0] else 2
-    area = _Area((x_range[0] / room, x_range[1] * room), (steps[0], steps[-1]), log=True)
-    x_ticks = [(area.x(x), _short(x)) for x in _magnitudes(*area.x_range)]
-    return area, x_ticks, [(area.y(y), f"{100 * y:.3g}\u202f%") for y in steps]
+def images_over_nights(nights: Sequence[Night]) -> Chart:
+    """Return a chart of the number of training images.
+
+    Args:
+        nights: in the order of their dates, at least one with images.
+    """
+    points = [(night.day, float(night.images)) for night in nights if night.images is not None]
+    steps = round_steps(0.0, max(max(y for _, y in points), 1))
+    area = Area(_days(nights), (0.0, steps[-1]))
+    dots = [(area.x(x), area.y(y), DOT) for x, y in points if len(points) <= DOTTED_NIGHTS]
+    return Chart(
+        "Data: training images",
+        "night",
+        area.dates(),
+        [(area.y(y), short(y)) for y in whole(steps, (0.0, steps[-1]))],
+        [Line(f"{points[-1][1]:,.0f} images on the last night", "third", area.path(points), dots=dots)],
+    )
 
 
-def _magnitudes(low: float, high: float, most: int = 8) -> list[float]:
-    """Return at most ``most`` round numbers in a range: 1, 2 and 5 times powers of ten, or all powers, or some."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    choices = [[digit * 10.0**power for power in powers for digit in (1, 2, 5)]]
-    choices += [[10.0**power for power in powers if power % step == 0] for step in range(1, len(powers) + 1)]
-    inside = [[x for x in choice if low <= x <= high] for choice in choices]
-    return next(choice for choice in inside if len(choice) <= most)
+def difference(value: float, ci: Sequence[float], threshold: float) -> Chart:
+    """Return a chart of challenger minus champion with its interval, and of where the whole interval must lie.
 
-
-def _short(value: float) -> str:
-    """Return a round number as short text: 0.01, 500, 20k, 1e-5."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}" if value >= 0.001 else f"{value:.0e}".replace("e-0", "e-")
+    Args:
+        value: the difference of two shares.
+        ci: its interval.
+        threshold: where the interval must lie above, a difference too.
+    """
+    low, high = (end(*ci, 0.0, threshold) for end in (min, max))
+    room = max(0.06 * (high - low), 0.0025)
+    steps = round_steps(low - room, high + room)
+    area = Area((steps[0], steps[-1]), (0.0, 1.0), height=LOW_HEIGHT)
+    start, end, middle = area.x(threshold), area.x(steps[-1]), area.y(0.5)
+    interval = "M{:g} {y:g}v12m0 -6H{:g}m0 -6v12".format(*map(area.x, ci), y=middle - 6)
+    return Chart(
+        "Challenger − champion",
+        "percentage points",
+        [(area.x(x), f"{100 * x:+g}".replace("-", "−") if x else "0") for x in steps],
+        [],
+        [
+            Line("enough for a promotion", "zone", f"M{start:g} {middle:g}H{end:g}"),
+            Line("no difference", "zero", area.interval(0.0, 0.0, 1.0)),
+            Line("tonight, with 95\u202f% interval", "first", interval, dots=[(area.x(value), middle, 5.0)]),
+        ],
+        height=LOW_HEIGHT,
+        box=(LEFT, TOP, WIDTH - RIGHT, LOW_HEIGHT - BOTTOM),
+    )
 
 
 def _smooth(points: Points) -> Points:
@@ -281,14 +345,14 @@ def _last(points: Points, key: str) -> str:
     return f"{100 * value:.1f}\u202f% in the last epoch" if key == "accuracy" else f"{value:.3g} in the last epoch"
 
 
-def _steps(low: float, high: float, about: int = 5) -> list[float]:
-    """Return evenly spaced round numbers from at most ``low`` to at least ``high``."""
-    rough = max(high - low, 1e-9) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
+def _reigns(scored: Sequence[tuple[Night, float]]) -> list[Sequence[tuple[Night, float]]]:
+    """Return the nights of each champion, with its scores."""
+    starts = [i for i, (night, _) in enumerate(scored) if i == 0 or night.decision == PROMOTED]
+    return [scored[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
 
 
-def _whole(steps: Sequence[float], limits: tuple[float, float]) -> list[float]:
-    return [step for step in steps if step == int(step) and limits[0] <= step <= limits[1]]
+def _days(nights: Sequence[Night]) -> tuple[float, float]:
+    """Return the range of days of a chart, with room on either side."""
+    first, last = nights[0].day, nights[-1].day
+    room = max(0.03 * (last - first), 0.5)
+    return first - room, last + room

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,12 +14,12 @@ from heads.comparison.compare import CompareResult
 from heads.evaluation import metrics
 from heads.evaluation.learning_curve import power_law
 from heads.reporting import charts
+from heads.reporting.page import Axis, Thumbnail, describe, picture, template
 
 TEMPLATE = "report.html.j2"
 ALPHABETICAL_CLASSES = 30  # with more, the confusion matrix is ordered by confusion
 LABELLED_CLASSES = 400  # with more, the confusion matrix has no class names
 ROWS_SHOWN = 30  # of the leaderboard and of the table of classes; a click shows the rest
-IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Gallery:
         most: the most images in each of the two.
     """
 
-    thumbnail: Callable[[str], bytes | None]
+    thumbnail: Thumbnail
     seed: int = 0
     most: int = 24
 
@@ -58,9 +54,9 @@ def render(result: CompareResult, dataset: Dataset, gallery: Gallery, *, date: s
     matrix = metrics.confusion(test.y, predicted, labels)
     many = len(labels) > ALPHABETICAL_CLASSES
     order = metrics.confusion_order(matrix) if many else np.arange(len(labels))
-    return _template().render(
+    return template(TEMPLATE).render(
         winner=winner,
-        params=_describe(rows[0]),
+        params=describe(rows[0]),
         about=registry.family(winner.head.family).about,
         date=date,
         head_id=head_id,
@@ -84,51 +80,20 @@ def render(result: CompareResult, dataset: Dataset, gallery: Gallery, *, date: s
     )
 
 
-def _template() -> Any:
-    """Return the report's Jinja template."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\u202f%"
-    environment.filters["range"] = lambda ends: f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
-    return environment.get_template(TEMPLATE)
-
-
-def _describe(row: dict[str, Any]) -> str:
-    words = [
-        registry.describe(row["head"], row["params"]),
-        "balanced" if row.get("class_weight") else "",
-        f"{row['views']} views" if row.get("views") else "",
-    ]
-    return ", ".join(filter(None, words))
-
-
 def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return rows for the table, and the ends of the axis that their intervals share, multiples of 5 %."""
-    intervals = [row["val_ci"] for row in rows if row["val_ci"]]
-    low = math.floor(20 * min((ci[0] for ci in intervals), default=0)) / 20
-    high = math.ceil(20 * max((ci[1] for ci in intervals), default=1)) / 20
-
-    def place(share: float) -> float:
-        return round(100 * (share - low) / (high - low), 2)
-
+    axis = Axis.of(row["val_ci"] for row in rows if row["val_ci"])
     return {
-        "low": low,
-        "high": high,
+        "low": axis.low,
+        "high": axis.high,
         "rows": [
             {
                 "head": row["head"],
-                "params": _describe(row),
+                "params": describe(row),
                 "feature_set": row.get("feature_set"),
                 "val": row["val"],
                 "ci": row["val_ci"],
-                "places": [place(x) for x in (*row["val_ci"], row["val"])] if row["val_ci"] else None,
+                "places": axis.places(row["val"], row["val_ci"]) if row["val_ci"] else None,
                 "seconds": row["fit_seconds"],
                 "error": row.get("error"),
                 "note": row.get("note"),
@@ -171,7 +136,7 @@ def _learning_curve(told: dict[str, Any] | None) -> dict[str, Any] | None:
     points, expected = told["points"], told["at_twice"]
     law = power_law(np.array([p["n"] for p in points]), np.array([1 - p["val"] for p in points])) if expected else None
     return {
-        "head": ", ".join(filter(None, [told["head"], _describe(told)])),
+        "head": ", ".join(filter(None, [told["head"], describe(told)])),
         "chart": charts.learning_curve(points, law, expected),
         "last": points[-1],
         "expected": expected,
@@ -271,9 +236,7 @@ def _galleries(test: Dataset, predicted: np.ndarray, confidence: np.ndarray, sho
             chosen = chosen[np.argsort(-confidence[chosen], kind="stable")]
         pictures = [
             {
-                "uri": str(test.uris[row]),
-                "name": PurePosixPath(str(test.uris[row])).name,
-                "source": _data_uri(shown.thumbnail(str(test.uris[row]))),
+                **picture(str(test.uris[row]), shown.thumbnail),
                 "true": str(test.y[row]),
                 "predicted": str(predicted[row]),
                 "probability": float(confidence[row]),
@@ -282,11 +245,3 @@ def _galleries(test: Dataset, predicted: np.ndarray, confidence: np.ndarray, sho
         ]
         galleries.append({"title": title, "total": len(rows), "pictures": pictures})
     return galleries
-
-
-def _data_uri(image: bytes | None) -> str | None:
-    """Return an image as a data URI; None if it is not of one of the ``IMAGE_TYPES``."""
-    kind = next((kind for magic, kind in IMAGE_TYPES.items() if image and image.startswith(magic)), None)
-    if image is None or kind is None:
-        return None
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

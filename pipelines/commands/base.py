@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from featurestore.errors import PenultError, trouble
+from pipelines import signals
 from pipelines.options import LABEL_SET, MOVED_WEIGHTS
 
 app = typer.Typer(
@@ -53,8 +54,8 @@ def main() -> None:
     try:
         app()
     except PenultError as error:
-        print(f"penult: {error}", file=sys.stderr)
+        print(signals.farewell(str(error)), file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"penult: {trouble(error, 'The disk')}", file=sys.stderr)
+        print(signals.farewell(trouble(error, "The disk")), file=sys.stderr)
         sys.exit(1)

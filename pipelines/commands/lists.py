@@ -39,13 +39,16 @@ def heads(as_json: Json = False) -> None:
 
 @app.command()
 def runs(store: Store, as_json: Json = False) -> None:
-    """List the store's runs.
+    """List the store's runs, and the nights that have not ended.
 
     The id of a train or compare run is the id of its head.
     """
     from featurestore.store import FeatureStore
     from pipelines.commands import output
+    from pipelines.retraining.night import nights
 
-    rows = [output.run_row(record) for record in FeatureStore(store).runs()]
+    opened = FeatureStore(store)
+    rows = [output.run_row(record) for record in opened.runs()]
+    rows += [output.night_row(night.told) for night in nights(opened.path) if night.outcome is None]
     output.table(rows)
     print_json(as_json, rows)

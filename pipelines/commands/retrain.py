@@ -38,8 +38,7 @@ def retrain(
     from pipelines.commands import output
     from pipelines.retraining.night import Console
 
-    if hasattr(output, "log_as"):
-        output.log_as(log_format)
+    output.log_as(log_format)
     if init is not None:
         _write_recipe(init)
         return

@@ -101,7 +101,8 @@ def _failures(evidence: Evidence, limit: float, _options: ChecksOptions) -> Find
 
 
 def _small_classes(evidence: Evidence, limit: int, _options: ChecksOptions) -> Finding:
-    names, counts = np.unique(evidence.data.y[evidence.in_split(TRAIN)], return_counts=True)
+    names, codes = np.unique(evidence.data.y, return_inverse=True)
+    counts = np.bincount(codes[evidence.in_split(TRAIN)], minlength=len(names))
     small = np.flatnonzero(counts < limit)
     least = int(counts.min()) if len(counts) else 0
     told = _some([f"{names[i]} ({counts[i]:,})" for i in small])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -123,27 +122,3 @@ def _baseline(data: Dataset, test: Dataset) -> float:
     """Return the share of test images that belong to the most frequent class of training."""
     names, counts = np.unique(data.y[data.splits == TRAIN], return_counts=True)
     return float(np.mean(test.y == names[counts.argmax()])) if len(counts) and len(test) else 0.0
-
-
-def disagreements(contest: Contest, most: int) -> dict[str, Any]:
-    """Return on which images the heads disagree: counts, and up to ``most`` of each kind with labels and predictions."""
-    ballot = contest.ballot
-    if ballot.champion is None:
-        return {"counts": {}, "images": []}
-    new, old = ballot.challenger == ballot.y, ballot.champion == ballot.y
-    kinds = {
-        "gained": new & ~old,
-        "lost": ~new & old,
-        "both_wrong": ~new & ~old & (ballot.challenger != ballot.champion),
-    }
-    images = [
-        {
-            "uri": str(contest.uris[row]),
-            "true": str(ballot.y[row]),
-            "champion": str(ballot.champion[row]),
-            "challenger": str(ballot.challenger[row]),
-        }
-        for rows in kinds.values()
-        for row in np.flatnonzero(rows)[:most]
-    ]
-    return {"counts": {name: int(rows.sum()) for name, rows in kinds.items()}, "images": images}

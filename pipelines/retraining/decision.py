@@ -57,6 +57,9 @@ def decide(rule: PromoteOptions, ballot: Ballot, obstacle: str | None = None, un
         obstacle: why the champion stays whatever the scores say; None if nothing does.
         unfit: why the champion cannot be scored, if it cannot; the challenger then only has to beat the baseline.
     """
+    if not len(ballot.y):
+        nothing = {"score": None, "ci": None}
+        return Verdict(KEPT, "No test image can judge.", None, nothing, None, _parts(rule.metric, ballot))
     challenger = _scored(rule.metric, ballot, ballot.challenger)
     if ballot.champion is None:
         decision, reason = _without_champion(ballot, challenger, unfit)
@@ -96,7 +99,8 @@ def _without_champion(ballot: Ballot, challenger: dict[str, Any], unfit: str | N
 def _few(rule: PromoteOptions, ballot: Ballot) -> str | None:
     if len(ballot.y) >= rule.min_test_images:
         return None
-    return f"Both heads can be scored on {len(ballot.y):,} test images, fewer than min_test_images = {rule.min_test_images:,}."
+    few = f"fewer than min_test_images = {rule.min_test_images:,}"
+    return f"Both heads can be scored on {len(ballot.y):,} test images, {few}."
 
 
 def _not_shown(rule: PromoteOptions, difference: Difference) -> str | None:

@@ -52,7 +52,8 @@ def judge(work: Work, embedded: dict[str, Any]) -> Judgement:
     dataset = load_dataset(work.store, data, ON_DISK)
     labels = night.step("labels", partial(_changed_labels, work, dataset))
     checks = night.step("checks", partial(_checks, work, dataset, embedded, champion))
-    told = {"labels": labels, "checks": checks}
+    unscored = None if champion is None else {"head_id": champion.head_id, "score": None, "ci": None}
+    told = {"labels": labels, "checks": checks, "champion": unscored}
     if wrong := [check for check in checks if check["status"] == "block"]:
         return Judgement(BLOCKED, " ".join(f"{check['name']}: {check['reason']}" for check in wrong), told)
     notes = night.step("embed for the champion", partial(ingestion.embed_for, work, champion, feature_set))
@@ -128,7 +129,7 @@ def _verdict(work: Work, contest: Contest, winner: dict[str, Any], champion: Cha
     found = decide(rule, contest.ballot, obstacle, contest.unfit)
     before = None
     if champion is not None:
-        before = {"head_id": champion.head_id, **(found.champion or {"score": None, "ci": None})}
+        before = {"head_id": champion.head_id, "score": None, "ci": None} | (found.champion or {})
     test = {"metric": rule.metric, "rule": rule.rule, "margin": rule.margin, "decisions": 1 + _decisions(work)}
     scores = {
         "champion": before,

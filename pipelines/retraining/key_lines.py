@@ -36,7 +36,7 @@ def _statement(lines: list[str], start: int) -> tuple[dict[str, Any], int] | Non
     for end in range(start + 1, min(start + MAX_LINES, len(lines)) + 1):
         try:
             return tomllib.loads("\n".join(lines[start:end])), end
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return None
 

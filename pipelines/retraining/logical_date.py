@@ -30,8 +30,4 @@ def checked(text: str) -> str:
 
 def with_date(text: str, day: date) -> str:
     """Return a text that ``checked`` lets pass with the date in place of {date} and {date:FORMAT}."""
-    return _PLACEHOLDER.sub(lambda found: day.isoformat() if found[1] is None else _formatted(found[1], day), text)
-
-
-def _formatted(form: str, day: date) -> str:
-    return re.sub("%.", lambda code: day.strftime(code[0]), form)  # only the codes: what is between them stays as it is
+    return _PLACEHOLDER.sub(lambda found: day.isoformat() if found[1] is None else day.strftime(found[1]), text)

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurestore import layout
 from featurestore.runs import utc_now
 from featurestore.storage.files import delete, exists, listed, make_folder, read_sealed, write_sealed
 from featurestore.storage.lock import locked
 from featurestore.store import FeatureStore
-from pipelines.retraining.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipelines.retraining.recipe import Recipe
 
 KIND = "retrain"
 BLOCKED, UNCHANGED, FAILED = "blocked", "unchanged", "failed"  # decisions, besides those of decision.py

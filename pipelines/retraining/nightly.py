@@ -148,7 +148,7 @@ def _publish(work: Work) -> str | None:
     if published(options.to) == champion:
         return str(Path(options.to) / "current")
     name = f"{work.recipe.date.isoformat()}-{champion}"
-    return publish(work.store.path, champion, options, name, work.recipe.keep.exports, work.console.say)
+    return publish(str(work.store.path), champion, options, name, work.recipe.keep.exports, work.console.say)
 
 
 def _write_page(work: Work, outcome: dict[str, Any], contest: Contest | None) -> None:

@@ -32,7 +32,7 @@ from pipelines.retraining.options import (
     SourceOptions,
     TrackOptions,
 )
-from pipelines.retraining.tables import TABLES, Refused, Table, hint
+from pipelines.retraining.tables import MAX_SHOWN, TABLES, Refused, Table, hint
 from pipelines.sources.uris import printable
 
 MAX_BYTES, MAX_NAME = 2**16, 100
@@ -91,15 +91,16 @@ def read_recipe(path: str | PathLike[str], date: date) -> Recipe:
         name = _name(told.pop("name", ""), file)
         for key, value in told.items():
             if key not in TABLES:
-                got = f"[{key}]" if isinstance(value, dict) else key
-                raise Refused(f"Expected: name or a table of a recipe{hint(key, TABLES)}. Got: {got}.", key)
+                got = f"[{key[:MAX_SHOWN]}]" if isinstance(value, dict) else key[:MAX_SHOWN]
+                near = hint(key, ["name", *TABLES])
+                raise Refused(f"Expected: name or a table of a recipe{near}. Got: {got}.", key)
         tables = {table: TABLES[table].read(told.get(table, {}), file.parent) for table in TABLES}
     except Refused as refused:
         line = key_lines(text).get(refused.place)
         where = f"{path}, line {line}" if line else f"{path}"
         at, *inside = refused.place
-        about = " ".join([f"[{at}]", *inside]) + ": " if at in TABLES else ""
-        raise UsageError(f"{where}: {about}{refused}") from refused
+        about = " ".join([f"[{at}]", *(key[:MAX_SHOWN] for key in inside)]) + ": " if at in TABLES else ""
+        raise UsageError(f"{where}: {_one_line(about + str(refused))}") from refused
     return _recipe(file, name, date, tables)
 
 
@@ -148,6 +149,11 @@ def _broken(path: str | PathLike[str], said: str) -> str:
     if at is None:
         return f"{path}: Expected: TOML. Got: {said}."
     return f"{path}, line {at[1]}: Expected: TOML. Got, in column {at[2]}: {said[: at.start()]}."
+
+
+def _one_line(said: str) -> str:
+    """Return a message whose keys and texts, which may have any character, show those that do not print as escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in said)
 
 
 def _name(given: Any, file: Path) -> str:

@@ -130,7 +130,9 @@ class Table:
             raise Refused(f"Expected: a table [{self.name}]. Got: {_shown(given)}.", self.name)
         for key in given:
             if key not in self.keys:
-                raise Refused(f"Expected: a key of [{self.name}]{hint(key, self.keys)}. Got: {key}.", self.name, key)
+                raise Refused(
+                    f"Expected: a key of [{self.name}]{hint(key, self.keys)}. Got: {key[:MAX_SHOWN]}.", self.name, key
+                )
         values = {key: self._value(key, value, folder) for key, value in given.items()}
         for key, leaf in self.keys.items():
             if leaf.default is MISSING and key not in values:

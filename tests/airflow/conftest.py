@@ -26,7 +26,9 @@ def site() -> Iterator[None]:
     (FOLDER / "penult").chmod(0o755)
     (FOLDER / "dags").mkdir()
     for path in (ROOT / "examples" / "airflow").glob("*.py"):
-        (FOLDER / "dags" / path.name).write_text(path.read_text().replace(START, f"{START} {END}"))
+        text = path.read_text()
+        assert START in text
+        (FOLDER / "dags" / path.name).write_text(text.replace(START, f"{START} {END}"))
     LABELS.mkdir()
     subprocess.run([PENULT.parent / "python", Path(__file__).with_name("corpus.py"), BATCHES], check=True)
     airflow("db", "migrate")

@@ -13,8 +13,8 @@ from nights import Night
 from photos import airflow, arrive, champion, correct
 from services import Api, running, wait_for
 
-# Seconds until a person answers. Airflow 3.3 takes a task for lost whose answer comes before the scheduler has noted that
-# the task waits for one.
+# Seconds until a person answers. Airflow 3.3 takes a task for lost if the answer comes before the scheduler has noted
+# that the task waits for one.
 REACTION = 5
 
 

@@ -203,16 +203,16 @@ def _gc(folder: Path) -> Job:
 
 def _promote(folder: Path) -> Job:
     """A head that was in use before; run again, it does nothing."""
-    first, second = _heads()
-    job = _on_done("promote", folder, first, "--json", template=_crowned())
-    return replace(job, moves=(first, second) * 2, steps=(first,))
+    first, second, third = _heads_of(_crowned() / "store")
+    job = _on_done("promote", folder, second, "--json", template=_crowned())
+    return replace(job, moves=(first, second, third, first), steps=(second,))
 
 
 def _rollback(folder: Path) -> Job:
-    """Two heads have been in use by turns; run again, it goes back once more."""
-    first, second = _heads()
+    """Three heads have been in use, the first one twice; run again, it goes back once more."""
+    first, second, third = _heads_of(_crowned() / "store")
     job = _on_done("rollback", folder, "--json", template=_crowned())
-    return replace(job, moves=(first, second) * 2, steps=(first, second, first))
+    return replace(job, moves=(first, second, third, first), steps=(third, second, first))
 
 
 def _finetune(folder: Path) -> Job:
@@ -348,20 +348,18 @@ def _done(engine: str) -> Path:
 
 @cache
 def _crowned() -> Path:
-    """Two heads, which have been the champion by turns."""
+    """Three heads, each of which has been the champion, the first one twice."""
     folder = own_folder()
-    job = _on_done("train", folder, "--head", "ncm")
-    run(job)
-    for head in _heads_in(job.store) * 2:
+    job = _on_done("train", folder)
+    for head in ("ncm", "knn"):
+        run(replace(job, command=[*job.command, "--head", head]))
+    heads = _heads_of(job.store)
+    for head in (*heads, heads[0]):
         run(replace(job, name="promote", command=["promote", head, "--store", str(job.store)]))
     return folder
 
 
-def _heads() -> list[str]:
-    return _heads_in(_crowned() / "store")
-
-
-def _heads_in(store: Path) -> list[str]:
+def _heads_of(store: Path) -> list[str]:
     """Ids of the heads of a store, oldest first."""
     return sorted(path.parent.name for path in store.glob("runs/*/head.json"))
 

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
-from collections.abc import Callable
+import json
+import logging
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +20,11 @@ import pytest
 from rich.color import ColorSystem
 from rich.console import Console
 
+from featurestore.errors import StoreLocked, UsageError
 from featurestore.maintenance.repair import Repair
 from featurestore.maintenance.verify import Finding
-from pipelines import maintenance
-from pipelines.commands import output
+from pipelines import maintenance, signals
+from pipelines.commands import base, output
 from pipelines.commands.output import console, stores
 from pipelines.embedding.embed import EmbedResult
 from pipelines.embedding.labels import LabelResult
@@ -94,6 +102,115 @@ def test_numbers_have_no_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(console._console, "_force_terminal", True)
     monkeypatch.setattr(console._console, "_color_system", ColorSystem.STANDARD)
     assert said(output.say, "1,234 images in 'a' of /b") == ["1,234 images in 'a' of /b"]
+
+
+# --- as JSON
+
+
+@pytest.fixture
+def as_json(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """From here on stderr is JSON; afterwards all is as before."""
+    output.log_as("json")
+    yield
+    output.log_as("text")
+    logger = logging.getLogger("penult")
+    assert console.LOGS["json"] not in logger.handlers and logger.propagate
+    assert signals.farewell("x") == "penult: x"
+
+
+def objects(lines: list[str], level: str = "info") -> list[dict[str, Any]]:
+    """What the lines say besides their time, which is now, and their level."""
+    found = [json.loads(line) for line in lines]
+    for one in found:
+        assert "".join(lines).isascii() and one.pop("level") == level
+        time = datetime.fromisoformat(one.pop("time"))
+        assert time.utcoffset() == timedelta(0) and abs(datetime.now(UTC) - time) < timedelta(minutes=1)
+    return found
+
+
+def test_a_line_as_json(as_json: None, said: Callable[..., list[str]]) -> None:
+    text = 'two\nlines, "quoted", [bold]ü\udcff' + "x" * 500
+    assert objects(said(output.say, text)) == [{"message": text}]
+
+
+def test_a_table_as_json_is_an_object_per_row(as_json: None, said: Callable[..., list[str]]) -> None:
+    rows = [{"a_name": "ü", "n": n, "side": [2, 3], "score": math.nan, "where": Path("/a")} for n in range(3)]
+    told = [row | {"score": None, "where": "/a"} for row in rows]
+    assert objects(said(output.table, rows)) == [{"row": row} for row in told]
+    assert objects(said(output.table, rows, limit=2)) == [
+        {"row": told[0]},
+        {"row": told[1]},
+        {"message": "… and 1 more"},
+    ]
+    assert said(output.table, []) == []
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_as_json_is_a_line_now_and_then(
+    terminal: bool, as_json: None, monkeypatch: pytest.MonkeyPatch, said: Callable[..., list[str]]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(console._console, "_force_terminal", terminal)
+
+    def work() -> None:
+        with output.bar("embed") as progress:
+            for seconds, done in ((9.5, 1), (10, 1500), (19, 1600), (20, 4000)):
+                now[0] = 100 + seconds
+                progress(done, 12_000)
+
+    assert objects(said(work)) == [{"what": "embed", "done": done, "total": 12_000} for done in (1500, 4000)]
+
+
+def test_warnings_as_json_come_once(as_json: None, said: Callable[..., list[str]]) -> None:
+    root = logging.StreamHandler(sys.stderr)  # as a library may set up
+    logging.getLogger().addHandler(root)
+    try:
+        lines = said(logging.getLogger("penult").warning, "%s is locked", "a store")
+        assert said(logging.getLogger("penult").info, "not asked for") == []
+    finally:
+        logging.getLogger().removeHandler(root)
+    assert objects(lines, "warning") == [{"message": "a store is locked"}]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (StoreLocked("It is locked."), "It is locked."),
+        (
+            OSError(errno.ENOSPC, "no", "/a"),
+            "/a: No space left on device: make room there, then run the same command again; what was finished is kept.",
+        ),
+    ],
+)
+def test_the_last_line_of_an_error_as_json(
+    error: Exception, message: str, as_json: None, monkeypatch: pytest.MonkeyPatch, said: Callable[..., list[str]]
+) -> None:
+    def failing() -> None:
+        raise error
+
+    def run() -> None:
+        with pytest.raises(SystemExit) as end:
+            base.main()
+        assert end.value.code == getattr(error, "exit_code", 1)
+
+    monkeypatch.setattr(base, "app", failing)
+    assert objects(said(run), "error") == [{"message": message}]
+    output.log_as("text")
+    assert said(run) == [f"penult: {message}"]
+
+
+def test_a_signals_last_line_as_json(as_json: None) -> None:
+    code = "from pipelines import signals\nfrom pipelines.commands import output\nimport time\n"
+    code += "output.log_as('json')\nwith signals.time_limit(0.1):\n    time.sleep(50)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 1
+    assert objects(done.stderr.splitlines(), "error")[0]["message"].startswith("Out of time (--timeout 0.1s);")
+
+
+def test_there_is_no_other_form_of_log() -> None:
+    with pytest.raises(UsageError, match=r"Expected: --log-format text or json\. Got: 'yaml'\."):
+        output.log_as("yaml")
 
 
 # --- embed

@@ -1,8 +1,8 @@
 """All output for people, on stderr: tables, plain lines, and progress bars where there is a terminal."""
 
-from pipelines.commands.output.console import bar, say, table
+from pipelines.commands.output.console import bar, log_as, say, table
 from pipelines.commands.output.heads import compared, exported, finetuned, pointed, predicted, promoted, trained
-from pipelines.commands.output.nights import night
+from pipelines.commands.output.nights import night, night_row
 from pipelines.commands.output.sources import embedded, failed, forgotten, labelled, write_csv
 from pipelines.commands.output.stores import freed, repaired, run_row, status, verified
 
@@ -16,7 +16,9 @@ __all__ = [
     "forgotten",
     "freed",
     "labelled",
+    "log_as",
     "night",
+    "night_row",
     "pointed",
     "predicted",
     "promoted",

@@ -48,6 +48,12 @@ def night(outcome: Mapping[str, Any]) -> None:
         say(f"Report: {outcome['report']}")
 
 
+def night_row(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a night that has not ended as a row of the table of runs."""
+    outcome = f"{told['date']} not finished: {told.get('error', 'it is under way, or was killed')}"
+    return {"run": told["run_id"], "started": told["started"], "outcome": outcome, "set": ""}
+
+
 def _planned(outcome: Mapping[str, Any]) -> None:
     cost = outcome["plan"]
     seconds = (
