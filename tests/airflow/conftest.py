@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -33,8 +32,7 @@ def site() -> Iterator[None]:
     subprocess.run([PENULT.parent / "python", Path(__file__).with_name("corpus.py"), BATCHES], check=True)
     airflow("db", "migrate")
     yield
-    if not os.environ.get("KEEP"):
-        shutil.rmtree(FOLDER)
+    shutil.rmtree(FOLDER)
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def wait_for(what: str, look: Callable[[], Any]) -> Any:
     end = time.monotonic() + PATIENCE
     while not (seen := look()):
         assert time.monotonic() < end, f"Waited for {what} for {PATIENCE:.0f} s."
-        time.sleep(0.3)
+        time.sleep(1)  # each look may find SQLite locked, and locks it
     return seen
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -10,12 +10,8 @@ from urllib.parse import quote
 import pytest
 
 from nights import Night
-from photos import airflow, arrive, champion, correct
+from photos import FOLDER, airflow, arrive, champion, correct
 from services import Api, running, wait_for
-
-# Seconds until a person answers. Airflow 3.3 takes a task for lost if the answer comes before the scheduler has noted
-# that the task waits for one.
-REACTION = 5
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +26,7 @@ class Run:
 
     def __init__(self, api: Api, dag: str, run_id: str) -> None:
         self._api = api
+        self._run_id = run_id
         self._path = f"/dags/{dag}/dagRuns/{quote(run_id)}"
 
     def ended(self) -> str:
@@ -55,7 +52,9 @@ class Run:
     def answer(self, option: str) -> str:
         """Wait until the run asks for an approval, and answer; return what was asked."""
         wait_for("a question", lambda: self.tasks["approve"] == "awaiting_input")
-        time.sleep(REACTION)
+        # Airflow 3.3 takes a task for lost if the answer comes before the scheduler has noted that the task waits.
+        noted = f"Received executor event with state success .*task_id='approve', run_id='{re.escape(self._run_id)}'"
+        wait_for("the scheduler", lambda: re.search(noted, (FOLDER / "scheduler.log").read_text()))
         path = f"{self._path}/taskInstances/approve/-1/hitlDetails"
         asked = self._api("GET", path)
         self._api("PATCH", path, {"chosen_options": [option]})
