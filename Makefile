@@ -4,10 +4,11 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 DEMO ?= demo
+AIRFLOW := .venv-airflow
 SEED ?= 0
 COUNT ?= 200
 
-.PHONY: help setup demo test test-track faults mutants check bench docs lock clean
+.PHONY: help setup demo test test-airflow test-track faults mutants check bench docs lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -33,6 +34,14 @@ $(VENV)/track: requirements-track.txt $(VENV)/installed
 
 test-track: $(VENV)/track  ## the tests of nights in MLflow, which make test passes over
 	$(BIN)/python -m pytest tests/pipelines/test_tracking.py
+
+$(AIRFLOW)/installed: requirements-airflow.txt
+	$(PYTHON) -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/pip install --quiet --disable-pip-version-check -r requirements-airflow.txt
+	@touch $@
+
+test-airflow: setup $(AIRFLOW)/installed  ## the Dags of examples/airflow in a real Airflow, in an environment of its own
+	PENULT_COMMAND=$(abspath $(BIN))/penult $(AIRFLOW)/bin/python -m pytest -c tests/airflow/pytest.ini tests/airflow
 
 faults: setup  ## the fault battery, whole: SEED=0 COUNT=200 PARTS="kills disk" MATCH="at call"; takes hours
 	cd tests && PYTHONPATH=$(CURDIR) $(abspath $(BIN))/python -m faults --seed $(SEED) --count $(COUNT) $(if $(PARTS),--only $(PARTS)) $(if $(MATCH),--match "$(MATCH)")
@@ -66,6 +75,7 @@ lock: setup  ## resolve the requirements anew for Python 3.11 to 3.13
 	$(COMPILE) --group mutants --constraint requirements.txt --output-file requirements-mutants.txt
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["track"], sep="\n")' \
 		| $(COMPILE) --constraint requirements.txt --output-file requirements-track.txt -
+	$(COMPILE) --group airflow --output-file requirements-airflow.txt
 
-clean:  ## remove .venv, the demo and what make mutants has kept
-	rm -rf $(VENV) $(DEMO) .mutants
+clean:  ## remove the environments, the demo and what make mutants has kept
+	rm -rf $(VENV) $(AIRFLOW) $(DEMO) .mutants
