@@ -295,15 +295,16 @@ def images_over_nights(nights: Sequence[Night]) -> Chart:
     )
 
 
-def difference(value: float, ci: Sequence[float], threshold: float) -> Chart:
+def difference(value: float, ci: Sequence[float], threshold: float, step: float | None = None) -> Chart:
     """Return a chart of challenger minus champion with its interval, and of where the whole interval must lie.
 
     Args:
         value: the difference of two shares.
         ci: its interval.
         threshold: where the interval must lie above, a difference too.
+        step: what the difference itself must exceed, if anything.
     """
-    low, high = (end(*ci, 0.0, threshold) for end in (min, max))
+    low, high = (end(*ci, 0.0, threshold, step or 0.0) for end in (min, max))
     room = max(0.06 * (high - low), 0.0025)
     steps = round_steps(low - room, high + room)
     area = Area((steps[0], steps[-1]), (0.0, 1.0), height=LOW_HEIGHT)
@@ -315,8 +316,9 @@ def difference(value: float, ci: Sequence[float], threshold: float) -> Chart:
         [(area.x(x), f"{100 * x:+g}".replace("-", "−") if x else "0") for x in steps],
         [],
         [
-            Line("enough for a promotion", "zone", f"M{start:g} {middle:g}H{end:g}"),
+            Line("where the whole interval must lie", "zone", f"M{start:g} {middle:g}H{end:g}"),
             Line("no difference", "zero", area.interval(0.0, 0.0, 1.0)),
+            *([] if step is None else [Line("step to exceed", "second dashed", area.interval(step, 0.0, 1.0))]),
             Line("tonight, with 95\u202f% interval", "first", interval, dots=[(area.x(value), middle, 5.0)]),
         ],
         height=LOW_HEIGHT,

@@ -15,7 +15,10 @@ TEMPLATE = "night.html.j2"
 MOST = 16  # pictures per check, and per kind of disagreement
 STATUSES = {"block": "blocked", "warn": "warning", "ok": "passed", "off": "off"}  # in words, the worst first
 METRICS = {"top1": "top-1", "macro_f1": "macro F1", "mean_recall": "mean class recall"}
-THRESHOLDS = {"better": 1, "not-worse": -1}  # by rule: how often the margin the interval must lie above
+RULES = {  # how often the margin the interval must lie above, and whether the difference must exceed the Ladder's step
+    "better": (1, True),
+    "not-worse": (-1, False),
+}
 VERDICTS = {
     "promoted": "A new champion",
     "kept": "The champion stays",
@@ -29,7 +32,7 @@ Outcome = Mapping[str, Any]
 
 CHECKS: dict[str, tuple[str, Callable[[float], str]]] = {  # in words, and how their values and limits are written
     "failures": ("New files that failed", percent),
-    "small_classes": ("Classes with few training images", "{:,}".format),
+    "small_classes": ("Training images of the smallest class", "{:,}".format),
     "appeared": ("Classes that appeared", "{:,}".format),
     "vanished": ("Classes that vanished", "{:,}".format),
     "flips": ("Images with another label", percent),
@@ -173,13 +176,10 @@ def _difference(told: Mapping[str, Any] | None, test: Mapping[str, Any]) -> dict
     """Return the difference of the two heads, with its chart and the threshold of the rule; None if there is none."""
     if told is None:
         return None
-    threshold = THRESHOLDS[test["rule"]] * test["margin"]
-    return {
-        "step": None,
-        **told,
-        "threshold": threshold,
-        "chart": charts.difference(told["value"], told["ci"], threshold),
-    }
+    sign, steps = RULES[test["rule"]]
+    threshold, step = sign * test["margin"], told["step"] if steps else None
+    chart = charts.difference(told["value"], told["ci"], threshold, step)
+    return {**told, "threshold": threshold, "step": step, "chart": chart}
 
 
 def _ages(test: Mapping[str, Any]) -> list[dict[str, Any]]:

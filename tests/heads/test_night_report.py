@@ -104,8 +104,8 @@ def test_the_numbers_are_those_of_the_outcome():
         "Difference+2.20 points, 95 % interval +1.23 to +3.45",
         "p-value0.004",
         "Rulebetter: the whole interval must lie above +0.50 points",
-        "Step0.56 points",
-        "Test split1,204 images; has decided 12 nights so far",
+        "Step0.56 points, which the difference must exceed",
+        "Test split1,204 images; has decided 12 nights, this one included",
         "there when the champion was made1,00193.1%94.2% +1.10",
         "came since20387.2%94.8% +7.60",
         "new images1,312 changed images21 removed images22 failed files23 labels added1,296 labels changed24",
@@ -121,7 +121,7 @@ def test_the_numbers_are_those_of_the_outcome():
     titles = re.findall(r"<h2>(.*?)</h2>", page.html)
     assert titles == ["Checks", "Champion and challenger", "Over time", "Data", "Time", "Notes", "This night"]
     assert page_of(outcome(difference={**outcome()["difference"], "p_value": 1e-9})).text.count("below 0.001") == 1
-    assert "Ladder" not in page_of(outcome(difference={**outcome()["difference"], "step": None})).text
+    assert "Ladder" not in page_of(outcome(test={**outcome()["test"], "rule": "not-worse"})).text
 
 
 def test_the_head_in_use_is_marked():
@@ -435,7 +435,8 @@ def test_the_difference_is_drawn_against_the_margin(rule, margin):
     def x(value):
         return pytest.approx(x0 + (x1 - x0) * (value - t0) / (t1 - t0), abs=0.06)
 
-    zone, none, tonight = chart.lines
+    zone, none, *step, tonight = chart.lines
+    assert [float(re.match(r"M(\S+) ", line.path)[1]) for line in step] == [x(0.0056)] * (rule == "better")
     start, middle, end = map(float, re.fullmatch(r"M(\S+) (\S+)H(\S+)", zone.path).groups())
     assert (start, end) == (x(threshold), x1) and middle == (chart.box[1] + chart.box[3]) / 2
     assert float(re.match(r"M(\S+) ", none.path)[1]) == x(0.0)
@@ -443,6 +444,11 @@ def test_the_difference_is_drawn_against_the_margin(rule, margin):
     assert (low, high) == (x(0.0123), x(0.0345)) and tonight.dots == [(x(0.022), middle, 5.0)]
     assert t0 < min(0, threshold) and t1 > 0.0345 and "0" in [text for _, text in chart.x_ticks]
     assert f"must lie above {points(threshold)} points" in page_of(told).text
+
+
+def test_a_step_beyond_the_interval_is_inside_the_chart():
+    chart = charts.difference(0.001, (-0.002, 0.004), 0.0, step=0.03)
+    assert float(re.match(r"M(\S+) ", chart.lines[2].path)[1]) < chart.box[2]
 
 
 def test_no_difference_at_all_has_room():
