@@ -18,7 +18,7 @@ from conftest import CountingEngine
 from featurestore import aliases, layout
 from featurestore.errors import PenultError, SourceError, TooManyFailures, UsageError
 from featurestore.snapshot import Snapshot
-from featurestore.splits import SPLITS, TEST, TRAIN
+from featurestore.splits import SPLITS, TEST, TRAIN, Split
 from featurestore.store import FeatureStore
 from pipelines.commands import app
 from pipelines.maintenance import gc, verify
@@ -105,7 +105,7 @@ def status_of(outcome: dict[str, Any], check: str) -> str:
 
 def test_the_least_recipe_works_as_it_stands(world: World) -> None:
     world.add()
-    code, told = world.cli("--date", "2026-11-01")
+    code, told = world.cli("--date", "2026-11-01", "--skip-code", "99")
     assert code == 0
     assert told.keys() >= KEYS
     assert (told["decision"], told["date"], told["recipe"]) == ("promoted", "2026-11-01", "nightly")
@@ -134,7 +134,10 @@ def test_a_night_is_done_once(world: World, engine: CountingEngine) -> None:
     embedded = engine.images
     assert world.night(1) == first | {"repeated": True}
     assert engine.images == embedded and len(FeatureStore(world.store).runs()) == len(runs)
-    assert world.night(2)["embed"]["new"] == 15
+    second = world.night(2)
+    assert second["embed"]["new"] == 15
+    fine = ("failures", "appeared", "vanished", "flips", "test_shrank", "small_classes")
+    assert {status_of(second, check) for check in fine} == {"ok"}
 
 
 def test_another_recipe_on_the_same_date_is_another_night(world: World) -> None:
@@ -144,7 +147,11 @@ def test_another_recipe_on_the_same_date_is_another_night(world: World) -> None:
     assert world.night(1)["repeated"]
     world.write(LEAST.replace('"ncm", "logreg"', '"ncm"'))
     told = world.night(1)
-    assert not told["repeated"] and told["challenger"]["head"] == "ncm"
+    assert not told["repeated"] and told["challenger"]["head"] == "ncm" and told["test"]["decisions"] == 2
+    world.write('name = "another"\n' + world.recipe.read_text())
+    assert world.night(1)["repeated"], "a name decides nothing"
+    world.write('name = "another"\n' + LEAST.replace('"ncm", "logreg"', '"logreg"'))
+    assert world.night(1)["test"]["decisions"] == 1, "these are the nights of another recipe"
 
 
 def test_a_night_on_which_nothing_changed_fits_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +197,16 @@ def test_a_worse_head_is_kept_out_and_a_better_one_promoted(world: World) -> Non
     assert second["test"]["old"]["n"] + second["test"]["new"]["n"] == second["n"]["test"]
     assert second["test"]["decisions"] == 2 and second["test"]["new"]["n"] > second["test"]["old"]["n"]
     assert aliases.resolve(world.store, "challenger") == second["challenger"]["head_id"]
+
+
+def test_label_set_and_split_are_the_recipes(world: World) -> None:
+    world.add()
+    world.write(LEAST + '\n[labels]\nlabel_set = "second"\n[split]\ntest = 0.4\nseed = 7\n')
+    told = world.night(1)
+    data = FeatureStore(world.store).dataset(None, "second", Split(test=0.4, seed=7))
+    assert told["n"]["test"] == int((data.splits == TEST).sum()) == told["test"]["new"]["n"]
+    assert told["labels"]["added"] == len(data) == 240
+    assert FeatureStore(world.store).count_labels("default") == 0
 
 
 def test_a_late_night_leaves_a_champion_of_a_later_date_alone(world: World) -> None:
@@ -254,6 +271,8 @@ def test_a_check_that_blocks_ends_the_night_with_code_4(check: str, world: World
     assert told["champion"] == {"head_id": world.champion, "score": None, "ci": None}
     assert Path(told["report"]).is_file()
     assert world.cli("--date", "2026-11-02") == (4, told | {"repeated": True})
+    if check != "failures":  # which looks at tonight's files alone
+        assert world.night(3)["decision"] == "blocked", "nothing has changed, and nothing was decided"
     world.write(world.recipe.read_text().replace('"block"', '"warn"'))
     told = world.night(2)
     assert told["decision"] in ("kept", "promoted") and told["embed"]["new"] == 0
