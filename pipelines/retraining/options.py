@@ -164,7 +164,7 @@ class NotifyOptions:
     )
     url: Annotated[str | None, Option("The night's JSON is posted here.")] = None
     timeout: Annotated[float, Option("Of each attempt.", parse=budget, metavar="TIME")] = 10.0
-    attempts: Annotated[int, Option("How often to try.")] = 3
+    attempts: Annotated[int, Option("How often the URL is tried; the command is run once.")] = 3
 
     def check(self) -> None:
         """Raise UsageError for invalid options."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable
@@ -108,7 +106,7 @@ def _params(outcome: dict[str, Any]) -> dict[str, str]:
         "head": challenger.get("head"),
         **{f"head.{name}": value for name, value in challenger.get("params", {}).items()},
     }
-    return {name: json.dumps(value).strip('"') for name, value in told.items() if value is not None}
+    return {name: str(value) for name, value in told.items() if value is not None}
 
 
 def _metrics(outcome: dict[str, Any]) -> dict[str, float]:
@@ -119,7 +117,7 @@ def _metrics(outcome: dict[str, Any]) -> dict[str, float]:
         low, high = part.get("ci") or (None, None)
         told |= {who: part.get(key), f"{who}.low": low, f"{who}.high": high}
     told["p_value"] = (outcome["difference"] or {}).get("p_value")
-    return {name: float(value) for name, value in told.items() if value is not None and math.isfinite(value)}
+    return {name: float(value) for name, value in told.items() if value is not None}
 
 
 def _told(error: Exception, uri: str) -> str:

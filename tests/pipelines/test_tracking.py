@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pipelines.retraining.tracking import track
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 OUTCOME: dict[str, Any] = {
-    "run_id": "20261101T020000000000Z-retrain-0a1b2c", "recipe": "nightly", "date": "2026-11-01",
+    "run_id": "20261101T020000000000Z-retrain-0a1b2c", "recipe": "nächtlich", "date": "2026-11-01",
     "decision": "promoted", "reason": "logreg is better by 0.02.",
     "champion": {"head_id": "h1", "score": 0.9, "ci": [0.85, 0.93]},
     "challenger": {
@@ -82,6 +83,12 @@ def test_a_database_that_hangs_is_not_waited_for_long(place: Path, monkeypatch: 
     over.set()
 
 
+def test_of_an_error_one_line_is_told() -> None:
+    assert tracking._told(ValueError("a\nb"), "sqlite:///m.db") == "ValueError: a"
+    for uri in ("postgresql://me:pw@host/db", "http://host/?token=x"):
+        assert tracking._told(ValueError("a"), uri) == "ValueError"
+
+
 # --- in an environment with the extra: make test-track
 
 
@@ -97,9 +104,9 @@ def test_nights_in_a_real_database(place: Path) -> None:
         assert told(uri, outcome) is None
     blocked, promoted = sorted(runs_in(uri), key=lambda run: run.data.tags["penult.decision"])
     assert promoted.info.status == blocked.info.status == "FINISHED"
-    assert promoted.info.run_name == "nightly 2026-11-01"
+    assert promoted.info.run_name == "nächtlich 2026-11-01"
     assert promoted.data.params == {
-        "recipe": "nightly", "rule": "better", "metric": "top1", "margin": "0.0", "head": "logreg", "head.C": "0.1",
+        "recipe": "nächtlich", "rule": "better", "metric": "top1", "margin": "0.0", "head": "logreg", "head.C": "0.1",
         "head.solver": "x",
     }  # fmt: skip
     assert promoted.data.metrics == {
@@ -109,10 +116,10 @@ def test_nights_in_a_real_database(place: Path) -> None:
     }  # fmt: skip
     assert promoted.data.tags == {
         "penult.run_id": OUTCOME["run_id"], "penult.date": "2026-11-01", "penult.decision": "promoted",
-        "penult.champion": "h1", "penult.challenger": "h2", "mlflow.runName": "nightly 2026-11-01",
+        "penult.champion": "h1", "penult.challenger": "h2", "mlflow.runName": "nächtlich 2026-11-01",
         "mlflow.note.content": "logreg is better by 0.02.",
     }  # fmt: skip
-    assert blocked.data.params == {"recipe": "nightly"} and blocked.data.metrics == {}
+    assert blocked.data.params == {"recipe": "nächtlich"} and blocked.data.metrics == {}
     assert blocked.data.tags["penult.champion"] == "h1" and "penult.challenger" not in blocked.data.tags
     assert told(uri, BLOCKED, "others") is None and len(runs_in(uri, "others")) == 1
     assert sorted(path.name for path in place.iterdir()) == ["m.db"]
@@ -149,6 +156,7 @@ def test_a_server_that_is_not_there(place: Path, monkeypatch: pytest.MonkeyPatch
     assert len(wrong) < 300
     wrong = told(f"http://me:secret@127.0.0.1:{port}") or ""
     assert wrong == "MLflow did not take the night (MlflowException)."
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1" and os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite+nonsense:///m.db", "nonsense://me:secret@host/db"])
