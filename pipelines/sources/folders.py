@@ -72,7 +72,7 @@ def list_folder(listing: Listing) -> Iterator[Entry]:
     pending = [_Folder(root, None, None, ())]
     while pending:
         folder = pending.pop()
-        prefix = uri_of(folder.path).rstrip("/") + "/"
+        prefix, inside = uri_of(folder.path).rstrip("/") + "/", folder.path.rstrip("/") + "/"
         try:
             info = os.stat(folder.path)
             here = (info.st_dev, info.st_ino)
@@ -93,7 +93,7 @@ def list_folder(listing: Listing) -> Iterator[Entry]:
                 if not _is_left_out(name, listing):
                     below.append(_below(folder, name, role, above))
             elif listing.is_image(name):
-                size, mtime_ns = uris.size_and_mtime(os.path.join(folder.path, name))
+                size, mtime_ns = uris.size_and_mtime(inside + name)
                 group = _nohash_group(folder.label, name)
                 uri = prefix + quote_from_bytes(os.fsencode(name))
                 yield Entry(uri, size, mtime_ns, -1, folder.label, folder.split, group)
@@ -125,12 +125,15 @@ def _kinds(item: os.DirEntry[str]) -> list[int]:
     An item that cannot be reached may be a file or a folder. As LOST it is reported as a folder that could not be
     listed, not taken for an empty one.
     """
-    is_picture = has_image_name(item.name)
     try:
         if item.is_dir():
             return [FOLDER]
-        gone = item.is_symlink() and not is_picture and not os.path.exists(item.path)  # a link to nothing
+        if not item.is_symlink():
+            return [FILE]
+        is_picture = has_image_name(item.name)
+        gone = not is_picture and not os.path.exists(item.path)  # a link to nothing
     except OSError as error:
+        is_picture = has_image_name(item.name)
         gone = not (is_picture and error.errno == errno.ELOOP)  # a link to itself is not a folder
     if not gone or is_aside(item.name):
         return [FILE]
