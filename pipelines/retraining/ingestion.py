@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from pipelines.retraining.night import Work
 from pipelines.sources import corpus
 
 ADDED_UP = ("new", "changed", "embedded", "deduplicated", "removed", "labels_changed")  # over attempts
-RUNS = "embed runs"  # the step that notes the ids of all attempts to embed the sources
-OTHERS = "other runs"  # the step that notes the ids of other runs, which leave nothing but their records
+RUNS = "runs"  # the step that notes the ids of tonight's runs whose records may be removed some day
 
 
 def embed_sources(work: Work) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def embed_sources(work: Work) -> dict[str, Any]:
     """
     recipe = work.recipe
     options = replace(recipe.embed, label_set=recipe.labels.label_set)
-    earlier = embed_runs(work)
+    earlier = runs_of(work)
     results = [_embed(work, source, options) for source in recipe.source.location]
     for result in results:
         result.check(recipe.source.max_failure_rate, recipe.embed.max_removed)
@@ -45,19 +45,14 @@ def embed_sources(work: Work) -> dict[str, Any]:
     return _with_earlier(work, told, earlier) if earlier else told
 
 
-def embed_runs(work: Work) -> list[str]:
-    """Return the ids of tonight's runs that embedded sources, killed ones too."""
+def runs_of(work: Work) -> list[str]:
+    """Return the ids of tonight's runs that embedded files, killed ones too, or imported labels without effect."""
     return list(work.night.told["steps"].get(RUNS, []))
-
-
-def all_runs(work: Work) -> list[str]:
-    """Return the ids of tonight's runs whose records may be removed some day."""
-    return [*embed_runs(work), *work.night.told["steps"].get(OTHERS, [])]
 
 
 def failed_files(work: Work) -> list[str]:
     """Return the URIs of some of tonight's files that failed."""
-    rows = work.store.catalog.read(["uri"], f"status = '{FAILED}' AND {_of(embed_runs(work))}")
+    rows = work.store.catalog.read(["uri"], f"status = '{FAILED}' AND {_of(runs_of(work))}")
     return sorted(rows.column("uri").to_pylist())[:EXAMPLES]
 
 
@@ -88,18 +83,15 @@ def import_files(work: Work) -> list[str]:
             continue
         result = import_labels(file, str(work.store.path), work.recipe.labels.label_set)
         if not (result.added or result.changed):
-            _note_run(work, OTHERS, result.run_id)
+            _note_run(work, result.run_id)
         work.console.say(f"{file}: {result.added:,} labels added, {result.changed:,} changed.")
         notes += [f"{file}: {problem}" for problem in result.problems]
     return notes
 
 
 def _embed(work: Work, source: str, options: EmbedOptions, as_source: bool = True) -> EmbedResult:
-    def began(run_id: str) -> None:
-        _note_run(work, RUNS if as_source else OTHERS, run_id)
-
     with work.console.bar("embed") as progress:
-        result = embed(source, work.store.path, options, progress, as_source=as_source, began=began)
+        result = embed(source, work.store.path, options, progress, as_source=as_source, began=partial(_note_run, work))
     work.console.say(
         f"{corpus.printable(source)}: {result.seen:,} files seen, {result.new + result.changed:,} new or changed, "
         f"{result.embedded:,} embedded, {result.failed:,} failed, {result.removed:,} removed."
@@ -107,8 +99,8 @@ def _embed(work: Work, source: str, options: EmbedOptions, as_source: bool = Tru
     return result
 
 
-def _note_run(work: Work, step: str, run_id: str) -> None:
-    work.night.note(**{step: [*work.night.told["steps"].get(step, []), run_id]})
+def _note_run(work: Work, run_id: str) -> None:
+    work.night.note(**{RUNS: [*runs_of(work), run_id]})
 
 
 def _sum(told: list[dict[str, Any]]) -> dict[str, Any]:
@@ -137,7 +129,7 @@ def _with_earlier(work: Work, told: dict[str, Any], earlier: list[str]) -> dict[
             embedded = work.store.table(told["feature_set"]).count(condition)
             did = {"new": work.store.catalog.count(condition), "embedded": embedded, "deduplicated": ok - embedded}
         told |= {name: told[name] + did.get(name, 0) for name in ADDED_UP}
-    rows = work.store.catalog.read(["error_type"], f"status = '{FAILED}' AND {_of(embed_runs(work))}")
+    rows = work.store.catalog.read(["error_type"], f"status = '{FAILED}' AND {_of(runs_of(work))}")
     failures = Counter(rows.column("error_type").to_pylist())
     told |= {"failures": dict(failures), "failed": failures.total(), "recovered": []}
     return told | {"unchanged": told["seen"] - told["new"] - told["changed"]}

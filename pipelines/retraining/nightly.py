@@ -200,7 +200,7 @@ def _outcome(work: Work, decision: str, reason: str, **told: Any) -> dict[str, A
         **EMPTY,
         **told,
         "seconds": took | {"total": round(sum(took.values()), 3)},
-        "runs": ingestion.all_runs(work),
+        "runs": ingestion.runs_of(work),
     }
 
 

@@ -9,7 +9,7 @@ from featurestore import aliases, layout
 from featurestore.maintenance.gc import collect
 from featurestore.maintenance.verify import tables_of
 from featurestore.runs import RunRecord
-from featurestore.storage.files import delete
+from featurestore.storage.files import delete, exists
 from featurestore.store import FeatureStore
 from pipelines.retraining.night import nights
 from pipelines.retraining.options import KeepOptions
@@ -48,11 +48,14 @@ def _removed(store: FeatureStore, keep: KeepOptions) -> Iterator[str]:
     protected |= set(newest.values())
     for night in ended[: -keep.runs]:
         outcome = night.outcome or {}
-        for run_id in (*outcome.get("runs", ()), (outcome.get("challenger") or {}).get("head_id"), night.run_id):
-            if run_id and run_id not in protected:
+        head_id = (outcome.get("challenger") or {}).get("head_id")
+        made = [run_id for run_id in (*outcome["runs"], head_id, night.run_id) if run_id]
+        for run_id in made:
+            if run_id not in protected and exists(layout.run(store.path, run_id)):
                 delete(layout.run(store.path, run_id))
                 yield run_id
-        night.remove()  # last, so that a tidying that was killed is completed by the next
+        if protected.isdisjoint(made):  # else it is looked at again, until nobody needs what it made
+            night.remove()
 
 
 def _heads_in_use(store: FeatureStore, versions: int) -> Iterator[str]:

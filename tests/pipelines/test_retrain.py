@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from featurestore.snapshot import Snapshot
 from featurestore.splits import SPLITS, TEST, TRAIN, Split
 from featurestore.store import FeatureStore
 from pipelines.commands import app
+from pipelines.embedding import worker
 from pipelines.maintenance import gc, verify
 from pipelines.options import TrainOptions
 from pipelines.retraining import RetrainOptions, retrain
@@ -161,6 +163,7 @@ def test_a_night_on_which_nothing_changed_fits_nothing(world: World, monkeypatch
     assert second["champion"] == {key: first["challenger"][key] for key in ("head_id", "score", "ci")}
     code, third = world.cli("--date", "2026-11-03", "--skip-code", "99")
     assert code == 99 and third["decision"] == "unchanged"
+    assert third["reason"] == "Nothing has changed since the night of 2026-11-02."
     assert world.cli("--date", "2026-11-03", "--skip-code", "99") == (99, third | {"repeated": True})
     assert world.cli("--date", "2026-11-04")[0] == 0
     train_head(world.store, TrainOptions(head="ncm"))
@@ -308,6 +311,38 @@ def test_a_champion_on_another_feature_set_is_scored_on_the_same_images(world: W
     assert second["test"]["old"]["n"] + second["test"]["new"]["n"] == second["n"]["test"]
     store = FeatureStore(world.store)
     assert len(store.content_keys(first["embed"]["feature_set"])) == 300
+    folder, _ = _labelled(world, second)
+    assert json.loads((folder / layout.HEAD).read_text())["meta"]["feature_set"] == second["embed"]["feature_set"]
+    made = [run.run_id for run in store.runs() if run.kind == "embed" and not run.result["source"]]
+    assert len(made) == 1 and made[0] in second["runs"], "what is embedded for the champion lists nothing"
+
+
+def test_each_head_is_scored_on_features_of_its_own(world: World, engine: CountingEngine) -> None:
+    world.add()
+    first = world.night(1)
+    world.write(LEAST + '\n[embed]\ndtype = "float32"\n')
+    worker.engine_for.cache_clear()
+    with mock.patch.object(worker, "open_engine", lambda *_args, **_options: Negative(8)):
+        second = world.night(2)
+    worker.engine_for.cache_clear()
+    assert second["champion"]["score"] == first["challenger"]["score"] > 0.6
+
+
+class Negative(CountingEngine):
+    """Other features of the same pictures."""
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        return 1 - super().__call__(pixels)
+
+
+def test_a_first_head_that_is_no_better_than_the_most_frequent_class_is_not_promoted(world: World) -> None:
+    world.write(LEAST.replace('"ncm", "logreg"', '"ncm"'))
+    world.add(40, noise=2000, green="red", blue="red")
+    world.add(12, noise=2000)
+    told = world.night(1)
+    assert told["decision"] == "kept" and world.champion is None
+    assert "is no better than always naming the most frequent class" in told["reason"]
+    assert aliases.resolve(world.store, "challenger") == told["challenger"]["head_id"]
 
 
 def test_a_champion_that_cannot_be_loaded_is_replaced(world: World) -> None:
@@ -359,24 +394,30 @@ def _labelled(world: World, outcome: dict[str, Any]) -> tuple[Path, str]:
 
 
 def test_old_nights_are_removed_but_what_champions_need(world: World) -> None:
-    world.write(LEAST + "\n[keep]\nruns = 2\nversions = 1\n")
+    world.write(LEAST.replace('"photos"', '["photos", "more"]') + "\n[keep]\nruns = 2\nversions = 2\n")
+    world.add(10, folder="more")
     outcomes = []
-    for day in range(1, 6):
-        world.add(PER_CLASS if day == 1 else 3)
+    for day in range(1, 7):
+        world.add(60 if day == 1 else 3)
         outcomes.append(world.night(day))
-        if day == 3:
-            promote(FeatureStore(world.store), outcomes[-1]["challenger"]["head_id"])
-    assert [night.told["date"] for night in nights(world.store)] == ["2026-11-04", "2026-11-05"]
-    there = {path.name for path in (world.store / "runs").iterdir()}
+        promote(FeatureStore(world.store), outcomes[-1]["challenger"]["head_id"])
+        world.write(LEAST + "\n[keep]\nruns = 2\nversions = 2\n")
     heads = [outcome["challenger"]["head_id"] for outcome in outcomes]
-    assert heads[1] not in there, "a head of a removed night that no champion needs"
-    assert {heads[0], heads[2], heads[3], heads[4]} <= there
-    assert outcomes[0]["run_id"] not in there and outcomes[4]["run_id"] in there
-    assert sum("-embed-" in name for name in there) == 2
+    world.add(3)
+    outcomes.append(world.night(7))
+    kept = [night.told["date"][-2:] for night in nights(world.store)]
+    assert kept == ["01", "04", "05", "06", "07"], "two nights, and those that made what is needed"
+    there = {path.name for path in (world.store / "runs").iterdir()}
+    assert {heads[3], heads[4], heads[5]} <= there, "the champion, and two before it"
+    assert not {heads[0], heads[1], heads[2]} & there
+    assert outcomes[4]["run_id"] not in there and {outcomes[5]["run_id"], outcomes[6]["run_id"]} <= there
+    sources = {Path(run.parameters["source"]).name for run in FeatureStore(world.store).runs() if run.kind == "embed"}
+    assert sources == {"photos", "more"}, "the newest record per source stays: `penult doctor` needs it"
+    assert sum("-embed-" in name for name in there) == 3
     gc(world.store, 0)
     assert not verify(world.store)
     CliRunner().invoke(app, ["rollback", "--store", str(world.store)], catch_exceptions=False)
-    assert world.champion == heads[0]
+    assert world.champion == heads[4]
 
 
 def test_a_plan_says_what_would_be_done_and_does_nothing(world: World) -> None:
@@ -384,15 +425,15 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(world: World) -> None:
     told = world.night(1, plan=True)
     assert told["decision"] == "planned" and not world.store.exists()
     assert told["plan"]["files"] == told["plan"]["seen"] == 60 and told["plan"]["seconds"] is None
-    world.night(1)
-    world.add(5)
+    rate = world.night(1)["embed"]["images_per_second"]
+    shutil.copy(world.add(5)[0], min((world.folder / "photos" / "blue").iterdir()))  # one file has changed
     before = sorted(world.store.rglob("*"))
     told = world.night(2, plan=True)
-    assert (told["plan"]["files"], told["plan"]["seen"]) == (15, 75)
-    assert told["plan"]["seconds"] > 0 and told["plan"]["fits"] > 1
+    assert (told["plan"]["files"], told["plan"]["seen"]) == (16, 75)
+    assert told["plan"]["seconds"] == round(16 / rate, 1) and told["plan"]["fits"] > 1
     assert sorted(world.store.rglob("*")) == before
     code, again = world.cli("--plan", "--date", "2026-11-02")
-    assert code == 0 and again["plan"]["files"] == 15
+    assert code == 0 and again["plan"]["files"] == 16
 
 
 def test_an_invalid_recipe_does_nothing(world: World) -> None:
