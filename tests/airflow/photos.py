@@ -23,6 +23,7 @@ BATCHES, PHOTOS, LABELS = FOLDER / "batches", FOLDER / "photos", FOLDER / "label
 
 os.environ |= {
     "AIRFLOW_HOME": str(FOLDER / "airflow"),
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{FOLDER}/airflow.db?timeout=60",
     "AIRFLOW__CORE__DAGS_FOLDER": str(FOLDER / "dags"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
