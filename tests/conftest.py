@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usa
     os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
 settings.register_profile("penult", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("penult")
+
+metadata.version = cache(metadata.version)  # a run records two dozen, and reads a file for each
 
 
 @pytest.hookimpl(wrapper=True)

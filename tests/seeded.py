@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from heads.backend import import_keras
 from pipelines.backbones import table
@@ -93,6 +92,8 @@ def small(folder: Path) -> Iterator[Small]:
 
 def pictures(size: int) -> np.ndarray:
     """Real photographs: uint8 (6, size, size, 3), the two of scikit-learn and two crops of each."""
+    from sklearn.datasets import load_sample_images  # takes a second
+
     images = []
     for photograph in load_sample_images().images:
         for box in ((107, 0, 534, 427), (0, 0, 200, 200), (300, 150, 520, 370)):
