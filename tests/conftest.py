@@ -46,6 +46,11 @@ def pytest_collection() -> Iterator[object]:
         gc.enable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The wheel's demo, which nothing can be split off, comes first: at the end only one worker would be busy."""
+    items.sort(key=lambda item: item.path.name != "test_wheel.py")
+
+
 class CountingEngine:
     """Block means of the pixels: 12 numbers that tell pictures apart, at no cost; counts what it is asked.
 
