@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from featurestore.spec import CROPS
@@ -26,6 +29,26 @@ MEMORY = "/dev/shm"
 if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
     # a commit waits for the disk a dozen times; what a power cut would leave is tested from a trace of the system calls
     os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
+settings.register_profile("penult", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("penult")
+
+metadata.version = cache(metadata.version)  # a run records two dozen, and reads a file for each
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Collect without the garbage collector: what is made stays, and is never looked at again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The wheel's demo, which nothing can be split off, comes first: at the end only one worker would be busy."""
+    items.sort(key=lambda item: item.path.name != "test_wheel.py")
 
 
 class CountingEngine:

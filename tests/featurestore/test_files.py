@@ -50,7 +50,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("files") / "x.json"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(value=OBJECTS)
 def test_a_sealed_object_comes_back(path: Path, value: dict[str, object]) -> None:
     write_sealed(path, value)
@@ -58,7 +58,7 @@ def test_a_sealed_object_comes_back(path: Path, value: dict[str, object]) -> Non
     assert list(json.loads(path.read_text())) == [*value, "seal"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(value=OBJECTS, where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_noticed(path: Path, value: dict[str, object], where: float, bit: int) -> None:
     write_sealed(path, value)

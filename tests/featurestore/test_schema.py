@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.dataset import hex_ids
@@ -120,7 +120,6 @@ def test_checksum_is_pinned() -> None:
     assert checksum(digest, -3, np.arange(5, dtype=np.float32)[None]) == 17521349514066457860
 
 
-@settings(deadline=None)
 @given(
     st.lists(digests, max_size=12, unique=True),
     st.sampled_from(DTYPES),

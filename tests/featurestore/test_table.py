@@ -201,7 +201,7 @@ def test_rows_are_not_served_where_what_says_which_are_deleted_is_damaged(
     assert table.version == version
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(runs=st.lists(st.sets(st.integers(0, 6), min_size=1), min_size=1, max_size=6))
 def test_replacing_rows_is_a_dictionary_update(runs: list[set[int]]) -> None:
     """Whatever is replaced, whole fragments or parts, the newest row of each uri remains, once."""

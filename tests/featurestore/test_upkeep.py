@@ -512,7 +512,7 @@ def test_what_vanishes_while_gc_looks_is_left_to_its_run(tmp_path: Path) -> None
 steps = st.tuples(st.sampled_from(STEPS), st.integers(0, 29))
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(st.lists(steps, min_size=10, max_size=20))
 def test_any_history_agrees_with_a_dictionary(steps: list[Step]) -> None:
     with TemporaryDirectory() as folder, few_rows_a_tier():

@@ -27,7 +27,7 @@ def fitted(name="logreg", labels=("a", "b", "c"), d=4, seed=0):
     return registry.fit(HeadSpec(name), X, y, validation=(X, y)), X
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(FAST),
     st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=2, max_size=5, unique=True),
@@ -218,7 +218,7 @@ def every_family(tmp_path_factory):
     return folder
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), name=st.sampled_from(list(registry.FAMILIES)))
 def test_any_other_description(every_family, data, name):
     """Whatever a description says, there is a head that predicts, or one of our errors; never anything else."""
@@ -240,7 +240,7 @@ def test_any_other_description(every_family, data, name):
         (folder / "head.json").write_bytes(original)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), name=st.sampled_from(list(registry.FAMILIES)))
 def test_any_flipped_bit_of_a_description(every_family, where, bit, name):
     path = every_family / name / "head.json"

@@ -280,7 +280,7 @@ def test_standardised_features_are_finite(X):
     assert np.isfinite(standardise(X, *standardisation(X))).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.05, 20), st.integers(0, 100))
 def test_temperature_is_recovered(temperature, seed):
     rng = np.random.default_rng(seed)
@@ -298,7 +298,7 @@ def test_temperature_without_mistakes_is_not_certain():
     assert fit_temperature(scores[:0], y[:0]) == 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 30), st.integers(2, 5), st.integers(0, 1000))
 def test_the_temperature_is_where_the_softened_cross_entropy_is_least(n, c, seed):
     """Its derivative by 1 / T is 0 there: the mean logit is the same under the probabilities and under the targets."""

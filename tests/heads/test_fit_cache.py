@@ -84,20 +84,20 @@ def relabelled(row, label):
     return replace(DATASET, y=np.where(row == ROWS, label, DATASET.y))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(row=st.sampled_from(ROWS.tolist()), label=st.sampled_from(NAMES.tolist()))
 def test_a_label_counts_where_it_is_fitted_or_judges(row, label):
     same = SPLITS[row] == "test" or DATASET.y[row] == label
     assert asked_twice(quick(), quick(relabelled(row, label))) == ((2, 0) if same else (0, 2))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(row=st.sampled_from(ROWS.tolist()), split=st.sampled_from(["train", "val", "test"]))
 def test_a_place_in_a_split_counts(row, split):
     assert asked_twice(quick(), quick(moved(row, split))) == ((2, 0) if split == SPLITS[row] else (0, 2))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(row=st.sampled_from(ROWS.tolist()), label=st.sampled_from(NAMES.tolist()))
 def test_with_folds_labels_of_the_training_rows_count(row, label):
     same = SPLITS[row] != "train" or DATASET.y[row] == label

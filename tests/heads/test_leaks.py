@@ -115,7 +115,7 @@ def plain():
 
 
 @pytest.mark.parametrize(("name", "job"), ASKED, ids=[name for name, _ in ASKED])
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(labels=st.integers(0, 2**32 - 1), features=st.booleans())
 def test_another_test_split_changes_the_test_scores_and_nothing_else(plain, name, job, labels, features):
     draw = np.random.default_rng(labels)

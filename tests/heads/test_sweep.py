@@ -346,7 +346,7 @@ def test_rows_streamed_from_a_sample_s_solutions_are_the_rows_in_memory(family: 
 
 
 @given(seed=st.integers(0, 1000), classes=st.integers(1, 6), width=st.integers(1, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_lift_is_the_adjoint_of_lower(seed: int, classes: int, width: int) -> None:
     random = np.random.default_rng(seed)
     X = (random.normal(size=(30, width)) + 3).astype(np.float32)
@@ -378,7 +378,7 @@ def test_the_same_call_gives_the_same_bits(family: str) -> None:
     family=st.sampled_from(sorted(FAMILIES)),
     kind=st.sampled_from([None, "balanced"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_small_problem_ends_above_the_reference(seed, n, d, c, apart, log_C, family, kind) -> None:
     loss, (X, y) = FAMILIES[family], blobs(n, d, c, apart, seed)
     rows, Z = prepared(X)

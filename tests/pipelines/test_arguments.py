@@ -254,7 +254,7 @@ def test_names_that_a_store_does_not_have_end_in_a_sentence(world: World, option
         assert contents(world.folder) == before, value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(option=st.sampled_from([o for o in OPTIONS if o.kind in WRONG and o.kind != str(bool)]), text=st.text())
 def test_no_text_that_is_no_number_becomes_one(world: World, option: Option, text: str) -> None:
     if re.search("[0-9]", text) or any(character.isdigit() for character in text):

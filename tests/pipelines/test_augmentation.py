@@ -34,13 +34,13 @@ SMALL = EmbedOptions(input_size=SIDE)
 VIEWS = replace(SMALL, views=3, augmentation=STRONG)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(key=st.binary(min_size=32, max_size=32), view=st.integers(0, 10_000), fill=st.sampled_from(FILLS))
 def test_without_movement_a_view_is_the_picture(key, view, fill):
     assert (random_view(PHOTO, Augmentation(fill=fill), key, view) == PHOTO).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(key=st.binary(min_size=32, max_size=32), view=st.integers(0, 10_000))
 def test_flips_alone_move_no_pixel_off_the_grid(key, view):
     flipped = random_view(PHOTO, Augmentation(flip="both"), key, view)

@@ -32,6 +32,13 @@ def mobilenet(folder):
     return seeded.weights("MobileNet", folder)
 
 
+@pytest.fixture
+def small(folder):
+    """The tap of the tests' own backbone, which is in the table as long."""
+    with seeded.small(folder) as backbone:
+        yield resolve(backbone.name, backbone.published(top=False), input_size=96)
+
+
 # --- the table ---------------------------------------------------------------------------------------
 
 
@@ -282,20 +289,22 @@ def test_a_wrong_weights_file_is_refused(folder, mobilenet):
         build(resolve("MobileNet", folder / "cut.weights.h5"))
 
 
-def test_saved_core_is_a_weights_file(folder, mobilenet):
+def test_saved_core_is_a_weights_file(folder, small):
     """Fine-tuning saves the part of a built model that has weights; it must come back as --weights."""
-    tap = resolve("MobileNet", mobilenet, input_size=96)
-    model = build(tap)
+    model = build(small)
     model.get_layer("core").save_weights(folder / "core.weights.h5")
-    again = features(resolve("MobileNet", folder / "core.weights.h5", input_size=96))
+    again = features(replace(small, weights=str(folder / "core.weights.h5")))
     np.testing.assert_array_equal(again, model(seeded.pictures(96)).numpy())
 
 
 def test_published_efficientnet_statistics_are_read_as_keras_reads_them(tmp_path, monkeypatch):
     """The published files hold deviations for variances; keras adds a layer for weights="imagenet"."""
+    from keras.src.applications import efficientnet
     from keras.src.utils import file_utils
 
     keras = import_keras()
+    # The blocks after the tapped layer take most of the time to build.
+    monkeypatch.setattr(efficientnet, "DEFAULT_BLOCKS_ARGS", efficientnet.DEFAULT_BLOCKS_ARGS[:2])
     network = keras.applications.EfficientNetB0(weights=None, include_top=False)
     statistics = [np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]), np.int32(0)]
     next(layer for layer in network.layers if "normalization" in layer.name).set_weights(statistics)
@@ -313,16 +322,22 @@ def test_published_efficientnet_statistics_are_read_as_keras_reads_them(tmp_path
 # --- the model ---------------------------------------------------------------------------------------
 
 
-def test_pooling(mobilenet):
-    tap = resolve("MobileNet", mobilenet, layer="conv_pw_6_relu", input_size=96)
-    maps = features(replace(tap, pooling="none")).reshape(6, 6, 6, 512)
+def test_pooling(small):
+    tap = replace(small, layer="conv_pw_1_relu")
+    maps = features(replace(tap, pooling="none")).reshape(6, 48, 48, 16)
     np.testing.assert_allclose(features(tap), maps.mean((1, 2)), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(features(replace(tap, pooling="max")), maps.max((1, 2)))
 
 
-def test_torch_normalization(folder):
-    """The first layers of DenseNet; tests/pipelines/test_engines.py compares the other normalizations, end to end."""
-    keras = import_keras()
+def test_torch_normalization(folder, monkeypatch):
+    """The first layers of DenseNet, of which the four blocks behind them get a layer each.
+
+    tests/pipelines/test_engines.py compares the other normalizations, end to end.
+    """
+    from keras.src.applications import densenet
+
+    keras, plain = import_keras(), densenet.DenseNet
+    monkeypatch.setattr(densenet, "DenseNet", lambda _, *arguments, **options: plain([1] * 4, *arguments, **options))
     network = keras.applications.DenseNet121(weights=None, include_top=False, input_shape=(64, 64, 3))
     network.save_weights(folder / "dense.weights.h5")
     pictures = seeded.pictures(64)
@@ -332,9 +347,9 @@ def test_torch_normalization(folder):
     np.testing.assert_allclose(features(tap, 64), expected.reshape(6, -1), rtol=1e-3, atol=1e-4)
 
 
-def test_frozen_means_frozen(mobilenet):
-    model = build(resolve("MobileNet", mobilenet, input_size=96))
-    assert model.trainable_weights == [] and len(model.weights) > 100
+def test_frozen_means_frozen(small):
+    model = build(small)
+    assert model.trainable_weights == [] and len(model.weights) == 25
     before = [weight.numpy() for weight in model.weights]
     inference = model(seeded.pictures(96)).numpy()
     np.testing.assert_array_equal(model(seeded.pictures(96), training=True).numpy(), inference)

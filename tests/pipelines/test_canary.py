@@ -27,7 +27,6 @@ from featurestore.storage.files import write_sealed
 from featurestore.store import FeatureStore
 from pipelines import predict as predicting
 from pipelines.backbones import canary
-from pipelines.backbones.applications import Application
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.embedding import beam, worker
 from pipelines.embedding.embed import embed
@@ -457,21 +456,17 @@ def test_a_canary_of_a_newer_penult(store: Path) -> None:
 # --- a real network
 
 
-LAYER = "conv_pw_3_relu"
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Digits, a store with features of MobileNet's first layers, a head on them, a cache of graphs of their own."""
+    """Digits, a store with features of a small network, a head on them, a cache of graphs of their own."""
     folder = tmp_path_factory.mktemp("canary")
     digits = load_digits(n_class=3)
     for number, (pixels, label) in enumerate(zip(digits.images[:45], digits.target[:45], strict=True)):
         path = folder / "corpus" / str(label) / f"{number:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * 15).astype(np.uint8)).resize((70, 50)).save(path)
-    weights = seeded.weights("MobileNet", folder)
-    options = EmbedOptions("MobileNet", str(weights), LAYER, input_size=64)
-    with pytest.MonkeyPatch.context() as patch:
+    options = EmbedOptions("small")
+    with seeded.small(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("PENULT_CACHE", str(folder / "cache"))
         worker.engine_for.cache_clear()
         embed(str(folder / "corpus"), folder / "store", options)
@@ -482,8 +477,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 def rescale(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Half a grey level in the normalisation: far less than anyone would see in a cosine."""
-    plain = Application.normalized
-    patch.setattr(Application, "normalized", lambda backbone, pixels: plain(backbone, pixels + 0.5))
+    plain = seeded.Small.normalized
+    patch.setattr(seeded.Small, "normalized", lambda backbone, pixels: plain(backbone, pixels + 0.5))
     patch.setenv("PENULT_CACHE", str(folder / "rescaled"))  # or the graph of before would be used
 
 
@@ -497,14 +492,14 @@ def resize(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 def retrain(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Other weights under the digest of those that the set was made with."""
-    plain = Application.load
+    plain = seeded.Small.load
 
-    def load(backbone: Application, network: Any, tap: Any) -> None:
+    def load(backbone: seeded.Small, network: Any, tap: Any) -> None:
         plain(backbone, network, tap)
         for variable in network.trainable_variables:
             variable.assign(variable * 1.01)
 
-    patch.setattr(Application, "load", load)
+    patch.setattr(seeded.Small, "load", load)
     patch.setenv("PENULT_CACHE", str(folder / "retrained"))
 
 
@@ -517,7 +512,7 @@ def predict_one(world: dict[str, Any], store: Path, new: Path) -> object:
 
 
 def finetune_some(world: dict[str, Any], store: Path, new: Path) -> object:
-    return finetune(store, world["head"], FinetuneOptions("conv_dw_3", epochs=1))
+    return finetune(store, world["head"], FinetuneOptions("conv_dw_2", epochs=1))
 
 
 def export_it(world: dict[str, Any], store: Path, new: Path) -> object:

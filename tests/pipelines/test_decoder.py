@@ -479,7 +479,7 @@ SMALL = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(SMALL), st.data())
 def test_damaged_bytes_decode_or_fail_cleanly(data, draw):
     start = draw.draw(st.integers(0, len(data) - 1))

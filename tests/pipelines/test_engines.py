@@ -36,22 +36,17 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def mobilenet(tmp_path_factory):
-    return resolve("MobileNet", seeded.weights("MobileNet", tmp_path_factory.mktemp("weights")), input_size=96)
+def small(tmp_path_factory):
+    with seeded.small(tmp_path_factory.mktemp("weights")) as backbone:
+        yield resolve(backbone.name, backbone.published(top=False), input_size=96)
 
 
 @pytest.fixture(scope="module")
-def shallow(mobilenet):
-    """The first few layers only: quick to convert."""
-    return replace(mobilenet, layer="conv_pw_1_relu")
-
-
-@pytest.fixture(scope="module")
-def converted(shallow, tmp_path_factory):
-    """A cache that holds the shallow graph, to be copied; and what the graph gives."""
+def converted(small, tmp_path_factory):
+    """A cache that holds the small graph, to be copied; and what the graph gives."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PENULT_CACHE", str(tmp_path_factory.mktemp("converted")))
-        return Path(os.environ["PENULT_CACHE"]), open_engine(shallow, EngineOptions(batch_size=2))(seeded.pictures(96))
+        return Path(os.environ["PENULT_CACHE"]), open_engine(small, EngineOptions(batch_size=2))(seeded.pictures(96))
 
 
 @pytest.fixture
@@ -123,22 +118,22 @@ def test_what_is_random_in_training_is_off(monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_picture_does_not_see_its_neighbours(cache, mobilenet, engine):
+def test_a_picture_does_not_see_its_neighbours(cache, small, engine):
     pictures = seeded.pictures(96)
-    run = open_engine(mobilenet, EngineOptions(engine, batch_size=4))
+    run = open_engine(small, EngineOptions(engine, batch_size=4))
     features = run(pictures)  # one full batch and one padded one
     for i, picture in enumerate(pictures):
         np.testing.assert_allclose(run(picture[None])[0], features[i], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(run(pictures[::-1])[::-1], features, rtol=1e-5, atol=1e-5)
-    other = open_engine(mobilenet, EngineOptions(engine, batch_size=1), threads=0)(pictures)
+    other = open_engine(small, EngineOptions(engine, batch_size=1), threads=0)(pictures)
     assert seeded.cosine(other, features).min() >= 0.99999
 
 
-def test_a_run_changes_no_weight(cache, mobilenet, counted_builds, monkeypatch):
+def test_a_run_changes_no_weight(cache, small, counted_builds, monkeypatch):
     models = []
     build = networks.build
     monkeypatch.setattr(networks, "build", lambda tap: models.append(build(tap)) or models[-1])
-    engine = open_engine(mobilenet, EngineOptions("tensorflow", batch_size=4))
+    engine = open_engine(small, EngineOptions("tensorflow", batch_size=4))
     before = [weight.numpy() for weight in models[0].weights]
     first = engine(seeded.pictures(96))
     for weight, value in zip(models[0].weights, before, strict=True):
@@ -146,8 +141,8 @@ def test_a_run_changes_no_weight(cache, mobilenet, counted_builds, monkeypatch):
     np.testing.assert_array_equal(engine(seeded.pictures(96)), first)
 
 
-def test_threads_share_an_engine(cache, mobilenet):
-    engine = open_engine(mobilenet, EngineOptions(batch_size=2))
+def test_threads_share_an_engine(cache, small):
+    engine = open_engine(small, EngineOptions(batch_size=2))
     pictures = np.concatenate([seeded.pictures(96), seeded.pictures(96)[:, ::-1]])
     expected = engine(pictures)
     gate = threading.Barrier(4)
@@ -162,8 +157,8 @@ def test_threads_share_an_engine(cache, mobilenet):
                 np.testing.assert_allclose(result, expected[turn % 3 :], rtol=1e-5, atol=1e-5)
 
 
-def test_results_are_the_callers_own(cache, mobilenet):
-    engine = open_engine(mobilenet, EngineOptions(batch_size=6))
+def test_results_are_the_callers_own(cache, small):
+    engine = open_engine(small, EngineOptions(batch_size=6))
     first = engine(seeded.pictures(96))
     kept = first.copy()
     engine(255 - seeded.pictures(96))
@@ -188,8 +183,8 @@ def test_impossible_options_are_refused(options, threads, message):
         open_engine(resolve(), EngineOptions(**options), threads)
 
 
-def test_pixels_of_another_shape_are_refused(cache, mobilenet):
-    engine = open_engine(mobilenet, EngineOptions(batch_size=2))
+def test_pixels_of_another_shape_are_refused(cache, small):
+    engine = open_engine(small, EngineOptions(batch_size=2))
     for pixels in (np.zeros((1, 95, 96, 3), "u1"), np.zeros((1, 96, 96, 3), "f4"), np.zeros((0, 96, 96, 3), "u1")):
         with pytest.raises(EngineError, match=r"Expected: pixels uint8 \(n, 96, 96, 3\)"):
             engine(pixels)
@@ -206,10 +201,10 @@ class CPU:
         return self.capabilities
 
 
-def test_bf16_is_refused_where_it_is_emulated(cache, mobilenet, monkeypatch):
+def test_bf16_is_refused_where_it_is_emulated(cache, small, monkeypatch):
     monkeypatch.setattr(engines, "_has_native_bf16", lambda core: False)
     with pytest.raises(EngineError, match="only emulate bf16: use `--precision f32`"):
-        open_engine(mobilenet, EngineOptions(precision="bf16"))
+        open_engine(small, EngineOptions(precision="bf16"))
 
 
 @pytest.mark.parametrize(
@@ -240,9 +235,9 @@ def test_bf16_is_close_to_f32_but_not_it(cache):
 # --- the cache of graphs -----------------------------------------------------------------------------
 
 
-def test_a_graph_is_converted_once(empty_cache, shallow, counted_builds):
-    first = open_engine(shallow, EngineOptions(batch_size=2))(seeded.pictures(96))
-    again = open_engine(shallow, EngineOptions(batch_size=3))(seeded.pictures(96))
+def test_a_graph_is_converted_once(empty_cache, small, counted_builds):
+    first = open_engine(small, EngineOptions(batch_size=2))(seeded.pictures(96))
+    again = open_engine(small, EngineOptions(batch_size=3))(seeded.pictures(96))
     assert len(counted_builds) == 1
     assert seeded.cosine(first, again).min() >= 0.99999
     (folder,) = (empty_cache / "graphs").iterdir()
@@ -263,31 +258,46 @@ def cut(path):
     ("damage", "name"),
     [(flip, "graph.bin"), (cut, "graph.xml"), (flip, "sha256"), (Path.unlink, "sha256")],
 )
-def test_a_damaged_graph_is_rebuilt_not_served(empty_cache, converted, shallow, counted_builds, damage, name):
+def test_a_damaged_graph_is_rebuilt_not_served(empty_cache, converted, small, counted_builds, damage, name):
     whole, first = converted
     shutil.copytree(whole, empty_cache)
-    np.testing.assert_array_equal(open_engine(shallow, EngineOptions(batch_size=2))(seeded.pictures(96)), first)
+    np.testing.assert_array_equal(open_engine(small, EngineOptions(batch_size=2))(seeded.pictures(96)), first)
     assert len(counted_builds) == 0, "the copy is whole"
     damage(next(empty_cache.glob(f"graphs/*/{name}")))
-    np.testing.assert_array_equal(open_engine(shallow, EngineOptions(batch_size=2))(seeded.pictures(96)), first)
+    np.testing.assert_array_equal(open_engine(small, EngineOptions(batch_size=2))(seeded.pictures(96)), first)
     assert len(counted_builds) == 1
-    open_engine(shallow, EngineOptions(batch_size=2))
+    open_engine(small, EngineOptions(batch_size=2))
     assert len(counted_builds) == 1
 
 
-def test_every_part_of_the_tap_keys_the_graph(empty_cache, shallow, tmp_path):
+def test_every_part_of_the_tap_keys_the_graph(empty_cache, small, tmp_path):
     other = tmp_path / "other.weights.h5"
-    import_keras().applications.MobileNet(weights=None, include_top=False).save_weights(other)
+    table.TABLE[small.backbone].network(top=False, input_size=96).save_weights(other)
     changes = ({}, {"weights": str(other)}, {"input_size": 64}, {"layer": "conv1_relu"}, {"pooling": "max"})
-    taps = [replace(shallow, **change) for change in changes]
+    taps = [replace(small, **change) for change in changes]
     features = [open_engine(tap, EngineOptions(batch_size=1))(seeded.pictures(tap.input_size)) for tap in taps]
     assert len(list((empty_cache / "graphs").iterdir())) == len(taps)
     assert len({feature.tobytes() for feature in features}) == len(taps)
 
 
-def test_a_failed_build_leaves_no_graph(empty_cache, shallow):
+def test_another_process_was_faster(empty_cache, small, counted_builds, monkeypatch):
+    """Two first starts at once: one converts and keeps its graph after the other has converted, before it keeps it."""
+    others, put_in_place = [], graphs._put_in_place
+
+    def late(fresh, folder):
+        monkeypatch.setattr(graphs, "_put_in_place", put_in_place)
+        others.append(open_engine(small, EngineOptions(batch_size=2))(seeded.pictures(96)))
+        put_in_place(fresh, folder)
+
+    monkeypatch.setattr(graphs, "_put_in_place", late)
+    features = open_engine(small, EngineOptions(batch_size=2))(seeded.pictures(96))
+    np.testing.assert_array_equal(features, others[0])
+    assert len(counted_builds) == 2 and len(list((empty_cache / "graphs").iterdir())) == 1
+
+
+def test_a_failed_build_leaves_no_graph(empty_cache, small):
     with pytest.raises(UsageError):
-        open_engine(replace(shallow, layer="no_such_layer"))
+        open_engine(replace(small, layer="no_such_layer"))
     assert list((empty_cache / "graphs").iterdir()) == []
 
 
@@ -304,34 +314,31 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 START = """
 import sys
+from pathlib import Path
 import numpy as np
-from pipelines.backbones.lite import Lite
+import seeded
 from pipelines.backbones.table import resolve
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.engines import open_engine
 
-tap = resolve("MobileNet", sys.argv[1], "conv_pw_1_relu", input_size=96)
-print(open_engine(tap, EngineOptions(batch_size=2))(np.full((1, 96, 96, 3), 99, np.uint8)).sum())
+weights = Path(sys.argv[1])
+with seeded.small(weights.parent):
+    engine = open_engine(resolve("small", weights, input_size=96), EngineOptions(batch_size=2))
+print(engine(np.full((1, 96, 96, 3), 99, np.uint8)).sum())
 print("tensorflow" in sys.modules, "openvino_telemetry.main" in sys.modules)
 """
 
 
-def start(shallow, home):
-    command = [sys.executable, "-W", "error", "-c", START, shallow.weights]
-    environment = os.environ | {"HOME": str(home)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_two_first_starts_at_once_then_one_without_tensorflow_or_telemetry(empty_cache, shallow, tmp_path):
+def test_a_first_start_then_one_without_tensorflow_or_telemetry(empty_cache, small, tmp_path):
     (tmp_path / "home").mkdir()
-    both = [start(shallow, tmp_path / "home") for _ in range(2)]
-    firsts = [process.communicate() for process in both]
-    last = start(shallow, tmp_path / "home").communicate()
-    assert [out.split()[1:] for out, _ in firsts] == [["True", "False"]] * 2
-    assert last[0].split()[1:] == ["False", "False"]
-    assert len({out.split()[0] for out, _ in (*firsts, last)}) == 1
+    command = [sys.executable, "-W", "error", "-c", START, small.weights]
+    environment = os.environ | {"HOME": str(tmp_path / "home")}
+    first, second = (subprocess.run(command, env=environment, capture_output=True, text=True) for _ in range(2))
+    assert first.stdout.split()[1:] == ["True", "False"]
+    assert second.stdout.split()[1:] == ["False", "False"]
+    assert first.stdout.split()[0] == second.stdout.split()[0]
     assert not (tmp_path / "home/intel").exists(), "telemetry keeps its client id there"
-    assert [err for _, err in (*firsts, last)] == ["", "", ""], "quiet"
+    assert first.stderr == second.stderr == "", "quiet"
 
 
 def test_the_key_has_not_moved(cache):

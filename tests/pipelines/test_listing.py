@@ -316,7 +316,7 @@ def test_system_folders_are_no_classes(tmp_path):
 NAMES = st.sampled_from(["train", "Val", "TEST", "dev", "cat", "dog", "1.jpg", "2.png", "@eaDir", "x.txt"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(NAMES, min_size=1, max_size=4).map(tuple), min_size=1, max_size=8))
 def test_every_picture_is_listed_once_whatever_lies_above_it(tmp_path_factory, paths):
     root, expected = tmp_path_factory.mktemp("tree"), set()
@@ -528,7 +528,7 @@ def test_files_that_are_no_text_in_utf_8(tmp_path, data, words):
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n", exclude_categories=("Cs",)), max_size=8)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=20), st.integers(0, 10**6), st.booleans())
 def test_the_rows_read_are_the_rows_there(tmp_path_factory, cells, where, tabs):
     """One stray quote anywhere: every row is read as it stands, or the file is refused."""

@@ -403,7 +403,7 @@ def test_gc_forgets_what_was_removed_long_ago(
 PATHS = [f"{folder}/{number}.png" for folder in "ab" for number in range(3)]
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     listings=st.lists(st.dictionaries(st.sampled_from(PATHS), st.sampled_from(["x", "y", ""])), min_size=1, max_size=4)
 )

@@ -79,7 +79,7 @@ numbers = hnp.arrays(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(max_size=9), numbers, max_size=5), st.sampled_from("CF"))
 def test_reads_back_what_was_written(tmp_path_factory, arrays, order):
     arrays = {name: np.array(array, order=order) for name, array in arrays.items()}
