@@ -94,6 +94,7 @@ KINDS = {
     "record": r"runs/.*/run\.json",
     "head": r"runs/.*/head\.json",
     "arrays": r"runs/.*/head\.npz",
+    "labelled": r"runs/.*/labelled\.npz",
     "report": r"runs/.*/report\.html",
     "outcome": r"results/.*",
     "description": r"backbones/.*\.json",

@@ -358,7 +358,7 @@ def test_amounts_are_finite_and_large_enough() -> None:
         check_amount("--age", -0.1)
 
 
-CODES = {"UsageError": 2, "StoreLocked": 75, "TooManyFailures": 3, "TooManyRemoved": 3}
+CODES = {"UsageError": 2, "StoreLocked": 75, "TooManyFailures": 3, "TooManyRemoved": 3, "Blocked": 4}
 
 
 def test_exit_codes() -> None:

@@ -78,6 +78,8 @@ TEXTS = {
         WORDS,
     ),
     "train --head": WORDS,
+    "--date": ["", "x", "yesterday", "2026", "2026-13-01", "2026-02-30", "1.11.2026"],
+    "--log-format": ["", "yaml", "JSON"],
 }
 # Names of what a store may hold: a sentence, and exit code 1, as for a store that is not there.
 HELD = {"--set", "--head", "--store"}
@@ -89,6 +91,7 @@ FREE = {
     "--layer": "only the built network knows its layers; see test_backbones.py",
     "--unfreeze-from": "only the built network knows its layers; see test_finetune.py",
     "--csv": "a path",
+    "--init": "a path",
     "--reason": "any words; see test_champion.py",
     "--views-set": "is used with --views alone; see test_views.py",
 }
@@ -165,6 +168,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "finetune": ["--unfreeze-from", "top_conv"],
             "predict": [str(folder / "corpus" / "a" / "00.png")],
             "export": ["--to", str(folder / "exported")],
+            "retrain": [str(folder / "nightly.toml")],
         }
         yield World(folder, store, least)
         worker.engine_for.cache_clear()
@@ -245,7 +249,7 @@ def test_wrong_values_end_in_a_sentence_and_leave_the_store_as_it_was(world: Wor
 )
 def test_names_that_a_store_does_not_have_end_in_a_sentence(world: World, option: Option) -> None:
     before = contents(world.folder)
-    if (option.command, option.name) == ("embed", "--store"):
+    if (option.command, option.name) in (("embed", "--store"), ("retrain", "--store")):
         return  # which would be made
     for value in ("nosuch", "../../etc", "\udcff"):
         ended = ask(world, option, value)

@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, astuple, fields, is_dataclass, replace
+from datetime import date
 from math import inf, nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from pipelines.options import CompareOptions, EmbedOptions, FinetuneOptions, Fit
 from pipelines.predict import Prediction
 
 COMMAND = get_command(commands.app)
+NIGHT = {"decision": "kept", "date": "2026-11-01"}
 # What each command calls that is replaced here, and what that answers.
 JOBS: dict[str, dict[str, Any]] = {
     "demo": {
@@ -70,7 +72,8 @@ JOBS: dict[str, dict[str, Any]] = {
     "gc": {"pipelines.maintenance.gc": {}},
     "backbones": {"pipelines.backbones.table.table": [], "pipelines.backbones.networks.layers": []},
     "heads": {},
-    "runs": {"featurestore.store.FeatureStore": mock.DEFAULT},
+    "runs": {"featurestore.store.FeatureStore": mock.DEFAULT, "pipelines.retraining.night.nights": []},
+    "retrain": {"pipelines.retraining.nightly.retrain": NIGHT, "pipelines.commands.output.log_as": None},
 }
 ARGUMENTS = {  # the least that a command takes, but for its store
     "embed": ["corpus"],
@@ -79,9 +82,10 @@ ARGUMENTS = {  # the least that a command takes, but for its store
     "finetune": ["--unfreeze-from", "top_conv"],
     "predict": ["a.png"],
     "export": ["--to", "folder"],
+    "retrain": ["nightly.toml"],
 }
-UNRECORDED = {"self", "value"}  # what only tells people
-TELLING = {"progress", "say"}  # likewise, and whether it is given counts
+UNRECORDED = {"self", "value", "began", "run_id"}  # what only tells people, or is a night's alone
+TELLING = {"progress", "say", "console"}  # likewise, and whether it is given counts
 
 
 class Case(NamedTuple):
@@ -121,6 +125,7 @@ STORE = {
     "doctor": ["doctor.store"],
     "gc": ["gc.store"],
     "runs": ["FeatureStore.path"],
+    "retrain": ["retrain.store"],
 }
 DENSE = ("--head", "dense")
 TABLE: dict[str, Case] = {
@@ -231,6 +236,18 @@ TABLE: dict[str, Case] = {
     "export --format": at("export.options.format", "onnx"),
     "export --weights": at("export.options.weights", "w.h5"),
     "gc --older-than": at("gc.older_than", "2h", 7200.0),
+    "retrain --date": at("retrain.options.date", "2026-11-01", date(2026, 11, 1)),
+    "retrain --plan": flag("retrain.options.plan"),
+    "retrain --wait": at("retrain.options.wait", "2min", 120.0),
+    "retrain --timeout": at("retrain.options.timeout", "2h", 7200.0),
+    "retrain --skip-code": Case("99", {}),  # only an unchanged night has it: see test_retrain.py
+    "retrain --log-format": at("log_as.form", "json"),
+    "retrain --init": Case(  # no night is begun; what is written see test_retrain.py
+        "new.toml",
+        dict.fromkeys(("retrain", *(f"retrain.{name}" for name in ("recipe", "store", "console"))))
+        | dict.fromkeys((*(f"retrain.options.{name}" for name in ("plan", "wait")), "print_json", "print_json.wanted"))
+        | {"shown": ["say"]},
+    ),
 }
 POSITIONAL = {
     "demo folder": Case(
@@ -246,6 +263,7 @@ POSITIONAL = {
     "forget source": at("forget.source", "other"),
     "label file": at("import_labels.file", "other.csv"),
     "promote head": at("promote.name", "abc"),
+    "retrain recipe": at("retrain.recipe", "other.toml"),
     "predict images": at("predict.pictures", "b.png", ("b.png",)),
     "backbones name": Case("ResNet50", {"table": None, "layers": True, "layers.backbone": "ResNet50"}),
 }
@@ -565,7 +583,19 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "gc": ({"gc": {"store": "store", "older_than": 604_800.0}}, ["freed"]),
     "backbones": ({"table": {}}, ["table"]),
     "heads": ({}, ["table"]),
-    "runs": ({"FeatureStore": {"path": "store"}}, ["table"]),
+    "runs": ({"FeatureStore": {"path": "store"}, "nights": {}}, ["table"]),
+    "retrain": (
+        {
+            "log_as": {"form": "text"},
+            "retrain": {
+                "recipe": "nightly.toml",
+                "store": "store",
+                "options": {"date": None, "plan": False, "wait": 0.0, "timeout": None},
+                "console": True,
+            },
+        },
+        ["night"],
+    ),
 }
 
 
@@ -620,16 +650,22 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
         "compare --budget": "TIME",
         "compare --memory-limit": "SIZE",
         "gc --older-than": "TIME",
+        "retrain recipe": "RECIPE.toml",
+        "retrain --date": "DATE",
+        "retrain --wait": "TIME",
+        "retrain --timeout": "TIME",
+        "retrain --init": "FILE",
     }
 
 
 # How Python callers call the jobs: names, order, and what is given by its name alone.
 CALLS: dict[str, str] = {
-    "pipelines.embedding.embed.embed": "source store options= progress= * as_source=",
+    "pipelines.embedding.embed.embed": "source store options= progress= * as_source= began=",
     "pipelines.embedding.forget.forget": "store source * unknown_origin=",
     "pipelines.embedding.labels.import_labels": "file store label_set= * withdraw=",
     "pipelines.training.train_head": "store options=",
-    "pipelines.training.compare_heads": "store options= progress=",
+    "pipelines.training.compare_heads": "store options= progress= * run_id=",
+    "pipelines.retraining.nightly.retrain": "recipe store options= console=",
     "pipelines.finetuning.finetune.finetune": "store head_id options weights= progress= say=",
     "pipelines.predict.predict": "pictures store head_id= options= say=",
     "pipelines.export.export": "store to options= head_id= say=",

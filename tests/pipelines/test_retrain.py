@@ -150,10 +150,11 @@ def test_another_recipe_on_the_same_date_is_another_night(world: World) -> None:
     world.write(LEAST.replace('"ncm", "logreg"', '"ncm"'))
     told = world.night(1)
     assert not told["repeated"] and told["challenger"]["head"] == "ncm" and told["test"]["decisions"] == 2
-    world.write('name = "another"\n' + world.recipe.read_text())
+    renamed = 'name = "another"\n'
+    world.write(renamed + world.recipe.read_text())
     assert world.night(1)["repeated"], "a name decides nothing"
-    world.write('name = "another"\n' + LEAST.replace('"ncm", "logreg"', '"logreg"'))
-    assert world.night(1)["test"]["decisions"] == 1, "these are the nights of another recipe"
+    world.write(renamed + LEAST.replace('"ncm", "logreg"', '"logreg"'))
+    assert world.night(1)["test"]["decisions"] == 1, "the others are nights of another recipe"
 
 
 def test_a_night_on_which_nothing_changed_fits_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

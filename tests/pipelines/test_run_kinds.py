@@ -41,7 +41,7 @@ def test_a_kind_from_outside_is_told_and_verified(
 
 def test_a_kind_that_nobody_knows_is_a_row_without_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = FeatureStore.create(tmp_path / "store")
-    run_id = record(store, "retrain", {"anything": 1})
+    run_id = record(store, "nobody-knows", {"anything": 1})
     (row,) = rows(store.path, capsys)
     assert (row["run"], row["outcome"], row["set"]) == (run_id, "", "")
     assert verify(store.path) == []
