@@ -54,6 +54,7 @@ from lance.file import LanceFileReader
 from conftest import CountingEngine, write_picture
 from faults import Faults, child, invariant, own_folder
 from faults.warm import Forked
+from featurestore import layout
 from featurestore.errors import PenultError
 from featurestore.header import FORMAT_VERSION
 from featurestore.runs import RunRecord, new_run_id, utc_now
@@ -282,6 +283,7 @@ def _finetuned(store: Path, head_id: str, feature_set: str) -> str:
     opened, run_id = FeatureStore(store), new_run_id("finetune")
     head, meta = artifact.load(opened.run_folder(head_id))
     artifact.save(head, opened.run_folder(run_id), meta)
+    shutil.copy(opened.run_folder(head_id) / layout.LABELLED, opened.run_folder(run_id))
     finetuned.register(opened, run_id, resolve(), _save_weights, {})
     told = {"feature_set": feature_set, "backbone": f"ft:{run_id}"}
     RunRecord(run_id, "finetune", utc_now(), {"head_id": head_id}, told).write(opened.run_folder(run_id))
