@@ -14,7 +14,6 @@ import numpy as np
 from featurestore import layout
 from featurestore.dataset import Dataset
 from featurestore.errors import StoreCorrupt
-from featurestore.index import contains
 from featurestore.schema import KEY_BYTES
 from featurestore.splits import SPLITS
 from featurestore.storage.files import make_folder, size_of
@@ -45,9 +44,8 @@ class Snapshot:
     def of(cls, dataset: Dataset) -> Snapshot:
         """Return the snapshot of a dataset."""
         names, codes = np.unique(dataset.y, return_inverse=True)
-        splits = np.searchsorted(np.sort(SPLITS), dataset.splits)
-        numbers = np.array([SPLITS.index(split) for split in sorted(SPLITS)], np.uint8)
-        return cls(short_keys(dataset.keys), names, codes.astype(np.int32), numbers[splits])
+        splits = np.argmax([dataset.splits == split for split in SPLITS], axis=0)
+        return cls(short_keys(dataset.keys), names, codes.astype(np.int32), splits.astype(np.uint8))
 
     def of_split(self, split: str) -> np.ndarray:
         """Return the keys of a split's images, uint64 (m,), ascending."""
@@ -59,10 +57,6 @@ class Snapshot:
             return np.full(len(keys), NO_LABEL)
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[at] == keys, self.names[self.codes[at]], NO_LABEL)
-
-    def knows(self, keys: np.ndarray) -> np.ndarray:
-        """Return which images are in the snapshot, bool (m,), given their keys, uint64 (m,)."""
-        return contains(self.keys, keys)
 
     def write(self, folder: PurePath) -> str:
         """Write the snapshot into a run's folder, durably; return the file's sha256 in hex."""

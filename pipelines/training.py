@@ -28,6 +28,8 @@ from pipelines.images import decoder
 from pipelines.options import CompareOptions, FitData, ReportOptions, TrainOptions
 from pipelines.sources import corpus
 
+ON_DISK = 1  # a memory limit in bytes with which all features stay in the store until some rows are read
+
 
 def load_dataset(store: FeatureStore, data: FitData, memory_limit: int | None = None) -> Dataset:
     """Load the labelled features; features that take more than half of ``memory_limit`` bytes stay in the store."""

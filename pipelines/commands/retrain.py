@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from featurestore.errors import Blocked, UsageError
+from featurestore.limits import check_count
+from featurestore.options import Option
 from pipelines.commands.base import Json, app, print_json
 from pipelines.commands.fields import by_fields
-from pipelines.retraining.options import RetrainOptions
+from pipelines.retraining.options import BLOCKED, UNCHANGED, RetrainOptions
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command takes besides the options of the job."""
+
+    skip_code: Annotated[int, Option("Exit code if nothing has changed; Airflow skips on 99.")] = 0
+    log_format: Annotated[str, Option("Lines on stderr: text, or json, one object per line.")] = "text"
+    init: Annotated[Path | None, Option("Write a commented recipe to this file.", metavar="FILE")] = None
+
+    def check(self) -> None:
+        """Raise UsageError for a number that is no exit code."""
+        check_count("--skip-code", self.skip_code, 0, 255)
 
 
 @app.command()
@@ -22,11 +38,7 @@ def retrain(
         Path | None, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")
     ] = None,
     options: RetrainOptions = RetrainOptions(),
-    skip_code: Annotated[
-        int, typer.Option(min=0, max=255, help="Exit code if nothing has changed; Airflow skips on 99.")
-    ] = 0,
-    log_format: Annotated[str, typer.Option(help="Lines on stderr: text, or json, one object per line.")] = "text",
-    init: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a commented recipe to this file.")] = None,
+    request: Request = Request(),
     as_json: Json = False,
 ) -> None:
     """Embed, compare, and promote a head if it is better: the job of every night.
@@ -38,9 +50,10 @@ def retrain(
     from pipelines.commands import output
     from pipelines.retraining.night import Console
 
-    output.log_as(log_format)
-    if init is not None:
-        _write_recipe(init)
+    request.check()
+    output.log_as(request.log_format)
+    if request.init is not None:
+        _write_recipe(request.init)
         return
     if recipe is None or store is None:
         raise UsageError("Expected: a recipe and --store STORE, or --init FILE to write a recipe.")
@@ -50,10 +63,10 @@ def retrain(
     output.night(outcome)
     print_json(as_json, outcome)
     sys.stdout.flush()
-    if outcome["decision"] == "blocked":
+    if outcome["decision"] == BLOCKED:
         raise Blocked(f"The night of {outcome['date']} is blocked: {outcome['reason']}")
-    if outcome["decision"] == "unchanged" and skip_code:
-        raise typer.Exit(skip_code)
+    if outcome["decision"] == UNCHANGED and request.skip_code:
+        raise typer.Exit(request.skip_code)
 
 
 def _write_recipe(path: Path) -> None:

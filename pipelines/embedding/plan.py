@@ -30,15 +30,14 @@ def write_plan(
 ) -> int:
     """Stream the listing once: count it, write the plan and the label rows; return how many files to embed."""
     known = store.known_files(result.feature_set, options.views or None)
-    todo = [NEW, CHANGED, NOT_IN_SET, FAILED_BEFORE] if options.retry_failed else [NEW, CHANGED, NOT_IN_SET]
     planned = 0
     with staging.writer("plan", PLAN) as plan, staging.writer("labels", LABELS) as said:
         shards = _ShardWriter(plan, options.shard_images)
         for entries in batched(_listed(listing, membership), options.shard_images):
             signals.check()
             keys = text_digests(entry.uri for entry in entries)
-            states = _states(entries, keys, known)
-            wanted = np.isin(states, todo)
+            states = states_of(entries, keys, known)
+            wanted = to_embed(states, options)
             result.seen += len(entries)
             result.new += int((wanted & (states != CHANGED)).sum())
             result.changed += int((states == CHANGED).sum())
@@ -92,7 +91,14 @@ class _ShardWriter:
         self._plan.write_batch(pa.record_batch(arrays, schema=PLAN))
 
 
-def _states(entries: list[corpus.Entry], keys: np.ndarray, known: Known) -> np.ndarray:
+def to_embed(states: np.ndarray, options: EmbedOptions) -> np.ndarray:
+    """Return which files are to be embedded, bool (n,), given their states, uint8 (n,)."""
+    todo = [NEW, CHANGED, NOT_IN_SET, FAILED_BEFORE] if options.retry_failed else [NEW, CHANGED, NOT_IN_SET]
+    return np.isin(states, todo)
+
+
+def states_of(entries: list[corpus.Entry], keys: np.ndarray, known: Known) -> np.ndarray:
+    """Return the state of each entry, uint8 (n,), see ``Known.lookup``; ``keys`` are the digests of the URIs."""
     sizes = np.array([entry.size for entry in entries], np.int64)
     mtimes = np.array([entry.mtime_ns for entry in entries], np.int64)
     return known.lookup(keys, pair_digests(sizes, mtimes))

@@ -14,9 +14,8 @@ from featurestore.snapshot import NO_LABEL, Snapshot, short_keys
 from featurestore.splits import TEST, TRAIN
 from heads.monitoring.copies import near_copies
 from heads.monitoring.drift import drift
-from pipelines.retraining.options import CHECKS, ChecksOptions
+from pipelines.retraining.options import CHECKS, EXAMPLES, ChecksOptions
 
-EXAMPLES = 12  # images named per check
 MAX_ROWS = 20_000  # of the champion's training images, of which drift draws some
 NO_CHAMPION = "There is no champion to compare with."
 SEED = 0

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from heads.evaluation.difference import Difference, paired_difference, recalls, score_of
-from pipelines.retraining.options import PromoteOptions
+from pipelines.retraining.options import KEPT, PROMOTED, PromoteOptions
 
-PROMOTED, KEPT = "promoted", "kept"
 CALLED = {"top1": "Top-1", "macro_f1": "Macro F1", "mean_recall": "Mean recall"}
 
 

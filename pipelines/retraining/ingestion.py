@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurestore import layout
 from featurestore.errors import BackboneError, EngineError, SpecMismatch, StoreNotFound, UsageError
@@ -17,10 +17,12 @@ from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import import_labels
 from pipelines.embedding.result import EmbedResult
 from pipelines.options import EmbedOptions
-from pipelines.retraining.checks import EXAMPLES
-from pipelines.retraining.contest import Champion
 from pipelines.retraining.night import Work
+from pipelines.retraining.options import EXAMPLES
 from pipelines.sources import corpus
+
+if TYPE_CHECKING:
+    from pipelines.retraining.contest import Champion
 
 ADDED_UP = ("new", "changed", "embedded", "deduplicated", "removed", "labels_changed")  # over attempts
 RUNS = "runs"  # the step that notes the ids of tonight's runs whose records may be removed some day

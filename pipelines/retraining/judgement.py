@@ -20,13 +20,13 @@ from pipelines.options import CompareOptions, FitData
 from pipelines.retraining import ingestion
 from pipelines.retraining.checks import Evidence, run_checks
 from pipelines.retraining.contest import Champion, Contest, hold
-from pipelines.retraining.decision import PROMOTED, decide
-from pipelines.retraining.night import BLOCKED, Work, earlier_nights
+from pipelines.retraining.decision import decide
+from pipelines.retraining.night import Work
+from pipelines.retraining.options import BLOCKED, PROMOTED
 from pipelines.stored_heads import promote
-from pipelines.training import compare_heads, load_dataset
+from pipelines.training import ON_DISK, compare_heads, load_dataset
 
 CHALLENGER = "challenger"
-ON_DISK = 1  # byte of memory for features: they stay in the store until some rows are asked for
 BY = "penult retrain"
 
 
@@ -77,14 +77,15 @@ def _rival(work: Work) -> Champion | None:
         before = (noted["scores"]["champion"] or {}).get("head_id")
         if current in (before, noted["scores"]["challenger"]["head_id"]):
             return None if before is None else Champion.load(work.store, before)
-        del steps["decide"]
+        for step in ("embed for the champion", "decide", "publish"):
+            steps.pop(step, None)
     return None if current is None else Champion.load(work.store, current)
 
 
 def _changed_labels(work: Work, dataset: Dataset) -> dict[str, int]:
     """Count the images with a new label, and those with another one, since the last night that compared heads."""
     before = np.full(len(dataset), NO_LABEL)
-    for night in reversed(earlier_nights(work)):
+    for night in reversed(work.earlier):
         challenger = (night.outcome or {}).get("challenger")
         if challenger and (snapshot := _snapshot(work.store, challenger["head_id"])) is not None:
             before = snapshot.labels(short_keys(dataset.keys))
@@ -142,7 +143,7 @@ def _verdict(work: Work, contest: Contest, winner: dict[str, Any], champion: Cha
 
 def _decisions(work: Work) -> int:
     """Return how often the test split has decided in earlier nights of this recipe."""
-    tests = [(night.outcome or {}).get("test") or {} for night in earlier_nights(work)]
+    tests = [(night.outcome or {}).get("test") or {} for night in work.earlier]
     return max((test["decisions"] for test in tests if test), default=0)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pipelines.retraining.recipe import Recipe
 
 KIND = "retrain"
-BLOCKED, UNCHANGED, FAILED = "blocked", "unchanged", "failed"  # decisions, besides those of decision.py
 
 Progress = Callable[[int, int], None]
 
@@ -120,6 +120,17 @@ class Work:
     night: Night
     console: Console
 
+    @cached_property
+    def earlier(self) -> list[Night]:
+        """The nights of this recipe that began before tonight and have ended, oldest first."""
+        return [
+            night
+            for night in nights(self.store.path)
+            if night.told["recipe"] == self.recipe.name
+            and night.run_id < self.night.run_id
+            and night.outcome is not None
+        ]
+
 
 def state_of(store: FeatureStore, champion: str | None) -> dict[str, Any]:
     """Return what decides whether a night has anything to do: the versions of the tables, and the champion."""
@@ -131,15 +142,6 @@ def nights(store: PurePath) -> list[Night]:
     paths = [path for path in listed(store / layout.NIGHTS) if path.suffix == layout.JSON]
     found = [Night(path, read_sealed(path, required=True)) for path in paths]
     return sorted(found, key=lambda night: night.run_id)
-
-
-def earlier_nights(work: Work) -> list[Night]:
-    """Return the nights of this recipe that began before tonight and have ended, oldest first."""
-    return [
-        night
-        for night in nights(work.store.path)
-        if night.told["recipe"] == work.recipe.name and night.run_id < work.night.run_id and night.outcome is not None
-    ]
 
 
 @contextmanager

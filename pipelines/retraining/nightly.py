@@ -1,6 +1,6 @@
 """The night: embed, labels, checks, compare, champion against challenger, publish; idempotent by recipe and date.
 
-What needs heads or reports is imported only on a night on which something has changed.
+What needs features or reports is imported only on a night on which something has changed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,8 @@ from featurestore.storage.lock import waiting
 from featurestore.store import FeatureStore
 from pipelines import signals
 from pipelines.retraining import ingestion
-from pipelines.retraining.night import (
-    BLOCKED,
-    FAILED,
-    KIND,
-    UNCHANGED,
-    Console,
-    Night,
-    Work,
-    earlier_nights,
-    night_lock,
-    state_of,
-)
-from pipelines.retraining.options import RetrainOptions
+from pipelines.retraining.night import KIND, Console, Night, Work, night_lock, state_of
+from pipelines.retraining.options import BLOCKED, FAILED, PROMOTED, UNCHANGED, RetrainOptions
 from pipelines.retraining.recipe import read_recipe
 from pipelines.retraining.retention import tidy
 
@@ -123,7 +112,7 @@ def _night(work: Work) -> dict[str, Any]:
 
 def _last_if_unchanged(work: Work) -> dict[str, Any] | None:
     """Return the outcome of the recipe's last night if it decided and nothing has changed since then, else None."""
-    same = [night for night in earlier_nights(work) if night.told["digest"] == work.recipe.digest]
+    same = [night for night in work.earlier if night.told["digest"] == work.recipe.digest]
     if not same or same[-1].told.get("state") != _state(work):
         return None
     outcome = same[-1].outcome or {}
@@ -133,7 +122,7 @@ def _last_if_unchanged(work: Work) -> dict[str, Any] | None:
 def _carried(last: dict[str, Any]) -> dict[str, Any]:
     """Return what an unchanged night takes over from the last one: the numbers of images, and the champion's score."""
     champion = last["champion"]
-    if last["decision"] not in (UNCHANGED, "kept"):
+    if last["decision"] == PROMOTED:
         champion = {name: last["challenger"][name] for name in ("head_id", "score", "ci")}
     return {"n": last["n"], "champion": champion}
 
@@ -154,7 +143,7 @@ def _publish(work: Work) -> str | None:
 def _write_page(work: Work, outcome: dict[str, Any], contest: Contest | None) -> None:
     from pipelines.retraining.page import write_page
 
-    write_page(work.store, outcome, [night.outcome or {} for night in earlier_nights(work)], contest)
+    write_page(work.store, outcome, [night.outcome or {} for night in work.earlier], contest)
 
 
 def _recorded(work: Work, outcome: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from pipelines.options import LABEL_SET, MAX_FAILURE_RATE, check_share
 LEVELS = ("off", "warn", "block")
 RULES = ("better", "not-worse")
 METRICS = ("top1", "macro_f1", "mean_recall")
-EVENTS = ("promoted", "kept", "blocked", "unchanged", "failed")
+EVENTS = PROMOTED, KEPT, BLOCKED, UNCHANGED, FAILED = ("promoted", "kept", "blocked", "unchanged", "failed")
+EXAMPLES = 12  # images named per check
 MAX_KEPT = 100_000  # runs, heads and exports
 
 
@@ -158,7 +159,7 @@ class PublishOptions:
 class NotifyOptions:
     """Who is told what a night did."""
 
-    on: Annotated[tuple[str, ...], Option("After which nights.")] = ("promoted", "blocked", "failed")
+    on: Annotated[tuple[str, ...], Option("After which nights.")] = (PROMOTED, BLOCKED, FAILED)
     command: Annotated[str | None, Option("Run by /bin/sh with the night's JSON on stdin and PENULT_DECISION set.")] = (
         None
     )

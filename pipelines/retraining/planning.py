@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from featurestore import aliases
 from featurestore.errors import PenultError, StoreNotFound
-from featurestore.index import CHANGED, NEW, pair_digests, text_digests
-from featurestore.sets import NOT_IN_SET
+from featurestore.index import text_digests
 from featurestore.splits import TRAIN
 from featurestore.store import FeatureStore
 from pipelines.concurrency import batched
 from pipelines.embedding.embed import set_of
+from pipelines.embedding.plan import states_of, to_embed
 from pipelines.options import FitData
 from pipelines.retraining.recipe import Recipe
 from pipelines.sources import corpus
-from pipelines.training import load_dataset
+from pipelines.training import ON_DISK, load_dataset
 
 ENTRIES_PER_BATCH = 4096
 ROW_BYTES = 200  # in the catalog and the labels, per image
@@ -68,13 +68,7 @@ def plan(store: str | Path, recipe: Recipe) -> dict[str, Any]:
         "decision": "planned",
         "reason": reason,
         "champion": None if champion is None else {"head_id": champion, "score": None, "ci": None},
-        "plan": {
-            "seen": cost.seen,
-            "files": cost.files,
-            "seconds": cost.seconds,
-            "fits": cost.fits,
-            "bytes": cost.bytes,
-        },
+        "plan": asdict(cost),
     }
 
 
@@ -88,9 +82,8 @@ def _cost(store: FeatureStore | None, recipe: Recipe) -> Cost:
             if known is None:
                 files += len(entries)
                 continue
-            sizes, times = (np.array([getattr(e, name) for e in entries], np.int64) for name in ("size", "mtime_ns"))
-            states = known.lookup(text_digests(entry.uri for entry in entries), pair_digests(sizes, times))
-            files += int(np.isin(states, [NEW, CHANGED, NOT_IN_SET]).sum())
+            states = states_of(entries, text_digests(entry.uri for entry in entries), known)
+            files += int(to_embed(states, recipe.embed).sum())
     width = spec.width if spec else UNKNOWN_WIDTH
     rate = None if store is None or spec is None else _rate(store, spec.set_name)
     return Cost(
@@ -118,7 +111,7 @@ def _fits(store: FeatureStore, recipe: Recipe, feature_set: str) -> int | None:
 
     evaluation, split = recipe.compare.evaluation, recipe.compare.data.split
     try:
-        data = load_dataset(store, FitData(feature_set, recipe.labels.label_set, split), 1)
+        data = load_dataset(store, FitData(feature_set, recipe.labels.label_set, split), ON_DISK)
     except PenultError:  # no image has a label yet
         return None
     train = data.part(TRAIN)

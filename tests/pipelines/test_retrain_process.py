@@ -123,7 +123,7 @@ def test_a_quiet_night_starts_no_heavy_library(world: World, engine: CountingEng
     retrain(world.recipe, world.store, RetrainOptions(date=DAY))
     script = (
         "import sys; from pipelines.__main__ import main; import atexit\n"
-        "heavy = ('tensorflow', 'apache_beam', 'keras', 'sklearn', 'openvino', 'heads.reporting.report')\n"
+        "heavy = ('tensorflow', 'apache_beam', 'keras', 'sklearn', 'openvino', 'heads.monitoring.drift')\n"
         "atexit.register(lambda: print([name for name in heavy if name in sys.modules]))\n"
         f"sys.argv[1:] = ['retrain', {str(world.recipe)!r}, '--store', {str(world.store)!r}, '--date', '2026-11-02']\n"
         "main()\n"
