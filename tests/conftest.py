@@ -16,8 +16,10 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+import object_servers
 from featurestore.spec import CROPS
 from heads.evaluation import learning_curve
+from object_servers import ObjectServer
 from pipelines.backbones import canary
 from pipelines.embedding import worker
 from pipelines.images import decoder
@@ -91,6 +93,21 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
     worker.engine_for.cache_clear()
     yield counting
     worker.engine_for.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[ObjectServer]:
+    """A running SeaweedFS, one for all tests of this process."""
+    with object_servers.seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(seaweedfs: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an empty bucket; the usual variables lead to its server."""
+    for name, value in seaweedfs.environment.items():
+        monkeypatch.setenv(name, value)
+    return seaweedfs.make_bucket()
 
 
 @pytest.fixture(scope="module")

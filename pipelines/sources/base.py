@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -81,6 +82,26 @@ class SourceKind(Protocol):
         ...
 
 
+class Blob(Protocol):
+    """A file that is read at random, wherever it lies.
+
+    Attributes:
+        size: in bytes.
+        mtime_ns: with the size, its change token, see ``Place``.
+    """
+
+    size: int
+    mtime_ns: int
+
+    def pread(self, size: int, start: int) -> bytes:
+        """Read ``size`` bytes from ``start`` on, fewer if the file ends before.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        ...
+
+
 class Place(Protocol):
     """What the URIs of one scheme point to, such as this machine's files; ``places.register`` adds one from outside.
 
@@ -126,5 +147,13 @@ class Place(Protocol):
 
         Raises:
             ImageError: "vanished", "unreadable", "truncated" or "too_large".
+        """
+        ...
+
+    def open(self, uri: str) -> AbstractContextManager[Blob]:
+        """Open the file of a URI for reading at random; what is behind ``#`` does not count.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
         """
         ...

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import AbstractContextManager
 
 from featurestore.errors import ImageError
 from pipelines.sources import uris
-from pipelines.sources.base import Entry, Place
+from pipelines.sources.base import Blob, Entry, Place
 
 
 class Files(Place):
@@ -18,6 +19,7 @@ class Files(Place):
     source_uri = staticmethod(uris.source_uri)
     locate = staticmethod(uris.locate)
     read = staticmethod(uris.read)
+    open = staticmethod(uris.open_blob)
 
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -69,6 +71,15 @@ def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
         ImageError: "vanished", "unreadable", "truncated" or "too_large".
     """
     return _of(uri).read(uri, offset, size)
+
+
+def open_blob(uri: str) -> AbstractContextManager[Blob]:
+    """Open the file of a URI for reading at random, see ``Place``.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
+    return _of(uri).open(uri)
 
 
 def _of(uri: str) -> Place:

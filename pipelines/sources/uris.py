@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -142,6 +143,35 @@ def _read_open(descriptor: int, path: str, offset: int, size: int) -> tuple[byte
     if len(data) < size or os.fstat(descriptor).st_mtime_ns != info.st_mtime_ns:
         raise ImageError("unreadable", f"{path!r} changed while it was read: run again.")
     return data, size, info.st_mtime_ns
+
+
+class LocalBlob:
+    """An open regular file of this machine, see ``Blob``."""
+
+    def __init__(self, descriptor: int) -> None:
+        info = os.fstat(descriptor)
+        self._descriptor, self.size, self.mtime_ns = descriptor, info.st_size, info.st_mtime_ns
+
+    def pread(self, size: int, start: int) -> bytes:
+        """Read ``size`` bytes from ``start`` on, fewer if the file ends before."""
+        return pread(self._descriptor, size, start)
+
+
+@contextmanager
+def open_blob(uri: str) -> Iterator[LocalBlob]:
+    """Open the file of a URI for reading at random, the tar of a tar's member.
+
+    Raises:
+        OSError: there is no such regular file, or it cannot be read.
+    """
+    path = path_of(uri)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", path)
+        yield LocalBlob(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def pread(descriptor: int, size: int, start: int) -> bytes:

@@ -1,0 +1,158 @@
+"""Real S3 servers on free ports of the loopback: SeaweedFS, and moto's as a second opinion.
+
+Each context manager yields a running server and ends exactly the process that it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import obstore
+from obstore.store import S3Store
+
+SECONDS = 60  # a server needs one or two; a busy machine more
+PORTS = ("master", "volume", "filer", "s3", "admin")  # each has a second port for gRPC
+REGION = "us-east-1"
+
+
+@dataclass
+class ObjectServer:
+    """A running S3 server: its address, its keys, its process."""
+
+    endpoint: str
+    key: str
+    secret: str
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which any S3 client finds this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_REGION": REGION,
+            "AWS_ALLOW_HTTP": "true",
+        }
+
+    def store(self, bucket: str) -> S3Store:
+        """A client of one bucket that owes nothing to penult's own."""
+        return S3Store(
+            bucket,
+            endpoint=self.endpoint,
+            access_key_id=self.key,
+            secret_access_key=self.secret,
+            region=REGION,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+
+    def make_bucket(self) -> str:
+        """Make an empty bucket with a name of its own; return the name."""
+        import boto3
+
+        bucket = f"test-{secrets.token_hex(6)}"
+        with contextlib.closing(
+            boto3.client(
+                "s3",
+                endpoint_url=self.endpoint,
+                aws_access_key_id=self.key,
+                aws_secret_access_key=self.secret,
+                region_name=REGION,
+            )
+        ) as client:
+            client.create_bucket(Bucket=bucket)
+        return bucket
+
+
+@contextlib.contextmanager
+def seaweedfs(folder: Path | None = None) -> Iterator[ObjectServer]:
+    """Run SeaweedFS with its data in a folder, by default one that is removed at the end."""
+    key, secret = "penult-test", secrets.token_hex(16)
+    own = Path(tempfile.mkdtemp(prefix="weed-")) if folder is None else folder
+    numbers = free_ports(2 * len(PORTS))
+    ports = [
+        f"-{name}.port{grpc}={number}"
+        for (name, grpc), number in zip(
+            [(name, grpc) for name in PORTS for grpc in ("", ".grpc")], numbers, strict=True
+        )
+    ]
+    command = [
+        *(str(Path(sys.executable).with_name("weed")), "-logtostderr=true", "mini", f"-dir={own}"),
+        *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false"),
+        *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-filer.localSocket={own / 'filer.sock'}", *ports),
+    ]
+    keys = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+    try:
+        with _running(command, keys, own / "server.log") as process:
+            yield _ready(ObjectServer(f"http://127.0.0.1:{numbers[2 * PORTS.index('s3')]}", key, secret, process))
+    finally:
+        if folder is None:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[ObjectServer]:
+    """Run moto's S3 server, which keeps everything in memory."""
+    [port] = free_ports(1)
+    with tempfile.TemporaryDirectory(prefix="moto-") as folder:
+        command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+        with _running(command, {}, Path(folder, "server.log")) as process:
+            yield _ready(ObjectServer(f"http://127.0.0.1:{port}", "testing", "testing", process))
+
+
+SERVERS = {"seaweedfs": seaweedfs, "moto": moto}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@contextlib.contextmanager
+def _running(command: list[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            command, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=log.parent
+        )
+    try:
+        yield process
+    except _NotReady as error:
+        raise AssertionError(f"{error}\n{log.read_text(errors='replace')[-4000:]}") from error
+    finally:
+        process.kill()  # nothing in it is worth its slow end
+        process.wait()
+
+
+class _NotReady(Exception):
+    pass
+
+
+def _ready(server: ObjectServer) -> ObjectServer:
+    """Return the server once it has taken an object and given it back."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end and server.process.poll() is None:
+        try:
+            store = server.store(server.make_bucket())
+            obstore.put(store, "ready", b"yes")
+            if obstore.get(store, "ready").bytes().to_bytes() == b"yes":
+                return server
+        except Exception as error:  # not yet: whatever a client says of a server that is still starting
+            last = error
+        time.sleep(0.1)
+    raise _NotReady(f"{server} does not answer: {locals().get('last')}")
