@@ -12,10 +12,13 @@ import io
 import json
 import math
 import random
+import shutil
 import signal
+import subprocess
 import tempfile
+import time
 import unittest
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -42,7 +45,7 @@ MISFILED = 3  # every third image of the first night lies in the wrong folder
 PER_NIGHT = 4  # new images per class
 FIRST_NIGHT = 40
 Z = 1.959963984540054  # half a 95 % interval of a normal distribution, in standard deviations
-MOST_BYTES = 6_000_000  # of a store after a month, but for its vectors
+MOST_BYTES = 6_000_000  # of a store after a month, but for its vectors and the arrays of its heads
 
 POINTS = [  # where a night is killed, and at which call
     *(("pipelines.retraining.night:write_sealed", nth) for nth in range(1, 12)),
@@ -211,16 +214,25 @@ def simulated(folder: Path, script: Script, kills: int | None = None, engine: st
     moved = [move.head_id for move in aliases.history(store, aliases.CHAMPION)]
     assert moved == promoted, f"the champion moved to {moved}; promoted were {promoted}"
     assert sum(outcome["embed"]["embedded"] for outcome in outcomes) == len(world.labels)
-    rest = sum(path.stat().st_size for path in store.rglob("*") if path.is_file() and "features" not in path.parts)
+    files = [path for path in store.rglob("*") if path.is_file() and "features" not in path.parts]
+    rest = sum(path.stat().st_size for path in files if path.name != "head.npz")
     assert rest < MOST_BYTES, f"{rest:,} bytes after {script.nights} nights"
+    heads = [path for path in files if path.name == "head.npz"]  # a k-NN head holds all images that it was trained on
+    assert len(heads) <= script.keep + len(promoted), f"{len(heads)} heads after {script.nights} nights"
     return outcomes
 
 
-def killed(world: World, store: Path, date: datetime.date, at: Sequence[str], engine: str) -> bool:
-    """Begin a night in a process that is killed; return whether it was killed before it ended."""
+def killed(
+    world: World, store: Path, date: datetime.date, at: Sequence[str], engine: str, seconds: float | None = None
+) -> bool:
+    """Begin a night in a process that is killed, ``at`` a point or after ``seconds``; return whether it was."""
     command = ["retrain", str(world.recipe), "--store", str(store), "--date", str(date), "--json"]
     with child(Job("retrain", store, command, {}, {}, engine=engine), at) as process:
-        _, said = process.communicate(timeout=PATIENCE)
+        said = ""
+        try:
+            _, said = process.communicate(timeout=seconds or PATIENCE)
+        except subprocess.TimeoutExpired:
+            assert seconds, f"{date}: it did not end within {PATIENCE} s"
     assert process.returncode in (0, -signal.SIGKILL), f"{date}: exit code {process.returncode}: {said}"
     if (store / "penult.json").exists():
         invariant.sound(store)
@@ -312,15 +324,17 @@ def year(folder: Path) -> None:
     assert len(list((store / "nights").glob("*.json"))) <= 30 + 12, "those that are kept, and those of champions"
 
 
-def struck(folder: Path, point: str, nth: int, when: str, night: int) -> None:
-    """A night that is killed at a point, and run again, comes to what it comes to without the kill."""
+def struck(folder: Path, night: int, kill: Callable[..., bool]) -> None:
+    """A night that is killed, and run again, comes to what it comes to without the kill.
+
+    ``kill`` takes the world, its store and the date, and returns whether the night was killed before it ended.
+    """
     world, store = World(folder, _SHORT), folder / "store"
     outcomes = []
     with _engine("fake"):
         for number in range(night + 1):
             date = world.turn(number)
-            at = ["--at", point, when, str(nth), "SIGKILL"]
-            if number == night and not killed(world, store, date, at, "fake"):
+            if number == night and not kill(world, store, date):
                 raise unittest.SkipTest("on this night there were not so many calls")
             outcomes.append(retrain(world.recipe, store, RetrainOptions(date=date)))
     world.check(store)
@@ -340,15 +354,45 @@ def _unbroken() -> list[dict[str, Any]]:
         return simulated(Path(folder).resolve(), _SHORT, engine="fake")
 
 
+def at_random(world: World, store: Path, date: datetime.date, share: float) -> bool:
+    """Kill a night after a share of its time; sooner if it ended before."""
+    seconds = share * _night_seconds()[(date - FIRST).days]
+    saved = store.with_name("before")
+    if store.exists():
+        shutil.copytree(store, saved)
+    while not killed(world, store, date, [], "fake", seconds):
+        seconds *= 0.8
+        shutil.rmtree(store)
+        if saved.exists():
+            shutil.copytree(saved, store)
+    return True
+
+
+@cache
+def _night_seconds() -> list[float]:
+    """How long the nights of ``_SHORT`` take in processes of their own."""
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder).resolve() / "world", _SHORT)
+        for night in range(_SHORT.nights):
+            date = world.turn(night)
+            began = time.monotonic()
+            killed(world, world.folder / "store", date, [], "fake")
+            seconds.append(time.monotonic() - began)
+    return seconds
+
+
 def faults(seed: int, count: int) -> Faults:
-    """Every point, before and after, on the first night and on the second; months with kills."""
+    """Every point, before and after, on the first night and on the second; ``count`` random moments; months."""
     for night in (0, 1):
         for point, nth in POINTS:
             for when in ("before", "after"):
-                yield (
-                    f"night {night} {when} {point} {nth}",
-                    partial(struck, point=point, nth=nth, when=when, night=night),
-                )
+                kill = partial(killed, at=["--at", point, when, str(nth), "SIGKILL"], engine="fake")
+                yield f"night {night} {when} {point} {nth}", partial(struck, night=night, kill=kill)
+    rng = random.Random(seed)
+    for number in range(count):
+        kill = partial(at_random, share=rng.random())
+        yield f"night {number % 2} at a random moment {number}", partial(struck, night=number % 2, kill=kill)
     yield "a year", year
     for number in range(max(1, count // 20)):
         yield f"month {seed + number}", partial(month, seed=seed + number)
