@@ -54,11 +54,11 @@ class Known:
     def unseen(self, *states: int) -> np.ndarray:
         """Return the keys in one of these states that were never looked up: S16 (m,), sorted and unique."""
         keys = self._keys[~self._seen & np.isin(self._states, states)]
-        return np.unique(keys[~contains(self._keys[self._seen], keys)])
+        return _distinct(keys[~contains(self._keys[self._seen], keys)])
 
     def count(self, *states: int) -> int:
         """Count the keys in one of these states."""
-        return len(np.unique(self._keys[np.isin(self._states, states)]))
+        return len(_distinct(self._keys[np.isin(self._states, states)]))
 
     def _find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the index of each key, int (n,), and whether it is in the map, bool (n,)."""
@@ -95,10 +95,16 @@ class KeySet:
         return any(contains(level, one)[0] for level in self._levels)
 
 
-def text_digests(rows: Iterable[str | None] | Iterable[tuple[str | None, ...]]) -> np.ndarray:
-    """Return one BLAKE2b digest (S16) per string or tuple of strings; None differs from the empty string."""
-    digests = _Digests()
-    return np.array([digests[row] if isinstance(row, tuple) else _digest(row) for row in rows], DIGEST)
+def text_digests(texts: Iterable[str | None]) -> np.ndarray:
+    """Return one BLAKE2b digest per string, S16 (n,); None differs from the empty string."""
+    return np.array(
+        [hashlib.blake2b(NOTHING if text is None else text.encode(), digest_size=16).digest() for text in texts], DIGEST
+    )
+
+
+def row_digests(rows: Iterable[tuple[str | None, ...]]) -> np.ndarray:
+    """Return one BLAKE2b digest per tuple of strings, S16 (n,)."""
+    return np.array([hashlib.blake2b(text_digests(row).tobytes(), digest_size=16).digest() for row in rows], DIGEST)
 
 
 def pair_digests(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -114,13 +120,8 @@ def contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return sorted_keys[at] == keys
 
 
-class _Digests(dict[tuple[str | None, ...], bytes]):
-    """Digests of tuples, each computed once: the same few labels occur again and again."""
-
-    def __missing__(self, row: tuple[str | None, ...]) -> bytes:
-        self[row] = hashlib.blake2b(b"".join(map(_digest, row)), digest_size=16).digest()
-        return self[row]
-
-
-def _digest(text: str | None) -> bytes:
-    return hashlib.blake2b(NOTHING if text is None else text.encode(), digest_size=16).digest()
+def _distinct(keys: np.ndarray) -> np.ndarray:
+    """Return sorted keys once each; ``np.unique`` would sort them again, and import ``numpy.ma`` for it."""
+    first = np.ones(len(keys), bool)
+    first[1:] = keys[1:] != keys[:-1]
+    return keys[first]

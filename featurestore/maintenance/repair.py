@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from featurestore import canary, header, layout
 from featurestore.errors import StoreCorrupt, StoreNotFound
-from featurestore.index import DIGEST, text_digests
+from featurestore.index import DIGEST, row_digests
 from featurestore.journal import pending
 from featurestore.labels import with_origin
 from featurestore.maintenance.verify import REPAIR, Finding, damaged_files, damaged_pieces, tables_of, verify
@@ -351,7 +351,7 @@ def _chosen(table: Table, batches: Iterable[pa.RecordBatch]) -> np.ndarray:
     digests, runs, numbers = [np.zeros(0, DIGEST)], [np.zeros(0, np.int32)], dict[str, int]()
     for batch in batches:
         columns = (batch.column(name).to_pylist() for name in KEYS[table.path.name])
-        digests.append(text_digests(zip(*columns, strict=True)))
+        digests.append(row_digests(zip(*columns, strict=True)))
         names = batch.column("run_id").to_pylist()
         runs.append(np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int32))
     ages = np.argsort(np.argsort(list(numbers)))  # run ids sort by time

@@ -24,7 +24,6 @@ from pipelines.embedding.job import EmbedJob
 from pipelines.embedding.membership import Membership, adopt
 from pipelines.embedding.plan import write_plan
 from pipelines.embedding.result import EmbedResult
-from pipelines.embedding.worker import engine_for, settle_canary
 from pipelines.options import EmbedOptions
 from pipelines.sources import corpus
 
@@ -102,7 +101,11 @@ def _tap(options: EmbedOptions, store: str | PurePath) -> Tap:
 def _spec(options: EmbedOptions, tap: Tap, store: str | PurePath) -> FeatureSpec:
     """Return the identity of the features; the engine is opened for their width only if the store has no such set."""
     asked = _asked(options, tap)
-    return _stored(asked, store) or replace(asked, width=engine_for(tap, options.engine).width)
+    if (stored := _stored(asked, store)) is not None:
+        return stored
+    from pipelines.embedding.worker import engine_for  # a run with nothing to embed needs no decoder and no engine
+
+    return replace(asked, width=engine_for(tap, options.engine).width)
 
 
 def set_of(options: EmbedOptions, store: str | PurePath) -> FeatureSpec | None:
@@ -149,6 +152,8 @@ def _planned(
             membership = Membership(store, listing.uri, options.label_set, job.run_id)
         to_embed = write_plan(store, staging, listing, options, result, membership)
         if to_embed:
+            from pipelines.embedding.worker import settle_canary
+
             settle_canary(job)
     except BaseException:
         staging.remove()

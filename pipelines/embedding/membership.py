@@ -48,8 +48,8 @@ class Membership:
         states = self._known.lookup(keys, digests)
         self._count(said)
         for label, old in zip(
-            np.array([label for label, _, _ in said], object)[states == CHANGED],
-            self._known.values(keys)[states == CHANGED],
+            (label for label, _, _ in _at(said, states == CHANGED)),
+            self._known.values(keys[states == CHANGED]),
             strict=True,
         ):
             before = self._names.get(labels.label_digest(old), label)  # a removed image had no label

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside
 from pipelines.sources.uris import mode_of, printable, uri_of
 
 MAX_WRAPPERS = 4
+NOHASH = "_nohash_"
+PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")  # a name that a URI holds as it is: most are, and quoting them takes longer
 WRAPPER, SPLIT, CLASS = "wrapper", "split", "class"  # what the sub-folders of a level are
 
 FILE, FOLDER, LOST = range(3)  # LOST: it cannot be reached, and may be a folder
@@ -95,8 +98,8 @@ def list_folder(listing: Listing) -> Iterator[Entry]:
             elif listing.is_image(name):
                 size, mtime_ns = uris.size_and_mtime(inside + name)
                 group = _nohash_group(folder.label, name)
-                uri = prefix + quote_from_bytes(os.fsencode(name))
-                yield Entry(uri, size, mtime_ns, -1, folder.label, folder.split, group)
+                quoted = name if PLAIN.fullmatch(name) else quote_from_bytes(os.fsencode(name))
+                yield Entry(prefix + quoted, size, mtime_ns, -1, folder.label, folder.split, group)
         pending.extend(reversed(below))
 
 
@@ -114,7 +117,10 @@ def _scan(folder: str) -> _Names:
     names: _Names = []
     with os.scandir(folder) as items:
         for item in items:
-            names += [(kind, item.name) for kind in _kinds(item)]
+            if _is_plain_file(item):  # nearly all are: this saves a third of the time
+                names.append((FILE, item.name))
+            else:
+                names += [(kind, item.name) for kind in _kinds(item)]
     names.sort()
     return names
 
@@ -140,6 +146,13 @@ def _kinds(item: os.DirEntry[str]) -> list[int]:
     return [FILE, LOST] if is_picture else [LOST]
 
 
+def _is_plain_file(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_file(follow_symlinks=False)
+    except OSError:
+        return False
+
+
 def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
         return item.is_dir()
@@ -156,8 +169,9 @@ def _is_left_out(folder: str, listing: Listing) -> bool:
 
 def _nohash_group(label: str | None, name: str) -> str | None:
     """Return CLASS/NAME with the name before ``_nohash_``; None for other names."""
-    before, mark, _ = name.partition("_nohash_")
-    return f"{label or ''}/{printable(before)}" if mark else None
+    if NOHASH not in name:
+        return None
+    return f"{label or ''}/{printable(name.partition(NOHASH)[0])}"
 
 
 # --- what lies above the classes

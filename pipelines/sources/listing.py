@@ -15,7 +15,7 @@ from featurestore.errors import SourceError
 from pipelines.sources.uris import printable
 
 # Formats that the decoder refuses are listed too: each such file becomes a row that says why.
-IMAGE_EXTENSIONS = tuple(
+IMAGE_EXTENSIONS = frozenset(
     f".{name}"
     for name in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"),
@@ -117,7 +117,7 @@ class Listing:
 
 def has_image_name(name: str) -> bool:
     """Return whether a file's name is that of an image."""
-    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+    return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
 
 
 def is_system_folder(name: str) -> bool:

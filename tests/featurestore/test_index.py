@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.index import CHANGED, DIGEST, NEW, KeySet, Known, contains, pair_digests, text_digests
+from featurestore.index import CHANGED, DIGEST, NEW, KeySet, Known, contains, pair_digests, row_digests, text_digests
 
 # few distinct digests, so that lookups hit; zero bytes at the end must count
 digests = st.sampled_from(
@@ -81,8 +81,8 @@ def test_contains_is_a_set(there: set[bytes], asked: list[bytes]) -> None:
 
 
 @given(st.lists(st.tuples(texts, texts, texts), min_size=2, max_size=2))
-def test_text_digests_are_injective(pair: list[tuple[str | None, ...]]) -> None:
-    first, second = text_digests(pair)
+def test_row_digests_are_injective(pair: list[tuple[str | None, ...]]) -> None:
+    first, second = row_digests(pair)
     assert (first == second) == (pair[0] == pair[1])
 
 
@@ -94,8 +94,8 @@ def test_single_texts_are_injective(pair: list[str | None]) -> None:
 
 def test_none_is_not_the_empty_string() -> None:
     rows = [(None, None), ("", ""), (None, ""), ("", None), ("0:", None), ("-", ""), ("ab", "c"), ("a", "bc")]
-    assert len(set(text_digests(rows).tolist())) == len(rows)
-    assert text_digests([]).shape == (0,)
+    assert len(set(row_digests(rows).tolist())) == len(rows)
+    assert row_digests([]).shape == (0,) and text_digests([]).shape == (0,)
 
 
 @given(st.lists(st.tuples(int64, int64), min_size=1))

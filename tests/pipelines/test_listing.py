@@ -137,6 +137,11 @@ class Item:
             raise OSError(self._error, os.strerror(self._error))
         return self._real.is_dir()
 
+    def is_file(self, *, follow_symlinks: bool) -> bool:
+        if self._error and self.name.startswith("lost"):
+            raise OSError(self._error, os.strerror(self._error))
+        return self._real.is_file(follow_symlinks=follow_symlinks)
+
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ESTALE])
 def test_a_sub_folder_that_cannot_be_told_from_a_file_is_not_empty(tmp_path, monkeypatch, error):
