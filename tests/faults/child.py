@@ -1,9 +1,10 @@
 """penult in a process of its own, which may be struck by a signal at a named point; run by the battery.
 
-python -m faults.child [--fake] [--at MODULE:FUNCTION before|after NTH SIGNAL] [--wait] COMMAND...
+python -m faults.child [--fake] [--at MODULE:FUNCTION before|after NTH SIGNAL]
+                       [--call NTH [--half]] [--wait] COMMAND...
 
 Beam is imported before it says "ready" to an embed run. ``--fake`` puts a counting engine in the CNN's place;
-``--wait`` has it read a line after that.
+``--call`` has the shim kill it at its NTH call that changes the disk; ``--wait`` has it read a line after "ready".
 
 python -m faults.child --each MARK
 
@@ -14,6 +15,7 @@ and makes and removes the folder MARK after it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import json
 import os
@@ -53,11 +55,18 @@ def strike_at(point: str, when: str, nth: int, number: int) -> None:
     setattr(owner, name, wrapped)
 
 
+def strike_at_call(nth: int, half: bool) -> None:
+    """Have the shim, with which this process was loaded, kill it at the nth call from now on that changes the disk."""
+    ctypes.CDLL(None).strike(ctypes.c_long(nth), half)
+
+
 def run(words: Sequence[str]) -> None:
     """Run a command as asked; the process ends with it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fake", action="store_true")
     parser.add_argument("--at", nargs=4, action="append", default=[])
+    parser.add_argument("--call", type=int)
+    parser.add_argument("--half", action="store_true")
     parser.add_argument("--wait", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     asked = parser.parse_args(words)
@@ -71,6 +80,8 @@ def run(words: Sequence[str]) -> None:
     print("ready", flush=True)
     if asked.wait:
         sys.stdin.readline()
+    if asked.call:
+        strike_at_call(asked.call, asked.half)
     start.main()
 
 

@@ -32,11 +32,11 @@ import numpy as np
 
 from builders import SPEC, Picture, journal, key, label_rows, vector
 from conftest import CountingEngine, write_picture
-from faults import Faults, invariant
+from faults import Faults, invariant, needs
+from faults.child import strike_at_call
 from faults.jobs import PATIENCE, TESTS
-from faults.kills import shimmed
 from faults.longrun import accounted_for, few_rows_a_tier
-from faults.warm import Forked
+from faults.warm import Forked, counting, shim
 from featurestore import header
 from featurestore.errors import StoreLocked
 from featurestore.status import status
@@ -427,15 +427,13 @@ def worn(path: Path) -> Path:
     return path
 
 
-GC = """from faults.longrun import few_rows_a_tier
-from pipelines.maintenance import gc
-with few_rows_a_tier(): gc({!r}, 0)"""
-
-
 def gc_killed(folder: Path, nth: int, half: bool) -> None:
     """Kill gc before, or in the midst of, one of its changes to the disk; another gc finishes."""
+    needs("cc")
     store = worn(folder / "store")
-    gc_in(store, shimmed(folder, nth, half))
+    with Forked(tidy, store, nth, half) as process:
+        _, said = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), said
     see_dataset_of(FeatureStore(store), WORN - 1)
     with few_rows_a_tier():
         gc(store, 0)
@@ -444,20 +442,22 @@ def gc_killed(folder: Path, nth: int, half: bool) -> None:
     expect_generation(FeatureStore(store), WORN - 1)
 
 
-def gc_in(store: Path, environment: dict[str, str]) -> None:
-    """Run gc in a process of its own, which may be killed."""
-    command = [sys.executable, "-c", GC.format(str(store))]
-    done = subprocess.run(command, cwd=TESTS, env=os.environ | environment, capture_output=True, text=True)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+def tidy(store: Path, nth: int | None = None, half: bool = False) -> None:
+    """Collect garbage, in a process that is killed at a call if one is given."""
+    with few_rows_a_tier():
+        if nth:
+            strike_at_call(nth, half)
+        gc(store, 0)
 
 
 def gc_calls() -> int:
     """How many calls that change the disk such a gc makes; 1 where they cannot be counted."""
-    if shutil.which("cc") is None:
+    if shim() is None:
         return 1
     with TemporaryDirectory() as folder:
-        count = Path(folder) / "count"
-        gc_in(worn(Path(folder) / "store"), shimmed(Path(folder), count=count))
+        store, count = worn(Path(folder) / "store"), Path(folder) / "count"
+        script = f"from pathlib import Path; from faults.races import tidy; tidy(Path({str(store)!r}))"
+        subprocess.run([sys.executable, "-c", script], cwd=TESTS, env=os.environ | counting(count), check=True)
         return int(count.read_text())
 
 

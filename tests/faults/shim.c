@@ -1,8 +1,8 @@
 /* Counts the calls that change a disk, over all threads, and ends the process by SIGKILL at one of them.
  * Writes to one file that follow upon each other count as one.
  *
- * FAULT_AT=N   before the Nth call, counted from 1; of a write, after the first half of it where FAULT_HALF is set
- * FAULT_COUNT  a file that gets the number of calls when the process ends by itself
+ * strike(N, H)  before the Nth call from now on; of a write, after the first half of it where H is not 0
+ * FAULT_COUNT   a file that gets the number of calls when the process ends by itself
  *
  * strace -e inject=...:when=N counts for each thread and each kind of call alone; here the order is one.
  */
@@ -23,9 +23,10 @@ static atomic_int last = -1; /* the file that the last call wrote to */
 static long at;
 static int half;
 
-__attribute__((constructor)) static void begin(void) {
-    at = getenv("FAULT_AT") ? atol(getenv("FAULT_AT")) : 0;
-    half = getenv("FAULT_HALF") != NULL;
+void strike(long nth, int first_half) {
+    atomic_store(&calls, 0);
+    at = nth;
+    half = first_half;
 }
 
 __attribute__((destructor)) static void end(void) {

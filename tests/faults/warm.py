@@ -5,11 +5,14 @@ The one they are forked from runs nothing: Lance, which does not survive a fork 
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -86,11 +89,31 @@ class Forked:
 
 
 @cache
+def shim() -> Path | None:
+    """The library that kills a process at a call (``shim.c``), built once; None where there is no compiler."""
+    if shutil.which("cc") is None:
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="shim-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    source = Path(__file__).with_name("shim.c")
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", folder / "shim.so", source, "-ldl"], check=True)
+    return folder / "shim.so"
+
+
+def counting(file: Path) -> dict[str, str]:
+    """The environment in which a process counts its calls that change the disk, and writes their number to a file."""
+    return {"LD_PRELOAD": str(shim()), "FAULT_COUNT": str(file), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@cache
 def _context() -> ForkServerContext:
     """The server is started with the first process; what it imports it has to find by ``PYTHONPATH``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(IMPORTED))
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS), *filter(None, sys.path)])):
+    library = shim()
+    loaded = {} if library is None else {"LD_PRELOAD": str(library)}
+    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    with mock.patch.dict(os.environ, PYTHONPATH=path, **loaded):
         first = context.Process(target=int)
         first.start()
         first.join()
