@@ -101,6 +101,10 @@ class Blob(Protocol):
         """
         ...
 
+    def data_at(self, start: int) -> int:
+        """Return where data begin from ``start`` on, past a hole; -1 if nothing but a hole follows."""
+        return start
+
 
 class Place(Protocol):
     """What the URIs of one scheme point to, such as this machine's files; ``places.register`` adds one from outside.

@@ -1,6 +1,6 @@
 """List WebDataset tar shards: members that share a key, the name up to its first dot, are one sample."""
 
-# ruff: noqa: PTH100, PTH110, PTH119, PTH122, PTH123
+# ruff: noqa: PTH100, PTH110, PTH119, PTH122
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featurestore.errors import SourceError
-from pipelines.sources import tars
-from pipelines.sources.base import Entry, SourceKind
+from pipelines.sources import places, tars
+from pipelines.sources.base import Blob, Entry, SourceKind
 from pipelines.sources.listing import Listing, is_system_folder, split_of
-from pipelines.sources.uris import mode_of, pread, size_and_mtime, uri_of
+from pipelines.sources.uris import mode_of, size_and_mtime, uri_of
 
 SIDE_FILES = (".cls", ".json")
 MAX_SIDE_FILE_BYTES = 2**20  # a label in a tar is never larger
@@ -141,19 +141,19 @@ def _list_shard(listing: Listing, path: str, mtime_ns: int, tally: _Tally) -> It
     names: set[str] = set()
     apart: dict[str, _Side] | None = None
     try:
-        with open(path, "rb") as file:
-            members = _members(file.fileno(), path, listing)
+        with places.open_blob(uri_of(path)) as blob:
+            members = _members(blob, path, listing)
             for key, members_of_sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
                 pictures, side_files = _sort_out(members_of_sample, listing)
                 tally.loose += not pictures and bool(side_files)
                 if not pictures:
                     continue
-                values = _side_data(file.fileno(), path, side_files, listing)
+                values = _side_data(blob, path, side_files, listing)
                 if values[0] is None:  # read the whole tar once more, for side files that lie apart
-                    apart = _side_files_apart(file.fileno(), path) if apart is None else apart
+                    apart = _side_files_apart(blob, path) if apart is None else apart
                     if more := apart.pop(key, None):
                         tally.apart += 1
-                        values = _side_data(file.fileno(), path, more | side_files, listing)
+                        values = _side_data(blob, path, more | side_files, listing)
                 for member in pictures:
                     if member.name in names:
                         listing.problems.append(f"{path!r} has {member.name!r} twice; the first one is used.")
@@ -165,10 +165,10 @@ def _list_shard(listing: Listing, path: str, mtime_ns: int, tally: _Tally) -> It
         listing.could_not_list(uri_of(path) + "#", f"{path!r} cannot be read: {error.strerror}.")
 
 
-def _members(descriptor: int, path: str, listing: Listing) -> Iterator[tars.Member]:
+def _members(blob: Blob, path: str, listing: Listing) -> Iterator[tars.Member]:
     """Yield the files without hidden and system files such as macOS's ``._1.jpg``, which would end a sample."""
     try:
-        for member in tars.members(descriptor):
+        for member in tars.members(blob):
             folder, _, base = member.name.rpartition("/")
             if member.kind == "other":
                 listing.ignored["link or special member"] += 1
@@ -203,14 +203,14 @@ def _sort_out(members: Iterator[tars.Member], listing: Listing) -> tuple[list[ta
     return pictures, side_files
 
 
-def _side_files_apart(descriptor: int, path: str) -> dict[str, _Side]:
+def _side_files_apart(blob: Blob, path: str) -> dict[str, _Side]:
     """Return the side files of a tar that have no image beside them, by their sample's key.
 
     A tar whose samples lie together has none. In other tars they take memory, less than the tar's size.
     """
     apart: dict[str, _Side] = {}
     unsaid = Listing(path, "tar")  # not shown: the first pass reports the same
-    members = _members(descriptor, path, unsaid)
+    members = _members(blob, path, unsaid)
     for key, members_of_sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
         pictures, side_files = _sort_out(members_of_sample, unsaid)
         if side_files and not pictures:
@@ -218,14 +218,12 @@ def _side_files_apart(descriptor: int, path: str) -> dict[str, _Side]:
     return apart
 
 
-def _side_data(
-    descriptor: int, path: str, side_files: _Side, listing: Listing
-) -> tuple[str | None, str | None, str | None]:
+def _side_data(blob: Blob, path: str, side_files: _Side, listing: Listing) -> tuple[str | None, str | None, str | None]:
     """Read a sample's label, split and group from its .cls and .json; the label in .cls takes precedence."""
     label = split = group = None
     if member := side_files.get(".json"):
         try:
-            values = json.loads(pread(descriptor, min(member.size, MAX_SIDE_FILE_BYTES), member.offset))
+            values = json.loads(blob.pread(min(member.size, MAX_SIDE_FILE_BYTES), member.offset))
             label, word, group = (_text(values.get(key)) for key in ("label", "split", "group"))
         except (ValueError, AttributeError, RecursionError) as error:
             listing.problems.append(
@@ -234,7 +232,7 @@ def _side_data(
         else:
             split = split_of(word, f"{path}, {member.name!r}")
     if member := side_files.get(".cls"):
-        data = pread(descriptor, min(member.size, MAX_SIDE_FILE_BYTES), member.offset)
+        data = blob.pread(min(member.size, MAX_SIDE_FILE_BYTES), member.offset)
         encoding = "utf-16" if data.startswith(UTF_16) else "utf-8-sig"
         label = data.decode(encoding, "backslashreplace").strip() or label
     return label, split, group
