@@ -12,6 +12,9 @@ PenultError                 exit 1   one sentence: what is wrong and what to do 
 │   ├── StoreLocked         exit 75  another run holds the store's lock
 │   ├── StoreCorrupt                 a checksum, version or file that is not what was committed
 │   ├── FormatError                  written by a newer penult
+│   ├── BucketError                  a bucket that is not there, cannot be reached, or refuses
+│   │   ├── ObjectMissing            no such object
+│   │   └── ObjectDenied             these credentials may not read, write, list or delete it
 │   └── SpecMismatch                 features or a head of another fingerprint
 ├── HeadError                        labels or parameters no head can be fitted to, or a damaged artifact
 ├── TooManyFailures         exit 3   more failures than --max-failure-rate; what was embedded is kept
@@ -99,6 +102,20 @@ class StoreCorrupt(StoreError):
 
 class FormatError(StoreError):
     """A store, or a part of it, that a newer penult wrote."""
+
+
+class BucketError(StoreError):
+    """A bucket that is not there, cannot be reached, or refuses; ``passing``: the next try may go well."""
+
+    passing = False
+
+
+class ObjectMissing(BucketError):
+    """No such object."""
+
+
+class ObjectDenied(BucketError):
+    """These credentials may not read, write, list or delete an object."""
 
 
 class SpecMismatch(StoreError):
