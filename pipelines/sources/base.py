@@ -118,9 +118,11 @@ class Place(Protocol):
 
     Attributes:
         scheme: of its URIs, such as "file" for ``file:///folder/image.jpg``.
+        in_flight: how many requests to have under way at once: 1 for a disk, more over a network.
     """
 
     scheme: str
+    in_flight: int = 1
 
     def canonical(self, uri: str) -> str:
         """Return the one spelling of an image's URI that stands in the catalog.

@@ -29,7 +29,12 @@ MAX_FILE_BYTES = 256 * 2**20
 def uri_of(path: str | bytes | os.PathLike[str], member: str | None = None) -> str:
     """Return the URI of a file (made absolute, links not resolved), or of a member of a tar."""
     uri = "file://" + quote_from_bytes(_absolute(os.fsencode(path)))
-    return uri if member is None else f"{uri}#{quote_from_bytes(member.encode('utf-8', 'surrogateescape'))}"
+    return uri if member is None else member_uri(uri, member)
+
+
+def member_uri(uri: str, member: str) -> str:
+    """Return the URI of a member of a tar, given the tar's URI."""
+    return f"{uri}#{quote_from_bytes(member.encode('utf-8', 'surrogateescape'))}"
 
 
 def canonical(uri: str) -> str:
@@ -48,7 +53,12 @@ def source_uri(location: str | os.PathLike[str]) -> str:
     ``file:///data/shard-{000..150}.tar`` is one source.
     """
     path = _absolute(os.fsencode(local_path(location)))
-    return "file://" + quote_from_bytes(path, safe="/{}," if path.lower().endswith(b".tar") else "/")
+    return "file://" + quote_from_bytes(path, safe=safe_in(os.fsdecode(path)))
+
+
+def safe_in(location: str) -> str:
+    """Return the characters of a source's location that are not percent-encoded in its URI."""
+    return "/{}," if location.lower().endswith(".tar") else "/"
 
 
 def local_path(location: str | os.PathLike[str]) -> str:

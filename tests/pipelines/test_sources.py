@@ -284,8 +284,8 @@ def test_a_late_value_does_not_change_a_columns_type(tmp_path):
         ("name,label\na.jpg,x\n", "Expected: a column path or uri .*Got: 'name', 'label'"),
         ("path,split\na.jpg,train\nb.jpg,traning\n", "row 2: Expected: split.*Got: 'traning'"),
         (
-            "path\ns3://bucket/a.jpg\n",
-            "row 1: Expected: a path, or a URI that begins with file://. Got: s3://bucket/a.jpg",
+            "path\nftp://host/a.jpg\n",
+            "row 1: Expected: a path, or a URI that begins with file://, s3://, gs://, az://, https:// or http://. Got: ftp://host/a.jpg",
         ),
         ("path\nfile://host/a.jpg\n", "row 1: Expected"),
         ("path,label\n,x\n", "row 1: the path is empty"),
