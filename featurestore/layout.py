@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-HEADER, LOCK = "penult.json", "lock"
+HEADER, LOCK, PROBE = "penult.json", "lock", "probe"
 CATALOG, LABELS = "catalog.lance", "labels.lance"
 FEATURES, RUNS, JOURNALS, RESULTS = "features", "runs", "staging", "results"
 BACKBONES, FINETUNINGS, ALIASES, ASIDE = "backbones", "finetune", "aliases", "damaged"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from featurestore.index import Known, contains, pair_digests, text_digests
 from featurestore.runs import RunRecord
 from featurestore.schema import CATALOG, LABELS, LABELS_V1, OK, features_schema, keys_of, spec_of
 from featurestore.spec import VIEWS_SUFFIX, FeatureSpec
-from featurestore.storage.base import storage_of
+from featurestore.storage.base import location, storage_of
 from featurestore.storage.files import exists, listed
 from featurestore.storage.table import Table
 
@@ -28,7 +28,7 @@ class FeatureSets:
     """The tables of an open store, and what its feature sets hold; see ``FeatureStore``."""
 
     def __init__(self, path: str | PurePath) -> None:
-        self.path: PurePath = Path(path)
+        self.path = location(path)
         self.catalog = Table(self.path / layout.CATALOG)
         self.labels = Table(self.path / layout.LABELS)
         header.check(self.path)

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from featurestore.runs import new_run_id, time_of
 from featurestore.schema import CATALOG, LABELS, OK, keys_of, row_keys
 from featurestore.spec import VIEWS_SUFFIX
 from featurestore.storage import compaction
+from featurestore.storage.base import location, storage_of
 from featurestore.storage.files import exists, flush, is_file, listed, make_folder
 from featurestore.storage.fragments import Replaced
 from featurestore.storage.lock import locked
@@ -56,9 +57,12 @@ class FeatureStore(Reader):
         Raises:
             UsageError: the folder holds something other than a store.
         """
-        path = Path(path)
-        if not str(path.absolute()).isprintable() or re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # s3://, say
-            raise UsageError(f"Expected: --store, a folder here, of a name in printable UTF-8. Got: {str(path)!r}.")
+        path = location(path)
+        if not (address := storage_of(path).uri(path)).isprintable() or re.match(r"[a-z][a-z0-9+]+:/[^/]", str(path)):
+            raise UsageError(
+                "Expected: --store, a folder here or a place in a bucket (s3://, gs://, az://), of a name in printable "
+                f"UTF-8. Got: {address!r}."
+            )
         if not exists(layout.header(path)):
             other = is_file(path) or any(map(_is_foreign, listed(path)))
             if other and not exists(layout.header(path)):
@@ -226,5 +230,5 @@ _BEFORE_FIRST_COMMIT = {layout.FEATURES, layout.CATALOG, layout.LABELS, layout.L
 def _is_foreign(path: PurePath) -> bool:
     """Return whether a path does not belong to a store that is being created."""
     return path.name not in _BEFORE_FIRST_COMMIT and not re.fullmatch(
-        rf"\.{re.escape(layout.HEADER)}\.\w+\.tmp", path.name
+        rf"\.({re.escape(layout.HEADER)}|{layout.PROBE})\.\w+\.tmp", path.name
     )

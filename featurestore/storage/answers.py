@@ -13,6 +13,10 @@ RIGHTS = {"read": "s3:GetObject", "write": "s3:PutObject", "list": "s3:ListBucke
 PAST = {"read": "read", "write": "written", "list": "listed", "delete": "deleted"}
 
 
+class PastEnd(BucketError):
+    """Bytes behind an object's end."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """A pattern in what obstore says, and what it means; ``passing``: it may be otherwise at the next try."""
@@ -67,7 +71,7 @@ ANSWERS = [  # the first that matches says it
         " 501 |[Nn]ot (yet )?(supported|implemented)",
         "{server} cannot do what penult needs ({code}): use another server.",
     ),
-    Answer(" 416 ", "Expected: {uri} to be longer. Got: its end."),
+    Answer(" 416 ", "Expected: {uri} to be longer. Got: its end.", PastEnd),
     Answer(
         "invalid path|Could not parse path",
         "Expected: names of objects below {uri} without empty parts, '.', '..' and control characters. Got: {said}.",

@@ -2,6 +2,7 @@
 
 A location is a pure path: it can be joined, named and shown, but not opened. Its type decides which storage holds it:
 a ``pathlib.Path`` lies on a local disk. A new storage is a class with these methods and a type of path of its own.
+``location`` makes the path from what users write.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path, PurePath
 from typing import Protocol
 
@@ -37,7 +39,12 @@ class Storage(Protocol):
     Raises, in all methods:
         StoreCorrupt: what is there is not what a store has there: a link to itself, a folder in place of a file.
         StoreError: the storage refuses; one sentence says why and what to do.
+
+    Attributes:
+        grace: for how long it keeps what a reader may still need, as it cannot tell whether somebody reads.
     """
+
+    grace: timedelta
 
     def stat(self, path: PurePath, follow: bool = True) -> Stat | None:
         """Return what is at a location, or None; ``follow`` links, or tell of the link itself."""
@@ -73,7 +80,18 @@ class Storage(Protocol):
         """Make sure that a file that something else wrote, or the names in a folder, survive a power cut."""
 
     def lock(self, path: PurePath, holder: str) -> AbstractContextManager[str | None]:
-        """Lock a file while the block runs; yield None, or the name of the holder if somebody else has it."""
+        """Lock a file while the block runs; yield None, or the name of the holder if somebody else has it.
+
+        Raises:
+            StoreError: the storage cannot keep two writers apart.
+        """
+
+    def confirm(self, path: PurePath) -> None:
+        """Make sure, before a commit below ``path``, that this process has not lost a lock that it holds there.
+
+        Raises:
+            StoreLocked: it has, to another run.
+        """
 
     def lease(self, folder: PurePath, alone: bool = False) -> AbstractContextManager[bool]:
         """Hold a folder while the block runs, together with others or ``alone``; yield whether it is held."""
@@ -81,16 +99,34 @@ class Storage(Protocol):
     def uri(self, path: PurePath) -> str:
         """Return the location as Lance wants it."""
 
+    def options(self, path: PurePath) -> dict[str, str]:
+        """Return what Lance must know to open the location: endpoint and credentials."""
+
     def local(self, path: PurePath) -> Path:
         """Return an absolute local path at which a file can be read, by libraries that read nothing else."""
 
 
 _STORAGES: dict[type[PurePath], Storage] = {}
+_SCHEMES: dict[str, type[PurePath]] = {}
 
 
-def register(kind: type[PurePath], storage: Storage) -> None:
-    """Let a storage hold the locations of a type of path."""
+def register(kind: type[PurePath], storage: Storage, *schemes: str) -> None:
+    """Let a storage hold the locations of a type of path, to which URIs of these schemes lead."""
     _STORAGES[kind] = storage
+    _SCHEMES.update(dict.fromkeys(schemes, kind))
+
+
+def location(named: str | PurePath) -> PurePath:
+    """Return what users write as a location: a path on a local disk, unless its scheme is another storage's.
+
+    Example:
+        >>> location("photos.store").name, str(location("s3://photos/store"))
+        ('photos.store', 's3://photos/store')
+    """
+    if isinstance(named, PurePath):
+        return named
+    scheme, separator, _ = named.partition("://")
+    return _SCHEMES[scheme](named) if separator and scheme in _SCHEMES else Path(named)
 
 
 def storage_of(path: PurePath) -> Storage:

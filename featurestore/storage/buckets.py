@@ -23,7 +23,7 @@ import obstore
 from obstore import exceptions, store
 
 from featurestore.errors import BucketError, ObjectMissing, UsageError
-from featurestore.storage.answers import error_for
+from featurestore.storage.answers import PastEnd, error_for
 from featurestore.storage.settings import ALLOW_HTTP, settings
 
 MAX_TRIES = 9
@@ -78,7 +78,8 @@ class ObjectInfo:
     Attributes:
         uri: where it is.
         size: bytes.
-        token: changes whenever the object is replaced: its ETag, on gs its generation; None where a host gives none.
+        token: changes whenever the object is replaced, for ``put``: its ETag, on gs its generation.
+        etag: changes whenever the object is replaced; None where a host gives none.
         version: of a versioned bucket, or None.
         modified_ns: when it was last written, in nanoseconds since 1970; services give whole seconds.
     """
@@ -86,6 +87,7 @@ class ObjectInfo:
     uri: str
     size: int
     token: str | None
+    etag: str | None
     version: str | None
     modified_ns: int
 
@@ -154,22 +156,34 @@ def head(uri: str) -> ObjectInfo | None:
         return None
 
 
-def get(uri: str, start: int | None = None, size: int | None = None) -> tuple[bytes, ObjectInfo]:
+def get(
+    uri: str, start: int | None = None, size: int | None = None, etag: str | None = None
+) -> tuple[bytes, ObjectInfo]:
     """Read an object, or ``size`` bytes from ``start`` (to its end without a size), in one request.
 
+    From behind its end, and from an empty object, no bytes are read.
+
     Raises:
+        BucketError: with an ``etag``: the object has another one by now.
         ObjectMissing: there is no such object.
         ObjectDenied: it may not be read.
         BucketError: the bucket is not there, cannot be reached, or refuses.
     """
     at = address(uri)
-    options: Any = None
+    options: Any = {} if etag is None else {"if_match": etag}
     if start or size is not None:
         first = start or 0
-        options = {"range": {"offset": first} if size is None else (first, first + size)}
-    with _answers(uri, "read"):
-        found = obstore.get(client(uri), at.key, options=options)
-        return found.bytes().to_bytes(), _info(at, found.meta)
+        options["range"] = {"offset": first} if size is None else (first, first + size)
+    try:
+        with _answers(uri, "read"):
+            found = obstore.get(client(uri), at.key, options=options)
+            return found.bytes().to_bytes(), _info(at, found.meta)
+    except PastEnd:
+        if (info := head(uri)) is None:
+            raise
+        return b"", info
+    except _Lost as error:
+        raise BucketError(f"{uri} was replaced while it was read: run this again.") from error
 
 
 def get_file(uri: str, path: Path) -> ObjectInfo:
@@ -285,9 +299,8 @@ def copy(uri: str, to: str) -> None:
 
 def _info(at: Address, told: Any) -> ObjectInfo:
     modified: datetime = told["last_modified"]
-    return ObjectInfo(
-        at.uri(told["path"]), told["size"], _token(at, told), told["version"], round(modified.timestamp()) * 10**9
-    )
+    when = round(modified.timestamp()) * 10**9
+    return ObjectInfo(at.uri(told["path"]), told["size"], _token(at, told), told["e_tag"], told["version"], when)
 
 
 def _token(at: Address, told: Any) -> str | None:

@@ -10,6 +10,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path, PurePath
 
 from featurestore.errors import StoreCorrupt, StoreError, trouble
@@ -29,6 +30,8 @@ def refusals(path: PurePath) -> Iterator[None]:
 
 class LocalStorage:
     """Files on a local disk; see ``Storage`` for what the methods promise."""
+
+    grace = timedelta(0)
 
     def stat(self, path: PurePath, follow: bool = True) -> Stat | None:
         """Return what is at a location, or None."""
@@ -178,6 +181,9 @@ class LocalStorage:
                 file.write(holder.encode())
             yield None
 
+    def confirm(self, path: PurePath) -> None:
+        """Do nothing: the kernel takes no lock away."""
+
     @contextmanager
     def lease(self, folder: PurePath, alone: bool = False) -> Iterator[bool]:
         """Hold a folder with flock; yield False if it is busy, missing, or its file system cannot lock folders."""
@@ -187,6 +193,10 @@ class LocalStorage:
     def uri(self, path: PurePath) -> str:
         """Return the absolute path: Lance would take a relative ``a:b`` for a URL."""
         return str(Path(path).absolute())
+
+    def options(self, path: PurePath) -> dict[str, str]:
+        """Return none."""
+        return {}
 
     def local(self, path: PurePath) -> Path:
         """Return the absolute path."""

@@ -19,6 +19,7 @@ from lance.schema import LanceSchema
 
 from featurestore.errors import StoreCorrupt, StoreError
 from featurestore.storage import ledger
+from featurestore.storage.base import storage_of
 from featurestore.storage.files import delete, flush, listed, sha256_of, size_of
 from featurestore.storage.fragments import Replaced, addition, data_names, digests_of, fragment_of, rows_of
 from featurestore.storage.versions import Versions
@@ -54,7 +55,12 @@ class Table(Versions):
         began = time.time_ns()
         try:
             with self.writing():
-                lance.write_dataset(schema.empty_table(), self.uri, data_storage_version=DATA_STORAGE_VERSION)
+                lance.write_dataset(
+                    schema.empty_table(),
+                    self.uri,
+                    data_storage_version=DATA_STORAGE_VERSION,
+                    storage_options=self.options,
+                )
         except StoreError:
             if not self.exists():
                 raise
@@ -136,6 +142,7 @@ class Table(Versions):
                 schema=schema,
                 mode="append",
                 data_cache_bytes=WRITE_BUFFER_BYTES // len(schema),  # per column
+                storage_options=self.options,
             )
         staged = []
         for fragment in fragments:
@@ -269,7 +276,8 @@ class Table(Versions):
 
         with self.reading():
             for name in names:
-                yield from LanceFileReader(f"{self.uri}/{name}", columns=columns).read_all().to_batches()
+                reader = LanceFileReader(f"{self.uri}/{name}", self.options, columns)
+                yield from reader.read_all().to_batches()
 
     def fragment_rows(self, ids: list[int], version: int | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the rows of some fragments of a version, by default the latest."""
@@ -286,8 +294,10 @@ class Table(Versions):
         with self.alone() as alone, self.reading():
             if not alone:
                 return None
+            storage = storage_of(self.path)
+            storage.confirm(self.path)
             stats = self.open().cleanup_old_versions(
-                retain_versions=KEPT_VERSIONS, delete_unverified=staged_too, error_if_tagged_old_versions=False
+                storage.grace, KEPT_VERSIONS, delete_unverified=staged_too, error_if_tagged_old_versions=False
             )
         freed = int(stats.bytes_removed)
         if staged_too:  # Lance keeps a dead commit's deletion files as long as the version it started from

@@ -45,6 +45,11 @@ class Versions:
         """The location as Lance wants it."""
         return storage_of(self.path).uri(self.path)
 
+    @property
+    def options(self) -> dict[str, str]:
+        """What Lance must know to open it."""
+        return storage_of(self.path).options(self.path)
+
     def exists(self) -> bool:
         """Return whether a dataset was created here."""
         return bool(self.versions())
@@ -88,9 +93,12 @@ class Versions:
         began, hint = time.time_ns(), self.path / HINT
         if (size_of(hint) or 0) > MOST_HINT_BYTES:
             delete(hint)  # Lance reads it whole, whatever its size
+        storage_of(self.path).confirm(self.path)
         try:
             with self.writing():
-                lance.LanceDataset.commit(self.uri, operation, read_version=read_version, max_retries=0)
+                lance.LanceDataset.commit(
+                    self.uri, operation, read_version=read_version, max_retries=0, storage_options=self.options
+                )
         except CommitConflictError:
             return False
         self.flush_version(began)
@@ -135,9 +143,10 @@ class Versions:
                     "`penult doctor` brings back what can be had."
                 )
             if number not in versions:
-                return lance.dataset(self.uri, version=number)  # raises Lance's own error
+                return lance.dataset(self.uri, version=number, storage_options=self.options)  # raises Lance's own error
             ledger.check(self.path, [versions[number]])
-            return _dataset(self.uri, number, token_of(self.path / versions[number]))
+            token, options = token_of(self.path / versions[number]), tuple(sorted(self.options.items()))
+            return _dataset(self.uri, number, token, options)
 
     @contextmanager
     def writing(self, causes: Sequence[BaseException] = ()) -> Iterator[None]:
@@ -195,9 +204,9 @@ class Versions:
 
 
 @lru_cache(maxsize=MAX_OPEN)
-def _dataset(uri: str, version: int, _token: str | None) -> Any:
+def _dataset(uri: str, version: int, _token: str | None, options: tuple[tuple[str, str], ...]) -> Any:
     """Open a version of a dataset once per process, for as long as its manifest is the same file."""
-    return lance.dataset(uri, version=version)
+    return lance.dataset(uri, version=version, storage_options=dict(options))
 
 
 def _first_words(error: BaseException) -> str:

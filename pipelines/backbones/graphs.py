@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import BackboneError, EngineError, UsageError
+from featurestore.storage.cache import cache_folder
 from pipelines.backbones import networks
 from pipelines.backbones.base import Normalization, near
 from pipelines.backbones.table import TABLE, Tap
@@ -126,19 +126,6 @@ def import_openvino() -> Any:
 
 
 # -- the cache -------------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path | None:
-    """Return where converted graphs are kept: $PENULT_CACHE, $XDG_CACHE_HOME/penult or ~/.cache/penult.
-
-    None if none of these is known: no variable is set, not even $HOME, and the system's list of users lacks this one.
-    """
-    if named := os.environ.get("PENULT_CACHE"):
-        return Path(named)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
-    except RuntimeError:
-        return None
 
 
 def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:

@@ -1,0 +1,193 @@
+"""The storage in a bucket: whole objects, conditional puts for first-wins, a lease that ends for the lock.
+
+A put that a server has answered is durable, and everyone sees it at once: S3, GCS and Azure promise both. So nothing is
+flushed; that an object is there is checked, and its digest where penult keeps one. Folders are prefixes.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import chain, islice
+from pathlib import Path, PurePath, PurePosixPath
+
+from featurestore.errors import ObjectMissing, StoreCorrupt, StoreError, trouble
+from featurestore.storage import buckets, cache, leases
+from featurestore.storage.base import Stat, register
+from featurestore.storage.buckets import CREATE, ObjectInfo
+from featurestore.storage.probe import prove
+
+SCHEMES = ("s3", "gs", "az")
+BLOCK_BYTES = 4 * 2**20  # read at once
+DELETED_AT_ONCE = 1000
+GRACE = timedelta(days=1)
+
+
+class ObjectPath(PurePosixPath):
+    """A location in a bucket; ``str`` of it is the URI.
+
+    Example:
+        >>> path = ObjectPath("s3://photos/a store") / "runs"
+        >>> str(path), path.name, str(path.parent)
+        ('s3://photos/a store/runs', 'runs', 's3://photos/a store')
+    """
+
+    def __str__(self) -> str:
+        plain = super().__str__()  # "//" is one separator to a path
+        scheme, colon, rest = plain.partition(":/")
+        return f"{scheme}://{rest}" if colon and scheme in SCHEMES else plain
+
+
+class ObjectStorage:
+    """Objects in a bucket; see ``Storage`` for what the methods promise."""
+
+    grace = GRACE
+
+    def stat(self, path: PurePath, follow: bool = True) -> Stat | None:
+        """Return what is at a location, or None; a prefix of objects is a folder."""
+        if len(path.parts) <= 2:
+            return Stat("folder", 0, 0, "")
+        if (info := buckets.head(str(path))) is not None:
+            return _stat(info)
+        return Stat("folder", 0, 0, "") if next(buckets.listed(str(path)), None) else None
+
+    @contextmanager
+    def open(self, path: PurePath) -> Iterator[io.BufferedIOBase]:
+        """Open an object for reading in large blocks."""
+        try:
+            with io.BufferedReader(_Reader(str(path))) as file:
+                yield file
+        except ObjectMissing as error:
+            raise StoreCorrupt(
+                f"Expected: a file at {path}. Got: none; `penult doctor` brings back what can be had."
+            ) from error
+
+    @contextmanager
+    def write(self, path: PurePath, durable: bool = True) -> Iterator[Path]:
+        """Yield a temporary local path; on success, its file is uploaded to ``path``."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="penult-") as folder:
+                temporary = Path(folder, path.name)
+                yield temporary
+                leases.confirm(str(path))
+                buckets.put_file(str(path), temporary)
+        except OSError as error:
+            raise StoreError(trouble(error, path)) from error
+
+    def create(self, path: PurePath, data: bytes) -> bool:
+        """Write an object unless there is one; return whether this call wrote it."""
+        leases.confirm(str(path))
+        return buckets.put(str(path), data, CREATE) is not None
+
+    def replace(self, path: PurePath, data: bytes, token: str | None) -> bool:
+        """Write an object if its token is still ``token``."""
+        leases.confirm(str(path), now=True)
+        return buckets.put(str(path), data, CREATE if token is None else token) is not None
+
+    def list(self, folder: PurePath) -> list[PurePath]:
+        """Return what is right below a prefix, sorted."""
+        objects, prefixes = buckets.level(str(folder))
+        return sorted(type(folder)(uri) for uri in {*(found.uri for found in objects), *prefixes})
+
+    def walk(self, folder: PurePath) -> Iterator[tuple[PurePath, Stat]]:
+        """Yield all objects below a prefix."""
+        for info in buckets.listed(str(folder)):
+            yield type(folder)(info.uri), _stat(info)
+
+    def delete(self, path: PurePath) -> None:
+        """Delete an object, and all below a prefix."""
+        leases.confirm(str(path))
+        below = (info.uri for info in buckets.listed(str(path)))
+        uris = chain([str(path)], below)
+        while some := list(islice(uris, DELETED_AT_ONCE)):
+            buckets.delete(some)
+
+    def move(self, path: PurePath, to: PurePath) -> None:
+        """Copy an object, or all below a prefix, within the bucket; then delete."""
+        leases.confirm(str(path))
+        if buckets.head(str(path)) is not None:
+            buckets.copy(str(path), str(to))
+        for found, _ in self.walk(path):
+            buckets.copy(str(found), str(to / found.relative_to(path)))
+        self.delete(path)
+
+    def make_folder(self, path: PurePath) -> None:
+        """Do nothing: a prefix is there as soon as an object is."""
+
+    def flush(self, path: PurePath, missing_ok: bool = False) -> None:
+        """Check that an object or prefix is there."""
+        if not missing_ok and self.stat(path) is None:
+            raise StoreError(f"{path} is not there, although it was written: look after that bucket.")
+
+    @contextmanager
+    def lock(self, path: PurePath, holder: str) -> Iterator[str | None]:
+        """Hold a lease on an object; yield who else holds it. A bucket that breaks its word is refused."""
+        prove(str(path.parent))
+        with leases.held(str(path), holder) as other:
+            yield other
+
+    def confirm(self, path: PurePath) -> None:
+        """Raise StoreLocked if this process has lost the lock over a location to another one."""
+        leases.confirm(str(path), now=True)
+
+    @contextmanager
+    def lease(self, folder: PurePath, alone: bool = False) -> Iterator[bool]:
+        """Yield True: nobody knows who reads in a bucket; what readers may need is kept for ``grace``."""
+        yield True
+
+    def uri(self, path: PurePath) -> str:
+        """Return the URI."""
+        return str(path)
+
+    def options(self, path: PurePath) -> dict[str, str]:
+        """Return endpoint, region and credentials."""
+        return buckets.storage_options(str(path))
+
+    def local(self, path: PurePath) -> Path:
+        """Return a copy in the cache folder, made unless there is one of the same token."""
+        if (info := buckets.head(str(path))) is None:
+            raise StoreCorrupt(f"Expected: a file at {path}. Got: none; `penult doctor` brings back what can be had.")
+        return cache.kept(f"{path} {info.token}", path.name, lambda to: buckets.get_file(str(path), to))
+
+
+class _Reader(io.RawIOBase):
+    """An object, read at random in blocks, the last of which is kept; its first block is read when it is opened."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.at, self.first = uri, 0, 0
+        self.block, self.info = buckets.get(uri, 0, BLOCK_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.info.size}[whence])
+        return self.at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if self.at >= self.info.size:
+            return 0
+        if not self.first <= self.at < self.first + len(self.block):
+            self.first = self.at
+            self.block, _ = buckets.get(self.uri, self.at, max(BLOCK_BYTES, len(buffer)), self.info.etag)
+        start = self.at - self.first
+        part = self.block[start : start + len(buffer)]
+        buffer[: len(part)] = part
+        self.at += len(part)
+        return len(part)
+
+
+def _stat(info: ObjectInfo) -> Stat:
+    return Stat("file", info.size, info.modified_ns, info.token or "")
+
+
+register(ObjectPath, ObjectStorage(), *SCHEMES)
