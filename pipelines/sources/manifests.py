@@ -10,7 +10,6 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -25,7 +24,7 @@ from pipelines.sources.uris import local_path, mode_of, path_of, uri_of
 
 MAX_LINE = 2**20  # characters
 EXAMPLES = 20
-MAX_ASKED, ROWS_AT_ONCE = 32, 512  # of far images: asked about at once, and per round
+ROWS_AT_ONCE = 512  # that are located together
 OTHER_FILES = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\x03\x04": "a zip or Excel file"}
 SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
@@ -103,13 +102,9 @@ def _named(listing: Listing, folder: str) -> Iterator[_Named]:
 
 
 def _located(rows: Iterator[_Named]) -> Iterator[tuple[_Named, Entry]]:
-    """Yield the rows with what is there; far places are asked about many images at once."""
-    with ThreadPoolExecutor(MAX_ASKED) as pool:
-        for batch in batched(rows, ROWS_AT_ONCE):
-            far = [row.uri for row in batch if places.in_flight(row.uri) > 1]
-            found = dict(zip(far, pool.map(places.locate, far), strict=True))
-            for row in batch:
-                yield row, found.get(row.uri) or places.locate(row.uri)
+    """Yield the rows with what is there."""
+    for batch in batched(rows, ROWS_AT_ONCE):
+        yield from zip(batch, places.locate_all([row.uri for row in batch]), strict=True)
 
 
 def _cell(row: _Row, role: str) -> str | None:

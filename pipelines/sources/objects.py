@@ -62,19 +62,17 @@ class Bucket(Place):
         return Entry(uri, size, token, offset)
 
     def read(self, uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
-        """Read an image's bytes in one request, after one or two more where neither place nor size is known.
+        """Read an image's bytes, in one request unless a tar must be searched.
 
         Raises:
             ImageError: as ``Place.read`` does.
             BucketError: the bucket is not there or cannot be reached, and so no other image of it can be read.
         """
-        if size < 0 or (offset < 0 and uris.member_of(uri) is not None):
+        if offset < 0 and uris.member_of(uri) is not None:
             found = self.locate(uri)
-            offset, size = found.offset, found.size
-            if offset < 0 and uris.member_of(uri) is not None:
+            if found.offset < 0:
                 raise ImageError("vanished", f"There is no {uri} any more.")
-        if size > uris.MAX_FILE_BYTES:
-            raise ImageError("too_large", f"{size:,} bytes are more than the limit of {uris.MAX_FILE_BYTES:,}.")
+            offset, size = found.offset, found.size
         try:
             data, info = self._get(uri, offset, size)
         except ObjectMissing as error:
@@ -91,14 +89,14 @@ class Bucket(Place):
         return data, len(data), token_of(info)
 
     def _get(self, uri: str, offset: int, size: int) -> tuple[bytes, ObjectInfo]:
-        if offset < 0:
-            return buckets.get(self._location(uri))
-        if size:
-            return buckets.get(self._location(uri), offset, size)
-        info = self._head(uri)
-        if info is None:
-            raise ObjectMissing(f"There is no object {uri}.")
-        return b"", info
+        """Read a member of a tar, or an object whole; where its size is not known, no more than may be read."""
+        _check_size(size)
+        if offset >= 0:
+            data, info = buckets.get(self._location(uri), offset, max(size, 1))  # there are no parts of no bytes
+            return data[:size], info
+        data, info = buckets.get(self._location(uri), *((0, uris.MAX_FILE_BYTES + 1) if size < 0 else ()))
+        _check_size(info.size)
+        return data, info
 
     @contextmanager
     def open(self, uri: str) -> Iterator[ObjectBlob]:
@@ -158,6 +156,11 @@ class Bucket(Place):
         return f"{self.scheme}://{bucket}", key, uris.member_of(uri) if hash_sign else None
 
 
+def _check_size(size: int) -> None:
+    if size > uris.MAX_FILE_BYTES:
+        raise ImageError("too_large", f"{size:,} bytes are more than the limit of {uris.MAX_FILE_BYTES:,}.")
+
+
 @contextmanager
 def _listing() -> Iterator[None]:
     try:
@@ -188,6 +191,12 @@ class Web(Bucket):
             return super().locate(uri)
         except BucketError:
             return Entry(uri, -1, 0)
+
+    def read(self, uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
+        """Read an image's bytes; they are asked for their number first, as not every host gives parts of a file."""
+        if offset < 0 and size < 0 and uris.member_of(uri) is None:
+            size = self.locate(uri).size
+        return super().read(uri, offset, size)
 
     def _end_if_unreachable(self, uri: str) -> None:
         pass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO
 
@@ -27,6 +28,7 @@ class Files(Place):
 
 
 BUFFER_BYTES = 2**18
+MAX_ASKED = 32
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILES = Files()
 _PLACES: dict[str, Place] = {_FILES.scheme: _FILES, **objects.BUCKETS, **objects.WEB}
@@ -78,6 +80,14 @@ def shown(uri: str) -> str:
 def locate(uri: str) -> Entry:
     """Return the unlabelled entry of a URI; size -1 where there is no such image."""
     return _of(uri).locate(uri)
+
+
+def locate_all(several: Sequence[str]) -> list[Entry]:
+    """Return the entries of many URIs; far places are asked about ``MAX_ASKED`` at once."""
+    far = [uri for uri in several if in_flight(uri) > 1]
+    with ThreadPoolExecutor(MAX_ASKED) as pool:
+        found = dict(zip(far, pool.map(locate, far), strict=True))
+    return [found.get(uri) or locate(uri) for uri in several]
 
 
 def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:

@@ -26,7 +26,7 @@ from featurestore.storage import buckets
 from object_servers import ObjectServer, free_ports
 from pipelines import commands
 from pipelines.embedding import files
-from pipelines.sources import objects, places, prefixes, tars
+from pipelines.sources import objects, places, prefixes, tars, uris
 from pipelines.sources.base import Entry
 from pipelines.sources.corpus import Source, list_source
 
@@ -425,3 +425,21 @@ def test_sentences(put: Put, bucket: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(SourceError, match=r"cannot be reached for s3://.*correct AWS_ENDPOINT_URL"):
         list(list_source(f"s3://{bucket}"))
+
+
+def test_sizes_that_are_not_known(put: Put, bucket: str, monkeypatch: pytest.MonkeyPatch, asked: Proxy) -> None:
+    put({"five.jpg": b"12345", "none.jpg": b"", "s.tar": tar({"empty.jpg": b"", "five.jpg": b"12345"})})
+    for uri, data in ((f"s3://{bucket}/five.jpg", b"12345"), (f"s3://{bucket}/none.jpg", b"")):
+        assert places.read(uri) == (data, len(data), places.locate(uri).mtime_ns)
+    assert (asked.count("GET"), asked.count("HEAD")) == (2, 3)  # an empty object has no first byte
+    for name, data in (("empty.jpg", b""), ("five.jpg", b"12345")):
+        entry = places.locate(f"s3://{bucket}/s.tar#{name}")
+        assert places.read(entry.uri, entry.offset, entry.size) == (data, len(data), entry.mtime_ns)
+    with pytest.raises(ImageError, match="ends within the member") as caught:
+        places.read(f"s3://{bucket}/s.tar#x", 10_000, 500)
+    assert caught.value.error_type == "truncated"
+    monkeypatch.setattr(uris, "MAX_FILE_BYTES", 4)
+    for size in (-1, 5, 3):
+        with pytest.raises(ImageError, match=r"^5 bytes are more than the limit of 4") as caught:
+            places.read(f"s3://{bucket}/five.jpg", -1, size)
+        assert caught.value.error_type == "too_large"
