@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,9 +22,14 @@ from pipelines.embedding.contents import Contents
 from pipelines.embedding.job import EmbedJob
 from pipelines.images import decoder
 from pipelines.images.views import random_view
-from pipelines.sources import corpus
+from pipelines.sources import corpus, places
 
 HEARTBEAT_SECONDS = 0.5
+MAX_READS = 32  # at once
+READS_WAITING = 2  # begun or done and not taken, per read at once: a slow one does not hold up the others
+MAX_BYTES_AHEAD = 256 * 2**20
+
+Read = tuple[bytes, int, int]  # see ``Place.read``
 
 
 @dataclass(slots=True)
@@ -34,6 +40,7 @@ class File:
     size: int
     mtime_ns: int
     offset: int
+    reading: Future[Read] | None = None  # if it is read ahead, until it is taken
     key: bytes | None = None
     width: int | None = None
     height: int | None = None
@@ -66,13 +73,16 @@ class Clock:
 
 
 class Feed:
-    """A thread-safe iterator over the planned files of one shard; ``files`` keeps all of them for the catalog."""
+    """A thread-safe iterator over the planned files of one shard; ``files`` keeps all of them for the catalog.
+
+    Files of far places are read ahead, until it is closed.
+    """
 
     def __init__(self, staging: Staging, shard: int) -> None:
         self.files: list[File] = []
         self.ended = False
         self._staging, self._shard = staging, shard
-        self._planned = _planned(staging, shard)
+        self._planned = reading_ahead(_planned(staging, shard))
         self._beat = time.monotonic()
         self._lock = threading.Lock()
 
@@ -92,12 +102,40 @@ class Feed:
                 self._staging.note_progress(self._shard, len(self.files))
             return file
 
+    def close(self) -> None:
+        """Begin no further read, and wait for those that have begun."""
+        with self._lock:
+            self._planned.close()
+
 
 def _planned(staging: Staging, shard: int) -> Iterator[File]:
     plan = staging.shard_plan(shard)
     columns = (plan.column(name).to_pylist() for name in ("uri", "size", "mtime_ns", "offset"))
     for uri, size, mtime_ns, offset in zip(*columns, strict=True):
         yield File(uri, size, mtime_ns, offset)
+
+
+def reading_ahead(files: Iterator[File]) -> Generator[File, None, None]:
+    """Yield the files in order; those of far places are being read by then, and so are some after them.
+
+    No more bytes are begun and not taken than ``MAX_BYTES_AHEAD``, but for one file that is larger.
+    """
+    ahead: deque[File] = deque()
+    begun = 0  # bytes
+    with ThreadPoolExecutor(MAX_READS) as pool:
+        try:
+            for file in files:
+                at_once = places.in_flight(file.uri)
+                while ahead and (len(ahead) >= READS_WAITING * at_once or begun + max(0, file.size) > MAX_BYTES_AHEAD):
+                    begun -= max(0, ahead[0].size)
+                    yield ahead.popleft()
+                if at_once > 1:
+                    file.reading = pool.submit(corpus.read, file.uri, file.offset, file.size)
+                ahead.append(file)
+                begun += max(0, file.size)
+            yield from ahead
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class Loader:
@@ -127,7 +165,8 @@ class Loader:
 
     def _load(self, file: File) -> list[Picture]:
         since = time.perf_counter()
-        data, size, mtime_ns = corpus.read(file.uri, file.offset, file.size)
+        reading, file.reading = file.reading, None  # which frees the bytes when they are decoded
+        data, size, mtime_ns = reading.result() if reading else corpus.read(file.uri, file.offset, file.size)
         if file.offset >= 0 and mtime_ns != file.mtime_ns:  # another tar member may be at this offset now
             raise ImageError("unreadable", "The tar has changed since it was listed: run again.")
         file.size, file.mtime_ns = size, mtime_ns

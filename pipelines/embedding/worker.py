@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import repeat, takewhile
 
 import numpy as np
@@ -108,10 +109,11 @@ def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
 
 def _embed(job: EmbedJob, staging: Staging, shard: int, contents: Contents) -> ShardEntry:
     began = time.perf_counter()
-    clock, feed = Clock(), Feed(staging, shard)
+    clock = Clock()
     table = FeatureStore(job.store).table(job.feature_set)
-    loop = _Loop(job, table.schema, feed, Loader(job, shard, contents, clock), contents, clock)
-    fragments = table.stage(_timed(loop.rows(), clock, "_pull"))
+    with closing(Feed(staging, shard)) as feed:
+        loop = _Loop(job, table.schema, feed, Loader(job, shard, contents, clock), contents, clock)
+        fragments = table.stage(_timed(loop.rows(), clock, "_pull"))
     clock.seconds["write"] = time.perf_counter() - began - clock.seconds.pop("_pull", 0.0)
     for file in feed.files:
         file.error = file.error or contents.error(file.key)

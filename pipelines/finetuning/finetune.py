@@ -44,7 +44,7 @@ from pipelines.finetuning.trainer import Trainer
 from pipelines.options import EmbedOptions, FinetuneOptions, FitData, ReportOptions
 from pipelines.predict import tap_of
 from pipelines.run_kinds import head_kinds
-from pipelines.sources import corpus
+from pipelines.sources import places
 from pipelines.stored_heads import Say, find_head, head_of
 from pipelines.training import keep, load_dataset
 
@@ -209,7 +209,7 @@ def _embed(store: FeatureStore, run_id: str, pictures: Pictures, feature_set: st
     from pyarrow import parquet
 
     dataset, spec = pictures.dataset, store.spec(feature_set)
-    here = np.array([corpus.locate(uri).size >= 0 for uri in dataset.uris.tolist()])
+    here = np.array([entry.size >= 0 for entry in places.locate_all(dataset.uris.tolist())])
     pictures.lost |= dict.fromkeys(dataset.ids[~here].tolist(), "vanished")
     folder = store.run_folder(run_id)
     make_folder(folder)

@@ -99,6 +99,10 @@ class Blob(Protocol):
         """
         ...
 
+    def data_at(self, start: int) -> int:
+        """Return where data begin from ``start`` on, past a hole; -1 if nothing but a hole follows."""
+        return start
+
 
 class Place(Protocol):
     """What the URIs of one scheme point to, such as this machine's files; ``places.register`` adds one from outside.
@@ -112,9 +116,11 @@ class Place(Protocol):
 
     Attributes:
         scheme: of its URIs, such as "file" for ``file:///folder/image.jpg``.
+        in_flight: how many requests to have under way at once: 1 for a disk, more over a network.
     """
 
     scheme: str
+    in_flight: int = 1
 
     def canonical(self, uri: str) -> str:
         """Return the one spelling of an image's URI that stands in the catalog.

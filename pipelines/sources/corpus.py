@@ -123,7 +123,7 @@ def list_source(source: str | os.PathLike[str], *, split_folders: bool = True) -
         return Source(location, kind.name, split_folders)
     if is_foreign(location):
         raise SourceError(f"Expected: a path, or a URI that begins with {schemes()}. Got: {location}.")
-    if not mode_of(location):
+    if not is_uri(location) and not mode_of(location):
         raise SourceError(f"There is no {location}: name a folder, a manifest or a tar.")
     if has_image_name(os.path.basename(location)):
         folder = os.path.dirname(location) or "."

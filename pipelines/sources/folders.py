@@ -15,14 +15,11 @@ from urllib.parse import quote_from_bytes
 from featurestore.errors import SourceError
 from pipelines.sources import uris
 from pipelines.sources.base import Entry, SourceKind
+from pipelines.sources.levels import CLASS, SPLIT, Look, is_left_out, levels_of, nohash_group
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside
 from pipelines.sources.uris import mode_of, printable, uri_of
 
-MAX_WRAPPERS = 4
-NOHASH = "_nohash_"
 PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")  # a name that a URI holds as it is: most are, and quoting them takes longer
-WRAPPER, SPLIT, CLASS = "wrapper", "split", "class"  # what the sub-folders of a level are
-
 FILE, FOLDER, LOST = range(3)  # LOST: it cannot be reached, and may be a folder
 
 _Names = list[tuple[int, str]]  # (FILE, FOLDER or LOST; name)
@@ -53,15 +50,7 @@ class Folder(SourceKind):
 def list_folder(listing: Listing) -> Iterator[Entry]:
     """Yield each folder's files by name, then those of its sub-folders.
 
-    The sub-folders of the first level are the classes; whatever lies deeper is of the same class. Two things may lie
-    above the classes:
-
-    - A wrapper: the only sub-folder of a folder without images. It holds sub-folders and no images itself.
-    - Splits: sub-folders that are all called train, val or test (or training, validation, valid, dev, testing, in any
-      case). They name two or three splits, there are no images beside them, and at least one of them has sub-folders.
-      An image directly in a split's folder belongs to that split and has no label.
-
-    Hidden folders and those of ``listing.SYSTEM_FOLDERS`` are left out and do not count for these rules.
+    Which sub-folders are classes: see ``levels``.
 
     Raises:
         SourceError: the folder itself cannot be read.
@@ -71,7 +60,7 @@ def list_folder(listing: Listing) -> Iterator[Entry]:
         names = _scan(root)
     except OSError as error:
         raise SourceError(f"The folder {root!r} cannot be read: {error.strerror}.") from error
-    levels = _levels(root, names, listing)
+    levels = levels_of(root, *_sort_out(names), _Disk(), listing)
     pending = [_Folder(root, None, None, ())]
     while pending:
         folder = pending.pop()
@@ -93,11 +82,11 @@ def list_folder(listing: Listing) -> Iterator[Entry]:
         below = []
         for kind, name in names:
             if kind != FILE:
-                if not _is_left_out(name, listing):
+                if not is_left_out(name, listing):
                     below.append(_below(folder, name, role, above))
             elif listing.is_image(name):
                 size, mtime_ns = uris.size_and_mtime(inside + name)
-                group = _nohash_group(folder.label, name)
+                group = nohash_group(folder.label, name)
                 quoted = name if PLAIN.fullmatch(name) else quote_from_bytes(os.fsencode(name))
                 yield Entry(prefix + quoted, size, mtime_ns, -1, folder.label, folder.split, group)
         pending.extend(reversed(below))
@@ -153,48 +142,35 @@ def _is_plain_file(item: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_folder(item: os.DirEntry[str]) -> bool:
-    try:
-        return item.is_dir()
-    except OSError:
-        return False
+# --- looks into folders, for the rules
 
 
-def _is_left_out(folder: str, listing: Listing) -> bool:
-    if is_aside(folder):
-        listing.ignored["hidden folder" if folder.startswith(".") else "system folder"] += 1
-        return True
-    return False
+class _Disk(Look):
+    """Looks into folders before they are listed; what cannot be read is reported by the listing later."""
 
+    def below(self, folder: str, name: str) -> str:
+        return os.path.join(folder, name)
 
-def _nohash_group(label: str | None, name: str) -> str | None:
-    """Return CLASS/NAME with the name before ``_nohash_``; None for other names."""
-    if NOHASH not in name:
-        return None
-    return f"{label or ''}/{printable(name.partition(NOHASH)[0])}"
+    def peek(self, folder: str) -> list[str] | None:
+        """Return the names of the folders in a folder; None if it holds images or cannot be read."""
+        folders = []
+        try:
+            with os.scandir(folder) as items:
+                for item in items:
+                    if _is_folder(item):
+                        folders += [] if is_aside(item.name) else [item.name]
+                    elif has_image_name(item.name):
+                        return None
+        except OSError:  # the listing reports it later
+            return None
+        return sorted(folders)
 
-
-# --- what lies above the classes
-
-
-def _levels(root: str, names: _Names, listing: Listing) -> list[str]:
-    """Return what the sub-folders of each level are (WRAPPER, SPLIT or CLASS), from the root down."""
-    folder, levels = root, list[str]()
-    has_pictures, folders = _sort_out(names)
-    while not has_pictures and len(folders) == 1 and len(levels) < MAX_WRAPPERS:
-        child = os.path.join(folder, folders[0])
-        inside = _peek(child)
-        if not inside:
-            break
-        listing.notes.append(
-            f"{printable(folders[0])!r} is the only folder in {folder!r} and was looked through: "
-            "the folders in it are what counts."
-        )
-        levels.append(WRAPPER)
-        folder, folders = child, inside
-    if listing.split_folders and _are_splits(folder, folders, has_pictures, listing):
-        levels.append(SPLIT)
-    return [*levels, CLASS]
+    def holds_folders(self, folder: str) -> bool:
+        try:
+            with os.scandir(folder) as items:
+                return any(_is_folder(item) and not is_aside(item.name) for item in items)
+        except OSError:  # the listing reports it later
+            return False
 
 
 def _sort_out(names: _Names) -> tuple[bool, list[str]]:
@@ -207,45 +183,8 @@ def _sort_out(names: _Names) -> tuple[bool, list[str]]:
     return any(kind == FILE and has_image_name(name) for kind, name in names), folders
 
 
-def _peek(folder: str) -> list[str] | None:
-    """Return the names of the folders in a folder; None if it holds images or cannot be read."""
-    folders = []
+def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
-        with os.scandir(folder) as items:
-            for item in items:
-                if _is_folder(item):
-                    folders += [] if is_aside(item.name) else [item.name]
-                elif has_image_name(item.name):
-                    return None
-    except OSError:  # the listing reports it later
-        return None
-    return sorted(folders)
-
-
-def _are_splits(folder: str, names: list[str], has_pictures: bool, listing: Listing) -> bool:
-    """Return whether all folders here are splits; in doubt they are classes, and a note says why."""
-    named = [name for name in names if name.lower() in SPLITS]
-    splits = {SPLITS[name.lower()] for name in named}
-    deep = any(_holds_folders(os.path.join(folder, name)) for name in named)
-    if len(splits) < 2:
-        return False
-    if has_pictures:
-        why = "there are images beside them"
-    elif len(named) < len(names):
-        why = f"there are other folders beside them, such as {next(n for n in names if n not in named)!r}"
-    elif not deep:
-        why = "there are no class folders in them"
-    else:
-        said = ", ".join(repr(name) for name in named)
-        listing.notes.append(f"The folders {said} are taken for splits; --no-split-folders takes them for classes.")
-        return True
-    listing.notes.append(f"Taken for classes, not for splits: {', '.join(map(repr, named))}, since {why}.")
-    return False
-
-
-def _holds_folders(folder: str) -> bool:
-    try:
-        with os.scandir(folder) as items:
-            return any(_is_folder(item) and not is_aside(item.name) for item in items)
-    except OSError:  # the listing reports it later
+        return item.is_dir()
+    except OSError:
         return False

@@ -1,17 +1,20 @@
 """List a manifest: a CSV, TSV or Parquet file that names the images, one per row."""
 
-# ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH123
+# ruff: noqa: PTH100, PTH118, PTH119, PTH120
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from featurestore.errors import SourceError
+from pipelines.concurrency import batched
 from pipelines.sources import places
 from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.columns import find_columns, names_pictures, texts_of
@@ -21,6 +24,7 @@ from pipelines.sources.uris import local_path, mode_of, path_of, uri_of
 
 MAX_LINE = 2**20  # characters
 EXAMPLES = 20
+ROWS_AT_ONCE = 512  # that are located together
 OTHER_FILES = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\x03\x04": "a zip or Excel file"}
 SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
@@ -44,7 +48,7 @@ class Manifest(SourceKind):
 
     def owns(self, location: str) -> bool:
         """Return whether it ends as a manifest does, and is there."""
-        return location.lower().endswith(self.endings) and mode_of(location) != 0
+        return location.lower().endswith(self.endings) and (places.is_uri(location) or mode_of(location) != 0)
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
         """Yield the image of each row."""
@@ -57,15 +61,13 @@ def list_manifest(listing: Listing) -> Iterator[Entry]:
     Raises:
         SourceError: the file or a row of it is wrong, or two rows disagree about one image.
     """
-    folder = os.path.dirname(os.path.abspath(listing.location))
+    here = listing.location
+    folder = os.path.dirname(places.source_uri(here) if places.is_uri(here) else os.path.abspath(here))
     seen: dict[bytes, _Values] = {}
     shared: dict[_Values, _Values] = {}  # rows with equal values share a tuple
     missing: list[tuple[str, str]] = []  # (as written, as a path), kept until a file is found
     found_one = False
-    for place, row in _rows(listing):
-        text = row.get("path") or row.get("uri")
-        uri = _picture_uri(text, folder, place)
-        values = _Values(_cell(row, "label"), split_of(_cell(row, "split"), place), _cell(row, "group"))
+    for (place, text, uri, values), found in _located(_named(listing, folder)):
         values = shared.setdefault(values, values)
         digest = hashlib.blake2b(uri.encode(), digest_size=16).digest()
         if (before := seen.get(digest)) is not None:
@@ -74,15 +76,35 @@ def list_manifest(listing: Listing) -> Iterator[Entry]:
                     raise SourceError(f"{place}: {uri} has {name} {new!r} here and {old!r} in a row above.")
             continue
         seen[digest] = values
-        found = places.locate(uri)
         if found.size >= 0:
             found_one = True
         elif not found_one and len(missing) < EXAMPLES and uri.startswith("file:"):
-            missing.append((text or "", path_of(uri)))
+            missing.append((text, path_of(uri)))
         yield Entry(uri, found.size, found.mtime_ns, found.offset, *values)
     if missing and not found_one:
         cause = why_missing(missing, folder)
         listing.problems.append(f"None of the {len(seen):,} files that {listing.location} names is there: {cause}.")
+
+
+class _Named(NamedTuple):
+    place: str  # of the row, in words
+    text: str
+    uri: str
+    values: _Values
+
+
+def _named(listing: Listing, folder: str) -> Iterator[_Named]:
+    """Yield the image that each row names."""
+    for place, row in _rows(listing):
+        text = row.get("path") or row.get("uri") or ""
+        values = _Values(_cell(row, "label"), split_of(_cell(row, "split"), place), _cell(row, "group"))
+        yield _Named(place, text, _picture_uri(text, folder, place), values)
+
+
+def _located(rows: Iterator[_Named]) -> Iterator[tuple[_Named, Entry]]:
+    """Yield the rows with what is there."""
+    for batch in batched(rows, ROWS_AT_ONCE):
+        yield from zip(batch, places.locate_all([row.uri for row in batch]), strict=True)
 
 
 def _cell(row: _Row, role: str) -> str | None:
@@ -90,7 +112,7 @@ def _cell(row: _Row, role: str) -> str | None:
     return text if text and not text.isspace() else None
 
 
-def _picture_uri(text: str | None, folder: str, place: str) -> str:
+def _picture_uri(text: str, folder: str, place: str) -> str:
     if not text or text.isspace():
         raise SourceError(f"{place}: the path is empty.")
     if "://" in text:
@@ -100,6 +122,9 @@ def _picture_uri(text: str | None, folder: str, place: str) -> str:
             raise SourceError(f"{place}: Expected: a path, or a URI that begins with {places.schemes()}. Got: {text}.")
     if text.startswith("~") and "/" in text:
         text = local_path(text)
+    if places.is_uri(folder) and not text.startswith("/"):
+        root, mark, key = folder.partition("://")
+        return _canonical(f"{root}{mark}{os.path.normpath(f'{key}/{quote(text)}')}", place)
     return uri_of(os.path.join(folder, text))
 
 
@@ -127,7 +152,7 @@ def _parquet_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
 
     done = 0
     try:
-        with parquet.ParquetFile(listing.location) as file:
+        with places.open_file(listing.location) as raw, parquet.ParquetFile(raw) as file:
             schema = file.schema_arrow
             columns = find_columns(schema.names, listing, schema.types)
             for batch in file.iter_batches(10_000, columns=list(columns.values())):
@@ -146,11 +171,12 @@ def _text_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
     """
     location = listing.location
     delimiter = "\t" if location.lower().endswith(".tsv") else ","
-    with open(location, "rb") as raw:
+    with places.open_file(location) as raw:
         start = raw.read(4)
     if other := next((name for magic, name in OTHER_FILES.items() if start.startswith(magic)), None):
         raise SourceError(f"{location} is {other}. Expected: text in UTF-8 (in a spreadsheet: save as CSV UTF-8).")
-    with open(location, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with places.open_file(location) as raw:
+        file = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.reader(_lines(file, location), delimiter=delimiter, strict=True)
         records = _records(reader, location)
         line, header = next(records, (0, []))
@@ -172,7 +198,7 @@ def _text_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
             yield place, dict(zip(columns, [record[i] for i in at], strict=True))
 
 
-def _lines(file: TextIO, location: str) -> Iterator[str]:
+def _lines(file: io.TextIOWrapper, location: str) -> Iterator[str]:
     for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), ""), start=1):
         if "\0" in line:
             raise SourceError(f"{location}, line {number}: it holds a NUL byte. Expected: text in UTF-8.")

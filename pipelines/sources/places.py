@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import IO
 
 from featurestore.errors import ImageError
-from pipelines.sources import uris
+from pipelines.sources import objects, uris
 from pipelines.sources.base import Blob, Entry, Place
+from pipelines.sources.blobs import BlobFile
 
 
 class Files(Place):
@@ -22,9 +27,11 @@ class Files(Place):
     open = staticmethod(uris.open_blob)
 
 
+BUFFER_BYTES = 2**18
+MAX_ASKED = 32
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILES = Files()
-_PLACES: dict[str, Place] = {_FILES.scheme: _FILES}
+_PLACES: dict[str, Place] = {_FILES.scheme: _FILES, **objects.BUCKETS, **objects.WEB}
 
 
 def register(place: Place) -> None:
@@ -34,7 +41,8 @@ def register(place: Place) -> None:
 
 def schemes() -> str:
     """Return in words how a URI may begin."""
-    return " or ".join(f"{scheme}://" for scheme in _PLACES)
+    *most, last = (f"{scheme}://" for scheme in _PLACES)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def is_uri(text: str) -> bool:
@@ -59,9 +67,27 @@ def source_uri(location: str | os.PathLike[str]) -> str:
     return (_of(text) if is_uri(text) else _FILES).source_uri(text)
 
 
+def uri_of(location: str) -> str:
+    """Return the URI of a file, given as a URI or as a path."""
+    return canonical(location) if is_uri(location) else uris.uri_of(location)
+
+
+def shown(uri: str) -> str:
+    """Return how a URI is called in sentences: a file of this machine by its path."""
+    return uris.path_of(uri) if uri.startswith("file:") else uri
+
+
 def locate(uri: str) -> Entry:
     """Return the unlabelled entry of a URI; size -1 where there is no such image."""
     return _of(uri).locate(uri)
+
+
+def locate_all(several: Sequence[str]) -> list[Entry]:
+    """Return the entries of many URIs; far places are asked about ``MAX_ASKED`` at once."""
+    far = [uri for uri in several if in_flight(uri) > 1]
+    with ThreadPoolExecutor(MAX_ASKED) as pool:
+        found = dict(zip(far, pool.map(locate, far), strict=True))
+    return [found.get(uri) or locate(uri) for uri in several]
 
 
 def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
@@ -80,6 +106,26 @@ def open_blob(uri: str) -> AbstractContextManager[Blob]:
         OSError: there is no such file, or it cannot be read.
     """
     return _of(uri).open(uri)
+
+
+def in_flight(uri: str) -> int:
+    """Return how many requests to have under way at once to the place of a URI, see ``Place``."""
+    return _of(uri).in_flight
+
+
+@contextmanager
+def open_file(location: str) -> Iterator[IO[bytes]]:
+    """Open a file, given as a URI or as a path, for reading its bytes.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
+    if is_uri(location):
+        with open_blob(canonical(location)) as blob:
+            yield io.BufferedReader(BlobFile(blob), BUFFER_BYTES)
+    else:
+        with open(location, "rb") as file:  # noqa: PTH123
+            yield file
 
 
 def _of(uri: str) -> Place:

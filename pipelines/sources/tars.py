@@ -9,10 +9,12 @@ Sources: IEEE 1003.1 (ustar and pax) and GNU tar's long names, base-256 numbers 
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from functools import lru_cache
 from typing import NamedTuple
+
+from pipelines.sources.base import Blob
 
 BLOCK = 512
 MAX_ZEROS_AT_ONCE = 2**18
@@ -38,7 +40,7 @@ class Member(NamedTuple):
     kind: str  # "file", "folder" or "other" (a link, a sparse file …)
 
 
-def members(descriptor: int) -> Iterator[Member]:
+def members(blob: Blob) -> Iterator[Member]:
     """Yield the members of an open tar, also those of tars appended by ``cat``: reading goes on after an end mark.
 
     Raises:
@@ -47,11 +49,11 @@ def members(descriptor: int) -> Iterator[Member]:
     """
     at, told = 0, dict[bytes, bytes]()  # what extended headers say about the next member
     while True:
-        block = _block(descriptor, at)
+        block = _block(blob, at)
         if block == bytes(BLOCK):
             if told:
                 raise TarDamaged(f"byte {at}")
-            if (at := _end_of_zeros(descriptor, at)) < 0:
+            if (at := _end_of_zeros(blob, at)) < 0:
                 return
             continue
         if not _checksum_holds(block):
@@ -60,7 +62,7 @@ def members(descriptor: int) -> Iterator[Member]:
         size = _number(block[124:136], at) if b"size" not in told else _decimal(told[b"size"], at)
         if kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_SOLARIS, _PAX_GLOBAL):
             size = _number(block[124:136], at)
-            body = _header_body(descriptor, data, size, at)
+            body = _header_body(blob, data, size, at)
             if kind == _LONG_NAME:
                 told = {b"path": _text(body)} | told
             elif kind in (_PAX, _PAX_SOLARIS):
@@ -70,7 +72,7 @@ def members(descriptor: int) -> Iterator[Member]:
         if kind == _SPARSE:
             more = block[482]
             while more:
-                more, data = _block(descriptor, data)[504], data + BLOCK
+                more, data = _block(blob, data)[504], data + BLOCK
         sparse = kind == _SPARSE or any(key.startswith(b"GNU.sparse.") for key in told)
         name = told.get(b"path", _name(block)).decode("utf-8", "surrogateescape")
         folder = kind == _FOLDER or (kind == b"\0" and name.endswith("/"))
@@ -79,16 +81,30 @@ def members(descriptor: int) -> Iterator[Member]:
         at, told = data + (0 if kind in _WITHOUT_DATA else _padded(size)), {}
 
 
-def _end_of_zeros(descriptor: int, at: int) -> int:
+@lru_cache(maxsize=4)
+def places_of_files(
+    open_blob: Callable[[str], AbstractContextManager[Blob]], uri: str, size: int, mtime_ns: int
+) -> dict[str, tuple[int, int]]:
+    """Map the names of a tar's files to (offset, size), as far as it can be read.
+
+    The last few tars are remembered; ``size`` and ``mtime_ns`` make a changed tar another one.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    with suppress(TarDamaged, OSError), open_blob(uri) as blob:
+        for member in members(blob):
+            if member.kind == "file":
+                found.setdefault(member.name, (member.offset, member.size))
+    return found
+
+
+def _end_of_zeros(blob: Blob, at: int) -> int:
     """Return where the blocks of zeros from ``at`` on end, -1 if nothing else follows; holes are not read."""
     step = 20 * BLOCK  # the usual padding
     while True:
-        try:
-            at = max(at, os.lseek(descriptor, at, os.SEEK_DATA) // BLOCK * BLOCK)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
-                return -1
-        data = os.pread(descriptor, step, at)
+        if (found := blob.data_at(at)) < 0:
+            return -1
+        at = max(at, found // BLOCK * BLOCK)
+        data = blob.pread(step, at)
         if not data:
             return -1
         zeros = len(data) - len(data.lstrip(b"\0"))
@@ -97,8 +113,8 @@ def _end_of_zeros(descriptor: int, at: int) -> int:
         at, step = at + len(data), min(2 * step, MAX_ZEROS_AT_ONCE)
 
 
-def _block(descriptor: int, at: int) -> bytes:
-    block = os.pread(descriptor, BLOCK, at)
+def _block(blob: Blob, at: int) -> bytes:
+    block = blob.pread(BLOCK, at)
     if len(block) < BLOCK:
         raise TarDamaged(f"byte {at}")
     return block
@@ -137,8 +153,8 @@ def _decimal(text: bytes, at: int) -> int:
     return min(int(text), MAX_SIZE)
 
 
-def _header_body(descriptor: int, data: int, size: int, at: int) -> bytes:
-    body = os.pread(descriptor, size, data) if size <= MAX_HEADER_BYTES else b""
+def _header_body(blob: Blob, data: int, size: int, at: int) -> bytes:
+    body = blob.pread(size, data) if size <= MAX_HEADER_BYTES else b""
     if len(body) < size:
         raise TarDamaged(f"byte {at}")
     return body

@@ -5,7 +5,7 @@ UTF-8 survive. A member of a tar adds ``#`` and its percent-encoded name.
 """
 
 # Paths stay strings: pathlib costs more than the stat calls, and changes names such as "./a".
-# ruff: noqa: PTH100, PTH111, PTH116, PTH123
+# ruff: noqa: PTH100, PTH111, PTH116
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from contextlib import contextmanager
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from featurestore.errors import ImageError, SourceError
 from pipelines.sources import tars
-from pipelines.sources.base import Entry
+from pipelines.sources.base import Blob, Entry
 
 MAX_FILE_BYTES = 256 * 2**20
 
@@ -30,7 +29,12 @@ MAX_FILE_BYTES = 256 * 2**20
 def uri_of(path: str | bytes | os.PathLike[str], member: str | None = None) -> str:
     """Return the URI of a file (made absolute, links not resolved), or of a member of a tar."""
     uri = "file://" + quote_from_bytes(_absolute(os.fsencode(path)))
-    return uri if member is None else f"{uri}#{quote_from_bytes(member.encode('utf-8', 'surrogateescape'))}"
+    return uri if member is None else member_uri(uri, member)
+
+
+def member_uri(uri: str, member: str) -> str:
+    """Return the URI of a member of a tar, given the tar's URI."""
+    return f"{uri}#{quote_from_bytes(member.encode('utf-8', 'surrogateescape'))}"
 
 
 def canonical(uri: str) -> str:
@@ -49,7 +53,12 @@ def source_uri(location: str | os.PathLike[str]) -> str:
     ``file:///data/shard-{000..150}.tar`` is one source.
     """
     path = _absolute(os.fsencode(local_path(location)))
-    return "file://" + quote_from_bytes(path, safe="/{}," if path.lower().endswith(b".tar") else "/")
+    return "file://" + quote_from_bytes(path, safe=safe_in(os.fsdecode(path)))
+
+
+def safe_in(location: str) -> str:
+    """Return the characters of a source's location that are not percent-encoded in its URI."""
+    return "/{}," if location.lower().endswith(".tar") else "/"
 
 
 def local_path(location: str | os.PathLike[str]) -> str:
@@ -90,7 +99,8 @@ def locate(uri: str) -> Entry:
     size, mtime_ns = size_and_mtime(path)
     if member is None or size < 0:
         return Entry(uri, size, mtime_ns)
-    offset, size = _members(path, size, mtime_ns).get(member, (-1, -1))
+    tar = uri.partition("#")[0]
+    offset, size = tars.places_of_files(open_blob, tar, size, mtime_ns).get(member, (-1, -1))
     return Entry(uri, size, mtime_ns, offset)
 
 
@@ -145,7 +155,7 @@ def _read_open(descriptor: int, path: str, offset: int, size: int) -> tuple[byte
     return data, size, info.st_mtime_ns
 
 
-class LocalBlob:
+class LocalBlob(Blob):
     """An open regular file of this machine, see ``Blob``."""
 
     def __init__(self, descriptor: int) -> None:
@@ -155,6 +165,13 @@ class LocalBlob:
     def pread(self, size: int, start: int) -> bytes:
         """Read ``size`` bytes from ``start`` on, fewer if the file ends before."""
         return pread(self._descriptor, size, start)
+
+    def data_at(self, start: int) -> int:
+        """Return where data begin from ``start`` on, past a hole; -1 if nothing but a hole follows."""
+        try:
+            return os.lseek(self._descriptor, start, os.SEEK_DATA)
+        except OSError as error:  # ENXIO: nothing follows; else the file system knows no holes
+            return -1 if error.errno == errno.ENXIO else start
 
 
 @contextmanager
@@ -176,11 +193,14 @@ def open_blob(uri: str) -> Iterator[LocalBlob]:
 
 def pread(descriptor: int, size: int, start: int) -> bytes:
     """Read ``size`` bytes from ``start`` on, fewer if the file ends before."""
-    parts = []
-    while size > 0 and (part := os.pread(descriptor, size, start)):
-        parts.append(part)
-        size, start = size - len(part), start + len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    data = os.pread(descriptor, size, start)
+    if len(data) == size or not data:
+        return data
+    parts, done = [data], len(data)
+    while done < size and (data := os.pread(descriptor, size - done, start + done)):
+        parts.append(data)
+        done += len(data)
+    return b"".join(parts)
 
 
 def mode_of(path: str) -> int:
@@ -204,17 +224,6 @@ def size_and_mtime(path: str) -> tuple[int, int]:
     except (OSError, ValueError):
         return -1, 0
     return (info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else (-1, 0)
-
-
-@lru_cache(maxsize=4)
-def _members(path: str, size: int, mtime_ns: int) -> dict[str, tuple[int, int]]:
-    """Map member names to (offset, size); ``size`` and ``mtime_ns`` make a changed tar a new key of the cache."""
-    found: dict[str, tuple[int, int]] = {}
-    with suppress(tars.TarDamaged, OSError), open(path, "rb") as file:
-        for member in tars.members(file.fileno()):
-            if member.kind == "file":
-                found.setdefault(member.name, (member.offset, member.size))
-    return found
 
 
 def printable(name: str) -> str:

@@ -1,6 +1,6 @@
 """List WebDataset tar shards: members that share a key, the name up to its first dot, are one sample."""
 
-# ruff: noqa: PTH100, PTH110, PTH119, PTH122, PTH123
+# ruff: noqa: PTH110, PTH119, PTH122
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from featurestore.errors import SourceError
-from pipelines.sources import tars
-from pipelines.sources.base import Entry, SourceKind
+from pipelines.sources import places, tars
+from pipelines.sources.base import Blob, Entry, SourceKind
 from pipelines.sources.listing import Listing, is_system_folder, split_of
-from pipelines.sources.uris import mode_of, pread, size_and_mtime, uri_of
+from pipelines.sources.uris import member_uri, mode_of
 
 SIDE_FILES = (".cls", ".json")
 MAX_SIDE_FILE_BYTES = 2**20  # a label in a tar is never larger
@@ -50,7 +50,7 @@ class Tars(SourceKind):
         if not lower.endswith(self.endings):
             return False
         first = next(shards_of(location))
-        if not stat.S_ISREG(mode_of(first)):
+        if not (places.locate(first).size >= 0 if places.is_uri(first) else stat.S_ISREG(mode_of(first))):
             raise SourceError(_no_shard(first))
         return True
 
@@ -86,7 +86,7 @@ def _choices(inside: str) -> Iterator[str]:
 
 
 def shards_of(location: str) -> Iterator[str]:
-    """Yield the tars that a pattern names; the name of an existing file is not expanded."""
+    """Yield the tars that a pattern names; the name of an existing local file is not expanded."""
     return iter([location]) if os.path.exists(location) else expand_braces(location)
 
 
@@ -98,15 +98,22 @@ def list_shards(listing: Listing) -> Iterator[Entry]:
     """
     tally = _Tally()
     for shard in shards_of(listing.location):
-        size, mtime_ns = size_and_mtime(shard)
-        if size < 0:
+        uri = places.uri_of(shard)
+        found = places.locate(uri)
+        if found.size < 0:
             raise SourceError(_no_shard(shard))
-        yield from _list_shard(listing, os.path.abspath(shard), mtime_ns, tally)
+        yield from _list_shard(listing, _Shard(uri, places.shown(uri), found.mtime_ns), tally)
     tally.tell(listing)
 
 
 def _no_shard(shard: str) -> str:
     return f"There is no shard {shard}: check the path and the braces."
+
+
+class _Shard(NamedTuple):
+    uri: str
+    path: str  # as it is called in sentences
+    mtime_ns: int
 
 
 @dataclass
@@ -137,38 +144,38 @@ class _Tally:
             listing.notes.append(f"{alone:,} samples in the tars have a .cls or .json file, and no image.")
 
 
-def _list_shard(listing: Listing, path: str, mtime_ns: int, tally: _Tally) -> Iterator[Entry]:
+def _list_shard(listing: Listing, shard: _Shard, tally: _Tally) -> Iterator[Entry]:
     names: set[str] = set()
     apart: dict[str, _Side] | None = None
     try:
-        with open(path, "rb") as file:
-            members = _members(file.fileno(), path, listing)
+        with places.open_blob(shard.uri) as blob:
+            members = _members(blob, shard, listing)
             for key, members_of_sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
                 pictures, side_files = _sort_out(members_of_sample, listing)
                 tally.loose += not pictures and bool(side_files)
                 if not pictures:
                     continue
-                values = _side_data(file.fileno(), path, side_files, listing)
+                values = _side_data(blob, shard.path, side_files, listing)
                 if values[0] is None:  # read the whole tar once more, for side files that lie apart
-                    apart = _side_files_apart(file.fileno(), path) if apart is None else apart
+                    apart = _side_files_apart(blob, shard) if apart is None else apart
                     if more := apart.pop(key, None):
                         tally.apart += 1
-                        values = _side_data(file.fileno(), path, more | side_files, listing)
+                        values = _side_data(blob, shard.path, more | side_files, listing)
                 for member in pictures:
                     if member.name in names:
-                        listing.problems.append(f"{path!r} has {member.name!r} twice; the first one is used.")
+                        listing.problems.append(f"{shard.path!r} has {member.name!r} twice; the first one is used.")
                         continue
                     names.add(member.name)
                     tally.count(member.name, values[0])
-                    yield Entry(uri_of(path, member.name), member.size, mtime_ns, member.offset, *values)
+                    yield Entry(member_uri(shard.uri, member.name), member.size, shard.mtime_ns, member.offset, *values)
     except OSError as error:
-        listing.could_not_list(uri_of(path) + "#", f"{path!r} cannot be read: {error.strerror}.")
+        listing.could_not_list(shard.uri + "#", f"{shard.path!r} cannot be read: {error.strerror or error}.")
 
 
-def _members(descriptor: int, path: str, listing: Listing) -> Iterator[tars.Member]:
+def _members(blob: Blob, shard: _Shard, listing: Listing) -> Iterator[tars.Member]:
     """Yield the files without hidden and system files such as macOS's ``._1.jpg``, which would end a sample."""
     try:
-        for member in tars.members(descriptor):
+        for member in tars.members(blob):
             folder, _, base = member.name.rpartition("/")
             if member.kind == "other":
                 listing.ignored["link or special member"] += 1
@@ -181,8 +188,8 @@ def _members(descriptor: int, path: str, listing: Listing) -> Iterator[tars.Memb
             else:
                 yield member
     except tars.TarDamaged as error:
-        problem = f"{path!r} is damaged or cut off at {error}; what is before it is used."
-        listing.could_not_list(uri_of(path) + "#", problem)
+        problem = f"{shard.path!r} is damaged or cut off at {error}; what is before it is used."
+        listing.could_not_list(shard.uri + "#", problem)
 
 
 def _sample_key(name: str) -> str:
@@ -203,14 +210,14 @@ def _sort_out(members: Iterator[tars.Member], listing: Listing) -> tuple[list[ta
     return pictures, side_files
 
 
-def _side_files_apart(descriptor: int, path: str) -> dict[str, _Side]:
+def _side_files_apart(blob: Blob, shard: _Shard) -> dict[str, _Side]:
     """Return the side files of a tar that have no image beside them, by their sample's key.
 
     A tar whose samples lie together has none. In other tars they take memory, less than the tar's size.
     """
     apart: dict[str, _Side] = {}
-    unsaid = Listing(path, "tar")  # not shown: the first pass reports the same
-    members = _members(descriptor, path, unsaid)
+    unsaid = Listing(shard.path, "tar")  # not shown: the first pass reports the same
+    members = _members(blob, shard, unsaid)
     for key, members_of_sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
         pictures, side_files = _sort_out(members_of_sample, unsaid)
         if side_files and not pictures:
@@ -218,14 +225,12 @@ def _side_files_apart(descriptor: int, path: str) -> dict[str, _Side]:
     return apart
 
 
-def _side_data(
-    descriptor: int, path: str, side_files: _Side, listing: Listing
-) -> tuple[str | None, str | None, str | None]:
+def _side_data(blob: Blob, path: str, side_files: _Side, listing: Listing) -> tuple[str | None, str | None, str | None]:
     """Read a sample's label, split and group from its .cls and .json; the label in .cls takes precedence."""
     label = split = group = None
     if member := side_files.get(".json"):
         try:
-            values = json.loads(pread(descriptor, min(member.size, MAX_SIDE_FILE_BYTES), member.offset))
+            values = json.loads(blob.pread(min(member.size, MAX_SIDE_FILE_BYTES), member.offset))
             label, word, group = (_text(values.get(key)) for key in ("label", "split", "group"))
         except (ValueError, AttributeError, RecursionError) as error:
             listing.problems.append(
@@ -234,7 +239,7 @@ def _side_data(
         else:
             split = split_of(word, f"{path}, {member.name!r}")
     if member := side_files.get(".cls"):
-        data = pread(descriptor, min(member.size, MAX_SIDE_FILE_BYTES), member.offset)
+        data = blob.pread(min(member.size, MAX_SIDE_FILE_BYTES), member.offset)
         encoding = "utf-16" if data.startswith(UTF_16) else "utf-8-sig"
         label = data.decode(encoding, "backslashreplace").strip() or label
     return label, split, group

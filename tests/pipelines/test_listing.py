@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from test_sources import put, shard
 
 from featurestore.errors import NoPictures, SourceError
-from pipelines.sources import folders, listing, tars, uris
+from pipelines.sources import levels, listing, tars, uris
 from pipelines.sources.class_names import notes_on_classes
 from pipelines.sources.corpus import Source, list_source, member_of, path_of, source_uri, uri_of
 from pipelines.sources.missing_files import why_missing
@@ -344,7 +344,7 @@ def test_every_picture_is_listed_once_whatever_lies_above_it(tmp_path_factory, p
             above = path.split("/")[:-1]
             assert label is None or label in above
             assert split is None or (split_folders and split in {listing.SPLITS.get(part.lower()) for part in above})
-    assert folders.MAX_WRAPPERS >= 2
+    assert levels.MAX_WRAPPERS >= 2
 
 
 # --- classes
@@ -651,7 +651,7 @@ def test_labels_that_lie_apart_from_their_pictures(tmp_path, first):
 def test_a_tar_is_looked_at_again_once_and_only_where_labels_lack(tmp_path, monkeypatch):
     looks = []
     real = tars.members
-    monkeypatch.setattr(tars, "members", lambda descriptor: looks.append(1) or real(descriptor))
+    monkeypatch.setattr(tars, "members", lambda blob: looks.append(1) or real(blob))
     list(list_source(shard(tmp_path / "s.tar", {f"{i}{end}": "x" for i in range(9) for end in (".jpg", ".cls")})))
     assert looks == [1]
     source = list_source(shard(tmp_path / "s.tar", {f"{i}.jpg": "x" for i in range(9)}))
@@ -687,8 +687,8 @@ def test_zeros_between_members_cost_what_they_are(tmp_path, monkeypatch):
     data = b"".join(member + bytes(512) for _ in range(2000))
     path, reads, real = put(tmp_path / "s.tar", data), [], os.pread
     monkeypatch.setattr(os, "pread", lambda fd, size, at: reads.append(size) or real(fd, size, at))
-    with path.open("rb") as file:
-        assert sum(1 for _ in tars.members(file.fileno())) == 2000
+    with uris.open_blob(uri_of(path)) as blob:
+        assert sum(1 for _ in tars.members(blob)) == 2000
     assert sum(reads) < 25 * len(data)
 
 
@@ -905,10 +905,10 @@ def test_what_only_looks_like_a_uri_is_a_path(tmp_path):
     for text in ("1://2.jpg", "a b://2.jpg", "~x.jpg", "file:2.jpg"):
         (entry,) = csv_source(tmp_path, f"path\n{text}\n")
         assert path_of(entry.uri) == os.path.normpath(f"{tmp_path}/{text}")
-    for text in ("s3://x/2.jpg", "HTTP+x-1.2://2.jpg"):
+    for text in ("ftp://x/2.jpg", "HTTP+x-1.2://2.jpg"):
         with pytest.raises(SourceError) as caught:
             list(csv_source(tmp_path, f"path\n{text}\n"))
-        wanted = "Expected: a path, or a URI that begins with file://"
+        wanted = "Expected: a path, or a URI that begins with file://, s3://, gs://, az://, https:// or http://"
         assert str(caught.value) == f"{tmp_path}/m.csv, line 2, row 1: {wanted}. Got: {text}."
 
 

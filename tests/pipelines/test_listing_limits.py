@@ -24,7 +24,7 @@ from pipelines.backbones import canary, engine_options, engines
 from pipelines.backbones import table as networks
 from pipelines.embedding import labels, membership
 from pipelines.images import augmentation, containers, decoder, samples, tiffs
-from pipelines.sources import class_names, folders, listing, manifests, missing_files, tars, uris, webdataset
+from pipelines.sources import class_names, levels, listing, manifests, missing_files, tars, uris, webdataset
 
 MEBI = 1024 * 1024
 GIBI = 1024 * MEBI
@@ -76,7 +76,7 @@ GIBI = 1024 * MEBI
             },
         ),
         (uris, {"MAX_FILE_BYTES": 256 * MEBI}),
-        (folders, {"MAX_WRAPPERS": 4}),
+        (levels, {"MAX_WRAPPERS": 4}),
         (decoder, {"MAX_PIXELS": 89_478_485, "MAX_SIDE": MEBI, "MESSAGE_LENGTH": 200}),
         (labels, {"ROWS_PER_BATCH": 10_000, "EXAMPLES": 10}),
         (listing, {"MAX_KINDS": 100, "MAX_PROBLEMS": 1000, "MAX_PROBLEM_LENGTH": 1000, "MAX_INCOMPLETE": 10_000}),

@@ -284,8 +284,8 @@ def test_a_late_value_does_not_change_a_columns_type(tmp_path):
         ("name,label\na.jpg,x\n", "Expected: a column path or uri .*Got: 'name', 'label'"),
         ("path,split\na.jpg,train\nb.jpg,traning\n", "row 2: Expected: split.*Got: 'traning'"),
         (
-            "path\ns3://bucket/a.jpg\n",
-            "row 1: Expected: a path, or a URI that begins with file://. Got: s3://bucket/a.jpg",
+            "path\nftp://host/a.jpg\n",
+            "row 1: Expected: a path, or a URI that begins with file://, s3://, gs://, az://, https:// or http://. Got: ftp://host/a.jpg",
         ),
         ("path\nfile://host/a.jpg\n", "row 1: Expected"),
         ("path,label\n,x\n", "row 1: the path is empty"),
@@ -376,7 +376,7 @@ def test_locate_scans_a_tar_once_until_it_changes(tmp_path, monkeypatch):
     path = shard(tmp_path / "s.tar", {f"{i}.jpg": b"x" * i for i in range(20)})
     scans = []
     real = tars.members
-    monkeypatch.setattr(tars, "members", lambda descriptor: scans.append(1) or real(descriptor))
+    monkeypatch.setattr(tars, "members", lambda blob: scans.append(1) or real(blob))
     assert [locate(uri_of(path, f"{i}.jpg")).size for i in range(20)] == list(range(20))
     assert scans == [1]
     monkeypatch.undo()
@@ -507,8 +507,8 @@ def test_members_are_those_of_tarfile(tmp_path, format, lengths, alphabet):
             tar.addfile(member, io.BytesIO(draw.randbytes(member.size)))
     with tarfile.open(tmp_path / "s.tar", encoding="utf-8", errors="surrogateescape") as tar:
         expected = [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
-    with (tmp_path / "s.tar").open("rb") as file:
-        found = [(m.name, m.offset, m.size) for m in tars.members(file.fileno()) if m.kind == "file"]
+    with uris.open_blob(uri_of(tmp_path / "s.tar")) as blob:
+        found = [(m.name, m.offset, m.size) for m in tars.members(blob) if m.kind == "file"]
     assert found == expected and len(found) > 40
 
 

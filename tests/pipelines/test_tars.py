@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.sources import tars
+from pipelines.sources import tars, uris
 from pipelines.sources.tars import Member, TarDamaged
 
 
@@ -50,9 +50,9 @@ def listed(path: Path, data: bytes) -> tuple[list[Member], str]:
     """The members of a tar, and where it is said to be damaged."""
     path.write_bytes(data)
     found: list[Member] = []
-    with path.open("rb") as file:
+    with uris.open_blob(uris.uri_of(path)) as blob:
         try:
-            for member in tars.members(file.fileno()):
+            for member in tars.members(blob):
                 found.append(member)
         except TarDamaged as damaged:
             return found, str(damaged)
@@ -239,5 +239,5 @@ def test_pythons_own_tars_have_the_same_members(path: Path) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         member = tarfile.TarInfo("p" * 90 + "/" + "n" * 90)
         tar.addfile(member)
-    with path.open("rb") as file:
-        assert [found.name for found in tars.members(file.fileno())] == [member.name]
+    with uris.open_blob(uris.uri_of(path)) as blob:
+        assert [found.name for found in tars.members(blob)] == [member.name]
