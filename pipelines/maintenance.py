@@ -1,4 +1,4 @@
-"""The three maintenance jobs of a store: `penult verify` checks it, `doctor` repairs it, `gc` cleans it up."""
+"""The maintenance jobs of a store: `penult verify` checks it, `doctor` repairs, `gc` cleans up, `copy` copies it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from featurestore.limits import check_amount
 from featurestore.maintenance import gc as collection
 from featurestore.maintenance import repair
 from featurestore.maintenance.removal import forget_removed
+from featurestore.maintenance.transfer import Copied, copy_store
 from featurestore.maintenance.verify import Finding, Progress, is_store, tables_of
 from featurestore.maintenance.verify import verify as verify_tables
 from featurestore.runs import RunRecord
@@ -121,6 +122,11 @@ def gc(store: str | PurePath, older_than: float) -> dict[str, int]:
         freed = collection.collect(opened.path, list(tables_of(opened.path).values()), older_than)
         opened.remember()
     return freed | {"removed images": forgotten}
+
+
+def copy(store: str | PurePath, to: str | PurePath, progress: Progress = lambda _done, _total: None) -> Copied:
+    """Copy a store to another place, a folder or a bucket; see ``featurestore.maintenance.transfer.copy_store``."""
+    return copy_store(_existing(store), location(to), progress)
 
 
 def _existing(store: str | PurePath) -> PurePath:

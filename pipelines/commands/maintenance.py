@@ -1,13 +1,15 @@
-"""The commands ``penult verify``, ``doctor`` and ``gc``."""
+"""The commands ``penult verify``, ``doctor``, ``gc`` and ``copy``."""
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated
 
 import typer
 
 from featurestore.errors import StoreCorrupt
 from featurestore.options import seconds
+from featurestore.storage.base import location
 from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 
 
@@ -69,3 +71,28 @@ def gc(
     freed = maintenance.gc(store, older_than)
     output.freed(freed)
     print_json(as_json, freed)
+
+
+@app.command()
+@with_storage_options
+def copy(
+    store: Annotated[PurePath, typer.Argument(parser=location, metavar="STORE", help="The store to copy.")],
+    to: Annotated[PurePath, typer.Argument(parser=location, metavar="PLACE", help="Where nothing is yet.")],
+    as_json: Json = False,
+) -> None:
+    """Copy a store to another folder, or to or from a bucket.
+
+    Every byte is read back and compared. A copy that was killed goes on where it was when run again.
+    """
+    from dataclasses import asdict
+
+    from pipelines import maintenance
+    from pipelines.commands import output
+
+    with output.bar("copy, MB") as progress:
+        copied = maintenance.copy(store, to, progress)
+    output.say(
+        f"{to} holds the {copied.files:,} files of {store}, {copied.bytes / 1e6:,.1f} MB; "
+        f"{copied.copied_files:,} files were copied now."
+    )
+    print_json(as_json, asdict(copied))

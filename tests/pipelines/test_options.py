@@ -23,6 +23,7 @@ from typer.main import get_command
 
 from conftest import CountingEngine, write_picture
 from featurestore.errors import UsageError
+from featurestore.maintenance.transfer import Copied
 from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from heads.comparison.space import Evaluation
@@ -38,6 +39,7 @@ from pipelines.options import CompareOptions, EmbedOptions, FinetuneOptions, Fit
 from pipelines.predict import Prediction
 
 COMMAND = get_command(commands.app)
+COPIED = Copied(files=3, bytes=2, copied_files=1, copied_bytes=1)
 NIGHT = {"decision": "kept", "date": "2026-11-01"}
 # What each command calls that is replaced here, and what that answers.
 JOBS: dict[str, dict[str, Any]] = {
@@ -70,12 +72,14 @@ JOBS: dict[str, dict[str, Any]] = {
     "verify": {"pipelines.maintenance.verify": []},
     "doctor": {"pipelines.maintenance.doctor": mock.DEFAULT},
     "gc": {"pipelines.maintenance.gc": {}},
+    "copy": {"pipelines.maintenance.copy": COPIED},
     "backbones": {"pipelines.backbones.table.table": [], "pipelines.backbones.networks.layers": []},
     "heads": {},
     "runs": {"featurestore.store.FeatureStore": mock.DEFAULT, "pipelines.retraining.night.nights": []},
     "retrain": {"pipelines.retraining.nightly.retrain": NIGHT, "pipelines.commands.output.log_as": None},
 }
 ARGUMENTS = {  # the least that a command takes, but for its store
+    "copy": ["store", "other"],
     "embed": ["corpus"],
     "label": ["labels.csv"],
     "forget": ["corpus"],
@@ -128,9 +132,11 @@ STORE = {
     "retrain": ["retrain.store"],
 }
 DENSE = ("--head", "dense")
+BUCKET = Case("region=eu", {"use": True, "use.options": ("region=eu",)})
 TABLE: dict[str, Case] = {
     **{f"{command} --json": flag("print_json.wanted") for command in JOBS},
     **{f"{command} --store": Case("other", dict.fromkeys(paths, "other")) for command, paths in STORE.items()},
+    **{f"{command} --storage-option": BUCKET for command in (*STORE, "copy")},
     "embed --backbone": at(f"{EMBED}.backbone", "ResNet50"),
     "embed --weights": at(f"{EMBED}.weights", "w.h5"),
     "embed --layer": at(f"{EMBED}.layer", "conv"),
@@ -264,6 +270,8 @@ POSITIONAL = {
     "label file": at("import_labels.file", "other.csv"),
     "promote head": at("promote.name", "abc"),
     "retrain recipe": at("retrain.recipe", "other.toml"),
+    "copy store": at("copy.store", "elsewhere"),
+    "copy to": at("copy.to", "elsewhere"),
     "predict images": at("predict.pictures", "b.png", ("b.png",)),
     "backbones name": Case("ResNet50", {"table": None, "layers": True, "layers.backbone": "ResNet50"}),
 }
@@ -330,6 +338,7 @@ def asked_for(
 
     patches = [recording(path, answer) for path, answer in JOBS[command].items()]
     patches.append(recording(f"{COMMAND.commands[command].callback.__module__}.print_json", None))
+    patches.append(recording("featurestore.storage.settings.use", None))
     with monkeypatch.context() as patch:
         patch.chdir(folder)
         shown = mock.MagicMock()
@@ -343,6 +352,8 @@ def asked_for(
             commands.main()
         except SystemExit as ended:
             assert not ended.code, arguments
+    if not told.get("use.options"):
+        told = {path: value for path, value in told.items() if path.partition(".")[0] != "use"}
     assert told, "none of the command's jobs was called"
     told["shown"] = [name for name, *_ in shown.method_calls if "." not in name]
     told["said"] = [call.args[0] for call in shown.say.call_args_list]
@@ -417,7 +428,10 @@ def test_an_argument_arrives_and_changes_nothing_else(
 ) -> None:
     case = POSITIONAL[f"{command} {name}"]
     store = ["--store", "store"] if f"{command} --store" in TABLE else []
-    check(place, monkeypatch, command, [*ARGUMENTS.get(command, []), *store], [str(case.given), *store], case)
+    least = ARGUMENTS.get(command, [])
+    at = [argument for other, argument in positional() if other == command].index(name)
+    given = [*least[:at], str(case.given), *least[at + 1 :]]
+    check(place, monkeypatch, command, [*least, *store], [*given, *store], case)
 
 
 def check(
@@ -581,6 +595,7 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "verify": ({"verify": {"store": "store", "progress": True}}, ["bar", "verified"]),
     "doctor": ({"doctor": {"store": "store", "progress": True}}, ["bar", "repaired"]),
     "gc": ({"gc": {"store": "store", "older_than": 604_800.0}}, ["freed"]),
+    "copy": ({"copy": {"store": "store", "to": "other", "progress": True}}, ["bar", "say"]),
     "backbones": ({"table": {}}, ["table"]),
     "heads": ({}, ["table"]),
     "runs": ({"FeatureStore": {"path": "store"}, "nights": {}}, ["table"]),
@@ -644,12 +659,16 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
         if parameter.metavar
     }
     shares = {f"{command} --{part}": "SHARE" for command in ("train", "compare") for part in ("val", "test")}
-    assert metavars == shares | {
+    stores = {f"{command} --store": "PLACE" for command in STORE}
+    buckets = {f"{command} --storage-option": "KEY=VALUE" for command in (*STORE, "copy")}
+    assert metavars == shares | stores | buckets | {
         "embed source": "SOURCE... [-- RUNNER OPTIONS]",
         "status --csv": "FILE",
         "compare --budget": "TIME",
         "compare --memory-limit": "SIZE",
         "gc --older-than": "TIME",
+        "copy store": "STORE",
+        "copy to": "PLACE",
         "retrain recipe": "RECIPE.toml",
         "retrain --date": "DATE",
         "retrain --wait": "TIME",
@@ -675,6 +694,7 @@ CALLS: dict[str, str] = {
     "pipelines.maintenance.verify": "store progress=",
     "pipelines.maintenance.doctor": "store progress=",
     "pipelines.maintenance.gc": "store older_than",
+    "pipelines.maintenance.copy": "store to progress=",
 }
 
 
