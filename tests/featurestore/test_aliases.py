@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from builders import commit, pictures
 from featurestore import aliases
 from featurestore.errors import StoreCorrupt, StoreLocked, StoreNotFound, UsageError
+from featurestore.storage.files import delete
 from featurestore.storage.local import LocalStorage
 from featurestore.store import FeatureStore
 from pipelines import commands
@@ -23,9 +23,9 @@ from pipelines.training import train_head
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FeatureStore:
+def store(place: PurePath) -> FeatureStore:
     """Two heads on some features without images."""
-    made = FeatureStore.create(tmp_path / "store")
+    made = FeatureStore.create(place)
     commit(
         made,
         "20260101T000000000000Z-embed-000000",
@@ -40,6 +40,7 @@ def heads(store: FeatureStore) -> list[str]:
     return [run.run_id for run in store.runs() if run.kind == "train"]
 
 
+@pytest.mark.everywhere
 def test_without_a_name_the_champion_is_taken_else_the_newest(store: FeatureStore) -> None:
     first, second = heads(store)
     said: list[str] = []
@@ -64,6 +65,7 @@ def test_an_alias_is_a_name_beside_ids_and_their_ends(store: FeatureStore) -> No
         find_head(store, "champ")
 
 
+@pytest.mark.everywhere
 def test_where_it_pointed_before_is_kept(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = heads(store)
     times = iter(f"2026-11-0{day}T00:00:00+00:00" for day in range(1, 9))
@@ -88,10 +90,11 @@ def test_a_promise_outlives_a_power_cut(store: FeatureStore, monkeypatch: pytest
         assert [path for path in flushed if path.suffix != ".tmp"] == ([] if parents is None else [*parents, folder])
 
 
+@pytest.mark.everywhere
 def test_an_alias_of_a_head_that_is_gone_is_damage(store: FeatureStore) -> None:
     first, second = heads(store)
     promote(store, first)
-    shutil.rmtree(store.run_folder(first))
+    delete(store.run_folder(first))
     (finding,) = verify(store.path)
     assert finding.path == "aliases/champion.json" and first in finding.problem
     assert doctor(store.path).artifacts == ["aliases/champion.json"]

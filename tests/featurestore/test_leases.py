@@ -17,7 +17,7 @@ from pathlib import PurePath
 import pytest
 
 import object_servers
-from builders import commit, journal, pictures
+from builders import SPEC, commit, journal, pictures
 from featurestore import aliases, header, layout
 from featurestore.errors import BucketError, StoreError, StoreLocked
 from featurestore.storage import buckets, leases, probe
@@ -103,7 +103,8 @@ def test_a_holder_that_slept_past_its_lease_commits_nothing(place: PurePath, mon
     asleep(monkeypatch)
     with store.lock():
         staging = journal(store, "r2", [pictures(range(3, 6))])
-        before = {table.path.name: table.version for table in (store.catalog, store.labels)}
+        tables = (store.catalog, store.labels, store.table(SPEC.set_name))
+        before = [table.version for table in tables]
         told = header.read(place)
         thief = take(place, "another driver")
         for act in (
@@ -115,7 +116,7 @@ def test_a_holder_that_slept_past_its_lease_commits_nothing(place: PurePath, mon
         ):
             with pytest.raises(StoreLocked, match=r"has lost the lock s3://.*another driver has it: run"):
                 act()
-        assert {table.path.name: table.version for table in (store.catalog, store.labels)} == before
+        assert [table.version for table in tables] == before
         assert header.read(place) == told and staging.feature_set is not None
     assert state_of(place)["holder"] == "another driver"  # what was lost is not given back
     thief.release()

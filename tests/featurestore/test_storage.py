@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -67,6 +67,9 @@ class MemoryStorage:
         if (data := self.files.get(str(path))) is not None:
             return Stat("file", len(data), 0, str(self.writes[str(path)]))
         return Stat("folder", 0, 0, "") if any(name.startswith(f"{path}/") for name in self.files) else None
+
+    def stats(self, folder: PurePath, names: Collection[str]) -> dict[str, Stat]:
+        return {name: found for name in names if (found := self.stat(folder / name))}
 
     @contextmanager
     def open(self, path: PurePath) -> Iterator[io.BytesIO]:

@@ -272,10 +272,10 @@ def test_a_ledger_is_read_anew_when_it_was_written_anew(store: FeatureStore) -> 
     for number in range(3):
         ledger.write(path, ledger.Ledger(1, number, {"data/x": "0" * 64}))
         assert ledger.read(path).rows == number
-    assert (ledger.damage(path / "data" / "x", "0" * 64) or "").endswith("Got: no such file")
+    assert (ledger.damage(path / "data" / "x", "0" * 64, None) or "").endswith("Got: no such file")
     with pytest.raises(StoreCorrupt, match="no such file; `penult doctor`"):
-        ledger.check(path, ["data/other", "data/x"])
-    ledger.check(path, ["data/other"])  # a file that it does not know passes
+        ledger.check(path, ["data/other", "data/x"], {})
+    ledger.check(path, ["data/other"], {})  # a file that it does not know passes
 
 
 def tables_of(store: FeatureStore) -> dict[str, Table]:

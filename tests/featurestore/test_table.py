@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from threading import Barrier
 
@@ -34,8 +34,8 @@ NAMES = LABELS.names
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
-    made = Table(tmp_path / "labels.lance")
+def table(place: PurePath) -> Table:
+    made = Table(place / "labels.lance")
     made.create(LABELS)
     return made
 
@@ -53,6 +53,7 @@ def expected(**runs: range) -> Counter[tuple[str, str]]:
     return Counter((str(i), run_id) for run_id, uris in runs.items() for i in uris)
 
 
+@pytest.mark.everywhere
 def test_commit_is_idempotent(table: Table) -> None:
     staged = table.stage([rows("r1", range(5)), rows("r1", range(5, 9))])
     assert table.count() == 0 and not table.has_run("r1")
@@ -77,6 +78,7 @@ def test_what_lance_panics_at_is_a_sentence(tmp_path: Path) -> None:
         table.read(NAMES)
 
 
+@pytest.mark.everywhere
 def test_rows_come_back_as_written(table: Table) -> None:
     batch = label_rows("r1", [Picture("é/'\"", None, None, "val", ""), Picture("", None, "x", None, "g")])
     table.commit("r1", table.stage([batch]))
@@ -104,6 +106,7 @@ def together(count: int, work: object) -> list[bool]:
         return list(pool.map(start, range(count)))
 
 
+@pytest.mark.everywhere
 def test_same_commit_from_six_threads_lands_once(table: Table) -> None:
     table.commit("r0", table.stage([rows("r0", range(4))]))
     staged = table.stage([rows("r1", range(10, 17))])
@@ -112,6 +115,7 @@ def test_same_commit_from_six_threads_lands_once(table: Table) -> None:
     assert stored(table) == expected(r0=range(4), r1=range(10, 17))
 
 
+@pytest.mark.everywhere
 def test_different_runs_from_six_threads_all_land(table: Table) -> None:
     def work(number: int) -> bool:
         run_id = f"r{number // 2}"  # each run is committed by two threads
@@ -137,6 +141,7 @@ def test_what_another_writer_takes_back_meanwhile_is_not_missed(table: Table, mo
     assert lost in flushed and stored(table) == expected(r1=range(3))
 
 
+@pytest.mark.everywhere
 def test_replaces_deletes_exactly_the_old_rows_in_one_version(table: Table) -> None:
     table.commit("r1", table.stage([rows("r1", range(10))]))
     table.commit("other", table.stage([rows("other", range(10), "second")]))
@@ -259,6 +264,7 @@ def test_staging_nothing_commits_nothing(table: Table) -> None:
     assert table.state() == before
 
 
+@pytest.mark.everywhere
 def test_restage_keeps_the_chosen_rows(table: Table) -> None:
     [staged] = table.stage([rows("r1", range(6)), rows("r1", range(6, 11))])
     uris = [uri for (chunk,) in table.staged_columns(staged, ["uri"]) for uri in chunk.to_pylist()]
@@ -275,6 +281,7 @@ def data_file(table: Table) -> Path:
     return path
 
 
+@pytest.mark.everywhere
 def test_intact_staged_files(table: Table) -> None:
     [staged] = table.stage([rows("r1", range(50))])
     assert table.staged_damage(staged, whole=True) is None
@@ -366,6 +373,7 @@ def test_newest_manifest_is_the_smallest_name(table: Table) -> None:
     assert newest(table) < first
 
 
+@pytest.mark.everywhere
 def test_conditions_and_columns(table: Table) -> None:
     table.commit("r1", table.stage([rows("r1", range(20)), rows("r1", range(5), "second")]))
     assert table.count("label_set = 'second'") == 5

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from unittest import mock
 
@@ -122,8 +122,8 @@ def test_where_rows_are_replaced_the_work_stays_in_proportion(steps: list[tuple[
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Iterator[Table]:
-    made = Table(tmp_path / "labels.lance")
+def table(place: PurePath) -> Iterator[Table]:
+    made = Table(place / "labels.lance")
     made.create(LABELS)
     with few_rows_a_tier():
         yield made
@@ -149,6 +149,7 @@ def files(table: Table) -> set[str]:
     return {f"{name}/{path.name}" for name in ("data", "_deletions") for path in (table.path / name).glob("*")}
 
 
+@pytest.mark.everywhere
 def test_tend_keeps_every_row_with_every_column(table: Table) -> None:
     for run in range(compaction.TIER):
         add(table, run, 2)
@@ -176,6 +177,7 @@ def test_what_is_merged_is_flushed_and_in_the_ledger(table: Table) -> None:
     assert known.files[piece.data[0]] == sha256_of(table.path / piece.data[0])
 
 
+@pytest.mark.everywhere
 def test_fragments_mostly_deleted_are_written_again(table: Table) -> None:
     add(table, 0, 40)
     add(table, 1, replaces=[f"0/{number}" for number in range(21)])

@@ -60,7 +60,7 @@ def test_a_store_in_a_bucket_takes_every_command(
     assert [run["run"].split("-")[1] for run in done("runs")] == ["embed", "embed", "compare"]
 
     (tmp_path / "labels.csv").write_text(f"uri,label\n{picture.as_uri()},other\n")
-    assert done("label", tmp_path / "labels.csv")["labels"] == 1
+    assert done("label", tmp_path / "labels.csv")["labels"] == {"other": 1}
     done("train", "--head", "ncm")
     assert done("verify") == []
     assert done("doctor")["repairs"] == []
