@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from featurestore import aliases, layout
@@ -19,6 +19,7 @@ from featurestore.maintenance.verify import Finding, Progress, is_store, tables_
 from featurestore.maintenance.verify import verify as verify_tables
 from featurestore.runs import RunRecord
 from featurestore.snapshot import Snapshot
+from featurestore.storage.base import location
 from featurestore.storage.files import exists, is_file, listed, read_sealed, sha256_of, size_of
 from featurestore.storage.lock import locked
 from featurestore.storage.npz import read_npz
@@ -29,7 +30,7 @@ from pipelines.run_kinds import kind_of
 DIGEST = re.compile("[0-9a-f]{64}")
 
 
-def verify(store: str | Path, progress: Progress = lambda _done, _total: None) -> list[Finding]:
+def verify(store: str | PurePath, progress: Progress = lambda _done, _total: None) -> list[Finding]:
     """Find all damage in a store: tables, journals, run records, heads, fine-tuned backbones, kept outcomes of fits.
 
     Raises:
@@ -61,7 +62,7 @@ class DoctorResult:
         return asdict(self)
 
 
-def doctor(store: str | Path, progress: Callable[[int, int], None] | None = None) -> DoctorResult:
+def doctor(store: str | PurePath, progress: Callable[[int, int], None] | None = None) -> DoctorResult:
     """Repair a store; embed and label again only what is lost, from the sources that the store's runs name.
 
     Damaged files are moved to ``STORE/damaged``. In a store without damage, only the finished shards of dead runs are
@@ -99,7 +100,7 @@ def doctor(store: str | Path, progress: Callable[[int, int], None] | None = None
     return result
 
 
-def gc(store: str | Path, older_than: float) -> dict[str, int]:
+def gc(store: str | PurePath, older_than: float) -> dict[str, int]:
     """Remove what no run needs any more, and merge small files; see ``featurestore.maintenance.gc.collect``.
 
     Images that no source has listed for ``older_than`` seconds are forgotten, with their features.
@@ -122,8 +123,8 @@ def gc(store: str | Path, older_than: float) -> dict[str, int]:
     return freed | {"removed images": forgotten}
 
 
-def _existing(store: str | Path) -> PurePath:
-    if not is_store(path := Path(store)):
+def _existing(store: str | PurePath) -> PurePath:
+    if not is_store(path := location(store)):
         raise StoreNotFound(f"There is no penult store at {path}.")
     return path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class Prediction:
 
 def predict(
     pictures: list[str],
-    store: str | Path,
+    store: str | PurePath,
     head_id: str | None = None,
     options: PredictOptions = PredictOptions(),
     say: Say = lambda _: None,

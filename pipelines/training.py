@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def with_views(store: FeatureStore, data: FitData, dataset: Dataset) -> Dataset 
     return store.augmented(dataset.part(TRAIN), data.views, data.views_set) if data.views else None
 
 
-def train_head(store: str | Path, options: TrainOptions = TrainOptions()) -> dict[str, Any]:
+def train_head(store: str | PurePath, options: TrainOptions = TrainOptions()) -> dict[str, Any]:
     """Train one head and keep it; return the object that ``penult train --json`` prints.
 
     With ``options.list_misclassified`` the object also has "misclassified", see ``heads.train.misclassified``.
@@ -73,7 +73,7 @@ def train_head(store: str | Path, options: TrainOptions = TrainOptions()) -> dic
 
 
 def compare_heads(
-    store: str | Path,
+    store: str | PurePath,
     options: CompareOptions = CompareOptions(),
     progress: Callable[[int, int], None] | None = None,
     *,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import cache
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from PIL import Image
 
 import object_servers
 from featurestore.spec import CROPS
+from featurestore.storage.base import location
+from featurestore.storage.objects import ObjectStorage
 from heads.evaluation import learning_curve
 from object_servers import ObjectServer
 from pipelines.backbones import canary
@@ -49,9 +53,19 @@ def pytest_collection() -> Iterator[object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First signals, to a process in which no other library has run; then the wheel's demo, which cannot be split."""
+    """First signals, to a process in which no other library has run; then the wheel's demo, which cannot be split.
+
+    Without what would run in a bucket and has no mark for it.
+    """
+    items[:] = [item for item in items if _place(item) != "s3" or item.get_closest_marker("everywhere")]
     first = ("test_signals.py", "test_wheel.py")
     items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
+
+
+def _place(item: pytest.Item) -> object:
+    return (
+        item.callspec.params.get("place") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+    )
 
 
 class CountingEngine:
@@ -108,6 +122,27 @@ def bucket(seaweedfs: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in seaweedfs.environment.items():
         monkeypatch.setenv(name, value)
     return seaweedfs.make_bucket()
+
+
+@pytest.fixture(scope="session")
+def shared_bucket(seaweedfs: ObjectServer) -> str:
+    """A bucket for all stores of this process, which is proved once."""
+    return seaweedfs.make_bucket()
+
+
+@pytest.fixture
+def bucket_place(seaweedfs: ObjectServer, shared_bucket: str, monkeypatch: pytest.MonkeyPatch) -> PurePath:
+    """Where nothing is yet in a bucket, for a store; what is old is removed at once, as on a disk."""
+    for name, value in seaweedfs.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ObjectStorage, "grace", timedelta(0))
+    return location(f"s3://{shared_bucket}/{secrets.token_hex(8)}/store")
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> PurePath:
+    """Where nothing is yet, for a store: on a disk and, for tests with the mark ``everywhere``, in a bucket."""
+    return tmp_path / "store" if request.param == "disk" else request.getfixturevalue("bucket_place")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ a ``pathlib.Path`` lies on a local disk. A new storage is a class with these met
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -48,6 +48,9 @@ class Storage(Protocol):
 
     def stat(self, path: PurePath, follow: bool = True) -> Stat | None:
         """Return what is at a location, or None; ``follow`` links, or tell of the link itself."""
+
+    def stats(self, folder: PurePath, names: Collection[str]) -> dict[str, Stat]:
+        """Return what is at the names below a folder that are there, as ``stat`` does; in few requests."""
 
     def open(self, path: PurePath) -> AbstractContextManager[io.BufferedIOBase]:
         """Open a file for reading at random; refuse anything else in its place, such as a pipe."""

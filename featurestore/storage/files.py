@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePath
 from typing import Any
@@ -31,6 +32,11 @@ def stat(path: PurePath) -> Stat | None:
         StoreError: this user may not look.
     """
     return storage_of(path).stat(path)
+
+
+def stats(folder: PurePath, names: Collection[str]) -> dict[str, Stat]:
+    """Return what is at the names below a folder that are there; raise what ``stat`` raises."""
+    return storage_of(folder).stats(folder, names)
 
 
 def exists(path: PurePath) -> bool:

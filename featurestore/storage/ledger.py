@@ -7,12 +7,14 @@ the writer of that commit died before it could update the ledger.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import PurePath
 
 from featurestore import layout
 from featurestore.errors import StoreCorrupt
+from featurestore.storage.base import Stat
 from featurestore.storage.files import read_sealed, sha256_of, stat, write_sealed
 
 MAX_BYTES = 1 << 28  # about two million files
@@ -59,21 +61,25 @@ def write(table: PurePath, ledger: Ledger) -> None:
     write_sealed(table / layout.LEDGER, {"table": table.name, **asdict(ledger)}, MAX_BYTES)
 
 
-def check(table: PurePath, names: list[str]) -> None:
+def check(table: PurePath, names: Sequence[str], found: Mapping[str, Stat]) -> None:
     """Compare files with their digests. Files that are not in the ledger pass. Each file is read once per process.
+
+    Args:
+        table: its folder.
+        names: of the files, relative to the table.
+        found: what is at these names; see ``files.stats``.
 
     Raises:
         StoreCorrupt: a file is missing or has changed.
     """
     known = read(table).files
     for name in names:
-        if name in known and (problem := damage(table / name, known[name])):
+        if name in known and (problem := damage(table / name, known[name], found.get(name))):
             raise StoreCorrupt(f"{problem}; `penult doctor` brings back what can be had.")
 
 
-def damage(path: PurePath, sha256: str) -> str | None:
-    """Return what is wrong with a file that should have this digest, or None."""
-    found = stat(path)
+def damage(path: PurePath, sha256: str, found: Stat | None) -> str | None:
+    """Return what is wrong with a file that should have this digest, or None; ``found`` is what is there."""
     if found is None:
         return f"Expected: {path}. Got: no such file"
     actual = _sha256_of(path, found.token)

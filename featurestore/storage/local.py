@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path, PurePath
@@ -44,6 +44,10 @@ class LocalStorage:
         except OSError as error:  # for example a link to itself
             raise StoreCorrupt(f"Expected: a file at {path}. Got: {error.strerror}.") from error
         return _stat(found)
+
+    def stats(self, folder: PurePath, names: Collection[str]) -> dict[str, Stat]:
+        """Return what is at the names below a folder that are there."""
+        return {name: found for name in names if (found := self.stat(folder / name)) is not None}
 
     @contextmanager
     def open(self, path: PurePath) -> Iterator[io.BufferedReader]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain, islice
@@ -23,6 +23,7 @@ from featurestore.storage.probe import prove
 SCHEMES = ("s3", "gs", "az")
 BLOCK_BYTES = 4 * 2**20  # read at once
 DELETED_AT_ONCE = 1000
+FEW = 2  # files, looked at one by one
 GRACE = timedelta(days=1)
 
 
@@ -53,6 +54,13 @@ class ObjectStorage:
         if (info := buckets.head(str(path))) is not None:
             return _stat(info)
         return Stat("folder", 0, 0, "") if next(buckets.listed(str(path)), None) else None
+
+    def stats(self, folder: PurePath, names: Collection[str]) -> dict[str, Stat]:
+        """Return what is at the names below a folder that are there: many are looked for in one listing."""
+        if len(names) <= FEW:
+            return {name: found for name in names if (found := self.stat(folder / name)) is not None}
+        wanted = {str(folder / name): name for name in names}
+        return {wanted[info.uri]: _stat(info) for info in buckets.listed(str(folder)) if info.uri in wanted}
 
     @contextmanager
     def open(self, path: PurePath) -> Iterator[io.BufferedIOBase]:

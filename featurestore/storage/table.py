@@ -20,7 +20,7 @@ from lance.schema import LanceSchema
 from featurestore.errors import StoreCorrupt, StoreError
 from featurestore.storage import ledger
 from featurestore.storage.base import storage_of
-from featurestore.storage.files import delete, flush, listed, sha256_of, size_of
+from featurestore.storage.files import delete, flush, listed, sha256_of, size_of, stats
 from featurestore.storage.fragments import Replaced, addition, data_names, digests_of, fragment_of, rows_of
 from featurestore.storage.versions import Versions
 
@@ -177,11 +177,14 @@ class Table(Versions):
     def staged_damage(self, staged: str, whole: bool = False) -> str | None:
         """Return what is wrong with a staged fragment's files: missing or of another size; ``whole``: digests too."""
         fragment, digests = fragment_of(staged), digests_of(staged)
-        if problem := self.missing(fragment):
+        found = stats(self.path, names := data_names(fragment))
+        if problem := self.missing(fragment, found):
             return problem
-        for name in data_names(fragment):
-            if whole and name in digests and (problem := ledger.damage(self.path / name, digests[name])):
-                return problem
+        for name in names:
+            if whole and name in digests:
+                problem = ledger.damage(self.path / name, digests[name], found.get(name))
+                if problem is not None:
+                    return problem
         return None
 
     def commit(

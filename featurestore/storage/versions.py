@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from pathlib import PurePath
@@ -21,8 +21,8 @@ from lance.fragment import FragmentMetadata
 from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound, trouble
 from featurestore.storage import ledger
-from featurestore.storage.base import storage_of
-from featurestore.storage.files import delete, exists, flush, listed, sha256_of, size_of, stat, token_of
+from featurestore.storage.base import Stat, storage_of
+from featurestore.storage.files import delete, exists, flush, listed, sha256_of, size_of, stats
 from featurestore.storage.fragments import Piece, data_names, deletion_names, digests_of
 
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
@@ -113,19 +113,22 @@ class Versions:
         dataset = self.open(version)
         fragments = [fragment.metadata for fragment in dataset.get_fragments()]
         fragments = [fragment for fragment in fragments if ids is None or fragment.id in ids]
+        data = [name for f in fragments for name in data_names(f)]
+        deletions = [name for f in fragments for name in deletion_names(f)]
+        found = stats(self.path, [*data, *deletions])
         for fragment in fragments:
-            if problem := self.missing(fragment):
+            if problem := self.missing(fragment, found):
                 raise StoreCorrupt(f"{problem}; `penult doctor` brings back what can be had.")
-        ledger.check(self.path, [name for f in fragments for name in deletion_names(f)])
-        names = [name for f in fragments for name in data_names(f)]
-        if self.sealed:
-            ledger.check(self.path, names)
+        ledger.check(self.path, deletions + (data if self.sealed else []), found)
         return dataset
 
-    def missing(self, fragment: FragmentMetadata) -> str | None:
+    def missing(self, fragment: FragmentMetadata, found: Mapping[str, Stat] | None = None) -> str | None:
         """Return which data file is missing or has the wrong size: Lance would wait for it, or read all of it."""
-        for file, name in zip(fragment.files, data_names(fragment), strict=True):
-            size = size_of(self.path / name)
+        names = data_names(fragment)
+        found = stats(self.path, names) if found is None else found
+        for file, name in zip(fragment.files, names, strict=True):
+            there = found.get(name)
+            size = there.size if there and there.kind == "file" else None
             if size is None or (file.file_size_bytes and size != file.file_size_bytes):
                 return f"Expected: {self.path / name} of {file.file_size_bytes} bytes. Got: {size}"
         return None
@@ -144,9 +147,10 @@ class Versions:
                 )
             if number not in versions:
                 return lance.dataset(self.uri, version=number, storage_options=self.options)  # raises Lance's own error
-            ledger.check(self.path, [versions[number]])
-            token, options = token_of(self.path / versions[number]), tuple(sorted(self.options.items()))
-            return _dataset(self.uri, number, token, options)
+            found = stats(self.path, [name := versions[number]])
+            ledger.check(self.path, [name], found)
+            token = found[name].token if name in found else None
+            return _dataset(self.uri, number, token, tuple(sorted(self.options.items())))
 
     @contextmanager
     def writing(self, causes: Sequence[BaseException] = ()) -> Iterator[None]:
@@ -179,17 +183,17 @@ class Versions:
         """Flush the files, apart from data files, of a commit that began at ``since_ns`` (wall clock)."""
         for name in ("_deletions", "_transactions", "_versions"):
             folder = self.path / name
-            for path in listed(folder):
-                found = stat(path)  # None for another writer's temporary file or failed attempt
-                if found and found.modified_ns >= since_ns - CLOCK_SLACK_NS:
-                    flush(path, missing_ok=True)
+            names = [path.name for path in listed(folder)]
+            for file, found in stats(folder, names).items():  # another writer's temporary file may be gone
+                if found.modified_ns >= since_ns - CLOCK_SLACK_NS:
+                    flush(folder / file, missing_ok=True)
             flush(folder, missing_ok=True)
         flush(self.path)
 
     def note(self, staged: Iterable[str] = ()) -> None:
         """Update the ledger to the latest version if it is behind."""
         known, versions = ledger.read(self.path), self.versions()
-        there = {name for name in known.files if exists(self.path / name)}
+        there = set(stats(self.path, known.files))
         if known.version == max(versions) and len(there) == len(known.files):
             return
         transactions = (f"_transactions/{path.name}" for path in listed(self.path / "_transactions"))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable
+from functools import wraps
+from pathlib import PurePath
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from featurestore.errors import PenultError, trouble
+from featurestore.storage import settings
+from featurestore.storage.base import location
+from featurestore.storage.settings import OPTIONS
 from pipelines import signals
 from pipelines.options import LABEL_SET, MOVED_WEIGHTS
 
@@ -25,7 +31,22 @@ app = typer.Typer(
     "--max-removed, 4 a data check blocked a retrain, 75 the store is locked.",
 )
 
-Store = Annotated[Path, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")]
+STORE = typer.Option(
+    "--store",
+    envvar="PENULT_STORE",
+    metavar="PLACE",
+    help="The feature store: a folder, or a place in a bucket (s3://, gs://, az://).",
+    parser=location,
+)
+Store = Annotated[PurePath, STORE]
+StorageOptions = Annotated[
+    list[str],
+    typer.Option(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        help=f"Of buckets; repeatable. KEY: {', '.join(OPTIONS)}. Else the usual environment says it.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 MovedWeights = Annotated[str | None, typer.Option(MOVED_WEIGHTS.flag, help=MOVED_WEIGHTS.help)]
 NamedHead = Annotated[
@@ -35,6 +56,25 @@ NamedHead = Annotated[
     ),
 ]
 LabelSet = Annotated[str, typer.Option(help=LABEL_SET.help)]
+
+
+def with_storage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option ``--storage-option``, which sets variables before anything else starts."""
+    hints = get_type_hints(command, include_extras=True) | {"storage_option": StorageOptions}
+    parameters = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command).parameters.items()
+    ]
+    added = inspect.Parameter("storage_option", inspect.Parameter.KEYWORD_ONLY, default=[], annotation=StorageOptions)
+
+    @wraps(command)
+    def run(storage_option: list[str], **given: Any) -> None:
+        settings.use(storage_option)
+        command(**given)
+
+    run.__signature__ = inspect.Signature([*parameters, added])  # type: ignore[attr-defined]
+    run.__annotations__ = hints
+    return run
 
 
 def print_json(wanted: bool, value: Any) -> None:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 
 
 @app.command()
+@with_storage_options
 def champion(
     store: Store,
     alias: Annotated[str, typer.Option(help="Another alias.")] = "champion",

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from featurestore.errors import UsageError
-from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 from pipelines.commands.fields import by_fields
 from pipelines.options import CompareOptions
 from pipelines.written_options import WrittenOptions
 
 
 @app.command(context_settings={"allow_extra_args": True})  # further nets of --hidden
+@with_storage_options
 @by_fields
 def compare(
     context: typer.Context,

@@ -9,14 +9,14 @@ import typer
 from typer.core import TyperCommand
 
 from featurestore.options import Option
-from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 from pipelines.commands.fields import by_fields
 from pipelines.images.augmentation import Augmentation
 from pipelines.options import MAX_FAILURE_RATE, EmbedOptions, check_share
 from pipelines.written_options import CropFlags
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import PurePath
 
     from pipelines.embedding.embed import EmbedResult
 
@@ -62,6 +62,7 @@ class _RunnerCommand(TyperCommand):
 
 
 @app.command(cls=_RunnerCommand)
+@with_storage_options
 @by_fields
 def embed(
     context: typer.Context,
@@ -94,7 +95,7 @@ def embed(
         images.check(request.max_failure_rate, options.max_removed)
 
 
-def _embedded(source: str, store: Path, jobs: list[tuple[str, EmbedOptions]]) -> list[EmbedResult]:
+def _embedded(source: str, store: PurePath, jobs: list[tuple[str, EmbedOptions]]) -> list[EmbedResult]:
     """Run a source's jobs, each with a bar, and tell what each did."""
     from pipelines.commands import output
     from pipelines.embedding.embed import embed as run

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.base import Json, NamedHead, Store, app, print_json
+from pipelines.commands.base import Json, NamedHead, Store, app, print_json, with_storage_options
 from pipelines.commands.fields import by_fields
 from pipelines.options import ExportOptions
 
 
 @app.command()
+@with_storage_options
 @by_fields
 def export(
     store: Store,

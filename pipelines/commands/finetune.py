@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.base import Json, MovedWeights, Store, app, print_json
+from pipelines.commands.base import Json, MovedWeights, Store, app, print_json, with_storage_options
 from pipelines.commands.fields import by_fields
 from pipelines.options import FinetuneOptions
 
 
 @app.command()
+@with_storage_options
 @by_fields
 def finetune(
     store: Store,

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.base import Json, LabelSet, Store, app, print_json
+from pipelines.commands.base import Json, LabelSet, Store, app, print_json, with_storage_options
 
 
 @app.command()
+@with_storage_options
 def label(
     file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet: path or uri, and any of label, split, group.")],
     store: Store,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 
 
 @app.command()
@@ -38,6 +38,7 @@ def heads(as_json: Json = False) -> None:
 
 
 @app.command()
+@with_storage_options
 def runs(store: Store, as_json: Json = False) -> None:
     """List the store's runs, and the nights that have not ended.
 

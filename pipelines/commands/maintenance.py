@@ -8,10 +8,11 @@ import typer
 
 from featurestore.errors import StoreCorrupt
 from featurestore.options import seconds
-from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 
 
 @app.command()
+@with_storage_options
 def verify(store: Store, as_json: Json = False) -> None:
     """Read everything and say what is damaged.
 
@@ -31,6 +32,7 @@ def verify(store: Store, as_json: Json = False) -> None:
 
 
 @app.command()
+@with_storage_options
 def doctor(store: Store, as_json: Json = False) -> None:
     """Repair a damaged store.
 
@@ -47,6 +49,7 @@ def doctor(store: Store, as_json: Json = False) -> None:
 
 
 @app.command()
+@with_storage_options
 def gc(
     store: Store,
     older_than: Annotated[

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 
 Reason = Annotated[str, typer.Option(help="Why, in a sentence; `penult champion` shows it.")]
 
 
 @app.command()
+@with_storage_options
 def promote(
     store: Store,
     head: Annotated[
@@ -37,6 +38,7 @@ def promote(
 
 
 @app.command()
+@with_storage_options
 def rollback(
     store: Store,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import typer
@@ -12,7 +12,7 @@ import typer
 from featurestore.errors import Blocked, UsageError
 from featurestore.limits import check_count
 from featurestore.options import Option
-from pipelines.commands.base import Json, app, print_json
+from pipelines.commands.base import STORE, Json, app, print_json, with_storage_options
 from pipelines.commands.fields import by_fields
 from pipelines.retraining.options import BLOCKED, UNCHANGED, RetrainOptions
 
@@ -31,12 +31,11 @@ class Request:
 
 
 @app.command()
+@with_storage_options
 @by_fields
 def retrain(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.toml", help="What to do; --init writes one.")] = None,
-    store: Annotated[
-        Path | None, typer.Option("--store", envvar="PENULT_STORE", help="The feature store's folder.")
-    ] = None,
+    store: Annotated[PurePath | None, STORE] = None,
     options: RetrainOptions = RetrainOptions(),
     request: Request = Request(),
     as_json: Json = False,

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from featurestore.errors import UsageError
-from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 
 
 @app.command()
+@with_storage_options
 def status(
     store: Store,
     failed: Annotated[bool, typer.Option("--failed", help="List the files that failed, with the reasons.")] = False,

@@ -10,7 +10,7 @@ import typer
 
 from featurestore.errors import UsageError
 from featurestore.options import Option, whole_numbers
-from pipelines.commands.base import Json, Store, app, print_json
+from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 from pipelines.commands.fields import by_fields
 from pipelines.options import TrainOptions
 from pipelines.written_options import WIDTHS
@@ -41,6 +41,7 @@ class FamilyOptions:
 
 
 @app.command()
+@with_storage_options
 @by_fields
 def train(
     store: Store,

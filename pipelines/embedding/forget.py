@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from featurestore.store import FeatureStore
 from pipelines.sources.corpus import source_uri
 
 
-def forget(store: str | Path, source: str | None, *, unknown_origin: bool = False) -> dict[str, Any]:
+def forget(store: str | PurePath, source: str | None, *, unknown_origin: bool = False) -> dict[str, Any]:
     """Forget which images a source lists; return the object that ``penult forget --json`` prints.
 
     Args:

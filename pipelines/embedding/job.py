@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from featurestore.journal import Staging
+from featurestore.storage.base import location
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.table import Tap
 from pipelines.images.augmentation import Augmentation
@@ -25,4 +25,4 @@ class EmbedJob:
 
     def staging(self) -> Staging:
         """Return the run's journal."""
-        return Staging(Path(self.store), self.run_id)
+        return Staging(location(self.store), self.run_id)

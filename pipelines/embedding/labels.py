@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,9 @@ class LabelResult:
         return asdict(self)
 
 
-def import_labels(file: str, store: str | Path, label_set: str = "default", *, withdraw: bool = False) -> LabelResult:
+def import_labels(
+    file: str, store: str | PurePath, label_set: str = "default", *, withdraw: bool = False
+) -> LabelResult:
     """Import labels, splits and groups from a file, which override those of the images' sources; or withdraw them.
 
     Label, split and group are independent. A column that the file lacks, or an empty cell, leaves the value as it was.

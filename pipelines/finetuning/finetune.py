@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ from pipelines.training import keep, load_dataset
 
 
 def finetune(
-    store: str | Path,
+    store: str | PurePath,
     head_id: str | None,
     options: FinetuneOptions,
     weights: str | None = None,

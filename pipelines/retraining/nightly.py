@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from featurestore import aliases, layout
@@ -42,7 +42,7 @@ EMPTY: dict[str, Any] = {  # an outcome in which nothing was done
 
 def retrain(
     recipe: str | Path,
-    store: str | Path,
+    store: str | PurePath,
     options: RetrainOptions = RetrainOptions(),
     console: Console = Console(),
 ) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import PurePath
 from typing import IO, Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
@@ -34,7 +34,7 @@ Attempt = tuple[str | None, bool]  # what went wrong, and whether another attemp
 
 
 def notify(
-    options: NotifyOptions, outcome: dict[str, Any], say: Callable[[str], None], store: str | Path | None = None
+    options: NotifyOptions, outcome: dict[str, Any], say: Callable[[str], None], store: str | PurePath | None = None
 ) -> list[str]:
     """Run the command and post to the URL, if a night's decision is one to tell of.
 
@@ -63,7 +63,7 @@ def notify(
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def _command(options: NotifyOptions, outcome: dict[str, Any], store: str | Path | None) -> str | None:
+def _command(options: NotifyOptions, outcome: dict[str, Any], store: str | PurePath | None) -> str | None:
     """Run the command; return what went wrong."""
     if options.command is None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class Cost:
     bytes: int
 
 
-def plan(store: str | Path, recipe: Recipe) -> dict[str, Any]:
+def plan(store: str | PurePath, recipe: Recipe) -> dict[str, Any]:
     """Return what a night would do: an outcome whose decision is "planned", with the object "plan" of its cost.
 
     Raises:

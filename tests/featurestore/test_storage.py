@@ -10,9 +10,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path, PurePath, PurePosixPath
 from types import SimpleNamespace
 
@@ -45,6 +46,8 @@ from featurestore.storage.local import LocalStorage
 from featurestore.storage.lock import locked, waiting
 from featurestore.storage.npz import read_npz, write_npz
 
+pytestmark = pytest.mark.everywhere
+
 
 class MemoryPath(PurePosixPath):
     """A location that no disk has."""
@@ -52,6 +55,8 @@ class MemoryPath(PurePosixPath):
 
 class MemoryStorage:
     """Files as bytes in a dictionary; folders are the beginnings of names, as in a bucket."""
+
+    grace = timedelta(0)
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -62,6 +67,9 @@ class MemoryStorage:
         if (data := self.files.get(str(path))) is not None:
             return Stat("file", len(data), 0, str(self.writes[str(path)]))
         return Stat("folder", 0, 0, "") if any(name.startswith(f"{path}/") for name in self.files) else None
+
+    def stats(self, folder: PurePath, names: Collection[str]) -> dict[str, Stat]:
+        return {name: found for name in names if (found := self.stat(folder / name))}
 
     @contextmanager
     def open(self, path: PurePath) -> Iterator[io.BytesIO]:
@@ -113,12 +121,17 @@ class MemoryStorage:
         yield None
         del self.held[str(path)]
 
+    def confirm(self, path: PurePath) -> None: ...
+
     @contextmanager
     def lease(self, folder: PurePath, alone: bool = False) -> Iterator[bool]:
         yield True
 
     def uri(self, path: PurePath) -> str:
         return f"memory://{path}"
+
+    def options(self, path: PurePath) -> dict[str, str]:
+        return {}
 
     def local(self, path: PurePath) -> Path:
         raise StoreError(f"{path} is in memory.")
@@ -139,12 +152,14 @@ def storage() -> MemoryStorage:
 STORE = MemoryPath("/a/store")
 
 
-# --- what every storage promises: the one on the disk, and the one from outside
+# --- what every storage promises: the one on the disk, the one in a bucket, and the one from outside
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, storage: MemoryStorage) -> PurePath:
     """An empty folder of each storage."""
+    if request.param == "s3":
+        return request.getfixturevalue("bucket_place")
     return tmp_path if request.param == "disk" else STORE
 
 

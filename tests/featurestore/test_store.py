@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,7 @@ from featurestore.spec import Preprocessing
 from featurestore.splits import TEST, TRAIN, VAL, Split
 from featurestore.status import status
 from featurestore.storage import compaction, ledger
-from featurestore.storage.files import read_sealed, write_sealed
+from featurestore.storage.files import delete, listed, read_bytes, read_sealed, replacing, write_sealed, write_text
 from featurestore.storage.fragments import Replaced
 from featurestore.storage.table import Table
 from featurestore.store import FeatureStore
@@ -54,8 +54,8 @@ NAME = SPEC.set_name
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FeatureStore:
-    return FeatureStore.create(tmp_path / "store")
+def store(place: PurePath) -> FeatureStore:
+    return FeatureStore.create(place)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_store_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(FeatureStore(name).dataset().X) == 3
 
 
-@pytest.mark.parametrize("name", [os.fsdecode(b"a\xff"), "a\nb", "s3://bucket/store", "ab:/x", "a+1:/x"])
+@pytest.mark.parametrize("name", [os.fsdecode(b"a\xff"), "a\nb", "ftp://bucket/store", "ab:/x", "a+1:/x"])
 def test_or_nearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="a folder here"):
@@ -131,6 +131,7 @@ def test_no_store(tmp_path: Path) -> None:
             FeatureStore(path)
 
 
+@pytest.mark.everywhere
 def test_newer_format_is_refused(store: FeatureStore) -> None:
     header = store.path / "penult.json"
     write_sealed(header, read_sealed(header) | {"format_version": 3})
@@ -198,6 +199,7 @@ def test_a_digit_of_the_format_version_that_flipped_is_no_newer_penult(store: Fe
         write_sealed(path, told | {"format_version": 2})
 
 
+@pytest.mark.everywhere
 def test_a_header_tells_tables_that_are_not_what_they_were(filled: FeatureStore) -> None:
     path = filled.path / layout.HEADER
     sound = read_sealed(path)
@@ -219,6 +221,7 @@ def test_a_header_tells_tables_that_are_not_what_they_were(filled: FeatureStore)
         FeatureStore(filled.path)
 
 
+@pytest.mark.everywhere
 def test_what_a_header_remembers(filled: FeatureStore) -> None:
     told = header.read(filled.path)
     assert (told["last_set"], told["last_run"], told["format_version"]) == (NAME, "r1", 2)
@@ -269,10 +272,10 @@ def test_a_ledger_is_read_anew_when_it_was_written_anew(store: FeatureStore) -> 
     for number in range(3):
         ledger.write(path, ledger.Ledger(1, number, {"data/x": "0" * 64}))
         assert ledger.read(path).rows == number
-    assert (ledger.damage(path / "data" / "x", "0" * 64) or "").endswith("Got: no such file")
+    assert (ledger.damage(path / "data" / "x", "0" * 64, None) or "").endswith("Got: no such file")
     with pytest.raises(StoreCorrupt, match="no such file; `penult doctor`"):
-        ledger.check(path, ["data/other", "data/x"])
-    ledger.check(path, ["data/other"])  # a file that it does not know passes
+        ledger.check(path, ["data/other", "data/x"], {})
+    ledger.check(path, ["data/other"], {})  # a file that it does not know passes
 
 
 def tables_of(store: FeatureStore) -> dict[str, Table]:
@@ -362,6 +365,7 @@ def test_who_holds_the_lock(store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 # -- sets ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 def test_resolve(store: FeatureStore) -> None:
     with pytest.raises(StoreNotFound, match="no features yet"):
         store.resolve()
@@ -397,6 +401,7 @@ def test_a_folder_that_may_not_be_listed_is_not_empty(filled: FeatureStore, monk
             ask()
 
 
+@pytest.mark.everywhere
 def test_add_set_twice(filled: FeatureStore) -> None:
     before = filled.table(NAME).state()
     assert filled.add_set(SPEC) == NAME
@@ -491,6 +496,7 @@ def test_commit_is_completed_after_a_crash_at_any_step(
     FeatureStore(filled.path)
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("table", ["catalog", "labels", "features"])
 def test_a_note_that_a_killed_run_owes_is_made_by_the_next(filled: FeatureStore, table: str) -> None:
     """Lance has the version, the ledger not yet: until it has, nothing tells damage to it."""
@@ -506,6 +512,7 @@ def test_a_note_that_a_killed_run_owes_is_made_by_the_next(filled: FeatureStore,
     ) and current.files.items() <= known.files.items()
 
 
+@pytest.mark.everywhere
 def test_a_journal_that_another_run_has_committed(filled: FeatureStore) -> None:
     with filled.lock():
         staging = journal(filled, "r2", [pictures([60])])
@@ -515,6 +522,7 @@ def test_a_journal_that_another_run_has_committed(filled: FeatureStore) -> None:
     assert filled.catalog.count() == 60
 
 
+@pytest.mark.everywhere
 def test_only_finished_shards_are_recovered(store: FeatureStore) -> None:
     rows = pictures(range(30))
     journal(store, "r1", [rows[:10], rows[10:20], rows[20:]], finished=2)
@@ -532,6 +540,7 @@ def test_a_run_that_died_before_its_first_word_is_forgotten(filled: FeatureStore
     assert pending(filled.path) == []
 
 
+@pytest.mark.everywhere
 def test_shards_with_the_same_content_embed_it_once(store: FeatureStore) -> None:
     """Two workers may meet the same bytes at the same time, in one run or in the next."""
     one = [Picture("a0", b"same"), Picture("a1", b"first")]
@@ -545,6 +554,7 @@ def test_shards_with_the_same_content_embed_it_once(store: FeatureStore) -> None
     assert store.to_arrow().num_rows == 4  # every checksum still holds
 
 
+@pytest.mark.everywhere
 def test_catalog_rows_without_features_are_dropped(store: FeatureStore) -> None:
     """A shard took a content for embedded by another shard, which then died."""
     rows = [Picture("0", b"0"), Picture("gone", b"never embedded"), Picture("bad", None)]
@@ -586,13 +596,14 @@ def test_recovery_says_what_was_damaged(filled: FeatureStore, caplog: pytest.Log
     assert uris(filled.catalog) == sorted([*map(str, range(60)), "61"]) and filled.labels.count() == 62
 
 
+@pytest.mark.everywhere
 def test_first_to_finish_a_shard_wins(store: FeatureStore) -> None:
     staging = journal(store, "r1", [pictures(range(4))])
     won = staging.entry(0)
     assert won is not None
     late = replace(won, rows_file="0.late.arrow", embedded=77)
     assert staging.finish(late, []) == won
-    assert sorted(p.name for p in (staging.folder / "shards").iterdir()) == ["0.json", "0.rows.arrow"]
+    assert [path.name for path in listed(staging.folder / "shards")] == ["0.json", "0.rows.arrow"]
     assert list(staging.entries()) == [won]
 
 
@@ -604,6 +615,7 @@ def relabel(store: FeatureStore, run_id: str, rows: list[Picture], label_set: st
         store.commit_labels(run_id, [label_rows(run_id, rows, label_set)])
 
 
+@pytest.mark.everywhere
 def test_relabelling_replaces_rows_of_its_label_set(filled: FeatureStore) -> None:
     relabel(filled, "r2", [Picture(str(i), None, "z") for i in range(5)], "second")
     relabel(filled, "r3", [Picture(str(i), None, "x") for i in range(3)])
@@ -681,6 +693,7 @@ def test_an_older_store_is_brought_up_once(store: FeatureStore, monkeypatch: pyt
 # -- what is known -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 def test_known_files(filled: FeatureStore) -> None:
     other = replace(SPEC, layer="other")
     commit(filled, "r2", [*pictures([70]), Picture("bad", None)], other)
@@ -694,6 +707,7 @@ def test_known_files(filled: FeatureStore) -> None:
     assert ask(other.set_name, *files) == [NOT_IN_SET, EMBEDDED, FAILED_BEFORE, CHANGED, CHANGED, NEW]
 
 
+@pytest.mark.everywhere
 def test_what_a_source_listed(filled: FeatureStore) -> None:
     def listed(run_id: str, label_set: str, **said: tuple[str | None, str | None, str | None]) -> None:
         with filled.lock():
@@ -719,6 +733,7 @@ def test_what_a_source_listed(filled: FeatureStore) -> None:
 # -- datasets ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 def test_dataset_is_what_was_written(filled: FeatureStore) -> None:
     data = filled.dataset()
     assert (data.feature_set, data.fingerprint, data.excluded) == (NAME, SPEC.fingerprint(), {})
@@ -729,6 +744,7 @@ def test_dataset_is_what_was_written(filled: FeatureStore) -> None:
     assert data.y.tolist() == ["abc"[int(uri) % 3] for uri in data.uris]
 
 
+@pytest.mark.everywhere
 def test_features_of_a_split(filled: FeatureStore) -> None:
     parts = {split: filled.features(NAME, split) for split in (TRAIN, VAL, TEST)}
     X, y, ids = filled.features()
@@ -883,6 +899,7 @@ def test_arrow_and_batches_agree(filled: FeatureStore) -> None:
         assert np.array_equal(vector(row["sha256"]).astype(np.float16), np.array(row["vector"], np.float16))
 
 
+@pytest.mark.everywhere
 def test_empty_set_reads_as_empty(store: FeatureStore) -> None:
     store.add_set(SPEC)
     assert store.to_arrow().num_rows == 0
@@ -906,7 +923,7 @@ def test_plain_lancedb_reads_the_same(filled: FeatureStore) -> None:
 
 
 def data_files(table: Table) -> list[Path]:
-    return sorted((table.path / "data").iterdir())
+    return listed(table.path / "data")  # type: ignore[return-value]
 
 
 def test_flipped_bit_in_a_vector_names_the_image(filled: FeatureStore) -> None:
@@ -951,22 +968,26 @@ def test_any_flipped_bit_is_an_error_or_harmless(filled: FeatureStore) -> None:
     assert outcomes["noticed"] > 50
 
 
+@pytest.mark.everywhere
 def test_lost_data_file_is_corrupt(filled: FeatureStore) -> None:
     for table, read in ((filled.table(NAME), filled.to_arrow), (filled.labels, filled.label_rows)):
         [path] = data_files(table)
-        raw = path.read_bytes()
-        path.unlink()
+        raw = read_bytes(path, 2**20)
+        delete(path)
         with pytest.raises(StoreCorrupt, match=table.path.name):
             read()
-        path.write_bytes(raw[: len(raw) // 2])
-        with pytest.raises(StoreCorrupt, match=table.path.name):
-            read()
-        path.write_bytes(raw)
+        for data in (raw[: len(raw) // 2], raw):
+            with replacing(path) as temporary:
+                temporary.write_bytes(data)
+            if data != raw:
+                with pytest.raises(StoreCorrupt, match=table.path.name):
+                    read()
 
 
 # -- status and runs -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 def test_status_counts(filled: FeatureStore) -> None:
     other = replace(SPEC, layer="other", dtype="float32")
     extra = [Picture("copy", b"0", "a"), Picture("bad", None), Picture("worse", None)]
@@ -1054,6 +1075,7 @@ def test_names_of_runs() -> None:
     assert not any(map(is_run_id, ("", "-a", ".a", "_a", "a b", "a'b", "a/b", "é", "a\n", None, 3)))
 
 
+@pytest.mark.everywhere
 def test_run_records(store: FeatureStore) -> None:
     ids = [new_run_id("train") for _ in range(3)]
     assert len(set(ids)) == 3 and [i.rsplit("-", 1)[0] for i in ids] == sorted(i.rsplit("-", 1)[0] for i in ids)
@@ -1065,7 +1087,7 @@ def test_run_records(store: FeatureStore) -> None:
     assert records[0].versions == library_versions() and library_versions().keys() == {"python", *LIBRARIES}
     with pytest.raises(StoreNotFound, match="penult runs"):
         RunRecord.read(store.run_folder("nothing"))
-    (store.run_folder(ids[0]) / "run.json").write_text("{")
+    write_text(store.run_folder(ids[0]) / "run.json", "{")
     with pytest.raises(StoreCorrupt, match=r"run\.json"):
         store.runs()
 
@@ -1242,6 +1264,7 @@ def test_a_commit_writes_the_header_once(store: FeatureStore, monkeypatch: pytes
     assert len(store.catalog.pieces()) == 1
 
 
+@pytest.mark.everywhere
 def test_a_header_that_somebody_else_wrote_meanwhile_is_left_alone(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -633,7 +633,9 @@ def test_a_version_is_opened_once_and_a_table_in_the_place_of_another_anew(
     opened: list[int] = []
     real = versions.lance.dataset
     monkeypatch.setattr(
-        versions.lance, "dataset", lambda uri, version: opened.append(version) or real(uri, version=version)
+        versions.lance,
+        "dataset",
+        lambda uri, version, **options: opened.append(version) or real(uri, version=version, **options),
     )
     table.commit("r1", table.stage([rows("r1", range(3))]))
     before = len(opened)

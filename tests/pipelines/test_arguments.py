@@ -78,6 +78,7 @@ TEXTS = {
         WORDS,
     ),
     "train --head": WORDS,
+    "--storage-option": ["", "x", "endpoint", "endpoint=", "secret_access_key=x", "ENDPOINT=x"],
     "--date": ["", "x", "yesterday", "2026", "2026-13-01", "2026-02-30", "1.11.2026"],
     "--log-format": ["", "yaml", "JSON"],
 }
