@@ -56,7 +56,7 @@ def proxy(server: str, delay: float = 0.0) -> Iterator[Proxy]:
                         continue
                 forth.write(data)
                 await forth.drain()
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # cancelled at the end
             pass
         finally:
             answering.cancel()

@@ -25,8 +25,7 @@ from pipelines.images.views import random_view
 from pipelines.sources import corpus, places
 
 HEARTBEAT_SECONDS = 0.5
-MAX_READS = 32  # at once
-READS_WAITING = 2  # begun or done and not taken, per read at once: a slow one does not hold up the others
+MAX_READS = 64  # at once
 MAX_BYTES_AHEAD = 256 * 2**20
 
 Read = tuple[bytes, int, int]  # see ``Place.read``
@@ -126,7 +125,7 @@ def reading_ahead(files: Iterator[File]) -> Generator[File, None, None]:
         try:
             for file in files:
                 at_once = places.in_flight(file.uri)
-                while ahead and (len(ahead) >= READS_WAITING * at_once or begun + max(0, file.size) > MAX_BYTES_AHEAD):
+                while ahead and (len(ahead) >= at_once or begun + max(0, file.size) > MAX_BYTES_AHEAD):
                     begun -= max(0, ahead[0].size)
                     yield ahead.popleft()
                 if at_once > 1:

@@ -20,7 +20,7 @@ from featurestore.storage.buckets import ObjectInfo
 from pipelines.sources import tars, uris
 from pipelines.sources.base import Blob, Entry, Place
 
-IN_FLIGHT = 32
+IN_FLIGHT = 64
 SMALL = 2**20  # bytes of objects that are read whole: some web servers give no parts
 MIN_AHEAD, MAX_AHEAD = 2**16, 2**23  # bytes read at once: for one look, and where one read follows another
 _BAD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]|[\ud800-\udfff]")  # clients cannot name these
