@@ -69,7 +69,8 @@ def embed(
         list[str],
         typer.Argument(
             metavar="SOURCE... [-- RUNNER OPTIONS]",
-            help="Folders (a sub-folder per class), manifests (.csv, .tsv, .parquet) or .tar shards; "
+            help="Folders (a sub-folder per class), manifests (.csv, .tsv, .parquet), .tar shards, or tables of "
+            "images (.parquet, .arrow); "
             "after --, options of the Beam runner.",
         ),
     ],

@@ -128,8 +128,8 @@ class Loader:
     def _load(self, file: File) -> list[Picture]:
         since = time.perf_counter()
         data, size, mtime_ns = corpus.read(file.uri, file.offset, file.size)
-        if file.offset >= 0 and mtime_ns != file.mtime_ns:  # another tar member may be at this offset now
-            raise ImageError("unreadable", "The tar has changed since it was listed: run again.")
+        if file.offset >= 0 and mtime_ns != file.mtime_ns:  # another image may be there now
+            raise ImageError("unreadable", "The file that holds it has changed since it was listed: run again.")
         file.size, file.mtime_ns = size, mtime_ns
         file.key = hashlib.sha256(data).digest()
         since = self._clock.add("read", since)

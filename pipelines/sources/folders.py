@@ -178,7 +178,7 @@ def _levels(root: str, names: _Names, listing: Listing) -> list[str]:
         )
         levels.append(WRAPPER)
         folder, folders = child, inside
-    if listing.split_folders and _are_splits(folder, folders, has_pictures, listing):
+    if listing.hints.split_folders and _are_splits(folder, folders, has_pictures, listing):
         levels.append(SPLIT)
     return [*levels, CLASS]
 

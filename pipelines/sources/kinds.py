@@ -5,10 +5,11 @@ from __future__ import annotations
 from pipelines.sources.base import SourceKind
 from pipelines.sources.folders import Folder
 from pipelines.sources.manifests import Manifest
+from pipelines.sources.tables import Tables
 from pipelines.sources.webdataset import Tars
 
-# The last one is asked first: a folder may be called photos.tar.
-_KINDS: dict[str, SourceKind] = {kind.name: kind for kind in (Manifest(), Tars(), Folder())}
+# The last one is asked first: a folder may be called photos.tar, and may hold nothing but tables.
+_KINDS: dict[str, SourceKind] = {kind.name: kind for kind in (Manifest(), Tars(), Folder(), Tables())}
 
 
 def register(kind: SourceKind) -> None:

@@ -17,6 +17,8 @@ from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.columns import find_columns, names_pictures, texts_of
 from pipelines.sources.listing import Listing, has_image_name, split_of
 from pipelines.sources.missing_files import why_missing
+from pipelines.sources.rows import ending_of
+from pipelines.sources.tables import image_column_of, list_tables
 from pipelines.sources.uris import local_path, mode_of, path_of, uri_of
 
 MAX_LINE = 2**20  # characters
@@ -47,7 +49,10 @@ class Manifest(SourceKind):
         return location.lower().endswith(self.endings) and mode_of(location) != 0
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
-        """Yield the image of each row."""
+        """Yield the image of each row, which may hold the image itself."""
+        table = uri_of(listing.location) if ending_of(listing.location) else None
+        if table is not None and image_column_of(table, listing) is not None:
+            return list_tables([table], listing)
         return list_manifest(listing)
 
 
@@ -135,7 +140,7 @@ def _parquet_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
                 for number, cells in enumerate(zip(*texts, strict=True), start=done + 1):
                     yield f"{listing.location}, row {number}", dict(zip(columns, cells, strict=True))
                 done += batch.num_rows
-    except pa.ArrowException as error:
+    except (ValueError, pa.ArrowException) as error:  # ValueError: a column's name that is not UTF-8
         raise SourceError(f"The manifest {listing.location} cannot be read: {error}.") from error
 
 

@@ -7,7 +7,7 @@ import re
 from contextlib import AbstractContextManager
 
 from featurestore.errors import ImageError
-from pipelines.sources import uris
+from pipelines.sources import rows, uris
 from pipelines.sources.base import Blob, Entry, Place
 
 
@@ -61,7 +61,8 @@ def source_uri(location: str | os.PathLike[str]) -> str:
 
 def locate(uri: str) -> Entry:
     """Return the unlabelled entry of a URI; size -1 where there is no such image."""
-    return _of(uri).locate(uri)
+    place = _of(uri)
+    return rows.locate(uri, place) if rows.holds(uri) else place.locate(uri)
 
 
 def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
@@ -70,7 +71,18 @@ def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
     Raises:
         ImageError: "vanished", "unreadable", "truncated" or "too_large".
     """
-    return _of(uri).read(uri, offset, size)
+    place = _of(uri)
+    return rows.read(uri, place) if rows.holds(uri) else place.read(uri, offset, size)
+
+
+def open_table(uri: str) -> rows.Rows:
+    """Open the table of a URI, anew also for ``read``, see ``rows``.
+
+    Raises:
+        OSError, ValueError, pa.ArrowException: there is none, or it is damaged.
+    """
+    rows.forget(uri)
+    return rows.open_table(uri, _of(uri))
 
 
 def open_blob(uri: str) -> AbstractContextManager[Blob]:
