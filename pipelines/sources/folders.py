@@ -15,6 +15,7 @@ from featurestore.errors import SourceError
 from pipelines.sources import uris
 from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside
+from pipelines.sources.metadata import has_metadata, with_metadata
 from pipelines.sources.uris import mode_of, printable, uri_of
 
 MAX_WRAPPERS = 4
@@ -44,7 +45,7 @@ class Folder(SourceKind):
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
         """Yield the images of the folder and of all folders below it."""
-        return list_folder(listing)
+        return with_metadata(list_folder(listing), listing)
 
 
 def list_folder(listing: Listing) -> Iterator[Entry]:
@@ -55,7 +56,8 @@ def list_folder(listing: Listing) -> Iterator[Entry]:
 
     - A wrapper: the only sub-folder of a folder without images. It holds sub-folders and no images itself.
     - Splits: sub-folders that are all called train, val or test (or training, validation, valid, dev, testing, in any
-      case). They name two or three splits, there are no images beside them, and at least one of them has sub-folders.
+      case). They name two or three splits, there are no images beside them, and at least one of them has sub-folders,
+      or a file says what the images in them are, see ``metadata``.
       An image directly in a split's folder belongs to that split and has no label.
 
     Hidden folders and those of ``listing.SYSTEM_FOLDERS`` are left out and do not count for these rules.
@@ -212,7 +214,8 @@ def _are_splits(folder: str, names: list[str], has_pictures: bool, listing: List
     """Return whether all folders here are splits; in doubt they are classes, and a note says why."""
     named = [name for name in names if name.lower() in SPLITS]
     splits = {SPLITS[name.lower()] for name in named}
-    deep = any(_holds_folders(os.path.join(folder, name)) for name in named)
+    below = [os.path.join(folder, name) for name in named]
+    deep = any(map(_holds_folders, below)) or any(map(has_metadata, [folder, *below]))
     if len(splits) < 2:
         return False
     if has_pictures:

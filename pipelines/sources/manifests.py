@@ -1,6 +1,6 @@
 """List a manifest: a CSV, TSV or Parquet file that names the images, one per row."""
 
-# ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH123
+# ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH122, PTH123
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
 from featurestore.errors import SourceError
@@ -30,7 +31,9 @@ _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 _Row = dict[str, str | None]
 
 
-class _Values(NamedTuple):
+class Values(NamedTuple):
+    """What a row says of its image."""
+
     label: str | None
     split: str | None
     group: str | None
@@ -63,18 +66,18 @@ def list_manifest(listing: Listing) -> Iterator[Entry]:
         SourceError: the file or a row of it is wrong, or two rows disagree about one image.
     """
     folder = os.path.dirname(os.path.abspath(listing.location))
-    seen: dict[bytes, _Values] = {}
-    shared: dict[_Values, _Values] = {}  # rows with equal values share a tuple
+    seen: dict[bytes, Values] = {}
+    shared: dict[Values, Values] = {}  # rows with equal values share a tuple
     missing: list[tuple[str, str]] = []  # (as written, as a path), kept until a file is found
     found_one = False
-    for place, row in _rows(listing):
+    for place, row in manifest_rows(listing):
         text = row.get("path") or row.get("uri")
         uri = _picture_uri(text, folder, place)
-        values = _Values(_cell(row, "label"), split_of(_cell(row, "split"), place), _cell(row, "group"))
+        values = values_of(row, place)
         values = shared.setdefault(values, values)
         digest = hashlib.blake2b(uri.encode(), digest_size=16).digest()
         if (before := seen.get(digest)) is not None:
-            for name, old, new in zip(_Values._fields, before, values, strict=True):
+            for name, old, new in zip(Values._fields, before, values, strict=True):
                 if old != new:
                     raise SourceError(f"{place}: {uri} has {name} {new!r} here and {old!r} in a row above.")
             continue
@@ -88,6 +91,15 @@ def list_manifest(listing: Listing) -> Iterator[Entry]:
     if missing and not found_one:
         cause = why_missing(missing, folder)
         listing.problems.append(f"None of the {len(seen):,} files that {listing.location} names is there: {cause}.")
+
+
+def values_of(row: dict[str, str | None], place: str) -> Values:
+    """Return what a row says of its image.
+
+    Raises:
+        SourceError: its split is no split's name.
+    """
+    return Values(_cell(row, "label"), split_of(_cell(row, "split"), place), _cell(row, "group"))
 
 
 def _cell(row: _Row, role: str) -> str | None:
@@ -118,28 +130,63 @@ def _canonical(uri: str, place: str) -> str:
 # --- rows: their place in words, and their cells by role
 
 
-def _rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
-    is_parquet = listing.location.lower().endswith(".parquet")
+def manifest_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
+    """Yield each row: where it is, in words, and its cells by role.
+
+    Raises:
+        SourceError: the file or a row of it is wrong.
+    """
+    read = _READERS.get(os.path.splitext(listing.location)[1].lower(), _text_rows)
     try:
-        yield from _parquet_rows(listing) if is_parquet else _text_rows(listing)
+        yield from read(listing)
     except OSError as error:
         raise SourceError(f"The manifest {listing.location} cannot be read: {error}.") from error
 
 
 def _parquet_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
-    import pyarrow as pa
     from pyarrow import parquet
 
-    done = 0
+    def batches(columns: list[str]) -> Iterator[Any]:
+        yield from file.iter_batches(10_000, columns=columns)
+
+    with _told(listing), parquet.ParquetFile(listing.location) as file:
+        yield from _batch_rows(listing, file.schema_arrow, batches)
+
+
+def _json_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
+    """Yield the rows of a file with a JSON object in each line."""
+    import pyarrow as pa
+    from pyarrow import json, types
+
+    with _told(listing):
+        with json.open_json(listing.location) as reader:
+            guessed = reader.schema
+        # A text that looks like a time stays a text, and what is null at first may be a text later.
+        kinds = [pa.string() if types.is_temporal(f.type) or types.is_null(f.type) else f.type for f in guessed]
+        options = json.ParseOptions(explicit_schema=pa.schema(zip(guessed.names, kinds, strict=True)))
+        with json.open_json(listing.location, parse_options=options) as reader:
+            yield from _batch_rows(listing, reader.schema, lambda _: reader)
+
+
+def _batch_rows(
+    listing: Listing, schema: Any, batches: Callable[[list[str]], Iterable[Any]]
+) -> Iterator[tuple[str, _Row]]:
+    """Yield the rows of Arrow batches, which ``batches`` yields with at least the columns that it is given."""
+    columns, done = find_columns(schema.names, listing, schema.types), 0
+    for batch in batches(list(columns.values())):
+        texts = [texts_of(batch.column(name)) for name in columns.values()]
+        for number, cells in enumerate(zip(*texts, strict=True), start=done + 1):
+            yield f"{listing.location}, row {number}", dict(zip(columns, cells, strict=True))
+        done += batch.num_rows
+
+
+@contextmanager
+def _told(listing: Listing) -> Iterator[None]:
+    """Tell what pyarrow finds wrong of a manifest."""
+    import pyarrow as pa
+
     try:
-        with parquet.ParquetFile(listing.location) as file:
-            schema = file.schema_arrow
-            columns = find_columns(schema.names, listing, schema.types)
-            for batch in file.iter_batches(10_000, columns=list(columns.values())):
-                texts = [texts_of(batch.column(name)) for name in columns.values()]
-                for number, cells in enumerate(zip(*texts, strict=True), start=done + 1):
-                    yield f"{listing.location}, row {number}", dict(zip(columns, cells, strict=True))
-                done += batch.num_rows
+        yield
     except (ValueError, pa.ArrowException) as error:  # ValueError: a column's name that is not UTF-8
         raise SourceError(f"The manifest {listing.location} cannot be read: {error}.") from error
 
@@ -241,3 +288,6 @@ def _looks_like_a_row(line: str, record: list[str], taken: dict[int, str], delim
         if role in ("path", "uri") and i < len(record) and has_image_name(os.path.basename(record[i])):
             return i < len(cells) and has_image_name(os.path.basename(cells[i].strip(' "')))
     return len(cells) == len(record)
+
+
+_READERS = {".parquet": _parquet_rows, ".jsonl": _json_rows}  # all others are text
