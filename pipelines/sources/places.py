@@ -85,6 +85,11 @@ def open_table(uri: str) -> rows.Rows:
     return rows.open_table(uri, _of(uri))
 
 
+def has_table(uri: str) -> bool:
+    """Return whether there is a table at a URI."""
+    return rows.token_of(uri, _of(uri))[0] >= 0
+
+
 def open_blob(uri: str) -> AbstractContextManager[Blob]:
     """Open the file of a URI for reading at random, see ``Place``.
 

@@ -13,7 +13,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from pipelines.sources.arrow_files import ArrowRows
 from pipelines.sources.base import Entry, Place
 from pipelines.sources.parquet_files import ParquetRows
 from pipelines.sources.table_columns import holds_images
-from pipelines.sources.uris import MAX_FILE_BYTES
+from pipelines.sources.uris import MAX_FILE_BYTES, path_of
 
 MAX_OPEN = 4  # tables that are kept open
 SECONDS_BETWEEN_CHECKS = 1.0  # of whether an open table is still the one that is there
@@ -57,17 +58,41 @@ class Rows(Protocol):
         ...
 
 
-OPENERS: dict[str, Callable[[str, Place], Rows]] = {
-    ".parquet": lambda uri, place: ParquetRows(place.open(uri)),
-    ".arrow": lambda uri, place: ArrowRows(place.open(uri)),
-    ".feather": lambda uri, place: ArrowRows(place.open(uri)),
-}
+class _Kind(NamedTuple):
+    """One kind of table: how it is opened, and its change token without opening it, (-1, 0) if there is none."""
+
+    open: Callable[[str, Place], Rows]
+    token: Callable[[str, Place], tuple[int, int]]
+
+
+def _file_token(uri: str, place: Place) -> tuple[int, int]:
+    found = place.locate(uri)
+    return found.size, found.mtime_ns
+
+
+def _open_lance(uri: str, _: Place) -> Rows:
+    from featurestore.storage.foreign import ForeignTable
+
+    return ForeignTable(Path(path_of(uri)))
+
+
+def _lance_token(uri: str, _: Place) -> tuple[int, int]:
+    from featurestore.storage.foreign import token_of
+
+    return token_of(Path(path_of(uri)))
+
+
+_PARQUET = _Kind(lambda uri, place: ParquetRows(place.open(uri)), _file_token)
+_ARROW = _Kind(lambda uri, place: ArrowRows(place.open(uri)), _file_token)
+_LANCE = _Kind(_open_lance, _lance_token)
+_KINDS = {".parquet": _PARQUET, ".arrow": _ARROW, ".feather": _ARROW, ".lance": _LANCE}  # by ending
+FOLDERS = (".lance",)  # endings of those that are folders
 
 
 def ending_of(location: str) -> str | None:
-    """Return the ending by which a file is known as a table, in lower case; None if it is none."""
-    lower = location.lower()
-    return next((ending for ending in OPENERS if lower.endswith(ending)), None)
+    """Return the ending by which a file or folder is known as a table, in lower case; None if it is none."""
+    lower = location.lower().rstrip("/")
+    return next((ending for ending in _KINDS if lower.endswith(ending)), None)
 
 
 def open_table(uri: str, place: Place) -> Rows:
@@ -76,7 +101,16 @@ def open_table(uri: str, place: Place) -> Rows:
     Raises:
         OSError, ValueError, pa.ArrowException: there is none, or it is damaged.
     """
-    return OPENERS[ending_of(uri) or ""](uri, place)
+    return _kind(uri).open(uri, place)
+
+
+def token_of(uri: str, place: Place) -> tuple[int, int]:
+    """Return the change token of a table, (-1, 0) if there is none."""
+    return _kind(uri).token(uri, place)
+
+
+def _kind(uri: str) -> _Kind:
+    return _KINDS[ending_of(uri) or ""]
 
 
 def holds(uri: str) -> bool:
@@ -165,8 +199,8 @@ def _opened(table: str, place: Place) -> Rows:
     with _LOCK:
         found, now = _OPEN.get(table), time.monotonic()
         if found is not None and now - found.checked > SECONDS_BETWEEN_CHECKS:
-            there, found.checked = place.locate(table), now
-            found = found if (there.size, there.mtime_ns) == found.rows.token else None
+            token, found.checked = token_of(table, place), now
+            found = found if token == found.rows.token else None
         if found is None:
             found = _Open(open_table(table, place), now)
         _OPEN[table] = found

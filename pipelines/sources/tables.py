@@ -17,7 +17,7 @@ from pipelines.sources import places
 from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.columns import texts_of
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside, split_of
-from pipelines.sources.rows import DAMAGE, Rows, ending_of, row_uris
+from pipelines.sources.rows import DAMAGE, FOLDERS, Rows, ending_of, row_uris
 from pipelines.sources.table_columns import class_names, find_table_columns, image_columns, listed_types
 from pipelines.sources.uris import mode_of, path_of, printable, uri_of
 from pipelines.sources.webdataset import expand_braces
@@ -29,21 +29,21 @@ _WORD = re.compile("[A-Za-z]+")
 
 
 class Tables(SourceKind):
-    """Tables with image bytes: one Arrow file, a pattern with braces that names many, or a folder of tables.
+    """Tables with image bytes: one Arrow file or Lance table, a pattern with braces for many, or a folder of tables.
 
     A single Parquet file is a manifest's, which may name the images instead.
     """
 
     name = "table"
     looked_for = "rows with the bytes of images"
-    endings = (".arrow", ".feather")
+    endings = (".arrow", ".feather", ".lance")
 
     def owns(self, location: str) -> bool:
         """Return whether it is called as tables are, or a folder of tables with images."""
         if ending_of(location) is None:
             return stat.S_ISDIR(mode_of(location)) and _is_folder_of_tables(location)
         if places.is_uri(location) or mode_of(location):
-            return location.lower().endswith(self.endings)
+            return ending_of(location) in self.endings and places.has_table(_uri(location))
         first = next(expand_braces(location))
         return first != location and mode_of(first) != 0
 
@@ -55,7 +55,7 @@ class Tables(SourceKind):
             found = [listing.location]
         else:
             found = list(expand_braces(listing.location))
-        return list_tables([at if places.is_uri(at) else uri_of(at) for at in found], listing)
+        return list_tables(list(map(_uri, found)), listing)
 
 
 def list_tables(tables: list[str], listing: Listing) -> Iterator[Entry]:
@@ -69,7 +69,7 @@ def list_tables(tables: list[str], listing: Listing) -> Iterator[Entry]:
     splits = _splits(tables, listing) if listing.hints.split_folders else {}
     told = listing  # of the first table alone
     for table in tables:
-        if places.locate(table).size < 0:
+        if not places.has_table(table):
             raise SourceError(f"There is no table {_name(table)}: check the path and the braces.")
         try:
             rows = places.open_table(table)
@@ -152,6 +152,10 @@ def _texts(array: Any, names: list[str] | None, place: str) -> list[str | None]:
     return [None if number is None else names[number] for number in numbers]
 
 
+def _uri(location: str) -> str:
+    return location if places.is_uri(location) else uri_of(location)
+
+
 def _name(table: str) -> str:
     return printable(path_of(table)) if table.startswith("file://") else table
 
@@ -191,7 +195,7 @@ def _walk(listing: Listing) -> Iterator[str]:
     for folder, below, names in os.walk(os.path.abspath(listing.location), onerror=lost):
         below[:] = [name for name in below if not is_aside(name)]
         for name in names:
-            if ending_of(name) is not None:
+            if _is_file(name):
                 yield os.path.join(folder, name)
             elif listing.is_image(name):
                 listing.ignored["image beside tables"] += 1
@@ -218,13 +222,18 @@ def _peek(folder: str) -> tuple[list[str], list[str]] | None:
             for item in items:
                 if has_image_name(item.name):
                     return None
-                if ending_of(item.name) is not None:
+                if _is_file(item.name):
                     tables.append(item.path)
                 elif not is_aside(item.name) and item.is_dir():
                     below.append(item.path)
     except OSError:  # the listing reports it later
         pass
     return sorted(tables), sorted(below)
+
+
+def _is_file(name: str) -> bool:
+    """Return whether a file is a table by its name; the files in a Lance table are none."""
+    return ending_of(name) not in (None, *FOLDERS)
 
 
 def _may_hold_images(path: str) -> bool:

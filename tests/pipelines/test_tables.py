@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import tracemalloc
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -97,6 +99,10 @@ def write_arrow(stream: bool, rows_per_batch: int, compression: str | None = Non
     return write
 
 
+def write_lance(table: pa.Table, path: Path) -> None:
+    lance.write_dataset(table, path, mode="overwrite", max_rows_per_file=11)
+
+
 WRITERS = {
     "parquet": (".parquet", write_parquet()),
     "parquet, small groups": (".parquet", write_parquet(row_group_size=3, compression="zstd")),
@@ -107,6 +113,7 @@ WRITERS = {
     "arrow, lz4": (".feather", write_arrow(False, 5, "lz4")),
     "arrow stream, zstd": (".arrow", write_arrow(True, 2, "zstd")),
 }
+LANCE = {"lance": (".lance", write_lance)}
 KINDS = {
     "binary": pa.binary(),
     "large": pa.large_binary(),
@@ -136,17 +143,20 @@ def write(cells: list[bytes | None], path: Path, writer: str, kind: str, labels:
     image = [{"path": "p", "bytes": cell} for cell in cells] if "struct" in kind else cells
     schema = pa.schema([*BESIDE, ("image", field), ("label", pa.string())])
     values = [beside(n) | {"image": i, "label": label} for n, (i, label) in enumerate(zip(image, labels, strict=True))]
-    ending, write_table = WRITERS[writer]
+    ending, write_table = (WRITERS | LANCE)[writer]
     path = path.with_name(path.name + ending)
     table = pa.Table.from_pylist(values, schema)
-    write_table(table.drop_columns("nested") if writer.startswith("parquet") else table, path)
+    unable = {"parquet": ["nested"], "lance": ["nested", "view", "nothing", "facts"]}.get(writer.split(",")[0], [])
+    write_table(table.drop_columns(unable), path)
     return path
 
 
 @settings(max_examples=12)
 @given(data=st.data())
-@pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("writer", "kind"),
+    [*itertools.product(WRITERS, KINDS), ("lance", "binary"), ("lance", "large"), ("lance", "struct")],
+)
 def test_what_was_written_is_listed_and_read_back(
     tmp_path_factory: pytest.TempPathFactory, writer: str, kind: str, data: st.DataObject
 ) -> None:
@@ -457,6 +467,30 @@ def test_a_row_that_is_not_there_has_vanished(tmp_path: Path, row: str) -> None:
         assert caught.value.error_type == "vanished"
 
 
+def test_deleted_rows_of_a_lance_table_do_not_count(tmp_path: Path) -> None:
+    rows_of = pa.table({"image": [bytes([n]) for n in range(100)], "label": [str(n) for n in range(100)]})
+    made = lance.write_dataset(rows_of, tmp_path / "t.lance", max_rows_per_file=30)
+    made.delete("label = '3' or label = '50'")
+    entries = list(list_source(f"{tmp_path}/t.lance/"))
+    assert len(entries) == 98 and all(read(entry) == bytes([int(entry.label or "")]) for entry in entries)
+    assert entries[0].size == 2 and entries[3].uri == f"{uri_of(tmp_path / 't.lance')}#image/3"
+
+
+def test_a_damaged_lance_table_is_told(tmp_path: Path) -> None:
+    lance.write_dataset(pa.table({"image": [b"x" * 999] * 9, "label": ["a"] * 9}), tmp_path / "t.lance")
+    (entry, *_) = list_source(tmp_path / "t.lance")
+    (file,) = (tmp_path / "t.lance/data").iterdir()
+    rows.forget(uri_of(tmp_path / "t.lance"))
+    file.write_bytes(b"\xff" * file.stat().st_size)
+    with pytest.raises(NoPictures, match=r"t.lance cannot be read: "):
+        list(list_source(tmp_path / "t.lance"))
+    with pytest.raises(ImageError) as caught:
+        read(entry)
+    assert caught.value.error_type == "unreadable"
+    (tmp_path / "t.lance/_versions").rename(tmp_path / "gone")
+    assert list_source(tmp_path / "t.lance").kind == "folder"
+
+
 # --- through the store
 
 
@@ -464,7 +498,7 @@ def pictures(tmp_path: Path, numbers: Iterator[int] | range) -> list[bytes]:
     return [write_picture(tmp_path / "made" / f"{n}.png", n).read_bytes() for n in numbers]
 
 
-@pytest.mark.parametrize("writer", ["parquet, small groups", "arrow stream"])
+@pytest.mark.parametrize("writer", ["parquet, small groups", "arrow stream", "lance"])
 def test_a_table_written_anew_is_read_again_and_nothing_is_embedded(
     tmp_path: Path, engine: CountingEngine, writer: str
 ) -> None:
