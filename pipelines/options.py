@@ -23,6 +23,7 @@ from pipelines.backbones import DEFAULT as DEFAULT_BACKBONE
 from pipelines.backbones import MIN_INPUT_SIZE, PUBLISHED
 from pipelines.backbones.engine_options import EngineOptions, check_batch, check_engine
 from pipelines.images.augmentation import MAX_VIEWS, Augmentation
+from pipelines.sources.listing import Hints
 
 MAX_SHARD_IMAGES = 2**20
 MAX_FAILURE_RATE = 0.05  # of a source's files, unless another is asked for
@@ -64,6 +65,10 @@ class EmbedOptions:
     split_folders: Annotated[
         bool, Option("Take folders named train, val and test for classes.", flag="--no-split-folders")
     ] = True
+    image_column: Annotated[
+        str | None, Option("Column of a table with the images, or of a manifest with their paths; by default a guess.")
+    ] = None
+    label_column: Annotated[str | None, Option("Column with the labels; by default a guess by its name.")] = None
     max_removed: Annotated[
         float,
         Option("Share of a source's images: where a listing lacks more, none is removed and the exit code is 3."),
@@ -75,6 +80,11 @@ class EmbedOptions:
     augmentation: Augmentation | None = None
     runner: Annotated[str, Option("Beam runner: FnApiRunner or FlinkRunner.")] = RUNNER
     runner_arguments: tuple[str, ...] = ()
+
+    @property
+    def hints(self) -> Hints:
+        """What is said of the source where a guess would be wrong."""
+        return Hints(self.split_folders, self.image_column, self.label_column)
 
     def check(self) -> None:
         """Raise UsageError for invalid options."""

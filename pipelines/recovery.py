@@ -82,7 +82,7 @@ def _labels(store: FeatureStore) -> Iterator[str]:
             continue
         done.add((source, label_set))
         try:
-            listing = corpus.list_source(source, split_folders=record.parameters.get("split_folders", True))
+            listing = corpus.list_source(source, EmbedOptions.from_json(record.parameters).hints)
             _give_back(store, listing.uri, label_set, _listed(listing, label_set, record.run_id))
         except SourceError as error:
             yield f"`penult embed {source}` again, for labels that were lost: {error}"

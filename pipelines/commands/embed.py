@@ -70,8 +70,9 @@ def embed(
         list[str],
         typer.Argument(
             metavar="SOURCE... [-- RUNNER OPTIONS]",
-            help="Folders (a sub-folder per class), manifests (.csv, .tsv, .parquet) or .tar shards, here or in a "
-            "bucket (s3://bucket/photos); after --, options of the Beam runner.",
+            help="Folders (a sub-folder per class), manifests (.csv, .tsv, .parquet), .tar shards, or tables of images "
+            "(.parquet, .arrow, .lance), here or in a bucket (s3://bucket/photos); after --, options of the Beam "
+            "runner.",
         ),
     ],
     store: Store,

@@ -57,7 +57,7 @@ def embed(
     since = time.perf_counter()
     options.check()
     bound_memory()
-    listing = corpus.list_source(source, split_folders=options.split_folders)
+    listing = corpus.list_source(source, options.hints)
     tap = _tap(options, store)
     check_request(options.engine, tap.input_size)
     spec = _spec(options, tap, store)

@@ -166,8 +166,8 @@ class Loader:
         since = time.perf_counter()
         reading, file.reading = file.reading, None  # which frees the bytes when they are decoded
         data, size, mtime_ns = reading.result() if reading else corpus.read(file.uri, file.offset, file.size)
-        if file.offset >= 0 and mtime_ns != file.mtime_ns:  # another tar member may be at this offset now
-            raise ImageError("unreadable", "The tar has changed since it was listed: run again.")
+        if file.offset >= 0 and mtime_ns != file.mtime_ns:  # another image may be there now
+            raise ImageError("unreadable", "The file that holds it has changed since it was listed: run again.")
         file.size, file.mtime_ns = size, mtime_ns
         file.key = hashlib.sha256(data).digest()
         since = self._clock.add("read", since)

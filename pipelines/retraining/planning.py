@@ -77,7 +77,7 @@ def _cost(store: FeatureStore | None, recipe: Recipe) -> Cost:
     known = None if store is None or spec is None else store.known_files(spec.set_name)
     seen = files = 0
     for source in recipe.source.location:
-        for entries in batched(corpus.list_source(source, split_folders=recipe.embed.split_folders), ENTRIES_PER_BATCH):
+        for entries in batched(corpus.list_source(source, recipe.embed.hints), ENTRIES_PER_BATCH):
             seen += len(entries)
             if known is None:
                 files += len(entries)

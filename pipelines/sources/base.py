@@ -17,8 +17,8 @@ class Entry(NamedTuple):  # a frozen dataclass takes four times as long to make
         uri: where it is; the key of its catalog row.
         size: in bytes, -1 if it is not a readable regular file.
         mtime_ns: of the file, for a tar member of the tar; 0 if unknown. With the size it is the change token, see
-            ``Place``.
-        offset: of a tar member's data within the tar, -1 for a plain file.
+            ``Place``; the image of a table's row has those of the table.
+        offset: of a tar member's data within the tar, the number of a table's row, -1 for a plain file.
         label: class name, or None.
         split: "train", "val", "test", or None.
         group: images of one group are always in the same split; or None. In a folder, files of a class whose names

@@ -19,7 +19,15 @@ from featurestore.errors import NoPictures, SourceError
 from pipelines.sources import kinds
 from pipelines.sources.base import Entry
 from pipelines.sources.class_names import notes_on_classes
-from pipelines.sources.listing import MAX_KINDS, MAX_PROBLEM_LENGTH, MAX_PROBLEMS, Listing, Problems, has_image_name
+from pipelines.sources.listing import (
+    MAX_KINDS,
+    MAX_PROBLEM_LENGTH,
+    MAX_PROBLEMS,
+    Hints,
+    Listing,
+    Problems,
+    has_image_name,
+)
 from pipelines.sources.places import is_foreign, is_uri, locate, read, schemes, source_uri
 from pipelines.sources.uris import local_path, member_of, mode_of, path_of, printable, uri_of
 from pipelines.sources.webdataset import expand_braces
@@ -29,6 +37,7 @@ __all__ = [
     "MAX_PROBLEMS",
     "MAX_PROBLEM_LENGTH",
     "Entry",
+    "Hints",
     "NoPictures",
     "Problems",
     "Source",
@@ -108,19 +117,19 @@ class Source(Listing):
         return f"{self.location} has no images. Expected: {kinds.named(self.kind).looked_for}. Got: {seen}."
 
 
-def list_source(source: str | os.PathLike[str], *, split_folders: bool = True) -> Source:
+def list_source(source: str | os.PathLike[str], hints: Hints = Hints()) -> Source:
     """Recognise a corpus: a folder, a .csv, .tsv or .parquet manifest, .tar shards with brace expansion, and so on.
 
     Args:
         source: where it is; ``~`` is expanded.
-        split_folders: whether train, val and test folders above the class folders are splits, see ``folders``.
+        hints: where a guess would be wrong.
 
     Raises:
         SourceError: nothing is there, or its kind is not supported.
     """
     location = local_path(source)
     if (kind := kinds.of_location(location)) is not None:
-        return Source(location, kind.name, split_folders)
+        return Source(location, kind.name, hints)
     if is_foreign(location):
         raise SourceError(f"Expected: a path, or a URI that begins with {schemes()}. Got: {location}.")
     if not is_uri(location) and not mode_of(location):

@@ -17,6 +17,7 @@ from pipelines.sources import uris
 from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.levels import CLASS, SPLIT, Look, is_left_out, levels_of, nohash_group
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside
+from pipelines.sources.metadata import has_metadata, with_metadata
 from pipelines.sources.uris import mode_of, printable, uri_of
 
 PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")  # a name that a URI holds as it is: most are, and quoting them takes longer
@@ -44,7 +45,7 @@ class Folder(SourceKind):
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
         """Yield the images of the folder and of all folders below it."""
-        return list_folder(listing)
+        return with_metadata(list_folder(listing), listing)
 
 
 def list_folder(listing: Listing) -> Iterator[Entry]:
@@ -164,6 +165,9 @@ class _Disk(Look):
         except OSError:  # the listing reports it later
             return None
         return sorted(folders)
+
+    def says_labels(self, folder: str) -> bool:
+        return has_metadata(folder)
 
     def holds_folders(self, folder: str) -> bool:
         try:

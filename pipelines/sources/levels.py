@@ -5,8 +5,9 @@ the classes:
 
 - A wrapper: the only sub-folder of a folder without images. It holds sub-folders and no images itself.
 - Splits: sub-folders that are all called train, val or test (or training, validation, valid, dev, testing, in any
-  case). They name two or three splits, there are no images beside them, and at least one of them has sub-folders. An
-  image directly in a split's folder belongs to that split and has no label.
+  case). They name two or three splits, there are no images beside them, and at least one of them has sub-folders, or a
+  file says what the images in them are, see ``metadata``. An image directly in a split's folder belongs to that split
+  and has no label.
 
 Hidden folders and those of ``listing.SYSTEM_FOLDERS`` are left out and do not count for these rules.
 """
@@ -37,6 +38,10 @@ class Look(Protocol):
         """Return whether there are folders in a folder that count."""
         ...
 
+    def says_labels(self, folder: str) -> bool:
+        """Return whether a file in a folder says what the images below it are."""
+        ...
+
 
 def levels_of(root: str, has_pictures: bool, folders: list[str], look: Look, listing: Listing) -> list[str]:
     """Return what the sub-folders of each level are (WRAPPER, SPLIT or CLASS), from the root down."""
@@ -52,7 +57,7 @@ def levels_of(root: str, has_pictures: bool, folders: list[str], look: Look, lis
         )
         levels.append(WRAPPER)
         folder, folders = child, inside
-    if listing.split_folders and _are_splits(folder, has_pictures, folders, look, listing):
+    if listing.hints.split_folders and _are_splits(folder, has_pictures, folders, look, listing):
         levels.append(SPLIT)
     return [*levels, CLASS]
 
@@ -61,7 +66,8 @@ def _are_splits(folder: str, has_pictures: bool, names: list[str], look: Look, l
     """Return whether all folders here are splits; in doubt they are classes, and a note says why."""
     named = [name for name in names if name.lower() in SPLITS]
     splits = {SPLITS[name.lower()] for name in named}
-    deep = any(look.holds_folders(look.below(folder, name)) for name in named)
+    inside = [look.below(folder, name) for name in named]
+    deep = any(map(look.holds_folders, inside)) or any(map(look.says_labels, [folder, *inside]))
     if len(splits) < 2:
         return False
     if has_pictures:

@@ -63,6 +63,21 @@ class Problems(list[str]):
             self[-1] = f"… and {self.more + 1:,} more."
 
 
+@dataclass(frozen=True)
+class Hints:
+    """What is said of a source where a guess would be wrong.
+
+    Attributes:
+        split_folders: whether train, val and test folders above the class folders are splits.
+        image_column: the column of a table that holds the images, or of a manifest that holds their paths.
+        label_column: the column that holds the label.
+    """
+
+    split_folders: bool = True
+    image_column: str | None = None
+    label_column: str | None = None
+
+
 @dataclass
 class Listing:
     """A corpus, and what the last pass over it found besides its images.
@@ -70,18 +85,19 @@ class Listing:
     Attributes:
         location: its path, or its pattern of tars.
         kind: the name of its kind in the table of ``kinds``, such as "folder".
-        split_folders: whether train, val and test folders above the class folders are splits.
+        hints: where a guess would be wrong.
         ignored: the number of files left out, per extension or reason.
         problems: what could not be listed, one sentence each.
         incomplete: prefixes of URIs below which images may be that could not be listed; each has a sentence in
             ``problems``. Images listed there before must not be taken for deleted.
         notes: how the corpus was understood, one sentence each.
-        columns: for a manifest, maps "path", "label", "split" and "group" to the column's name as written in the file.
+        columns: for a manifest, maps "path", "label", "split" and "group" to the column's name as written in the file;
+            for a table, "image" instead of "path".
     """
 
     location: str
     kind: str
-    split_folders: bool = True
+    hints: Hints = Hints()
     ignored: Counter[str] = field(default_factory=Counter)
     problems: Problems = field(default_factory=Problems)
     incomplete: list[str] = field(default_factory=list)

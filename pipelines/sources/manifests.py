@@ -1,6 +1,6 @@
 """List a manifest: a CSV, TSV or Parquet file that names the images, one per row."""
 
-# ruff: noqa: PTH100, PTH118, PTH119, PTH120
+# ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH122
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -20,6 +21,8 @@ from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.columns import find_columns, names_pictures, texts_of
 from pipelines.sources.listing import Listing, has_image_name, split_of
 from pipelines.sources.missing_files import why_missing
+from pipelines.sources.rows import ending_of
+from pipelines.sources.tables import image_column_of, list_tables
 from pipelines.sources.uris import local_path, mode_of, path_of, uri_of
 
 MAX_LINE = 2**20  # characters
@@ -32,7 +35,9 @@ _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 _Row = dict[str, str | None]
 
 
-class _Values(NamedTuple):
+class Values(NamedTuple):
+    """What a row says of its image."""
+
     label: str | None
     split: str | None
     group: str | None
@@ -51,7 +56,10 @@ class Manifest(SourceKind):
         return location.lower().endswith(self.endings) and (places.is_uri(location) or mode_of(location) != 0)
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
-        """Yield the image of each row."""
+        """Yield the image of each row, which may hold the image itself."""
+        table = places.uri_of(listing.location) if ending_of(listing.location) else None
+        if table is not None and image_column_of(table, listing) is not None:
+            return list_tables([table], listing)
         return list_manifest(listing)
 
 
@@ -63,15 +71,15 @@ def list_manifest(listing: Listing) -> Iterator[Entry]:
     """
     here = listing.location
     folder = os.path.dirname(places.source_uri(here) if places.is_uri(here) else os.path.abspath(here))
-    seen: dict[bytes, _Values] = {}
-    shared: dict[_Values, _Values] = {}  # rows with equal values share a tuple
+    seen: dict[bytes, Values] = {}
+    shared: dict[Values, Values] = {}  # rows with equal values share a tuple
     missing: list[tuple[str, str]] = []  # (as written, as a path), kept until a file is found
     found_one = False
     for (place, text, uri, values), found in _located(_named(listing, folder)):
         values = shared.setdefault(values, values)
         digest = hashlib.blake2b(uri.encode(), digest_size=16).digest()
         if (before := seen.get(digest)) is not None:
-            for name, old, new in zip(_Values._fields, before, values, strict=True):
+            for name, old, new in zip(Values._fields, before, values, strict=True):
                 if old != new:
                     raise SourceError(f"{place}: {uri} has {name} {new!r} here and {old!r} in a row above.")
             continue
@@ -90,21 +98,29 @@ class _Named(NamedTuple):
     place: str  # of the row, in words
     text: str
     uri: str
-    values: _Values
+    values: Values
 
 
 def _named(listing: Listing, folder: str) -> Iterator[_Named]:
     """Yield the image that each row names."""
-    for place, row in _rows(listing):
+    for place, row in manifest_rows(listing):
         text = row.get("path") or row.get("uri") or ""
-        values = _Values(_cell(row, "label"), split_of(_cell(row, "split"), place), _cell(row, "group"))
-        yield _Named(place, text, _picture_uri(text, folder, place), values)
+        yield _Named(place, text, _picture_uri(text, folder, place), values_of(row, place))
 
 
 def _located(rows: Iterator[_Named]) -> Iterator[tuple[_Named, Entry]]:
     """Yield the rows with what is there."""
     for batch in batched(rows, ROWS_AT_ONCE):
         yield from zip(batch, places.locate_all([row.uri for row in batch]), strict=True)
+
+
+def values_of(row: dict[str, str | None], place: str) -> Values:
+    """Return what a row says of its image.
+
+    Raises:
+        SourceError: its split is no split's name.
+    """
+    return Values(_cell(row, "label"), split_of(_cell(row, "split"), place), _cell(row, "group"))
 
 
 def _cell(row: _Row, role: str) -> str | None:
@@ -138,29 +154,64 @@ def _canonical(uri: str, place: str) -> str:
 # --- rows: their place in words, and their cells by role
 
 
-def _rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
-    is_parquet = listing.location.lower().endswith(".parquet")
+def manifest_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
+    """Yield each row: where it is, in words, and its cells by role.
+
+    Raises:
+        SourceError: the file or a row of it is wrong.
+    """
+    read = _READERS.get(os.path.splitext(listing.location)[1].lower(), _text_rows)
     try:
-        yield from _parquet_rows(listing) if is_parquet else _text_rows(listing)
+        yield from read(listing)
     except OSError as error:
         raise SourceError(f"The manifest {listing.location} cannot be read: {error}.") from error
 
 
 def _parquet_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
-    import pyarrow as pa
     from pyarrow import parquet
 
-    done = 0
+    def batches(columns: list[str]) -> Iterator[Any]:
+        yield from file.iter_batches(10_000, columns=columns)
+
+    with _told(listing), places.open_file(listing.location) as raw, parquet.ParquetFile(raw) as file:
+        yield from _batch_rows(listing, file.schema_arrow, batches)
+
+
+def _json_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
+    """Yield the rows of a file with a JSON object in each line."""
+    import pyarrow as pa
+    from pyarrow import json, types
+
+    with _told(listing):
+        with json.open_json(listing.location) as reader:
+            guessed = reader.schema
+        # A text that looks like a time stays a text, and what is null at first may be a text later.
+        kinds = [pa.string() if types.is_temporal(f.type) or types.is_null(f.type) else f.type for f in guessed]
+        options = json.ParseOptions(explicit_schema=pa.schema(zip(guessed.names, kinds, strict=True)))
+        with json.open_json(listing.location, parse_options=options) as reader:
+            yield from _batch_rows(listing, reader.schema, lambda _: reader)
+
+
+def _batch_rows(
+    listing: Listing, schema: Any, batches: Callable[[list[str]], Iterable[Any]]
+) -> Iterator[tuple[str, _Row]]:
+    """Yield the rows of Arrow batches, which ``batches`` yields with at least the columns that it is given."""
+    columns, done = find_columns(schema.names, listing, schema.types), 0
+    for batch in batches(list(columns.values())):
+        texts = [texts_of(batch.column(name)) for name in columns.values()]
+        for number, cells in enumerate(zip(*texts, strict=True), start=done + 1):
+            yield f"{listing.location}, row {number}", dict(zip(columns, cells, strict=True))
+        done += batch.num_rows
+
+
+@contextmanager
+def _told(listing: Listing) -> Iterator[None]:
+    """Tell what pyarrow finds wrong of a manifest."""
+    import pyarrow as pa
+
     try:
-        with places.open_file(listing.location) as raw, parquet.ParquetFile(raw) as file:
-            schema = file.schema_arrow
-            columns = find_columns(schema.names, listing, schema.types)
-            for batch in file.iter_batches(10_000, columns=list(columns.values())):
-                texts = [texts_of(batch.column(name)) for name in columns.values()]
-                for number, cells in enumerate(zip(*texts, strict=True), start=done + 1):
-                    yield f"{listing.location}, row {number}", dict(zip(columns, cells, strict=True))
-                done += batch.num_rows
-    except pa.ArrowException as error:
+        yield
+    except (ValueError, pa.ArrowException) as error:  # ValueError: a column's name that is not UTF-8
         raise SourceError(f"The manifest {listing.location} cannot be read: {error}.") from error
 
 
@@ -262,3 +313,6 @@ def _looks_like_a_row(line: str, record: list[str], taken: dict[int, str], delim
         if role in ("path", "uri") and i < len(record) and has_image_name(os.path.basename(record[i])):
             return i < len(cells) and has_image_name(os.path.basename(cells[i].strip(' "')))
     return len(cells) == len(record)
+
+
+_READERS = {".parquet": _parquet_rows, ".jsonl": _json_rows}  # all others are text

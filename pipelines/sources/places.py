@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import IO
 
 from featurestore.errors import ImageError
-from pipelines.sources import objects, uris
+from pipelines.sources import objects, rows, uris
 from pipelines.sources.base import Blob, Entry, Place
 from pipelines.sources.blobs import BlobFile
 
@@ -79,7 +79,8 @@ def shown(uri: str) -> str:
 
 def locate(uri: str) -> Entry:
     """Return the unlabelled entry of a URI; size -1 where there is no such image."""
-    return _of(uri).locate(uri)
+    place = _of(uri)
+    return rows.locate(uri, place) if rows.holds(uri) else place.locate(uri)
 
 
 def locate_all(several: Sequence[str]) -> list[Entry]:
@@ -96,7 +97,23 @@ def read(uri: str, offset: int = -1, size: int = -1) -> tuple[bytes, int, int]:
     Raises:
         ImageError: "vanished", "unreadable", "truncated" or "too_large".
     """
-    return _of(uri).read(uri, offset, size)
+    place = _of(uri)
+    return rows.read(uri, place) if rows.holds(uri) else place.read(uri, offset, size)
+
+
+def open_table(uri: str) -> rows.Rows:
+    """Open the table of a URI, anew also for ``read``, see ``rows``.
+
+    Raises:
+        OSError, ValueError, pa.ArrowException: there is none, or it is damaged.
+    """
+    rows.forget(uri)
+    return rows.open_table(uri, _of(uri))
+
+
+def has_table(uri: str) -> bool:
+    """Return whether there is a table at a URI."""
+    return rows.token_of(uri, _of(uri))[0] >= 0
 
 
 def open_blob(uri: str) -> AbstractContextManager[Blob]:

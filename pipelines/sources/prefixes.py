@@ -118,6 +118,10 @@ class _Keys(Look):
             return True
         return len(seen) == GLANCE and bool(self._that_count(self._bucket.level(folder)[1]))
 
+    def says_labels(self, folder: str) -> bool:
+        """Return False: metadata files are looked for on disks only, as each look would be a request."""
+        return False
+
     def _glance(self, uri: str) -> list[str]:
         return [key for key, _, _ in islice(self._bucket.listed(uri), GLANCE)]
 

@@ -1,9 +1,9 @@
 """Write what this format version writes: ``python tests/golden/make.py store tests/golden/v1``.
 
 Or ``journal tests/golden/journal-v1``, a store whose run died before its commit, or ``heads tests/golden/heads-v1``, a
-head of each family. Run it once for a format version, commit what it wrote, and never write that folder again: the
-test that reads it proves that what was written long ago is still read. These three were written by version 0.1 as it
-was before files had seals.
+head of each family, or ``datasets tests/golden/datasets``, tables of images. Run it once for a format version, commit
+what it wrote, and never write that folder again: the test that reads it proves that what was written long ago is still
+read. The first three were written by version 0.1 as it was before files had seals.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from featurestore.journal import PLAN, ShardEntry, Staging
 from featurestore.runs import RunRecord
@@ -129,5 +130,24 @@ def make_heads(folder: Path) -> None:
         (folder / family / "expected.json").write_text(json.dumps(told))
 
 
+def make_datasets(folder: Path) -> None:
+    """Write six pictures of 8 × 8 pixels, one of them without a label, with Hugging Face's library."""
+    import datasets  # pip install datasets==5.2.0, beside what penult needs
+
+    colours = [np.full((8, 8, 3), (40 * n, 50, 250 - 40 * n), np.uint8) for n in range(6)]
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    rows = datasets.Dataset.from_dict(
+        {"image": [Image.fromarray(pixels) for pixels in colours], "label": [0, 1, 0, 1, 0, -1]},
+        features=datasets.Features(features),
+    )
+    parts = {"train": rows.select(range(4)), "test": rows.select([4, 5])}
+    datasets.DatasetDict(parts).save_to_disk(folder / "disk")
+    for number in range(2):  # called as ``push_to_hub`` calls them
+        name = f"train-{number:05}-of-00002.parquet"
+        parts["train"].shard(2, number, contiguous=True).to_parquet(folder / "hub/data" / name)
+    parts["test"].to_parquet(folder / "hub/data/test-00000-of-00001.parquet")
+
+
 if __name__ == "__main__":
-    {"store": make_store, "journal": make_journal, "heads": make_heads}[sys.argv[1]](Path(sys.argv[2]))
+    makers = {"store": make_store, "journal": make_journal, "heads": make_heads, "datasets": make_datasets}
+    makers[sys.argv[1]](Path(sys.argv[2]))

@@ -92,6 +92,8 @@ FREE = {
     "--layer": "only the built network knows its layers; see test_backbones.py",
     "--unfreeze-from": "only the built network knows its layers; see test_finetune.py",
     "--csv": "a path",
+    "--image-column": "only a table knows its columns; see test_tables.py",
+    "--label-column": "only a table knows its columns; see test_tables.py",
     "--init": "a path",
     "--reason": "any words; see test_champion.py",
     "--views-set": "is used with --views alone; see test_views.py",

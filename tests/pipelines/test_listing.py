@@ -264,7 +264,7 @@ def test_split_folders_are_splits(tmp_path):
     assert source.classes == {"cat": 3, "dog": 1} and source.splits == {"train": 2, "val": 2, "test": 1}
     (note,) = source.notes
     assert "are taken for splits" in note and "'Validation'" in note and "--no-split-folders" in note
-    source = list_source(tmp_path, split_folders=False)
+    source = list_source(tmp_path, listing.Hints(split_folders=False))
     assert {split for _, split in listed(source).values()} == {None} and not source.notes
     assert source.classes == {"train": 2, "Validation": 2, "test": 1}
 
@@ -334,7 +334,7 @@ def test_every_picture_is_listed_once_whatever_lies_above_it(tmp_path_factory, p
         if "@eaDir" not in parts[:-1] and parts[-1] != "@eaDir" and path.suffix != ".txt":
             expected.add(str(path.relative_to(root)))
     for split_folders in (True, False):
-        source = list_source(root, split_folders=split_folders)
+        source = list_source(root, listing.Hints(split_folders))
         try:
             found = said(source)
         except NoPictures:
@@ -443,7 +443,7 @@ def test_columns_of_parquet(tmp_path):
         "large": (pa.array(["a", "b", "c", "d"], pa.large_string()), ["a", "b", "c", "d"]),
     }
     for name, (column, expected) in labels.items():
-        table = pa.table({"Filename": [f"{i}.jpg" for i in range(4)], "class": column, "image": [{"bytes": b""}] * 4})
+        table = pa.table({"Filename": [f"{i}.jpg" for i in range(4)], "class": column, "image": [{"path": ""}] * 4})
         pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=3)
         source = list_source(tmp_path / f"{name}.parquet")
         assert [entry.label for entry in source] == expected, name
@@ -452,7 +452,7 @@ def test_columns_of_parquet(tmp_path):
         pq.write_table(pa.table({"path": ["a.jpg"], "label": [["cat"]]}), tmp_path / "list.parquet")
         list(list_source(tmp_path / "list.parquet"))
     with pytest.raises(SourceError, match="lists no images"):
-        pq.write_table(pa.table({"image": [{"bytes": b""}], "label": [1]}), tmp_path / "hf.parquet")
+        pq.write_table(pa.table({"image": [{"path": "0.jpg"}], "label": [1]}), tmp_path / "hf.parquet")
         list(list_source(tmp_path / "hf.parquet"))
 
 

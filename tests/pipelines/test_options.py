@@ -37,6 +37,7 @@ from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.images.augmentation import Augmentation
 from pipelines.options import CompareOptions, EmbedOptions, FinetuneOptions, FitData, ReportOptions, TrainOptions
 from pipelines.predict import Prediction
+from pipelines.sources.listing import Hints
 
 COMMAND = get_command(commands.app)
 COPIED = Copied(files=3, bytes=2, copied_files=1, copied_bytes=1)
@@ -154,6 +155,8 @@ TABLE: dict[str, Case] = {
     "embed --retry-failed": flag(f"{EMBED}.retry_failed"),
     "embed --accept-removed": flag(f"{EMBED}.accept_removed"),
     "embed --no-split-folders": flag(f"{EMBED}.split_folders", False),
+    "embed --image-column": at(f"{EMBED}.image_column", "jpg"),
+    "embed --label-column": at(f"{EMBED}.label_column", "kind"),
     "embed --runner": at(f"{EMBED}.runner", "FlinkRunner"),
     "embed --max-removed": Case("0.25", {f"{EMBED}.max_removed": 0.25, "check.max_removed": 0.25}),
     "embed --max-failure-rate": at("check.max_failure_rate", 0.25),
@@ -484,6 +487,8 @@ EMBEDS = {
     "label_set": "default",
     "retry_failed": False,
     "split_folders": True,
+    "image_column": None,
+    "label_column": None,
     "max_removed": 0.5,
     "accept_removed": False,
     "views": 0,
@@ -512,7 +517,7 @@ def compares(store: str, **options: Any) -> dict[str, Any]:
     return {"store": store, "options": COMPARES | options, "progress": True}
 
 
-LISTED = {"source": "corpus", "split_folders": True}
+LISTED = {"source": "corpus", "hints": asdict(Hints())}
 SHARES = {"max_failure_rate": 0.05, "max_removed": 0.5}
 # By command, the jobs in their order, what each is asked for, and the functions of ``output`` that tell of it.
 DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -733,6 +738,7 @@ def test_an_embedding_is_as_it_was_asked_for_and_says_so(
     store = tmp_path / "store"
     given = "--pooling max --input-size 96 --pad --dtype float32 --engine tensorflow --batch-size 3 --shard-images 17"
     given += " --label-set second --retry-failed --max-removed 0.25 --accept-removed --no-split-folders"
+    given += " --image-column jpg --label-column kind"
     asked = EmbedOptions(
         pooling="max",
         input_size=96,
@@ -745,6 +751,8 @@ def test_an_embedding_is_as_it_was_asked_for_and_says_so(
         max_removed=0.25,
         accept_removed=True,
         split_folders=False,
+        image_column="jpg",
+        label_column="kind",
     )
     run(monkeypatch, "embed", corpus, "--store", store, *given.split())
     flattened = asdict(asked) | {"engine": "tensorflow", "precision": "f32", "batch_size": 3}

@@ -85,6 +85,8 @@ KEYS: dict[str, tuple[str, Written]] = {
     "embed.shard_images": ("embed.shard_images", whole(1, 2**20)),
     "embed.retry_failed": ("embed.retry_failed", TRUE | FALSE),
     "embed.split_folders": ("embed.split_folders", TRUE | FALSE),
+    "embed.image_column": ("embed.image_column", TEXT),
+    "embed.label_column": ("embed.label_column", TEXT),
     "embed.max_removed": ("embed.max_removed", SHARE),
     "embed.accept_removed": ("embed.accept_removed", TRUE | FALSE),
     "embed.runner": ("embed.runner", one_of("FnApiRunner", "FlinkRunner")),

@@ -742,8 +742,8 @@ def test_what_was_found_instead_of_pictures_is_said(tmp_path):
             (f"a{ending}", "{} is a compressed tar, which cannot be read at random: decompress it to .tar first.")
             for ending in (".tar.gz", ".TGZ", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
         ),
-        ("a.zip", "Expected: a folder, or a .csv, .tsv, .parquet or .tar file. Got: {}."),
-        ("a.gz", "Expected: a folder, or a .csv, .tsv, .parquet or .tar file. Got: {}."),
+        ("a.zip", "Expected: a folder, or a .csv, .tsv, .parquet, .tar, .arrow, .feather or .lance file. Got: {}."),
+        ("a.gz", "Expected: a folder, or a .csv, .tsv, .parquet, .tar, .arrow, .feather or .lance file. Got: {}."),
         ("no.csv", "There is no {}: name a folder, a manifest or a tar."),
         ("no.tar", "There is no shard {}: check the path and the braces."),
         ("a.tar/no.csv", "There is no {}: name a folder, a manifest or a tar."),
