@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,8 +22,10 @@ from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.worker import OVERFLOW
 from pipelines.images import decoder
 from pipelines.options import PredictOptions
-from pipelines.sources import corpus
+from pipelines.sources import corpus, places
 from pipelines.stored_heads import Say, find_head, head_of
+
+Out = TypeVar("Out")
 
 
 @dataclass
@@ -114,11 +118,26 @@ def _key(prediction: Prediction) -> bytes | None:
         return None
 
 
+def _decoded(prediction: Prediction, size: int, crop: str) -> np.ndarray | None:
+    """Return an image's pixels; if it cannot be read or decoded, note why in its prediction and return None."""
+    try:
+        return decoder.decode(corpus.read(prediction.uri)[0], size, crop).pixels
+    except ImageError as error:
+        _fail(prediction, error)
+        return None
+
+
+def _each(function: Callable[[Prediction], Out], predictions: list[Prediction]) -> list[Out]:
+    """Return what a function gives for each prediction; images of far places are read at once."""
+    with ThreadPoolExecutor(max(places.in_flight(prediction.uri) for prediction in predictions)) as pool:
+        return list(pool.map(function, predictions))
+
+
 def _features(
     store: FeatureStore, feature_set: str, predictions: list[Prediction], options: PredictOptions
 ) -> np.ndarray:
     """Return features float32 (n, d): those that the set holds, the others embedded; note what cannot be embedded."""
-    X, found = _stored(store, feature_set, [_key(prediction) for prediction in predictions])
+    X, found = _stored(store, feature_set, _each(_key, predictions))
     missing = [i for i, prediction in enumerate(predictions) if not found[i] and prediction.error is None]
     if missing:
         spec = store.spec(feature_set)
@@ -141,13 +160,9 @@ def _stored(store: FeatureStore, feature_set: str, keys: list[bytes | None]) -> 
 
 def _embed(rows: list[int], predictions: list[Prediction], run: Engine, X: np.ndarray, spec: FeatureSpec) -> None:
     """Embed images into their rows of X, rounded to the set's dtype; note an error where features cannot be stored."""
-    decoded: dict[int, np.ndarray] = {}
-    for i in rows:
-        try:
-            data = corpus.read(predictions[i].uri)[0]
-            decoded[i] = decoder.decode(data, spec.preprocessing.input_size, spec.preprocessing.crop).pixels
-        except ImageError as error:
-            _fail(predictions[i], error)
+    seen = spec.preprocessing
+    pixels = _each(lambda prediction: _decoded(prediction, seen.input_size, seen.crop), [predictions[i] for i in rows])
+    decoded = {i: one for i, one in zip(rows, pixels, strict=True) if one is not None}
     if decoded:
         made, vectors = np.array(list(decoded)), run(np.stack(list(decoded.values())))
         good = storable(vectors, spec.dtype)

@@ -25,6 +25,7 @@ from featurestore.errors import BucketError, ImageError, NoPictures, SourceError
 from featurestore.storage import buckets
 from object_servers import ObjectServer, free_ports
 from pipelines import commands
+from pipelines import predict as predicting
 from pipelines.embedding import files
 from pipelines.sources import objects, places, prefixes, tars, uris
 from pipelines.sources.base import Entry
@@ -275,6 +276,21 @@ def test_files_are_read_ahead_in_order_and_in_bounds(at_once: int, monkeypatch: 
     next(taken)
     taken.close()
     assert running == 0 and len(done) < 10
+
+
+def test_images_are_predicted_at_once(
+    run: Any, put: Put, bucket: str, asked: Proxy, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "open_engine", lambda *_args, **_options: engine)
+    put({f"p/{'ab'[n % 2]}/{n}.png": png(n) for n in range(40)})
+    run("embed", f"s3://{bucket}/p")
+    run("train", "--head", "ncm")
+    put({f"new/{n}.png": png(100 + n) for n in range(32)})
+    asked.delay, since = 0.1, time.monotonic()
+    told = run("predict", *(f"s3://{bucket}/new/{n}.png" for n in range(32)))
+    assert time.monotonic() - since < 32 * 0.1
+    assert all(one["label"] in ("a", "b") for one in told)
+    assert sum("/new/" in path for method, path in asked.requests if method == "GET") == 2 * 32
 
 
 # --- manifests
