@@ -40,7 +40,7 @@ class FeatureStore(Reader):
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     store = FeatureStore.create(Path(folder) / "my.store")  # what `penult embed` does
+        ...     store = FeatureStore.create(f"{folder}/my.store")  # what `penult embed` does
         ...     store.sets()  # after it: X, y, ids = store.features(split="train")
         []
 

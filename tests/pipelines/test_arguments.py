@@ -172,6 +172,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "predict": [str(folder / "corpus" / "a" / "00.png")],
             "export": ["--to", str(folder / "exported")],
             "retrain": [str(folder / "nightly.toml")],
+            "copy": [str(store), str(folder / "copy")],
         }
         yield World(folder, store, least)
         worker.engine_for.cache_clear()

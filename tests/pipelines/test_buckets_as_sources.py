@@ -30,6 +30,7 @@ from pipelines.embedding import files
 from pipelines.sources import objects, places, prefixes, tars, uris
 from pipelines.sources.base import Entry
 from pipelines.sources.corpus import Source, list_source
+from pipelines.sources.listing import Hints
 
 
 def png(number: int) -> bytes:
@@ -144,8 +145,8 @@ def test_a_prefix_is_listed_as_a_folder_is(tmp_path: Path, put: Put, bucket: str
         path.write_bytes(key.encode())
     put({f"photos/{key}": key.encode() for key in keys} | {"photos too/1.jpg": b"not below the prefix"})
     for folders in (True, False):
-        local = list_source(tmp_path / "photos", split_folders=folders)
-        far = list_source(f"s3://{bucket}/photos/", split_folders=folders)
+        local = list_source(tmp_path / "photos", Hints(folders))
+        far = list_source(f"s3://{bucket}/photos/", Hints(folders))
         assert listed(far) == listed(local) and listed(far) == listed(far)
         assert (far.ignored, far.problems, far.incomplete) == (local.ignored, [], [])
         assert [note.replace(far.uri, str(tmp_path / "photos")) for note in far.notes] == local.notes
