@@ -131,6 +131,10 @@ DENSE = ("--head", "dense")
 TABLE: dict[str, Case] = {
     **{f"{command} --json": flag("print_json.wanted") for command in JOBS},
     **{f"{command} --store": Case("other", dict.fromkeys(paths, "other")) for command, paths in STORE.items()},
+    **{
+        f"{command} --storage-option": Case("account=a", {"use": True, "use.options": ("account=a",)})
+        for command in STORE
+    },
     "embed --backbone": at(f"{EMBED}.backbone", "ResNet50"),
     "embed --weights": at(f"{EMBED}.weights", "w.h5"),
     "embed --layer": at(f"{EMBED}.layer", "conv"),
@@ -330,6 +334,8 @@ def asked_for(
 
     patches = [recording(path, answer) for path, answer in JOBS[command].items()]
     patches.append(recording(f"{COMMAND.commands[command].callback.__module__}.print_json", None))
+    if any(str(argument).startswith("--storage-option") for argument in arguments):
+        patches.append(recording("featurestore.storage.settings.use", None))
     with monkeypatch.context() as patch:
         patch.chdir(folder)
         shown = mock.MagicMock()
