@@ -127,6 +127,8 @@ STORE = {
     "runs": ["FeatureStore.path"],
     "retrain": ["retrain.store"],
 }
+USED = {"use": True, "use.options": ("account=a",)}  # of featurestore.storage.settings
+PLACED = {"store": "PLACE", "storage-option": "KEY=VALUE"}  # what stands for the value in the help
 DENSE = ("--head", "dense")
 TABLE: dict[str, Case] = {
     **{f"{command} --json": flag("print_json.wanted") for command in JOBS},
@@ -650,7 +652,8 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
         if parameter.metavar
     }
     shares = {f"{command} --{part}": "SHARE" for command in ("train", "compare") for part in ("val", "test")}
-    assert metavars == shares | {
+    stores = {f"{command} --{part}": word for command in STORE for part, word in PLACED.items()}
+    assert metavars == shares | stores | {
         "embed source": "SOURCE... [-- RUNNER OPTIONS]",
         "status --csv": "FILE",
         "compare --budget": "TIME",
