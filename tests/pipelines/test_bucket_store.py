@@ -9,7 +9,9 @@ import sys
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import CountingEngine
 from featurestore.maintenance.verify import verify
@@ -67,6 +69,38 @@ def test_a_store_in_a_bucket_takes_every_command(
     done("gc", "--older-than", "0s")
     assert done("verify") == [] and done("embed", corpus, *SHARDS)["unchanged"] == 31
     assert not list(tmp_path.glob("s3*")), "a folder was made where a bucket was meant"
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_nights_over_images_and_a_store_in_buckets(
+    bucket_place: PurePath, engine: CountingEngine, tmp_path: Path
+) -> None:
+    photos, store = bucket_place.parent / "photos", ("--store", str(bucket_place))
+    for number in range(60):
+        put_picture(photos, number)
+    recipe = tmp_path / "nightly.toml"
+    recipe.write_text(
+        f'[source]\nlocation = "{photos}"\n[compare]\nheads = ["ncm"]\n'
+        '[promote]\nrule = "better"\nmin_test_images = 1\n'
+    )
+    first = done("retrain", recipe, *store, "--date", "2026-11-01")
+    assert first["decision"] == "promoted" and first["embed"]["embedded"] == engine.images == 60
+    assert done("champion", *store)["champion"] == first["challenger"]["head_id"]
+    assert done("retrain", recipe, *store, "--date", "2026-11-01") == first | {"repeated": True}
+    assert done("retrain", recipe, *store, "--date", "2026-11-02")["decision"] == "unchanged"
+    put_picture(photos, 60)
+    third = done("retrain", recipe, *store, "--date", "2026-11-03")
+    assert (third["embed"]["new"], third["embed"]["unchanged"], engine.images) == (1, 60, 61)
+    assert third["decision"] == "kept" and buckets.head(third["report"])
+    assert done("verify", *store) == []
+
+
+def put_picture(photos: PurePath, number: int) -> None:
+    """Put a picture into a bucket whose class is how bright it is."""
+    noise = np.random.default_rng(number).integers(0, 40, (16, 16, 3), np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(noise + np.uint8(90 * (number % 3))).save(data, "png")
+    buckets.put(str(photos / "abc"[number % 3] / f"{number:02}.png"), data.getvalue())
 
 
 def test_damage_is_found_and_mended_in_a_bucket(

@@ -24,6 +24,7 @@ from PIL import Image
 
 from conftest import ROOT, CountingEngine, write_picture
 from featurestore.errors import ImageError, NoPictures, SourceError
+from featurestore.storage import buckets
 from featurestore.store import FeatureStore
 from pipelines import commands
 from pipelines.embedding.embed import embed
@@ -81,6 +82,22 @@ def test_one_table_and_a_pattern_of_tables() -> None:
         list(list_source(str(GOLDEN / "hub/data/train-{00000..00002}-of-00002.parquet")))
     (first, *_) = list_source(GOLDEN / "disk/train/data-00000-of-00001.arrow")
     assert colour(read(first)) == COLOURS[0]
+
+
+@pytest.mark.parametrize("name", ["hub/data/train-00000-of-00002.parquet", "disk/train/data-00000-of-00001.arrow"])
+def test_a_table_in_a_bucket_is_read_as_one_on_a_disk(name: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"s3://{bucket}/{name}"
+    buckets.put_file(uri, GOLDEN / name)
+    near, far = list_source(GOLDEN / name), list_source(uri)
+    pairs = list(zip(near, far, strict=True))
+    assert pairs and far.kind == near.kind and far.columns == near.columns
+    for one, other in pairs:
+        assert other.uri == uri + one.uri[one.uri.index("#") :]
+        assert (read(other), other.label, other.split) == (read(one), one.label, one.split)
+    buckets.put(uri, b"no table any more")
+    monkeypatch.setattr(rows, "SECONDS_BETWEEN_CHECKS", 0.0)
+    with pytest.raises(ImageError):
+        places.read(pairs[0][1].uri)
 
 
 # --- whatever wrote the table, its cells are read back
