@@ -55,10 +55,11 @@ class Membership:
             before = self._names.get(labels.label_digest(old), label)  # a removed image had no label
             self._changes[before, label] += before != label
         fresh = states != LISTED
-        silent = np.array([not any(one) for one in said], bool)
-        self.written += int((fresh & ((states == CHANGED) | ~silent)).sum())
+        statements = _at(said, fresh)
+        is_change = (states[fresh] == CHANGED).tolist()
+        self.written += sum(any(one) or changed for one, changed in zip(statements, is_change, strict=True))
         uris = (entry.uri for entry in _at(entries, fresh))
-        return labels.statements(uris, _at(said, fresh), self._label_set, self.source, self._run_id)
+        return labels.statements(uris, statements, self._label_set, self.source, self._run_id)
 
     def removals(self, incomplete: Sequence[str], max_removed: float) -> Iterator[pa.RecordBatch]:
         """Yield rows (schema LABELS) that remove the images that the listing lacks; call it after the last chunk.
@@ -89,9 +90,13 @@ class Membership:
         }
 
     def _count(self, said: Sequence[tuple[str | None, str | None, str | None]]) -> None:
-        self._classes.update(label for label, _, _ in said if label is not None)
-        self._splits.update(split for _, split, _ in said if split is not None)
-        self._unlabelled += sum(label is None for label, _, _ in said)
+        for (label, split, _), count in Counter(said).items():
+            if label is None:
+                self._unlabelled += count
+            else:
+                self._classes[label] += count
+            if split is not None:
+                self._splits[split] += count
 
     def _missing(self, unseen: np.ndarray, incomplete: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
         """Yield the source's current rows of images that the listing lacks."""
