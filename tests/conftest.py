@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ from datetime import timedelta
 from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from featurestore.storage.base import location
 from featurestore.storage.objects import ObjectStorage
 from heads.evaluation import learning_curve
 from object_servers import ObjectServer
+from pipelines import commands
 from pipelines.backbones import canary
 from pipelines.embedding import worker
 from pipelines.images import decoder
@@ -143,6 +146,17 @@ def bucket_place(seaweedfs: ObjectServer, shared_bucket: str, monkeypatch: pytes
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> PurePath:
     """Where nothing is yet, for a store: on a disk and, for tests with the mark ``everywhere``, in a bucket."""
     return tmp_path / "store" if request.param == "disk" else request.getfixturevalue("bucket_place")
+
+
+@pytest.fixture
+def run(tmp_path: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command on ``tmp_path/store`` with the counting engine; return its JSON."""
+
+    def command(*arguments: object) -> Any:
+        commands.app([*map(str, arguments), "--store", str(tmp_path / "store"), "--json"], standalone_mode=False)
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return command
 
 
 @pytest.fixture(scope="module")

@@ -14,42 +14,13 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from pipelines.sources.base import Blob
+from pipelines.sources.blobs import BlobFile
 
 BUFFER_BYTES = 2**20  # read at once; a page of Parquet that is larger is read whole
 BATCH_BYTES = 8 * 2**20
 MAX_BATCH_ROWS = 1024
 KEPT_BATCHES = 3  # threads that read in the order of the rows are never farther apart
 ROWS_PER_BATCH = 10_000  # of columns that hold no images
-
-
-class _File:
-    """A blob as pyarrow reads it."""
-
-    closed = False
-
-    def __init__(self, blob: Blob) -> None:
-        self._blob, self._at = blob, 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._blob.pread(self._blob.size - self._at if size < 0 else size, self._at)
-        self._at += len(data)
-        return data
-
-    def seek(self, at: int, whence: int = 0) -> int:
-        self._at = at + (0, self._at, self._blob.size)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def close(self) -> None:
-        self.closed = True
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
 
 class ParquetRows:
@@ -63,7 +34,7 @@ class ParquetRows:
         with ExitStack() as closing:
             blob = closing.enter_context(opening)
             self._file = parquet.ParquetFile(
-                pa.PythonFile(_File(blob), mode="r"), buffer_size=BUFFER_BYTES, pre_buffer=False
+                pa.PythonFile(BlobFile(blob), mode="r"), buffer_size=BUFFER_BYTES, pre_buffer=False
             )
             self._closing = closing.pop_all()
         self.schema, self.count = self._file.schema_arrow, self._file.metadata.num_rows

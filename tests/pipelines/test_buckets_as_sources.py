@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import io
-import json
 import tarfile
 import threading
 import time
@@ -24,7 +23,6 @@ from conftest import CountingEngine
 from featurestore.errors import BucketError, ImageError, NoPictures, SourceError
 from featurestore.storage import buckets
 from object_servers import ObjectServer, free_ports
-from pipelines import commands
 from pipelines import predict as predicting
 from pipelines.embedding import files
 from pipelines.sources import objects, places, prefixes, tars, uris
@@ -52,15 +50,6 @@ def put(seaweedfs: ObjectServer, bucket: str) -> Put:
             obstore.put(store, key, data)
 
     return write
-
-
-@pytest.fixture
-def run(tmp_path: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]) -> Any:
-    def command(*arguments: object) -> Any:
-        commands.app([*map(str, arguments), "--store", str(tmp_path / "store"), "--json"], standalone_mode=False)
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-    return command
 
 
 @pytest.fixture

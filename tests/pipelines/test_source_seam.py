@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections.abc import Iterator
 from hashlib import sha256
@@ -17,7 +16,6 @@ from PIL import Image
 
 from conftest import CountingEngine
 from featurestore.errors import ImageError, SourceError
-from pipelines import commands
 from pipelines.predict import predict
 from pipelines.sources import kinds, places
 from pipelines.sources.base import Entry, Place, SourceKind
@@ -91,15 +89,6 @@ def paints(monkeypatch: pytest.MonkeyPatch) -> Paints:
     places.register(made)
     kinds.register(Colours(made))
     return made
-
-
-@pytest.fixture
-def run(tmp_path: Path, engine: CountingEngine, capsys: pytest.CaptureFixture[str]) -> Any:
-    def command(*arguments: object) -> Any:
-        commands.app([*map(str, arguments), "--store", str(tmp_path / "store"), "--json"], standalone_mode=False)
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-    return command
 
 
 def test_only_what_changed_is_read_again(run: Any, paints: Paints, engine: CountingEngine) -> None:
