@@ -8,6 +8,7 @@ a ``pathlib.Path`` lies on a local disk. A new storage is a class with these met
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path, PurePath
 from typing import Protocol
 
-from featurestore.errors import StoreError
+from featurestore.errors import StoreError, UsageError
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Storage(Protocol):
         """Return an absolute local path at which a file can be read, by libraries that read nothing else."""
 
 
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _STORAGES: dict[type[PurePath], Storage] = {}
 _SCHEMES: dict[str, type[PurePath]] = {}
 
@@ -128,7 +130,10 @@ def register(kind: type[PurePath], storage: Storage, *schemes: str) -> None:
 
 
 def location(named: str | PurePath) -> PurePath:
-    """Return what users write as a location: a path on a local disk, unless its scheme is another storage's.
+    """Return what users write as a location: a path on a local disk, unless it begins with a scheme such as ``s3://``.
+
+    Raises:
+        UsageError: no storage has the scheme, or nothing follows it.
 
     Example:
         >>> location("photos.store").name, str(location("s3://photos/store"))
@@ -136,8 +141,12 @@ def location(named: str | PurePath) -> PurePath:
     """
     if isinstance(named, PurePath):
         return named
-    scheme, separator, _ = named.partition("://")
-    return _SCHEMES[scheme](named) if separator and scheme in _SCHEMES else Path(named)
+    if not (begin := _SCHEME.match(named)):
+        return Path(named)
+    if begin[1] not in _SCHEMES or not named[begin.end() :].strip("/"):
+        places = ", ".join(f"{scheme}://bucket/prefix" for scheme in _SCHEMES)
+        raise UsageError(f"Expected: a folder, or a place such as {places}. Got: {named}.")
+    return _SCHEMES[begin[1]](named)
 
 
 def storage_of(path: PurePath) -> Storage:

@@ -16,6 +16,7 @@ from PIL import Image
 from conftest import CountingEngine
 from featurestore.maintenance.verify import verify
 from featurestore.storage import buckets
+from featurestore.storage.base import location
 from pipelines import commands
 
 SHARDS = ("--shard-images", "10", "--batch-size", "8")
@@ -126,6 +127,20 @@ def test_no_store_and_no_bucket_are_sentences(bucket_place: PurePath) -> None:
     )
     code, _, said = penult("status", "--store", "s3://no-such-bucket/store")
     assert code == 1 and said.startswith("penult: There is no bucket s3://no-such-bucket at http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("place", ["ftp://host/store", "s3://", "gs:///", "file:///store", "S3://bucket/store"])
+def test_a_place_that_no_storage_has_is_a_sentence_and_makes_no_folder(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, said = penult("embed", tmp_path, "--store", place)
+    assert code == 2 and said == (
+        "penult: Expected: a folder, or a place such as s3://bucket/prefix, gs://bucket/prefix, az://bucket/prefix. "
+        f"Got: {place}.\n"
+    )
+    assert not list(tmp_path.iterdir())
+    assert location("a:b").name == "a:b" and location("a/b://c") == Path("a/b:/c"), "those are folders"
 
 
 def test_storage_options_reach_the_client(bucket_place: PurePath, monkeypatch: pytest.MonkeyPatch) -> None:
