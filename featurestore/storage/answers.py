@@ -58,7 +58,7 @@ ANSWERS = [  # the first that matches says it
     ),
     Answer(
         " 40[13] |Unauthenticated",
-        "{uri} may not be {past} with these credentials: give them the right to ({right}), or use others.",
+        "{uri} may not be {past} with these credentials: give them the right to{right}, or use others.",
         ObjectDenied,
     ),
     Answer("list request.* 404 ", NO_BUCKET),
@@ -88,6 +88,7 @@ ANSWERS = [  # the first that matches says it
         passing=True,
     ),
 ]
+NOT_PUBLIC = Answer("", "{server} does not let everyone read {uri} ({code}): name what is public.", ObjectDenied)
 OTHER = Answer("", "{uri} cannot be {past}: {said}: look after that bucket, {rerun}.", of_server=False)
 
 
@@ -103,13 +104,15 @@ def error_for(error: BaseException, uri: str, root: str, verb: str, settings: Ma
     """
     said = str(error).partition("\n\nDebug source")[0]
     answer = next((one for one in ANSWERS if re.search(one.pattern, said)), OTHER)
+    if answer.kind is ObjectDenied and root.startswith("http"):
+        answer = NOT_PUBLIC
     code = re.search(r"<Code>(\w+)</Code>", said) or re.search(r"status code: (\d+)", said)
     sentence = answer.sentence.format(
         uri=uri,
         root=root,
         server=settings.get("AWS_ENDPOINT_URL", root) if root.startswith("s3:") else root,
         past=PAST[verb],
-        right=RIGHTS[verb],
+        right=f" ({RIGHTS[verb]})" if root.startswith("s3:") else "",
         code=code[1] if code else type(error).__name__,
         said=" ".join(said.split())[:300],
         rerun=RERUN,

@@ -180,6 +180,12 @@ def test_each_answer_is_a_sentence_of_its_own(
             ask()
 
 
+def test_a_web_host_that_refuses_is_not_asked_for_rights(impatient: None) -> None:
+    with answering(403, "no") as host, pytest.raises(ObjectDenied) as refused:
+        get(f"{host}/k")
+    assert str(refused.value) == f"{host} does not let everyone read {host}/k (403): name what is public."
+
+
 def test_a_server_that_does_not_answer(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(BucketError, match=r"http://127.0.0.1:9 cannot be reached for s3://b1b: look after"):
