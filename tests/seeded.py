@@ -27,10 +27,10 @@ def network(name: str, include_top: bool = False, **options: Any) -> keras.Model
     keras.utils.set_random_seed(7)
     model = getattr(keras.applications, name)(weights=None, include_top=include_top, **options)
     module = importlib.import_module(f"keras.applications.{table.TABLE[name].module}")
-    return _settled(model, module.preprocess_input)
+    return settled(model, module.preprocess_input)
 
 
-def _settled(model: keras.Model, normalized: Any) -> keras.Model:
+def settled(model: keras.Model, normalized: Any) -> keras.Model:
     """Without the statistics of real images a deep random network forgets its input, and no comparison could fail."""
     normalisations = [layer for layer in model.layers if isinstance(layer, import_keras().layers.BatchNormalization)]
     for layer in normalisations:
@@ -82,7 +82,7 @@ def small(folder: Path) -> Iterator[Small]:
     backbone = Small("small", 64, 32, TF, "conv_pw_2_relu", folder)
     if not backbone.published(top=False).exists():
         import_keras().utils.set_random_seed(7)
-        _settled(backbone.network(False, 64), backbone.normalized).save_weights(backbone.published(top=False))
+        settled(backbone.network(False, 64), backbone.normalized).save_weights(backbone.published(top=False))
     table.register(backbone)
     try:
         yield backbone

@@ -7,6 +7,7 @@ import runpy
 import shutil
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from pipelines.backbones import networks
 from pipelines.embedding.embed import embed
 from pipelines.export import FORMATS, PICTURES, export
 from pipelines.options import EmbedOptions, ExportOptions, PredictOptions, TrainOptions
-from pipelines.predict import predict, tap_of
+from pipelines.predict import predict
 from pipelines.training import train_head
 
 RECIPE = Path(__file__).parents[2] / "docs" / "recipes" / "export.md"
@@ -46,11 +47,12 @@ def digits(tmp_path_factory):
     return folder, train_head(folder / "store", TrainOptions("logreg", {"C": 1.0}))["head_id"]
 
 
-@pytest.fixture(scope="module")
-def network(digits):
-    """The store's backbone, built once."""
-    opened = FeatureStore(digits[0] / "store")
-    return networks.build(tap_of(opened, opened.resolve(), None))
+@pytest.fixture(scope="module", autouse=True)
+def built_once():
+    """A backbone that was built serves all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "build", cache(networks.build))
+        yield
 
 
 @pytest.fixture
@@ -124,10 +126,9 @@ def test_the_command_prints_one_object(digits, tmp_path, monkeypatch, capsys):
         (lambda out: 1 / 0, "division by zero"),
     ],
 )
-def test_a_model_that_differs_is_not_kept(fault, said, digits, network, tmp_path, monkeypatch):
+def test_a_model_that_differs_is_not_kept(fault, said, digits, tmp_path, monkeypatch):
     folder, head_id = digits
     row = FORMATS["keras"]
-    monkeypatch.setattr(networks, "build", lambda _: network)
 
     def faulty(path):
         run = row.load(path)

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import seeded
 from featurestore.errors import EngineError, StoreError, UsageError
 from pipelines.backbones import networks
 from pipelines.embedding.embed import embed
@@ -76,8 +77,14 @@ def test_real_heads_one_after_the_other(tmp_path: Path, to: Path, monkeypatch: p
         path = tmp_path / "corpus" / f"class {data.target[number]}" / f"{number:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((data.images[number] * 15).astype(np.uint8)).resize((40, 30)).save(path)
-    store, options = tmp_path / "store", PublishOptions(str(to))
-    embed(str(tmp_path / "corpus"), store, EmbedOptions(layer="block2a_project_bn", input_size=32))
+    with seeded.small(tmp_path) as backbone:
+        weights = str(backbone.published(top=False))
+        embed(str(tmp_path / "corpus"), tmp_path / "store", EmbedOptions(backbone.name, weights, input_size=32))
+        published_one_by_one(tmp_path / "store", to, monkeypatch)
+
+
+def published_one_by_one(store: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = PublishOptions(str(to))
     monkeypatch.setattr(networks, "build", cache(networks.build))
     heads = [train_head(store, TrainOptions(family))["head_id"] for family in ("ncm", "logreg")]
     assert published(to) is None

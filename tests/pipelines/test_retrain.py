@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -58,7 +59,8 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.store, self.recipe = folder, folder / "store", folder / "nightly.toml"
-        self._number = 0
+        self.number = 0
+        folder.mkdir(exist_ok=True)
         self.write(LEAST)
 
     def write(self, recipe: str) -> None:
@@ -69,17 +71,21 @@ class World:
         added = []
         for name, colour in COLOURS.items():
             for _ in range(per_class):
-                random = np.random.default_rng(self._number)
+                random = np.random.default_rng(self.number)
                 pixels = np.clip(random.normal(colour, noise, (2, 2, 3)).round(), 0, 255).astype(np.uint8)
-                path = self.folder / folder / labels.get(name, name) / f"{self._number:04}.png"
+                path = self.folder / folder / labels.get(name, name) / f"{self.number:04}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(np.kron(pixels, np.ones((8, 8, 1), np.uint8))).save(path)
                 added.append(path)
-                self._number += 1
+                self.number += 1
         return added
 
     def night(self, day: int, **options: Any) -> dict[str, Any]:
         return retrain(self.recipe, self.store, RetrainOptions(date=datetime.date(2026, 11, day), **options))
+
+    def picture_paths(self) -> list[Path]:
+        """The pictures in the order in which they were added."""
+        return sorted(self.folder.glob("photos/*/*"), key=lambda path: path.name)
 
     @property
     def champion(self) -> str | None:
@@ -99,6 +105,37 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, engine: CountingEngine) -> World:
     return World(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def first_night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """The folder of a world after its first night, a copy of it, and what the night came to."""
+    folder = tmp_path_factory.mktemp("first")
+    world = World(folder / "world")
+    world.add()
+    worker.engine_for.cache_clear()
+    with mock.patch.object(worker, "open_engine", lambda *_args, **_options: CountingEngine(8)):
+        told = world.night(1)
+    worker.engine_for.cache_clear()
+    shutil.copytree(world.folder, folder / "copy")
+    return world.folder, folder / "copy", told
+
+
+@pytest.fixture
+def begun(first_night: tuple[Path, Path, dict[str, Any]], engine: CountingEngine) -> Iterator[World]:
+    """That world as the night left it; what a test does to it is undone."""
+    folder, saved, _ = first_night
+    world = World(folder)
+    world.number = len(world.picture_paths())
+    yield world
+    shutil.rmtree(folder)
+    shutil.copytree(saved, folder)
+
+
+@pytest.fixture
+def first(first_night: tuple[Path, Path, dict[str, Any]]) -> dict[str, Any]:
+    """What the first night of ``begun`` came to."""
+    return copy.deepcopy(first_night[2])
 
 
 def status_of(outcome: dict[str, Any], check: str) -> str:
@@ -128,48 +165,45 @@ def test_the_date_is_today_in_utc_where_none_is_given(world: World) -> None:
     assert before.isoformat() <= told["date"] <= datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def test_a_night_is_done_once(world: World, engine: CountingEngine) -> None:
-    world.add()
-    first = world.night(1)
-    world.add(5)
-    runs = FeatureStore(world.store).runs()
+def test_a_night_is_done_once(begun: World, first: dict[str, Any], engine: CountingEngine) -> None:
+    begun.add(5)
+    runs = FeatureStore(begun.store).runs()
     embedded = engine.images
-    assert world.night(1) == first | {"repeated": True}
-    assert engine.images == embedded and len(FeatureStore(world.store).runs()) == len(runs)
-    second = world.night(2)
+    assert begun.night(1) == first | {"repeated": True}
+    assert engine.images == embedded and len(FeatureStore(begun.store).runs()) == len(runs)
+    second = begun.night(2)
     assert second["embed"]["new"] == 15
     fine = ("failures", "appeared", "vanished", "flips", "test_shrank", "small_classes")
     assert {status_of(second, check) for check in fine} == {"ok"}
 
 
-def test_another_recipe_on_the_same_date_is_another_night(world: World) -> None:
-    world.add()
-    world.night(1)
-    world.write("# a remark\n" + LEAST)
-    assert world.night(1)["repeated"]
-    world.write(LEAST.replace('"ncm", "logreg"', '"ncm"'))
-    told = world.night(1)
+def test_another_recipe_on_the_same_date_is_another_night(begun: World) -> None:
+    begun.write("# a remark\n" + LEAST)
+    assert begun.night(1)["repeated"]
+    begun.write(LEAST.replace('"ncm", "logreg"', '"ncm"'))
+    told = begun.night(1)
     assert not told["repeated"] and told["challenger"]["head"] == "ncm" and told["test"]["decisions"] == 2
     renamed = 'name = "another"\n'
-    world.write(renamed + world.recipe.read_text())
-    assert world.night(1)["repeated"], "a name decides nothing"
-    world.write(renamed + LEAST.replace('"ncm", "logreg"', '"logreg"'))
-    assert world.night(1)["test"]["decisions"] == 1, "the others are nights of another recipe"
+    begun.write(renamed + begun.recipe.read_text())
+    assert begun.night(1)["repeated"], "a name decides nothing"
+    begun.write(renamed + LEAST.replace('"ncm", "logreg"', '"logreg"'))
+    assert begun.night(1)["test"]["decisions"] == 1, "the others are nights of another recipe"
 
 
-def test_a_night_on_which_nothing_changed_fits_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.add()
-    first, second = world.night(1), world.night(2)
+def test_a_night_on_which_nothing_changed_fits_nothing(
+    begun: World, first: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = begun.night(2)
     assert second["decision"] == "unchanged" and second["challenger"] is None and second["n"] == first["n"]
     assert second["champion"] == {key: first["challenger"][key] for key in ("head_id", "score", "ci")}
-    code, third = world.cli("--date", "2026-11-03", "--skip-code", "99")
+    code, third = begun.cli("--date", "2026-11-03", "--skip-code", "99")
     assert code == 99 and third["decision"] == "unchanged"
     assert third["reason"] == "Nothing has changed since the night of 2026-11-02."
-    assert world.cli("--date", "2026-11-03", "--skip-code", "99") == (99, third | {"repeated": True})
-    assert world.cli("--date", "2026-11-04")[0] == 0
-    train_head(world.store, TrainOptions(head="ncm"))
-    promote(FeatureStore(world.store), None)  # somebody promotes another head: there is something to decide
-    assert world.night(5)["decision"] in ("kept", "promoted")
+    assert begun.cli("--date", "2026-11-03", "--skip-code", "99") == (99, third | {"repeated": True})
+    assert begun.cli("--date", "2026-11-04")[0] == 0
+    train_head(begun.store, TrainOptions(head="ncm"))
+    promote(FeatureStore(begun.store), None)  # somebody promotes another head: there is something to decide
+    assert begun.night(5)["decision"] in ("kept", "promoted")
 
 
 def test_new_labels_alone_are_a_change(world: World) -> None:
@@ -236,49 +270,47 @@ def test_a_date_in_the_source_is_the_logical_date(world: World) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_check_that_blocks_ends_the_night_with_code_4(check: str, world: World) -> None:
-    world.add()
-    first = world.night(1)
-    world.write(LEAST + f'\n[checks]\n{check} = "block"\n')
-    paths = world.add(20, noise=10 if check == "drift" else 60)
+def test_a_check_that_blocks_ends_the_night_with_code_4(check: str, begun: World, first: dict[str, Any]) -> None:
+    begun.write(LEAST + f'\n[checks]\n{check} = "block"\n')
+    paths = begun.add(20, noise=10 if check == "drift" else 60)
     match check:
         case "failures":
             for path in paths[:9]:
                 path.write_bytes(b"no picture")
         case "small_classes":
-            (world.folder / "photos" / "grey").mkdir()
-            shutil.copy(paths[0], world.folder / "photos" / "grey" / "1.png")
+            (begun.folder / "photos" / "grey").mkdir()
+            shutil.copy(paths[0], begun.folder / "photos" / "grey" / "1.png")
             paths[0].unlink()
         case "appeared":
-            (world.folder / "photos" / "red").rename(world.folder / "photos" / "crimson")
-            world.write(LEAST + '\n[checks]\nappeared = "block"\nvanished = "off"\n[embed]\naccept_removed = true\n')
+            (begun.folder / "photos" / "red").rename(begun.folder / "photos" / "crimson")
+            begun.write(LEAST + '\n[checks]\nappeared = "block"\nvanished = "off"\n[embed]\naccept_removed = true\n')
         case "vanished":
-            shutil.rmtree(world.folder / "photos" / "red")
+            shutil.rmtree(begun.folder / "photos" / "red")
         case "flips":
-            rows = [f"{path.as_uri()},blue" for path in (world.folder / "photos" / "red").iterdir()]
-            (world.folder / "corrected.csv").write_text("\n".join(["uri,label", *rows]))
-            world.write(LEAST + '\n[checks]\nflips = "block"\n[labels]\nfile = "corrected.csv"\n')
+            rows = [f"{path.as_uri()},blue" for path in (begun.folder / "photos" / "red").iterdir()]
+            (begun.folder / "corrected.csv").write_text("\n".join(["uri,label", *rows]))
+            begun.write(LEAST + '\n[checks]\nflips = "block"\n[labels]\nfile = "corrected.csv"\n')
         case "drift":
             for path in paths:
                 pixels = np.asarray(Image.open(path))
                 Image.fromarray(pixels // 3).save(path)
         case "test_shrank":
-            rows = [f"{uri},train" for uri in FeatureStore(world.store).dataset().uris]
-            (world.folder / "splits.csv").write_text("\n".join(["uri,split", *rows]))
-            world.write(LEAST + '\n[checks]\ntest_shrank = "block"\n[labels]\nfile = "splits.csv"\n')
+            rows = [f"{uri},train" for uri in FeatureStore(begun.store).dataset().uris]
+            (begun.folder / "splits.csv").write_text("\n".join(["uri,split", *rows]))
+            begun.write(LEAST + '\n[checks]\ntest_shrank = "block"\n[labels]\nfile = "splits.csv"\n')
         case "copies":
-            world.write(LEAST + '\n[checks]\ncopies = "block"\ncopies_cosine = 0.5\n')
-    code, told = world.cli("--date", "2026-11-02")
+            begun.write(LEAST + '\n[checks]\ncopies = "block"\ncopies_cosine = 0.5\n')
+    code, told = begun.cli("--date", "2026-11-02")
     assert code == 4
     assert told["decision"] == "blocked" and status_of(told, check) == "block" and check in told["reason"]
-    assert told["challenger"] is None and world.champion == first["challenger"]["head_id"]
-    assert told["champion"] == {"head_id": world.champion, "score": None, "ci": None}
+    assert told["challenger"] is None and begun.champion == first["challenger"]["head_id"]
+    assert told["champion"] == {"head_id": begun.champion, "score": None, "ci": None}
     assert Path(told["report"]).is_file()
-    assert world.cli("--date", "2026-11-02") == (4, told | {"repeated": True})
+    assert begun.cli("--date", "2026-11-02") == (4, told | {"repeated": True})
     if check != "failures":  # which looks at tonight's files alone
-        assert world.night(3)["decision"] == "blocked", "nothing has changed, and nothing was decided"
-    world.write(world.recipe.read_text().replace('"block"', '"warn"'))
-    told = world.night(2)
+        assert begun.night(3)["decision"] == "blocked", "nothing has changed, and nothing was decided"
+    begun.write(begun.recipe.read_text().replace('"block"', '"warn"'))
+    told = begun.night(2)
     assert told["decision"] in ("kept", "promoted") and told["embed"]["new"] == 0
     assert status_of(told, check) == ("ok" if check == "failures" else "warn")  # none of tonight's new files failed
 
@@ -301,30 +333,28 @@ def test_too_many_failures_end_with_code_3_and_the_night_goes_on_when_they_are_m
     assert counts == {"seen": 60, "embedded": 60, "failed": 0, "unchanged": -9, "new": 60, "changed": 9}
 
 
-def test_a_champion_on_another_feature_set_is_scored_on_the_same_images(world: World) -> None:
-    world.add()
-    first = world.night(1)
-    world.add(20)
-    world.write(LEAST + '\n[embed]\ndtype = "float32"\n')
-    second = world.night(2)
+def test_a_champion_on_another_feature_set_is_scored_on_the_same_images(begun: World, first: dict[str, Any]) -> None:
+    begun.add(20)
+    begun.write(LEAST + '\n[embed]\ndtype = "float32"\n')
+    second = begun.night(2)
     assert second["embed"]["feature_set"] != first["embed"]["feature_set"]
     assert second["champion"]["score"] is not None and second["test"]["new"]["champion"] is not None
     assert second["test"]["old"]["n"] + second["test"]["new"]["n"] == second["n"]["test"]
-    store = FeatureStore(world.store)
+    store = FeatureStore(begun.store)
     assert len(store.content_keys(first["embed"]["feature_set"])) == 300
-    folder, _ = _labelled(world, second)
+    folder, _ = _labelled(begun, second)
     assert json.loads((folder / layout.HEAD).read_text())["meta"]["feature_set"] == second["embed"]["feature_set"]
     made = [run.run_id for run in store.runs() if run.kind == "embed" and not run.result["source"]]
     assert len(made) == 1 and made[0] in second["runs"], "what is embedded for the champion lists nothing"
 
 
-def test_each_head_is_scored_on_features_of_its_own(world: World, engine: CountingEngine) -> None:
-    world.add()
-    first = world.night(1)
-    world.write(LEAST + '\n[embed]\ndtype = "float32"\n')
+def test_each_head_is_scored_on_features_of_its_own(
+    begun: World, first: dict[str, Any], engine: CountingEngine
+) -> None:
+    begun.write(LEAST + '\n[embed]\ndtype = "float32"\n')
     worker.engine_for.cache_clear()
     with mock.patch.object(worker, "open_engine", lambda *_args, **_options: Negative(8)):
-        second = world.night(2)
+        second = begun.night(2)
     worker.engine_for.cache_clear()
     assert second["champion"]["score"] == first["challenger"]["score"] > 0.6
 
@@ -346,27 +376,24 @@ def test_a_first_head_that_is_no_better_than_the_most_frequent_class_is_not_prom
     assert aliases.resolve(world.store, "challenger") == told["challenger"]["head_id"]
 
 
-def test_a_champion_that_cannot_be_loaded_is_replaced(world: World) -> None:
-    world.add()
-    first = world.night(1)
-    path = world.store / "runs" / first["challenger"]["head_id"] / layout.HEAD_ARRAYS
+def test_a_champion_that_cannot_be_loaded_is_replaced(begun: World, first: dict[str, Any]) -> None:
+    path = begun.store / "runs" / first["challenger"]["head_id"] / layout.HEAD_ARRAYS
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    world.add(5)
-    told = world.night(2)
+    begun.add(5)
+    told = begun.night(2)
     assert told["decision"] == "promoted" and told["reason"].startswith("The champion cannot be scored: ")
     assert told["champion"] == {"head_id": first["challenger"]["head_id"], "score": None, "ci": None}
 
 
-def test_images_that_the_champion_was_fitted_on_do_not_judge_it(world: World) -> None:
-    paths = world.add()
-    first = world.night(1)
+def test_images_that_the_champion_was_fitted_on_do_not_judge_it(begun: World, first: dict[str, Any]) -> None:
+    paths = begun.picture_paths()
     rows = [f"{path.as_uri()},{'test' if number % 2 else 'train'}" for number, path in enumerate(paths)]
-    (world.folder / "splits.csv").write_text("\n".join(["uri,split", *rows]))
-    world.write(LEAST + '\n[labels]\nfile = "splits.csv"\n')
-    told = world.night(2)
-    snapshot = Snapshot.read(*_labelled(world, first))
+    (begun.folder / "splits.csv").write_text("\n".join(["uri,split", *rows]))
+    begun.write(LEAST + '\n[labels]\nfile = "splits.csv"\n')
+    told = begun.night(2)
+    snapshot = Snapshot.read(*_labelled(begun, first))
     was_test = len(snapshot.of_split(TEST))
     assert told["test"]["new"]["n"] == 0 and 0 < told["test"]["old"]["n"] <= was_test
     assert any("the champion was fitted or chosen on them" in note for note in told["notes"])
