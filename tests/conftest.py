@@ -17,6 +17,7 @@ from hypothesis import settings
 from PIL import Image
 
 import object_servers
+import quick_beam
 from featurestore.spec import CROPS
 from heads.evaluation import learning_curve
 from object_servers import ObjectServer
@@ -35,6 +36,7 @@ settings.register_profile("penult", deadline=None)  # how long an example takes 
 settings.load_profile("penult")
 
 metadata.version = cache(metadata.version)  # a run records two dozen, and reads a file for each
+quick_beam.install()
 
 
 @pytest.hookimpl(wrapper=True)
