@@ -80,9 +80,9 @@ def decode(kinds: Sequence[str], folder: Path) -> None:
     _child("decode", *kinds)
 
 
-def compare(seed: int, number: int, folder: Path) -> None:
+def compare(seed: int, number: int, folder: Path, parts: int = KINDS) -> None:
     """A part of all kinds of files, of sizes that the seed draws: the right pixels, or "unsupported"."""
-    _child("compare", str(seed), str(number))
+    _child("compare", str(seed), str(number), str(parts))
 
 
 def damage(what: str, seed: int, number: int, folder: Path) -> None:
@@ -241,13 +241,13 @@ def _decode(*kinds: str) -> None:
                 print("LOST", name, complaint, flush=True)
 
 
-def _compare(seed: str, number: str) -> None:
+def _compare(seed: str, number: str, parts: str) -> None:
     random_ = random.Random(f"{seed} {number}")
     size = random_.randint(9, 40), random_.randint(9, 40)
     print("at", size, flush=True)
     makes = itertools.chain(*(pixels.CONTAINERS[name](size) for name in ("png", "other", "odd tiff")))
     lines, _ = pixels.wrong(
-        itertools.islice(itertools.chain(makes, pixels.tiffs(size, every=True)), int(number), None, KINDS)
+        itertools.islice(itertools.chain(makes, pixels.tiffs(size, every=True)), int(number), None, int(parts))
     )
     for line in lines:
         print("LOST", size, line, flush=True)

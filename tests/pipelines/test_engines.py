@@ -60,14 +60,17 @@ def counted_builds(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "size", "layer"),
     [
-        ("MobileNet", 96, None),
+        ("MobileNet", 96, "conv_pw_3_relu"),
         ("VGG16", 32, None),
-        ("MobileNetV3Small", 96, None),
+        ("MobileNetV3Small", 96, "expanded_conv_3_project_bn"),
         ("ConvNeXtTiny", 32, "convnext_tiny_stage_1_block_0_identity"),
     ],
 )
 def test_features_equal_keras_own(cache, tmp_path, name, size, layer):
-    """Networks with normalization tf and caffe, and two that bring their own, of one of which the first blocks."""
+    """Networks with normalization tf and caffe, and two that bring their own; of deep ones the first blocks.
+
+    test_lite_features_equal_keras_own has one that is deep.
+    """
     keras = import_keras()
     network = seeded.network(name, input_shape=(size, size, 3))
     network.save_weights(tmp_path / "w.weights.h5")

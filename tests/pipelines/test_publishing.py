@@ -101,7 +101,12 @@ def published_one_by_one(store: Path, to: Path, monkeypatch: pytest.MonkeyPatch)
     assert published(to) == heads[0] and versions(to) == ["2026-11-00", "2026-11-01"]
 
     row = FORMATS["keras"]
-    monkeypatch.setitem(FORMATS, "keras", row._replace(load=lambda path: lambda pixels: row.load(path)(pixels) + 1))
+
+    def wrong(path: Path) -> Any:
+        run = row.load(path)
+        return lambda pixels: run(pixels) + 1
+
+    monkeypatch.setitem(FORMATS, "keras", row._replace(load=wrong))
     with pytest.raises(EngineError, match="differs from the head"):
         publish(store, heads[1], options, "2026-11-02", 5, lambda _: None)
     assert published(to) == heads[0] and versions(to) == ["2026-11-00", "2026-11-01"]
