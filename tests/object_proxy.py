@@ -57,11 +57,13 @@ class Harm:
         status: answered in place of the server's answer; 0: the connection is cut.
         code: S3's word for it, in the answer's body.
         after: whether the server gets the request all the same, and its answer is lost.
+        half: whether half of its answer arrives, and then the connection is cut.
     """
 
     status: int = 0
     code: str = ""
     after: bool = False
+    half: bool = False
 
     def answer(self, request: Message) -> bytes:
         body = b""
@@ -113,10 +115,11 @@ def proxy(server: str, delay: float = 0.0) -> Iterator[Proxy]:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             async with _server(server) as ask:
                 while (request := await _message(reader)) is not None:
-                    if (answer := await _answer(made, request, ask)) is None:
-                        break
+                    answer, goes_on = await _answer(made, request, ask)
                     writer.write(answer)
                     await writer.drain()
+                    if not goes_on:
+                        break
         writer.close()
 
     async def main() -> None:
@@ -143,19 +146,21 @@ def proxy(server: str, delay: float = 0.0) -> Iterator[Proxy]:
 Ask = Callable[[Message], Awaitable[Message]]
 
 
-async def _answer(made: Proxy, request: Message, ask: Ask) -> bytes | None:
-    """What the client gets; None where its connection is cut."""
+async def _answer(made: Proxy, request: Message, ask: Ask) -> tuple[bytes, bool]:
+    """What the client gets, and whether its connection stays."""
     made.requests.append((request.method, request.path))
     if made.delay:
         await asyncio.sleep(made.delay)
     harm = made.befalls(request)
-    if harm is None or harm.after:
-        kept = {name: value for name, value in request.headers.items() if name not in made.dropped}
-        told = await ask(Message(request.line, kept, request.body))
-        if harm is None:
-            body = made.edit(request, told.body)
-            return told.data() if body is told.body else Message(told.line, _length(told.headers, body), body).data()
-    return harm.answer(request) if harm.status else None
+    if harm is not None and not harm.after:
+        return (harm.answer(request), True) if harm.status else (b"", False)
+    kept = {name: value for name, value in request.headers.items() if name not in made.dropped}
+    told = await ask(Message(request.line, kept, request.body))
+    if harm is not None:
+        whole = harm.answer(request) if harm.status else told.data() if harm.half else b""
+        return whole[: len(whole) // 2] if harm.half else whole, bool(harm.status)
+    body = made.edit(request, told.body)
+    return (told if body is told.body else Message(told.line, _length(told.headers, body), body)).data(), True
 
 
 @contextlib.asynccontextmanager
