@@ -27,6 +27,7 @@ from featurestore.storage.answers import PastEnd, error_for
 from featurestore.storage.settings import ALLOW_HTTP, settings
 
 MAX_TRIES = 9
+MAX_TIME = timedelta(minutes=3)  # of all tries of a request
 MAX_PAUSE = 5.0  # seconds between two tries
 FIRST_PAUSE = 0.1
 TIMEOUTS = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15min"}  # the last is for the largest objects
@@ -120,7 +121,7 @@ def client(uri: str, once: bool = False) -> Any:
 @lru_cache(maxsize=64)
 def _client(scheme: str, bucket: str, once: bool, variables: tuple[tuple[str, str], ...]) -> Any:
     pauses = {"init_backoff": timedelta(seconds=FIRST_PAUSE), "max_backoff": timedelta(seconds=MAX_PAUSE), "base": 2}
-    retry = {"max_retries": 0 if once else MAX_TRIES - 1, "backoff": pauses, "retry_timeout": timedelta(minutes=3)}
+    retry = {"max_retries": 0 if once else MAX_TRIES - 1, "backoff": pauses, "retry_timeout": MAX_TIME}
     options = TIMEOUTS | ({"allow_http": True} if scheme == "http" else {})
     kind = SERVICES[scheme].client
     if scheme in WEB:
@@ -137,9 +138,10 @@ def _split(variables: dict[str, str]) -> tuple[dict[str, str], dict[str, bool]]:
 
 
 def storage_options(uri: str) -> dict[str, str]:
-    """Return the settings of a URI's bucket as Lance takes them."""
+    """Return the settings of a URI's bucket as Lance takes them; it is to be as patient as ``client``'s."""
     service, allowed = _split(settings(address(uri).scheme))
-    return service | {name: str(value).lower() for name, value in allowed.items()}
+    patience = {"client_max_retries": MAX_TRIES - 1, "client_retry_timeout": round(MAX_TIME.total_seconds())}
+    return service | {name: str(value).lower() for name, value in (allowed | patience).items()}
 
 
 def head(uri: str) -> ObjectInfo | None:

@@ -353,7 +353,7 @@ def faults(seed: int, count: int) -> Faults:
     for kind in ("seaweedfs", "moto"):
         for seconds in (0.2, 1.0, 3.0, 1e9):
             yield f"listings {seconds:g} s late, {kind}", partial(late, seconds=seconds, kind=kind)
-    for name in ("embed", "label", "train", "promote", "gc", "copy"):
+    for name in ("embed", "label", "promote", "gc", "copy"):  # train takes no lock
         for dropped in (("if-none-match", "if-match"), ("if-match",)):
             yield f"{name}: the server ignores {dropped}", partial(lying, name=name, dropped=dropped)
     yield from random_faults(random.Random(seed), count)

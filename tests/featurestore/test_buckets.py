@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import lance
 import pytest
 
 from featurestore.errors import BucketError, ObjectDenied, ObjectMissing, UsageError
 from featurestore.storage import buckets, settings
 from featurestore.storage.buckets import CREATE, copy, delete, get, get_file, head, level, listed, put, put_file
+from object_proxy import Harm, proxy
 
 ODD = ("plain.png", "ü ä/x y+z%20#?&.png", "a:b", "x~*'().jpg")
 
@@ -222,6 +224,20 @@ def test_options_set_the_variables_and_unknown_ones_are_refused(monkeypatch: pyt
     for wrong in ("secret=1", "endpoint", "endpoint="):
         with pytest.raises(UsageError, match="endpoint, region, profile"):
             settings.use([wrong])
+
+
+def test_lance_tries_as_often_as_is_said(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    for tries in (1, 2):
+        monkeypatch.setattr(buckets, "MAX_TRIES", tries)
+        with proxy("http://127.0.0.1:9") as made:
+            made.harm = lambda _: Harm(500, "InternalError")
+            monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+            options = buckets.storage_options("s3://b1b/t.lance")
+            with pytest.raises((OSError, ValueError), match="500"):
+                lance.dataset("s3://b1b/t.lance", storage_options=options)
+        asked.append(len(made.requests))
+    assert asked[1] == 2 * asked[0], asked
 
 
 def test_a_profile_of_the_shared_files_is_read_and_variables_go_first(
