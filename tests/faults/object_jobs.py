@@ -1,4 +1,4 @@
-"""The battery's jobs on stores in buckets of a real server, run through a proxy, and checked by what lies in the bucket.
+"""The battery's jobs on stores in buckets of a real server, run through a proxy, checked by what lies there after them.
 
 The independent check reads a copy of the store's objects, which obstore has fetched; each table is also opened in the
 bucket itself, and is the same there.
@@ -75,6 +75,7 @@ class Remote:
     bucket: str
     prefix: str
     command: tuple[str, ...]
+    source: str = ""  # what an embed run is to be given, where there is one
 
     @property
     def uri(self) -> str:
@@ -137,8 +138,9 @@ class Remote:
 
     def here(self) -> tuple[EmbedResult, int]:
         """Embed in this process, with nobody in between; also, how many images the engine was given."""
+        job = replace(self.job, store=self.place, command=["embed", self.source])  # type: ignore[arg-type]
         with environment(self.server.environment), hurried.hurry(SOON):
-            return embed_here(replace(self.job, store=self.place, command=list(self.command)))  # type: ignore[arg-type]
+            return embed_here(job)
 
     def again(self) -> str:
         """Run the command in a process, with nobody in between; return the JSON that it printed."""
@@ -167,13 +169,14 @@ def remote(name: str, folder: Path, kind: str = "seaweedfs", running: ObjectServ
         made.put(job.store)
     if name == "doctor":
         made.damage()
-        return replace(made, command=("doctor", "--store", made.uri))
+        return replace(made, command=("doctor", "--store", made.uri), source=JOBS["embed"](folder).command[1])
     words = {str(job.store): made.uri}
     if name == "embed":
         corpus, words[job.command[1]] = Path(job.command[1]), f"s3://{own}/corpus"
         job = _moved(made.job, corpus.as_uri(), f"s3://{own}/corpus")
         _upload_once(made.server.store(own), corpus)
-    return replace(made, job=replace(job, name=name), command=tuple(words.get(word, word) for word in job.command))
+    command = tuple(words.get(word, word) for word in job.command)
+    return replace(made, job=replace(job, name=name), command=command, source=command[1])
 
 
 def _moved(job: Job, old: str, new: str) -> Job:
