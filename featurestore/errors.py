@@ -105,9 +105,13 @@ class FormatError(StoreError):
 
 
 class BucketError(StoreError):
-    """A bucket that is not there, cannot be reached, or refuses; ``passing``: the next try may go well."""
+    """A bucket that is not there, cannot be reached, or refuses.
+
+    ``passing``: the next try may go well; ``of_server``: it tells of the bucket or its server, not of one object.
+    """
 
     passing = False
+    of_server = True
 
 
 class ObjectMissing(BucketError):

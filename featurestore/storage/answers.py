@@ -23,12 +23,14 @@ class BrokenOff(BucketError):
 
 @dataclass(frozen=True)
 class Answer:
-    """A pattern in what obstore says, and what it means; ``passing``: it may be otherwise at the next try."""
+    """A pattern in what obstore says, and what it means; ``passing``: it may be otherwise at the next try;
+    ``of_server``: it says nothing of the object."""
 
     pattern: str
     sentence: str
     kind: type[BucketError] = BucketError
     passing: bool = False
+    of_server: bool = True
 
 
 NO_BUCKET = "There is no bucket {root} at {server}: make it, or name another."
@@ -65,7 +67,7 @@ ANSWERS = [  # the first that matches says it
         ObjectDenied,
     ),
     Answer("list request.* 404 ", NO_BUCKET),
-    Answer(" 404 |^Object at location", "There is no object {uri}.", ObjectMissing),
+    Answer(" 404 |^Object at location", "There is no object {uri}.", ObjectMissing, of_server=False),
     Answer(
         " (429|503) |SlowDown|TooManyRequests|ServerBusy",
         "{server} asks to slow down, and went on to: wait, {rerun}.",
@@ -76,7 +78,7 @@ ANSWERS = [  # the first that matches says it
         " 501 |[Nn]ot (yet )?(supported|implemented)",
         "{server} cannot do what penult needs ({code}): use another server.",
     ),
-    Answer(" 416 ", "Expected: {uri} to be longer. Got: its end.", PastEnd),
+    Answer(" 416 ", "Expected: {uri} to be longer. Got: its end.", PastEnd, of_server=False),
     Answer(
         "invalid path|Could not parse path",
         "Expected: names of objects below {uri} without empty parts, '.', '..' and control characters. Got: {said}.",
@@ -88,10 +90,10 @@ ANSWERS = [  # the first that matches says it
     Answer("response body error", UNREACHED, BrokenOff, passing=True),
     Answer("error sending request|HTTP error|timed out|[Cc]onnect", UNREACHED, passing=True),
 ]
-OTHER = Answer("", "{uri} cannot be {past}: {said}: look after that bucket, {rerun}.")
+OTHER = Answer("", "{uri} cannot be {past}: {said}: look after that bucket, {rerun}.", of_server=False)
 
 
-def error_for(error: Exception, uri: str, root: str, verb: str, settings: Mapping[str, str]) -> BucketError:
+def error_for(error: BaseException, uri: str, root: str, verb: str, settings: Mapping[str, str]) -> BucketError:
     """Return the error for users for what obstore raised.
 
     Args:
@@ -115,5 +117,5 @@ def error_for(error: Exception, uri: str, root: str, verb: str, settings: Mappin
         rerun=RERUN,
     )
     told = answer.kind(sentence)
-    told.passing = answer.passing
+    told.passing, told.of_server = answer.passing, answer.of_server
     return told

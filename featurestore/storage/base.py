@@ -15,6 +15,8 @@ from datetime import timedelta
 from pathlib import Path, PurePath
 from typing import Protocol
 
+from featurestore.errors import StoreError
+
 
 @dataclass(frozen=True)
 class Stat:
@@ -104,6 +106,12 @@ class Storage(Protocol):
 
     def options(self, path: PurePath) -> dict[str, str]:
         """Return what Lance must know to open the location: endpoint and credentials."""
+
+    def refusal(self, error: BaseException, path: PurePath) -> StoreError | None:
+        """Return what an error of Lance says of the storage, such as a server that is away; None if it is the table's.
+
+        What only the network broke must not be taken for damage, and repaired.
+        """
 
     def local(self, path: PurePath) -> Path:
         """Return an absolute local path at which a file can be read, by libraries that read nothing else."""

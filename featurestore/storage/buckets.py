@@ -9,6 +9,7 @@ This module alone imports obstore, which speaks to all of these services.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +35,7 @@ TIMEOUTS = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15min"} 
 LIST_ROWS = 1000  # what servers give at once
 PART_BYTES = 16 * 2**20  # of an upload in parts; 10,000 parts are the most that S3 takes
 CREATE = "create"  # a mode of ``put``
+SPOKE = re.compile("Error performing|HTTP error|status code")  # in errors of a client of a server
 
 P, T = ParamSpec("P"), TypeVar("T")
 
@@ -333,6 +335,13 @@ def copy(uri: str, to: str) -> None:
     """Copy an object within its bucket, on the server; raise what ``get`` and ``put`` raise."""
     with _answers(uri, "read"):
         obstore.copy(client(uri), address(uri).key, address(to).key)
+
+
+def refusal(uri: str, error: BaseException) -> BucketError | None:
+    """Return what a server said, if another client's error on a URI tells of a server's answer or silence."""
+    at = address(uri)
+    told = error_for(error, uri, at.root, "read", settings(at.scheme))
+    return told if told.of_server and SPOKE.search(str(error)) else None
 
 
 def _info(at: Address, told: Any) -> ObjectInfo:

@@ -202,6 +202,10 @@ class LocalStorage:
         """Return none."""
         return {}
 
+    def refusal(self, error: BaseException, path: PurePath) -> StoreError | None:
+        """Return None: what a disk refuses is in the number of the error."""
+        return None
+
     def local(self, path: PurePath) -> Path:
         """Return the absolute path."""
         return Path(path).resolve()

@@ -154,6 +154,10 @@ class ObjectStorage:
         """Return endpoint, region and credentials."""
         return buckets.storage_options(str(path))
 
+    def refusal(self, error: BaseException, path: PurePath) -> StoreError | None:
+        """Return what the server said in an error of Lance, which speaks to it through the same library in Rust."""
+        return buckets.refusal(str(path), error)
+
     def local(self, path: PurePath) -> Path:
         """Return a copy in the cache folder, made unless there is one of the same token."""
         if (info := buckets.head(str(path))) is None:

@@ -162,7 +162,12 @@ class Versions:
         except OSError as error:
             if causes:
                 raise causes[0] from None
-            raise StoreError(trouble(error, self.path)) from error
+            refusal = storage_of(self.path).refusal(error, self.path)
+            raise refusal or StoreError(trouble(error, self.path)) from error
+        except ValueError as error:  # what a server refuses may be one of lance too
+            if not causes and (refusal := storage_of(self.path).refusal(error, self.path)):
+                raise refusal from error
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -172,6 +177,8 @@ class Versions:
         except BaseException as error:  # PanicException is not a subclass of Exception and cannot be imported
             if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "PanicException":
                 raise
+            if refusal := storage_of(self.path).refusal(error, self.path):
+                raise refusal from error
             if not self.exists():
                 raise StoreNotFound(f"There is no table {self.path}.") from error
             raise StoreCorrupt(

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 
+import lance
 import pytest
 
 import object_servers
 from builders import SPEC, commit, journal, pictures
 from featurestore import aliases, header, layout
-from featurestore.errors import BucketError, StoreError, StoreLocked
+from featurestore.errors import BucketError, StoreCorrupt, StoreError, StoreLocked
 from featurestore.storage import buckets, leases, probe
 from featurestore.storage.base import location
 from featurestore.storage.leases import Lease, confirm, held
@@ -186,3 +187,17 @@ def test_a_bucket_is_proved_once_per_process(place: PurePath, monkeypatch: pytes
     assert list(buckets.listed(str(place))) == [] and len(probe._proven) == 1
     monkeypatch.setattr(buckets, "put", lambda *_: pytest.fail("proved again"))
     probe.prove(str(place))
+
+
+def test_a_server_that_refuses_lance_is_no_damage(place: PurePath) -> None:
+    store = FeatureStore.create(place)
+    commit(store, "r1", pictures(range(3)))
+    wrong = store.catalog.options | {"aws_secret_access_key": "wrong"}
+    with pytest.raises(BucketError, match="does not know the credentials for s3://"), store.catalog.reading():
+        lance.dataset(store.catalog.uri, storage_options=wrong)
+    with pytest.raises(BucketError, match="does not know the credentials for s3://"), store.catalog.writing():
+        lance.dataset(store.catalog.uri, storage_options=wrong)
+    [data] = buckets.level(str(store.catalog.path / "data"))[0]
+    buckets.delete(data.uri)
+    with pytest.raises(StoreCorrupt, match="penult doctor"), store.catalog.reading():
+        store.catalog.open().to_table()

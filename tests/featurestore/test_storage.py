@@ -133,6 +133,9 @@ class MemoryStorage:
     def options(self, path: PurePath) -> dict[str, str]:
         return {}
 
+    def refusal(self, error: BaseException, path: PurePath) -> StoreError | None:
+        return None
+
     def local(self, path: PurePath) -> Path:
         raise StoreError(f"{path} is in memory.")
 
