@@ -62,6 +62,7 @@ STOPS = [
     ("featurestore.runs:RunRecord.write", "before", 1),
 ]
 PAIRS = [("embed", "embed"), ("embed-again", "gc"), ("embed-again", "label"), ("embed", "embed"), ("label", "train")]
+LAST = 12  # requests of a copy, which write its header and take its note away
 SHORT = 1.0  # seconds of a lease that is to end while its holder sleeps
 
 # --- harm to single requests
@@ -348,6 +349,8 @@ def faults(seed: int, count: int) -> Faults:
             yield f"{name}: {once} at request {nth}", partial(struck, name=name, how=once, nth=nth)
             yield f"{name}: {ever} from request {nth}", partial(for_ever, name=name, harm=ONCE[ever], nth=nth)
             yield f"{name}: killed at request {nth}", partial(killed, name=name, nths=[nth], after=nth % 2 == 0)
+    for nth in range(requests("copy") - LAST, requests("copy") + 1):
+        yield f"copy: killed at request {nth}", partial(killed, name="copy", nths=[nth], after=True)
     for point, when, nth in STOPS:
         yield f"asleep {when} {point} {nth}", partial(asleep, point=point, when=when, nth=nth)
     for kind in ("seaweedfs", "moto"):
