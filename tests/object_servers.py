@@ -28,12 +28,14 @@ REGION = "us-east-1"
 
 @dataclass
 class ObjectServer:
-    """A running S3 server: its address, its keys, its process."""
+    """An S3 server: its address, its keys, what starts it, and its process while it runs."""
 
     endpoint: str
     key: str
     secret: str
-    process: subprocess.Popen[bytes] = field(repr=False)
+    command: list[str] = field(repr=False)
+    log: Path = field(repr=False)
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -45,6 +47,36 @@ class ObjectServer:
             "AWS_REGION": REGION,
             "AWS_ALLOW_HTTP": "true",
         }
+
+    def start(self) -> None:
+        """Start it, on the same ports and with the data that it has, and wait until it takes and gives objects."""
+        keys = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+        with self.log.open("ab") as said:
+            self.process = subprocess.Popen(
+                self.command,
+                env=os.environ | keys,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                cwd=self.log.parent,
+            )
+        end, last = time.monotonic() + SECONDS, None
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                store = self.store(self.make_bucket())
+                obstore.put(store, "ready", b"yes")
+                if obstore.get(store, "ready").bytes().to_bytes() == b"yes":
+                    return
+            except Exception as error:  # not yet: whatever a client says of a server that is still starting
+                last = error
+            time.sleep(0.1)
+        raise AssertionError(f"{self} does not answer: {last}\n{self.log.read_text(errors='replace')[-4000:]}")
+
+    def kill(self) -> None:
+        """End it by SIGKILL: nothing in it is worth its slow end."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def store(self, bucket: str) -> S3Store:
         """A client of one bucket that owes nothing to penult's own."""
@@ -93,10 +125,10 @@ def seaweedfs(folder: Path | None = None) -> Iterator[ObjectServer]:
         *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-filer.localSocket={own / 'filer.sock'}", *ports),
     ]
-    keys = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+    endpoint = f"http://127.0.0.1:{numbers[2 * PORTS.index('s3')]}"
     try:
-        with _running(command, keys, own / "server.log") as process:
-            yield _ready(ObjectServer(f"http://127.0.0.1:{numbers[2 * PORTS.index('s3')]}", key, secret, process))
+        with _running(ObjectServer(endpoint, key, secret, command, own / "server.log")) as server:
+            yield server
     finally:
         if folder is None:
             shutil.rmtree(own, ignore_errors=True)
@@ -108,8 +140,9 @@ def moto() -> Iterator[ObjectServer]:
     [port] = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="moto-") as folder:
         command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
-        with _running(command, {}, Path(folder, "server.log")) as process:
-            yield _ready(ObjectServer(f"http://127.0.0.1:{port}", "testing", "testing", process))
+        endpoint, log = f"http://127.0.0.1:{port}", Path(folder, "server.log")
+        with _running(ObjectServer(endpoint, "testing", "testing", command, log)) as server:
+            yield server
 
 
 SERVERS = {"seaweedfs": seaweedfs, "moto": moto}
@@ -125,34 +158,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as said:
-        process = subprocess.Popen(
-            command, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=log.parent
-        )
+def _running(server: ObjectServer) -> Iterator[ObjectServer]:
     try:
-        yield process
-    except _NotReady as error:
-        raise AssertionError(f"{error}\n{log.read_text(errors='replace')[-4000:]}") from error
+        server.start()
+        yield server
     finally:
-        process.kill()  # nothing in it is worth its slow end
-        process.wait()
-
-
-class _NotReady(Exception):
-    pass
-
-
-def _ready(server: ObjectServer) -> ObjectServer:
-    """Return the server once it has taken an object and given it back."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end and server.process.poll() is None:
-        try:
-            store = server.store(server.make_bucket())
-            obstore.put(store, "ready", b"yes")
-            if obstore.get(store, "ready").bytes().to_bytes() == b"yes":
-                return server
-        except Exception as error:  # not yet: whatever a client says of a server that is still starting
-            last = error
-        time.sleep(0.1)
-    raise _NotReady(f"{server} does not answer: {locals().get('last')}")
+        server.kill()

@@ -92,9 +92,10 @@ def _files(store: PurePath) -> dict[str, int]:
 def _begin(store: PurePath, to: PurePath) -> None:
     """Note what is copied to a place; raise StoreError if something else is there."""
     told = {"store": storage_of(store).uri(store), "created": header.read(store)["created"]}
-    if exists(to / layout.HEADER):
+    noted = exists(to / NOTE)
+    if exists(to / layout.HEADER) and not (noted and header.read(to) == header.read(store)):
         raise StoreError(f"There is a store at {to} already: name another place.")
-    if exists(to / NOTE):
+    if noted:
         if read_sealed(to / NOTE) != told:
             raise StoreError(f"At {to} is an unfinished copy of another store: delete it, or name another place.")
     elif there := _files(to):

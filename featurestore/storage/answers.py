@@ -17,6 +17,10 @@ class PastEnd(BucketError):
     """Bytes behind an object's end."""
 
 
+class BrokenOff(BucketError):
+    """The connection was cut within an answer."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """A pattern in what obstore says, and what it means; ``passing``: it may be otherwise at the next try;
@@ -32,6 +36,7 @@ class Answer:
 NO_BUCKET = "There is no bucket {root} at {server}: make it, or name another."
 WAYS_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 PUBLIC = "AWS_SKIP_SIGNATURE=true for a public bucket"
+UNREACHED = "{server} cannot be reached for {root}: look after the network or correct AWS_ENDPOINT_URL, {rerun}."
 ANSWERS = [  # the first that matches says it
     Answer("NoSuchBucket|ContainerNotFound|bucket does not exist", NO_BUCKET),
     Answer("InvalidBucketName", "{root} is no name of a bucket at {server}: name another."),
@@ -82,11 +87,8 @@ ANSWERS = [  # the first that matches says it
         "invalid list response|Missing(Etag|Header)|missing field",
         "{server} does not answer as S3 does: correct AWS_ENDPOINT_URL.",
     ),
-    Answer(
-        "error sending request|HTTP error|timed out|[Cc]onnect",
-        "{server} cannot be reached for {root}: look after the network or correct AWS_ENDPOINT_URL, {rerun}.",
-        passing=True,
-    ),
+    Answer("response body error", UNREACHED, BrokenOff, passing=True),
+    Answer("error sending request|HTTP error|timed out|[Cc]onnect", UNREACHED, passing=True),
 ]
 NOT_PUBLIC = Answer("", "{server} does not let everyone read {uri} ({code}): name what is public.", ObjectDenied)
 OTHER = Answer("", "{uri} cannot be {past}: {said}: look after that bucket, {rerun}.", of_server=False)

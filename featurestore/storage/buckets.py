@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote, unquote
 
 import obstore
 from obstore import exceptions, store
 
 from featurestore.errors import BucketError, ObjectMissing, UsageError
-from featurestore.storage.answers import PastEnd, error_for
+from featurestore.storage.answers import BrokenOff, PastEnd, error_for
 from featurestore.storage.settings import ALLOW_HTTP, settings
 
 MAX_TRIES = 9
+MAX_TIME = timedelta(minutes=3)  # of all tries of a request
 MAX_PAUSE = 5.0  # seconds between two tries
 FIRST_PAUSE = 0.1
 TIMEOUTS = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15min"}  # the last is for the largest objects
@@ -35,6 +36,8 @@ LIST_ROWS = 1000  # what servers give at once
 PART_BYTES = 16 * 2**20  # of an upload in parts; 10,000 parts are the most that S3 takes
 CREATE = "create"  # a mode of ``put``
 SPOKE = re.compile("Error performing|HTTP error|status code")  # in errors of a client of a server
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def client(uri: str, once: bool = False) -> Any:
 @lru_cache(maxsize=64)
 def _client(scheme: str, bucket: str, once: bool, variables: tuple[tuple[str, str], ...]) -> Any:
     pauses = {"init_backoff": timedelta(seconds=FIRST_PAUSE), "max_backoff": timedelta(seconds=MAX_PAUSE), "base": 2}
-    retry = {"max_retries": 0 if once else MAX_TRIES - 1, "backoff": pauses, "retry_timeout": timedelta(minutes=3)}
+    retry = {"max_retries": 0 if once else MAX_TRIES - 1, "backoff": pauses, "retry_timeout": MAX_TIME}
     options = TIMEOUTS | ({"allow_http": True} if scheme == "http" else {})
     kind = SERVICES[scheme].client
     if scheme in WEB:
@@ -139,9 +142,10 @@ def _split(variables: dict[str, str]) -> tuple[dict[str, str], dict[str, bool]]:
 
 
 def storage_options(uri: str) -> dict[str, str]:
-    """Return the settings of a URI's bucket as Lance takes them."""
+    """Return the settings of a URI's bucket as Lance takes them; it is to be as patient as ``client``'s."""
     service, allowed = _split(settings(address(uri).scheme))
-    return service | {name: str(value).lower() for name, value in allowed.items()}
+    patience = {"client_max_retries": MAX_TRIES - 1, "client_retry_timeout": round(MAX_TIME.total_seconds())}
+    return service | {name: str(value).lower() for name, value in (allowed | patience).items()}
 
 
 def head(uri: str) -> ObjectInfo | None:
@@ -156,6 +160,11 @@ def head(uri: str) -> ObjectInfo | None:
             return _info(at, obstore.head(client(uri), at.key)) if at.key else None
     except ObjectMissing:
         return None
+    except BucketError as error:
+        if error.passing:
+            raise
+    with _answers(uri, "read"):  # an answer without a body, as that was, does not say why
+        return _info(at, obstore.get(client(uri), at.key, options={"range": (0, 1)}).meta)
 
 
 def get(
@@ -188,6 +197,21 @@ def get(
         raise BucketError(f"{uri} was replaced while it was read: run this again.") from error
 
 
+def _again(act: Callable[P, T]) -> Callable[P, T]:
+    """Let something be done again where its answer broke off: obstore tries requests again, and of answers only reads."""
+
+    @wraps(act)
+    def acted(*arguments: P.args, **options: P.kwargs) -> T:
+        for _ in range(MAX_TRIES - 1):
+            with suppress(BrokenOff):
+                return act(*arguments, **options)
+            time.sleep(FIRST_PAUSE)
+        return act(*arguments, **options)
+
+    return acted
+
+
+@_again
 def get_file(uri: str, path: Path) -> ObjectInfo:
     """Write an object's bytes to a local file, in bounded memory; raise what ``get`` raises."""
     at = address(uri)
@@ -206,12 +230,24 @@ def listed(prefix: str) -> Iterator[ObjectInfo]:
         ObjectDenied: the bucket may not be listed.
         BucketError: there is no such bucket, it cannot be reached, or refuses.
     """
-    at = address(prefix)
-    with _answers(prefix, "list"):
-        for found in obstore.list(client(prefix), at.key or None, chunk_size=LIST_ROWS):
-            yield from (_info(at, one) for one in found if one["path"] != at.key)
+    at, last, tries = address(prefix), None, 1
+    while True:
+        try:
+            with _answers(prefix, "list"):
+                for found in obstore.list(client(prefix), at.key or None, offset=last, chunk_size=LIST_ROWS):
+                    for one in found:
+                        last, tries = one["path"], 1
+                        if last != at.key:
+                            yield _info(at, one)
+            return
+        except BrokenOff:  # see ``_again``
+            if tries == MAX_TRIES:
+                raise
+        tries += 1
+        time.sleep(FIRST_PAUSE)
 
 
+@_again
 def level(prefix: str) -> tuple[list[ObjectInfo], list[str]]:
     """Return the objects right below a prefix, and the URIs of the prefixes there; raise what ``listed`` raises."""
     at = address(prefix)
@@ -271,6 +307,7 @@ def _bytes_and_token(uri: str) -> tuple[bytes, str | None] | None:
     return data, info.token
 
 
+@_again
 def put_file(uri: str, path: Path) -> None:
     """Write a local file to an object, in parts if it is large; raise what ``put`` raises."""
     with _answers(uri, "write"):
@@ -293,6 +330,7 @@ def delete(uris: str | Sequence[str]) -> None:
             return
 
 
+@_again
 def copy(uri: str, to: str) -> None:
     """Copy an object within its bucket, on the server; raise what ``get`` and ``put`` raise."""
     with _answers(uri, "read"):

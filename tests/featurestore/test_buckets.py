@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import lance
 import pytest
 
 from featurestore.errors import BucketError, ObjectDenied, ObjectMissing, UsageError
 from featurestore.storage import buckets, settings
 from featurestore.storage.buckets import CREATE, copy, delete, get, get_file, head, level, listed, put, put_file
+from object_proxy import Harm, Message, proxy
 
 ODD = ("plain.png", "ü ä/x y+z%20#?&.png", "a:b", "x~*'().jpg")
 
@@ -154,6 +157,9 @@ def code(word: str) -> str:
         (403, code("RequestTimeTooSkewed"), "read", "The clock of this machine differs too much from that of http"),
         (403, code("RequestTimeTooSkewed"), "list", "The clock of this machine"),
         (400, code("ExpiredToken"), "read", "The credentials for s3://b1b have expired: get new ones"),
+        (400, code("ExpiredToken"), "look", "The credentials for s3://b1b have expired: get new ones"),
+        (403, code("ExpiredToken"), "look", "The credentials for s3://b1b have expired: get new ones"),
+        (403, code("InvalidAccessKeyId"), "look", "does not know the credentials for s3://b1b .InvalidAccessKeyId"),
         (400, code("ExpiredToken"), "create", "The credentials for s3://b1b have expired: get new ones"),
         (503, code("SlowDown"), "read", "asks to slow down, and went on to: wait, then run the same command again"),
         (503, code("SlowDown"), "create", "asks to slow down"),
@@ -168,6 +174,7 @@ def test_each_answer_is_a_sentence_of_its_own(
     status: int, body: str, verb: str, words: str, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = {
+        "look": lambda: head("s3://b1b/k"),
         "read": lambda: get("s3://b1b/k"),
         "write": lambda: put("s3://b1b/k", b"1"),
         "create": lambda: put("s3://b1b/k", b"1", CREATE),
@@ -217,6 +224,56 @@ def test_a_put_that_wrote_and_then_seemed_to_fail_is_known_as_ones_own(
     assert put(f"{place}/theirs", b"mine", CREATE) is None
 
 
+def test_an_answer_that_breaks_off_is_asked_for_again(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "MAX_TRIES", 2)
+    monkeypatch.setattr(buckets, "FIRST_PAUSE", 0.01)
+    (tmp_path / "file").write_bytes(bytes(1000))
+    keys = [f"{place}/{number}" for number in range(3)]
+    for key in keys:
+        put(key, bytes(1000))
+    server, broken = os.environ["AWS_ENDPOINT_URL"], set[str]()
+
+    def first(request: Message) -> Harm | None:
+        if request.line in broken:
+            return None
+        broken.add(request.line)
+        return Harm(after=True, half=True)
+
+    with proxy(server) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+        for act in (
+            lambda: [one.uri for one in listed(place)] == keys,
+            lambda: [one.uri for one in level(place)[0]] == keys,
+            lambda: copy(keys[0], f"{place}/copy") is None,
+            lambda: get_file(keys[0], tmp_path / "got").size == 1000,
+            lambda: put_file(keys[0], tmp_path / "file") is None,
+        ):
+            made.harm, since = first, len(made.requests)
+            broken.clear()
+            assert act() and len(made.requests) - since == 2, made.requests[since:]
+            made.harm = lambda _: Harm(after=True, half=True)
+            with pytest.raises(BucketError, match="cannot be reached"):
+                act()
+
+
+def test_a_listing_that_breaks_off_goes_on_behind_what_it_gave(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"{place}/{number}" for number in range(5)]
+    for key in keys:
+        put(key, b"1")
+    real = buckets.obstore.list
+
+    def breaking(*arguments: object, **options: object) -> Iterator[object]:
+        if options["offset"] is None:
+            yield next(iter(real(*arguments, **options | {"chunk_size": 2})))
+            raise buckets.exceptions.GenericError("HTTP error: request or response body error")
+        yield from real(*arguments, **options)
+
+    monkeypatch.setattr(buckets.obstore, "list", breaking)
+    assert [one.uri for one in listed(place)] == keys
+
+
 def test_options_set_the_variables_and_unknown_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for names in settings.OPTIONS.values():
         for name in names:
@@ -228,6 +285,20 @@ def test_options_set_the_variables_and_unknown_ones_are_refused(monkeypatch: pyt
     for wrong in ("secret=1", "endpoint", "endpoint="):
         with pytest.raises(UsageError, match="endpoint, region, profile"):
             settings.use([wrong])
+
+
+def test_lance_tries_as_often_as_is_said(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    for tries in (1, 2):
+        monkeypatch.setattr(buckets, "MAX_TRIES", tries)
+        with proxy("http://127.0.0.1:9") as made:
+            made.harm = lambda _: Harm(500, "InternalError")
+            monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+            options = buckets.storage_options("s3://b1b/t.lance")
+            with pytest.raises((OSError, ValueError), match="500"):
+                lance.dataset("s3://b1b/t.lance", storage_options=options)
+        asked.append(len(made.requests))
+    assert asked[1] == 2 * asked[0], asked
 
 
 def test_a_profile_of_the_shared_files_is_read_and_variables_go_first(

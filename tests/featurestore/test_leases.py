@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePath
 
 import lance
@@ -26,7 +22,7 @@ from featurestore.storage.base import location
 from featurestore.storage.leases import Lease, confirm, held
 from featurestore.storage.lock import locked
 from featurestore.store import FeatureStore
-from object_servers import ObjectServer
+from object_proxy import Proxy, proxy
 
 HOLD = """
 import sys, time
@@ -165,54 +161,21 @@ def test_what_is_no_lease_is_held_by_nobody(place: PurePath) -> None:
 
 
 @pytest.fixture
-def lying() -> Iterator[ObjectServer]:
-    """A server behind a proxy that drops the conditions of puts."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            kept = {name: value for name, value in self.headers.items() if name.lower() not in DROPPED}
-            request = urllib.request.Request(server.endpoint + self.path, data or None, kept, method=self.command)
-            try:
-                with urllib.request.urlopen(request) as told:
-                    status, headers, body = told.status, told.headers, told.read()
-            except urllib.error.HTTPError as error:
-                status, headers, body = error.code, error.headers, error.read()
-            self.send_response(status)
-            for name in ("ETag", "Last-Modified", "Content-Type"):
-                if headers[name]:
-                    self.send_header(name, headers[name])
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
-
-        def log_message(self, *_: object) -> None: ...
-
-    with object_servers.moto() as server, ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            endpoint = f"http://127.0.0.1:{proxy.server_port}"
-            yield ObjectServer(endpoint, server.key, server.secret, server.process)
-        finally:
-            proxy.shutdown()
-            thread.join()
+def lying(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Proxy, PurePath]]:
+    """A proxy that drops headers of requests, and a place in a bucket behind it."""
+    with object_servers.moto() as server, proxy(server.endpoint) as made:
+        for name, value in (server.environment | {"AWS_ENDPOINT_URL": made.endpoint}).items():
+            monkeypatch.setenv(name, value)
+        yield made, location(f"s3://{server.make_bucket()}/store")
 
 
-DROPPED: set[str] = set()
-
-
-def test_a_bucket_that_ignores_conditions_is_refused(lying: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in lying.environment.items():
-        monkeypatch.setenv(name, value)
-    place = location(f"s3://{lying.make_bucket()}/store")
+def test_a_bucket_that_ignores_conditions_is_refused(lying: tuple[Proxy, PurePath]) -> None:
+    made, place = lying
     for dropped, words in (
         ({"if-none-match", "if-match"}, "4 of 4 created one object"),
         ({"if-match"}, "4 of 4 replaced one version"),
     ):
-        monkeypatch.setattr(sys.modules[__name__], "DROPPED", dropped)
+        made.dropped = dropped
         with pytest.raises(StoreError, match=rf"does not honour conditional writes \({words}.*or on a disk"):
             FeatureStore.create(place)
         assert list(buckets.listed(str(place))) == []

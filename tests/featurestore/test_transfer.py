@@ -85,6 +85,27 @@ def test_a_copy_that_ended_early_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert 0 < copied.copied_files < copied.files
 
 
+def test_a_copy_of_which_the_note_alone_is_left_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, to, real = made(tmp_path / "store"), tmp_path / "copy", transfer.delete
+
+    def dying(path: PurePath) -> None:
+        if path == to / NOTE:
+            raise StoreError("the network is gone")
+        real(path)
+
+    monkeypatch.setattr(transfer, "delete", dying)
+    with pytest.raises(StoreError, match="the network is gone"):
+        copy_store(store.path, to)
+    monkeypatch.undo()
+    assert exists(to / layout.HEADER) and (note := (to / NOTE).read_bytes())
+    assert copy_store(store.path, to).copied_files == 1, "the header alone is written again"
+    assert contents(to) == contents(store.path)
+    (to / NOTE).write_bytes(note)
+    commit(FeatureStore(to), FeatureStore(to).new_run_id("embed"), [Picture("new", b"new")])
+    with pytest.raises(StoreError, match="a store at .* already"):
+        copy_store(store.path, to)
+
+
 def test_what_is_read_back_must_be_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, real = made(tmp_path / "store"), transfer.sha256_of
     monkeypatch.setattr(transfer, "sha256_of", lambda path: "0" * 64 if path.suffix == ".lance" else real(path))
