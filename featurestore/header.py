@@ -13,10 +13,10 @@ from featurestore.storage.files import (
     SEAL,
     is_file,
     read_json,
-    read_sealed,
     replace_sealed,
     sealed,
     token_of,
+    unsealed,
     write_sealed,
 )
 from featurestore.storage.table import Table
@@ -48,9 +48,14 @@ def read(store: PurePath) -> dict[str, Any]:
         StoreCorrupt: the header is damaged.
     """
     path = layout.header(store)
-    if not is_file(path):
-        raise StoreNotFound(f"There is no penult store at {store}: `penult embed SOURCE --store {store}` makes one.")
-    told = read_json(path)
+    try:
+        told = read_json(path)
+    except StoreCorrupt:
+        if is_file(path):
+            raise
+        raise StoreNotFound(
+            f"There is no penult store at {store}: `penult embed SOURCE --store {store}` makes one."
+        ) from None
     if not isinstance(told, dict) or "tables" not in told or type(told.get("format_version")) is not int:
         raise StoreCorrupt(f"Expected in {path}: format_version and tables. Got: {str(told)[:80]}.")
     if told["format_version"] not in READABLE:  # before the seal, which a newer penult may compute otherwise
@@ -62,7 +67,7 @@ def read(store: PurePath) -> dict[str, Any]:
             f"{store} has format version {told['format_version']}, this penult reads up to {FORMAT_VERSION}: "
             "install a newer penult."
         )
-    told = read_sealed(path)
+    told = unsealed(path, told)
     tables = told["tables"]
     good = isinstance(tables, dict) and all(
         isinstance(last, dict) and all(type(last.get(word)) is int for word in ("version", "rows"))
@@ -81,9 +86,10 @@ def check(store: PurePath) -> None:
     """
     for name, last in read(store)["tables"].items():
         table = Table(store / name)
-        if not table.exists():
-            raise StoreCorrupt(f"Expected: a table {table.path} at version {last['version']}. Got: none.")
-        now = table.state()
+        with table.lease():
+            if not table.exists():
+                raise StoreCorrupt(f"Expected: a table {table.path} at version {last['version']}. Got: none.")
+            now = table.state()
         if now["version"] < last["version"] or (now["version"] == last["version"] and now["rows"] != last["rows"]):
             raise StoreCorrupt(
                 f"Expected: {table.path} at version {last['version']} or later with {last['rows']} rows. "

@@ -134,7 +134,7 @@ class Reader(Listings):
         if len(keys) <= FEW_KEYS:
             listed = ", ".join(f"X'{key}'" for key in hex_ids(keys))
             condition += f" AND sha256 IN ({listed})" if listed else " AND false"
-        for batch in self.batches(feature_set, condition):
+        for batch in self.batches(feature_set, condition, few=len(keys) <= FEW_KEYS):
             batch_keys = keys_of(batch.column("sha256"))
             at = np.minimum(np.searchsorted(keys, batch_keys), max(len(keys) - 1, 0))
             wanted = keys[at] == batch_keys if len(keys) else np.zeros(len(batch_keys), bool)
@@ -187,17 +187,18 @@ class Reader(Listings):
         condition: str | None = None,
         batch_rows: int = BATCH_ROWS,
         pin: Pin | None = None,
+        few: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         """Stream a feature set (sha256, view, vector, checksum) that may not fit in memory, and check each row.
 
-        ``pin`` keeps one version of the set available for several passes.
+        ``pin`` keeps one version of the set available for several passes. ``few``: the condition holds for few rows.
 
         Raises:
             StoreCorrupt: a row's checksum does not match.
         """
         table = self.table(feature_set)
         columns, version = ["sha256", "view", "vector", "checksum"], pin.version if pin else None
-        for batch in table.scan(columns, condition, version, batch_rows):
+        for batch in table.scan(columns, condition, version, batch_rows, few):
             wrong = np.flatnonzero(~intact(batch))
             if len(wrong):
                 key = batch.column("sha256")[int(wrong[0])].as_py().hex()

@@ -56,9 +56,12 @@ class RunRecord:
             StoreCorrupt: the record is damaged, or another run's.
         """
         path = folder / layout.RECORD
-        if not is_file(path):
-            raise StoreNotFound(f"There is no run {folder.name}; `penult runs` lists them.")
-        told = read_sealed(path)
+        try:
+            told = read_sealed(path)
+        except StoreCorrupt:
+            if is_file(path):
+                raise
+            raise StoreNotFound(f"There is no run {folder.name}; `penult runs` lists them.") from None
         values: dict[str, Any] = {field.name: told.get(field.name) for field in fields(cls)}
         for name, value in values.items():
             if not isinstance(value, dict if name in ("parameters", "result", "versions") else str):

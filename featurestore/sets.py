@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import PurePath
@@ -24,6 +25,9 @@ from featurestore.storage.table import Table
 EMBEDDED, FAILED_BEFORE, NOT_IN_SET = 2, 3, 4  # states of a known image, for Known.lookup
 
 
+RUNS_AT_ONCE = 16  # records: a bucket answers slowly
+
+
 class FeatureSets:
     """The tables of an open store, and what its feature sets hold; see ``FeatureStore``."""
 
@@ -31,9 +35,10 @@ class FeatureSets:
         self.path = location(path)
         self.catalog = Table(self.path / layout.CATALOG)
         self.labels = Table(self.path / layout.LABELS)
-        header.check(self.path)
-        self.catalog.check_schema(CATALOG)
-        self.labels.check_schema(LABELS if self._knows_sources() else LABELS_V1)
+        with self.catalog.lease(), self.labels.lease():
+            header.check(self.path)
+            self.catalog.check_schema(CATALOG)
+            self.labels.check_schema(LABELS if self._knows_sources() else LABELS_V1)
 
     @property
     def address(self) -> str:
@@ -166,8 +171,20 @@ class FeatureSets:
 
     def runs(self) -> list[RunRecord]:
         """Return the records of all runs, oldest first."""
-        return [RunRecord.read(path) for path in listed(self.path / layout.RUNS) if exists(path / layout.RECORD)]
+        with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
+            found = pool.map(_record, listed(self.path / layout.RUNS))
+            return [record for record in found if record is not None]
 
     def _knows_sources(self, version: int | None = None) -> bool:
         """Return whether the labels table has this format version's column ``source``."""
         return "source" in self.labels.columns(version)
+
+
+def _record(folder: PurePath) -> RunRecord | None:
+    """Return the record of a run; None if it has none, as one that died."""
+    try:
+        return RunRecord.read(folder)
+    except StoreNotFound:
+        if exists(folder / layout.RECORD):
+            raise
+        return None

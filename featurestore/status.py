@@ -30,7 +30,8 @@ def status(store: FeatureStore) -> dict[str, Any]:
         catalog = _present(store, ["sha256", "status", "error_type"], None, removed, of_catalog)
         failed_uris = _present(store, ["uri"], f"status = '{FAILED}'", removed, of_catalog).column("uri")
         sources = _sources(store, failed_uris, version)
-    differing = {name: _differing(store, name) for name in labels}
+        differing = {name: _differing(store, name) for name in labels}
+        versions = {t.path.name: t.version for t in (store.catalog, store.labels)}
     ok = catalog.filter(pc.equal(catalog.column("status"), OK))
     contents = np.unique(keys_of(ok.column("sha256")))
     failed = catalog.filter(pc.equal(catalog.column("status"), FAILED))
@@ -47,7 +48,7 @@ def status(store: FeatureStore) -> dict[str, Any]:
             "count": len(runs),
             "last": [{"run_id": r.run_id, "kind": r.kind, "started": r.started} for r in runs[-LAST_RUNS:]],
         },
-        "versions": {t.path.name: t.version for t in (store.catalog, store.labels)},
+        "versions": versions,
         "bytes": _bytes_on_disk(store.path),
     }
 
@@ -95,8 +96,9 @@ def _sources(store: FeatureStore, failed: pa.ChunkedArray, version: int | None) 
 
 
 def _set(store: FeatureStore, name: str, contents: np.ndarray) -> dict[str, Any]:
-    spec, table = store.spec(name), store.table(name)
-    keys = store.content_keys(name)
+    with (table := store.table(name)).lease():
+        spec, keys = store.spec(name), store.content_keys(name)
+        version, every, size = table.version, table.count() if spec.augmentation else 0, _bytes_on_disk(table.path)
     rows = len(keys)
     return {
         "name": name,
@@ -109,10 +111,10 @@ def _set(store: FeatureStore, name: str, contents: np.ndarray) -> dict[str, Any]
         "dtype": spec.dtype,
         "width": spec.width,
         "rows": rows,
-        "views": round(table.count() / rows, 2) if spec.augmentation and rows else 0,
+        "views": round(every / rows, 2) if spec.augmentation and rows else 0,
         "coverage": float(contains(keys, contents).mean()) if len(contents) else 0.0,
-        "version": table.version,
-        "bytes": _bytes_on_disk(table.path),
+        "version": version,
+        "bytes": size,
     }
 
 

@@ -136,10 +136,13 @@ def shared_bucket(seaweedfs: ObjectServer) -> str:
 
 
 @pytest.fixture
-def bucket_place(seaweedfs: ObjectServer, shared_bucket: str, monkeypatch: pytest.MonkeyPatch) -> PurePath:
+def bucket_place(
+    seaweedfs: ObjectServer, shared_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> PurePath:
     """Where nothing is yet in a bucket, for a store; what is old is removed at once, as on a disk."""
     for name, value in seaweedfs.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PENULT_CACHE", str(tmp_path / "copies"))
     monkeypatch.setattr(ObjectStorage, "grace", timedelta(0))
     return location(f"s3://{shared_bucket}/{secrets.token_hex(8)}/store")
 

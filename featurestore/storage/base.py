@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,6 +34,14 @@ class Stat:
     size: int
     modified_ns: int
     token: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file of which a copy is wanted: what was told of it, and its sha256 in hex if that is known."""
+
+    stat: Stat
+    sha256: str | None = None
 
 
 class Storage(Protocol):
@@ -100,7 +108,13 @@ class Storage(Protocol):
         """
 
     def lease(self, folder: PurePath, alone: bool = False) -> AbstractContextManager[bool]:
-        """Hold a folder while the block runs, together with others or ``alone``; yield whether it is held."""
+        """Hold a folder while the block runs, together with others or ``alone``; yield whether it is held.
+
+        Meanwhile the storage may tell of the folder what was there when it first looked, see ``changed``.
+        """
+
+    def changed(self, path: PurePath) -> None:
+        """Look again at what is there: something else, such as Lance, has written below a location."""
 
     def uri(self, path: PurePath) -> str:
         """Return the location as Lance wants it."""
@@ -112,6 +126,13 @@ class Storage(Protocol):
         """Return what an error of Lance says of the storage, such as a server that is away; None if it is the table's.
 
         What only the network broke must not be taken for damage, and repaired.
+        """
+
+    def copies(self, folder: PurePath, wanted: Mapping[str, Wanted], make: bool) -> Path | None:
+        """Return a local folder from which these files below ``folder`` are read faster, by the same names.
+
+        None where they are read as they are: on a disk, where no copies are kept, and where a copy is missing and none
+        is to be made (``make``). What is read from a copy had the digest that was wanted.
         """
 
     def local(self, path: PurePath) -> Path:

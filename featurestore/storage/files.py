@@ -215,7 +215,11 @@ def read_sealed(path: PurePath, required: bool = False, limit: int = JSON_BYTES)
         StoreCorrupt: ``read_json`` refuses the file, it holds no JSON object, or the seal does not match.
         StoreError: this user may not read the file.
     """
-    value = read_json(path, limit)
+    return unsealed(path, read_json(path, limit), required)
+
+
+def unsealed(path: PurePath, value: Any, required: bool = False) -> dict[str, Any]:
+    """Return without its seal what ``read_json`` read from a path; see ``read_sealed``."""
     if not isinstance(value, dict):
         raise StoreCorrupt(f"Expected: a JSON object in {path}. Got: {type(value).__name__}.")
     if SEAL not in value:

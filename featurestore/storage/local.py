@@ -8,13 +8,13 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path, PurePath
 
 from featurestore.errors import StoreCorrupt, StoreError, trouble
-from featurestore.storage.base import Stat, register
+from featurestore.storage.base import Stat, Wanted, register
 
 MAX_HOLDER_BYTES = 200  # of a lock holder's name
 
@@ -194,6 +194,9 @@ class LocalStorage:
         with _flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH) as held:
             yield held
 
+    def changed(self, path: PurePath) -> None:
+        """Do nothing: each look is a new one."""
+
     def uri(self, path: PurePath) -> str:
         """Return the absolute path: Lance would take a relative ``a:b`` for a URL."""
         return str(Path(path).absolute())
@@ -205,6 +208,9 @@ class LocalStorage:
     def refusal(self, error: BaseException, path: PurePath) -> StoreError | None:
         """Return None: what a disk refuses is in the number of the error."""
         return None
+
+    def copies(self, folder: PurePath, wanted: Mapping[str, Wanted], make: bool) -> None:
+        """Return None: files of a disk are read as they are."""
 
     def local(self, path: PurePath) -> Path:
         """Return the absolute path."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain, islice
 from pathlib import Path, PurePath, PurePosixPath
 
 from featurestore.errors import ObjectMissing, StoreCorrupt, StoreError, trouble
-from featurestore.storage import buckets, cache, leases
-from featurestore.storage.base import Stat, register
+from featurestore.storage import buckets, cache, copies, leases
+from featurestore.storage.base import Stat, Wanted, register
 from featurestore.storage.buckets import CREATE, ObjectInfo
+from featurestore.storage.glances import Glances, Told
 from featurestore.storage.probe import prove
 
 SCHEMES = ("s3", "gs", "az")
@@ -47,16 +48,25 @@ class ObjectStorage:
 
     grace = GRACE
 
+    def __init__(self) -> None:
+        self._glances = Glances(_told)
+
     def stat(self, path: PurePath, follow: bool = True) -> Stat | None:
         """Return what is at a location, or None; a prefix of objects is a folder."""
         if len(path.parts) <= 2:
             return Stat("folder", 0, 0, "")
+        if (told := self._glances.over(path)) is not None:
+            below = any(uri.startswith(f"{path}/") for uri in told)
+            return told.get(str(path)) or (Stat("folder", 0, 0, "") if below else None)
         if (info := buckets.head(str(path))) is not None:
             return _stat(info)
         return Stat("folder", 0, 0, "") if next(buckets.listed(str(path)), None) else None
 
     def stats(self, folder: PurePath, names: Collection[str]) -> dict[str, Stat]:
         """Return what is at the names below a folder that are there: many are looked for in one listing."""
+        if (told := self._glances.over(folder)) is not None:
+            uris = {name: str(folder / name) for name in names}
+            return {name: told[uri] for name, uri in uris.items() if uri in told}
         if len(names) <= FEW:
             return {name: found for name in names if (found := self.stat(folder / name)) is not None}
         wanted = {str(folder / name): name for name in names}
@@ -82,28 +92,37 @@ class ObjectStorage:
                 yield temporary
                 leases.confirm(str(path))
                 buckets.put_file(str(path), temporary)
+                self.changed(path)
         except OSError as error:
             raise StoreError(trouble(error, path)) from error
 
     def create(self, path: PurePath, data: bytes) -> bool:
         """Write an object unless there is one; return whether this call wrote it."""
         leases.confirm(str(path))
-        return buckets.put(str(path), data, CREATE) is not None
+        written = buckets.put(str(path), data, CREATE) is not None
+        self.changed(path)
+        return written
 
     def replace(self, path: PurePath, data: bytes, token: str | None) -> bool:
         """Write an object if its token is still ``token``."""
         leases.confirm(str(path), now=True)
-        return buckets.put(str(path), data, CREATE if token is None else token) is not None
+        written = buckets.put(str(path), data, CREATE if token is None else token) is not None
+        self.changed(path)
+        return written
 
     def list(self, folder: PurePath) -> list[PurePath]:
         """Return what is right below a prefix, sorted."""
+        if (told := self._glances.over(folder)) is not None:
+            start = f"{folder}/"
+            return sorted({folder / uri.removeprefix(start).partition("/")[0] for uri in told if uri.startswith(start)})
         objects, prefixes = buckets.level(str(folder))
         return sorted(type(folder)(uri) for uri in {*(found.uri for found in objects), *prefixes})
 
     def walk(self, folder: PurePath) -> Iterator[tuple[PurePath, Stat]]:
         """Yield all objects below a prefix."""
-        for info in buckets.listed(str(folder)):
-            yield type(folder)(info.uri), _stat(info)
+        told = self._glances.over(folder)
+        found = ((info.uri, _stat(info)) for info in buckets.listed(str(folder))) if told is None else told.items()
+        yield from ((type(folder)(uri), stat) for uri, stat in found if uri.startswith(f"{folder}/"))
 
     def delete(self, path: PurePath) -> None:
         """Delete an object, and all below a prefix."""
@@ -112,6 +131,7 @@ class ObjectStorage:
         uris = chain([str(path)], below)
         while some := list(islice(uris, DELETED_AT_ONCE)):
             buckets.delete(some)
+        self.changed(path)
 
     def move(self, path: PurePath, to: PurePath) -> None:
         """Copy an object, or all below a prefix, within the bucket; then delete."""
@@ -120,6 +140,7 @@ class ObjectStorage:
             buckets.copy(str(path), str(to))
         for found, _ in self.walk(path):
             buckets.copy(str(found), str(to / found.relative_to(path)))
+        self.changed(to)
         self.delete(path)
 
     def make_folder(self, path: PurePath) -> None:
@@ -143,8 +164,19 @@ class ObjectStorage:
 
     @contextmanager
     def lease(self, folder: PurePath, alone: bool = False) -> Iterator[bool]:
-        """Yield True: nobody knows who reads in a bucket; what readers may need is kept for ``grace``."""
-        yield True
+        """Yield True: nobody knows who reads in a bucket; what readers may need is kept for ``grace``.
+
+        What is in the folder is listed once per lease, and again after this process has written there.
+        """
+        if alone:
+            yield True
+            return
+        with self._glances.held(folder):
+            yield True
+
+    def changed(self, path: PurePath) -> None:
+        """Let the next look at a folder under lease be a request."""
+        self._glances.drop(path)
 
     def uri(self, path: PurePath) -> str:
         """Return the URI."""
@@ -158,11 +190,17 @@ class ObjectStorage:
         """Return what the server said in an error of Lance, which speaks to it through the same library in Rust."""
         return buckets.refusal(str(path), error)
 
+    def copies(self, folder: PurePath, wanted: Mapping[str, Wanted], make: bool) -> Path | None:
+        """Return a folder of the cache with copies, made if they fit."""
+        return copies.folder_with(folder, wanted, make)
+
     def local(self, path: PurePath) -> Path:
         """Return a copy in the cache folder, made unless there is one of the same token."""
         if (info := buckets.head(str(path))) is None:
             raise StoreCorrupt(f"Expected: a file at {path}. Got: none; `penult doctor` brings back what can be had.")
-        return cache.kept(f"{path} {info.token}", path.name, lambda to: buckets.get_file(str(path), to))
+        cache.has_room(info.size)  # it is copied in any case
+        place = cache.place_of(cache.OBJECTS, f"{path} {info.token}", path.name)
+        return cache.kept(place, lambda to: buckets.get_file(str(path), to))
 
 
 class _Reader(io.RawIOBase):
@@ -196,6 +234,10 @@ class _Reader(io.RawIOBase):
         buffer[: len(part)] = part
         self.at += len(part)
         return len(part)
+
+
+def _told(folder: PurePath) -> Told:
+    return {info.uri: _stat(info) for info in buckets.listed(str(folder))}
 
 
 def _stat(info: ObjectInfo) -> Stat:

@@ -80,23 +80,23 @@ class Table(Versions):
     def schema(self) -> pa.Schema:
         """The Arrow schema with its metadata."""
         with self.reading(), self.lease():
-            return self.open().schema
+            return self.shown().schema
 
     def columns(self, version: int | None = None) -> list[str]:
         """Return the names of the columns of a version, by default the latest."""
         with self.reading(), self.lease():
-            return list(self.open(version).schema.names)
+            return list(self.shown(version).schema.names)
 
     def state(self) -> dict[str, int]:
         """Return version and number of rows, read together."""
         with self.reading(), self.lease():
-            dataset = self.open()
+            dataset = self.shown()
             return {"version": dataset.version, "rows": dataset.count_rows()}
 
     def count(self, condition: str | None = None) -> int:
         """Return the number of rows for which ``condition`` (SQL) holds, by default of all."""
         with self.reading(), self.lease():
-            return self.checked().count_rows(filter=condition)
+            return self.readable(copied=self.sealed).count_rows(filter=condition)
 
     def scan(
         self,
@@ -104,16 +104,22 @@ class Table(Versions):
         condition: str | None = None,
         version: int | None = None,
         batch_rows: int = 8192,
+        few: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream columns of all rows for which ``condition`` (SQL) holds, at a version, by default the latest."""
+        """Stream columns of all rows for which ``condition`` (SQL) holds, at a version, by default the latest.
+
+        ``few``: it holds for few rows, so that the rest of them need not be brought here.
+        """
         with self.reading(), self.lease():
-            scanner = self.checked(version).scanner(columns=columns, filter=condition, batch_size=batch_rows)
+            dataset = self.readable(version, self._mostly(columns) and not few)
+            scanner = dataset.scanner(columns=columns, filter=condition, batch_size=batch_rows)
             yield from scanner.to_batches()
 
     def read(self, columns: list[str], condition: str | None = None, version: int | None = None) -> pa.Table:
         """Return what ``scan`` streams as one table in memory."""
         with self.reading(), self.lease():
-            return self.checked(version).scanner(columns=columns, filter=condition).to_table()
+            dataset = self.readable(version, self._mostly(columns))
+            return dataset.scanner(columns=columns, filter=condition).to_table()
 
     def has_run(self, run_id: str) -> bool:
         """Return whether rows of this run have been committed."""
@@ -302,6 +308,7 @@ class Table(Versions):
             stats = self.open().cleanup_old_versions(
                 storage.grace, KEPT_VERSIONS, delete_unverified=staged_too, error_if_tagged_old_versions=False
             )
+            storage.changed(self.path)
         freed = int(stats.bytes_removed)
         if staged_too:  # Lance keeps a dead commit's deletion files as long as the version it started from
             named = {name for version in self.versions() for piece in self.pieces(version) for name in piece.deletions}
@@ -311,6 +318,10 @@ class Table(Versions):
                     delete(path)
         self.note()
         return freed
+
+    def _mostly(self, columns: Sequence[str]) -> bool:
+        """Return whether these columns hold most of the bytes, as vectors do; those of sealed files are read anyway."""
+        return self.sealed or any(pa.types.is_fixed_size_list(f.type) for f in self.schema if f.name in columns)
 
     def _staged_batches(self, staged: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         return self.file_rows(data_names(fragment_of(staged)), columns)

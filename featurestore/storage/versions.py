@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
-from pathlib import PurePath
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import lance
 from lance.commit import CommitConflictError
@@ -21,7 +21,7 @@ from lance.fragment import FragmentMetadata
 from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound, trouble
 from featurestore.storage import ledger
-from featurestore.storage.base import Stat, storage_of
+from featurestore.storage.base import Stat, Wanted, storage_of
 from featurestore.storage.files import delete, exists, flush, listed, sha256_of, size_of, stats
 from featurestore.storage.fragments import Piece, data_names, deletion_names, digests_of
 
@@ -29,6 +29,14 @@ CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
 HINT, MOST_HINT_BYTES = "_versions/latest_version_hint.json", 4096
 MAX_OPEN = 4  # versions that a process keeps open, with what Lance caches of them: a command reads few tables, often
 MAX_VERSIONS = 2**64 - 1  # a manifest's name is this minus its version, so that the newest sorts first
+
+
+class _At(NamedTuple):
+    """Where a version is: its number, the name of its manifest, and what is there."""
+
+    number: int
+    name: str
+    stat: Stat | None
 
 
 class Versions:
@@ -69,13 +77,13 @@ class Versions:
     @property
     def version(self) -> int:
         """The latest version; it grows by at least one per commit."""
-        with self.lease():
-            return self.open().version
+        with self.reading(), self.lease():
+            return int(self.shown().version)
 
     def pieces(self, version: int | None = None) -> list[Piece]:
         """Return the fragments of a version, by default the latest."""
         with self.reading(), self.lease():
-            fragments = [fragment.metadata for fragment in self.open(version).get_fragments()]
+            fragments = [fragment.metadata for fragment in self.shown(version).get_fragments()]
         return [Piece(f.id, f.physical_rows, f.num_rows, data_names(f), deletion_names(f)) for f in fragments]
 
     @contextmanager
@@ -112,15 +120,36 @@ class Versions:
         """
         dataset = self.open(version)
         fragments = [fragment.metadata for fragment in dataset.get_fragments()]
-        fragments = [fragment for fragment in fragments if ids is None or fragment.id in ids]
+        data, deletions, found = self._files([f for f in fragments if ids is None or f.id in ids])
+        ledger.check(self.path, deletions + (data if self.sealed else []), found)
+        return dataset
+
+    def readable(self, version: int | None = None, copied: bool = True) -> Any:
+        """Open a version as ``checked`` does, for reading alone: where its storage is slow, from copies of its files.
+
+        ``copied``: copies that are missing are made, as most of what is in the files is to be read.
+        """
+        at = self._at(version)
+        data, deletions, found = self._files([fragment.metadata for fragment in self._shown(at).get_fragments()])
+        folder = self._copies(at, found, copied)
+        if folder is not None:
+            return _dataset(str(folder), at.number, "".join(stat.token for stat in found.values()), ())
+        ledger.check(self.path, deletions + (data if self.sealed else []), found)
+        return self._opened(at)
+
+    def shown(self, version: int | None = None) -> Any:
+        """Open a version for its schema, numbers and fragments, not for its rows: a copy of the manifest will do."""
+        return self._shown(self._at(version))
+
+    def _files(self, fragments: Sequence[FragmentMetadata]) -> tuple[list[str], list[str], dict[str, Stat]]:
+        """Return the data and the deletion files of fragments, and what is at these names; none may be missing."""
         data = [name for f in fragments for name in data_names(f)]
         deletions = [name for f in fragments for name in deletion_names(f)]
         found = stats(self.path, [*data, *deletions])
         for fragment in fragments:
             if problem := self.missing(fragment, found):
                 raise StoreCorrupt(f"{problem}; `penult doctor` brings back what can be had.")
-        ledger.check(self.path, deletions + (data if self.sealed else []), found)
-        return dataset
+        return data, deletions, found
 
     def missing(self, fragment: FragmentMetadata, found: Mapping[str, Stat] | None = None) -> str | None:
         """Return which data file is missing or has the wrong size: Lance would wait for it, or read all of it."""
@@ -136,6 +165,11 @@ class Versions:
     def open(self, version: int | None = None) -> Any:
         """Open a version, by default the latest; unlike Lance, refuse a manifest that is damaged or lost."""
         with self.reading():
+            return self._opened(self._at(version))
+
+    def _at(self, version: int | None) -> _At:
+        """Return where a version is, by default the latest."""
+        with self.reading():
             known, versions = ledger.read(self.path), self.versions()  # in this order: the ledger may be older
             if not versions:
                 raise OSError("no manifest")
@@ -146,11 +180,25 @@ class Versions:
                     "`penult doctor` brings back what can be had."
                 )
             if number not in versions:
-                return lance.dataset(self.uri, version=number, storage_options=self.options)  # raises Lance's own error
-            found = stats(self.path, [name := versions[number]])
-            ledger.check(self.path, [name], found)
-            token = found[name].token if name in found else None
-            return _dataset(self.uri, number, token, tuple(sorted(self.options.items())))
+                lance.dataset(self.uri, version=number, storage_options=self.options)  # raises Lance's own error
+            name = versions[number]
+            return _At(number, name, stats(self.path, [name]).get(name))
+
+    def _opened(self, at: _At) -> Any:
+        ledger.check(self.path, [at.name], {} if at.stat is None else {at.name: at.stat})
+        return _dataset(self.uri, at.number, at.stat and at.stat.token, tuple(sorted(self.options.items())))
+
+    def _shown(self, at: _At) -> Any:
+        folder = self._copies(at, {}, make=True)
+        return self._opened(at) if folder is None else _dataset(str(folder), at.number, at.stat and at.stat.token, ())
+
+    def _copies(self, at: _At, found: Mapping[str, Stat], make: bool) -> Path | None:
+        """Return a local folder with copies of a version's manifest and of other files, if there is to be one."""
+        if at.stat is None:
+            return None
+        digests = ledger.read(self.path).files
+        wanted = {name: Wanted(stat, digests.get(name)) for name, stat in {at.name: at.stat, **found}.items()}
+        return storage_of(self.path).copies(self.path, wanted, make)
 
     @contextmanager
     def writing(self, causes: Sequence[BaseException] = ()) -> Iterator[None]:
@@ -168,6 +216,8 @@ class Versions:
             if not causes and (refusal := storage_of(self.path).refusal(error, self.path)):
                 raise refusal from error
             raise
+        finally:
+            storage_of(self.path).changed(self.path)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

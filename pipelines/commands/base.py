@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from functools import wraps
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from featurestore.errors import PenultError, trouble
+from featurestore.options import memory
+from featurestore.storage import cache as copies
 from featurestore.storage import settings
 from featurestore.storage.base import location
 from featurestore.storage.settings import OPTIONS
@@ -47,6 +49,20 @@ StorageOptions = Annotated[
         help=f"Of buckets; repeatable. KEY: {', '.join(OPTIONS)}. Else the usual environment says it.",
     ),
 ]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Folder for copies of what is in buckets; else $PENULT_CACHE says it."),
+]
+CacheLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--cache-limit",
+        envvar="PENULT_CACHE_LIMIT",
+        metavar="SIZE",
+        parser=memory,
+        help="The most that copies may take, such as 20GB; by default a tenth of the disk.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 MovedWeights = Annotated[str | None, typer.Option(MOVED_WEIGHTS.flag, help=MOVED_WEIGHTS.help)]
 NamedHead = Annotated[
@@ -59,20 +75,25 @@ LabelSet = Annotated[str, typer.Option(help=LABEL_SET.help)]
 
 
 def with_storage_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the option ``--storage-option``, which sets variables before anything else starts."""
-    hints = get_type_hints(command, include_extras=True) | {"storage_option": StorageOptions}
+    """Give a command the options of buckets and of their copies, which set variables before anything else starts."""
+    own = {"storage_option": StorageOptions, "cache": CacheFolder, "cache_limit": CacheLimit}
+    hints = get_type_hints(command, include_extras=True) | own
     parameters = [
         parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(command).parameters.items()
     ]
-    added = inspect.Parameter("storage_option", inspect.Parameter.KEYWORD_ONLY, default=[], annotation=StorageOptions)
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=own[name])
+        for name, default in (("storage_option", []), ("cache", None), ("cache_limit", None))
+    ]
 
     @wraps(command)
-    def run(storage_option: list[str], **given: Any) -> None:
+    def run(storage_option: list[str], cache: Path | None, cache_limit: int | None, **given: Any) -> None:
         settings.use(storage_option)
+        copies.keep_in(cache, cache_limit)
         command(**given)
 
-    run.__signature__ = inspect.Signature([*parameters, added])  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = hints
     return run
 

@@ -127,6 +127,9 @@ class MemoryStorage:
     def lease(self, folder: PurePath, alone: bool = False) -> Iterator[bool]:
         yield True
 
+    def changed(self, path: PurePath) -> None:
+        pass
+
     def uri(self, path: PurePath) -> str:
         return f"memory://{path}"
 

@@ -92,6 +92,7 @@ FREE = {
     "--layer": "only the built network knows its layers; see test_backbones.py",
     "--unfreeze-from": "only the built network knows its layers; see test_finetune.py",
     "--csv": "a path",
+    "--cache": "a path; one that cannot be written keeps no copies",
     "--image-column": "only a table knows its columns; see test_tables.py",
     "--label-column": "only a table knows its columns; see test_tables.py",
     "--init": "a path",

@@ -134,10 +134,14 @@ STORE = {
 }
 DENSE = ("--head", "dense")
 BUCKET = Case("region=eu", {"use": True, "use.options": ("region=eu",)})
+FOLDER = Case("copies", {"keep_in": True, "keep_in.folder": "copies"})
+LIMIT = Case("2GB", {"keep_in": True, "keep_in.limit": 2 * 10**9})
 TABLE: dict[str, Case] = {
     **{f"{command} --json": flag("print_json.wanted") for command in JOBS},
     **{f"{command} --store": Case("other", dict.fromkeys(paths, "other")) for command, paths in STORE.items()},
     **{f"{command} --storage-option": BUCKET for command in (*STORE, "copy")},
+    **{f"{command} --cache": FOLDER for command in (*STORE, "copy")},
+    **{f"{command} --cache-limit": LIMIT for command in (*STORE, "copy")},
     "embed --backbone": at(f"{EMBED}.backbone", "ResNet50"),
     "embed --weights": at(f"{EMBED}.weights", "w.h5"),
     "embed --layer": at(f"{EMBED}.layer", "conv"),
@@ -342,6 +346,7 @@ def asked_for(
     patches = [recording(path, answer) for path, answer in JOBS[command].items()]
     patches.append(recording(f"{COMMAND.commands[command].callback.__module__}.print_json", None))
     patches.append(recording("featurestore.storage.settings.use", None))
+    patches.append(recording("featurestore.storage.cache.keep_in", None))
     with monkeypatch.context() as patch:
         patch.chdir(folder)
         shown = mock.MagicMock()
@@ -355,8 +360,9 @@ def asked_for(
             commands.main()
         except SystemExit as ended:
             assert not ended.code, arguments
-    if not told.get("use.options"):
-        told = {path: value for path, value in told.items() if path.partition(".")[0] != "use"}
+    for name, said in (("use", ("use.options",)), ("keep_in", ("keep_in.folder", "keep_in.limit"))):
+        if not any(map(told.get, said)):
+            told = {path: value for path, value in told.items() if path.partition(".")[0] != name}
     assert told, "none of the command's jobs was called"
     told["shown"] = [name for name, *_ in shown.method_calls if "." not in name]
     told["said"] = [call.args[0] for call in shown.say.call_args_list]
@@ -665,7 +671,8 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
     }
     shares = {f"{command} --{part}": "SHARE" for command in ("train", "compare") for part in ("val", "test")}
     stores = {f"{command} --store": "PLACE" for command in STORE}
-    buckets = {f"{command} --storage-option": "KEY=VALUE" for command in (*STORE, "copy")}
+    of_buckets = {"--storage-option": "KEY=VALUE", "--cache": "DIR", "--cache-limit": "SIZE"}
+    buckets = {f"{command} {name}": word for command in (*STORE, "copy") for name, word in of_buckets.items()}
     assert metavars == shares | stores | buckets | {
         "embed source": "SOURCE... [-- RUNNER OPTIONS]",
         "status --csv": "FILE",
