@@ -8,7 +8,6 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
-from object_proxy import Proxy, proxy
 
 import builders
 from featurestore.errors import StoreCorrupt, UsageError
@@ -18,6 +17,7 @@ from featurestore.storage.objects import ObjectStorage
 from featurestore.storage.table import Table
 from featurestore.storage.versions import _dataset
 from featurestore.store import FeatureStore
+from object_proxy import Proxy, proxy
 from object_servers import ObjectServer
 
 
