@@ -37,7 +37,8 @@ PART_BYTES = 16 * 2**20  # of an upload in parts; 10,000 parts are the most that
 CREATE = "create"  # a mode of ``put``
 SPOKE = re.compile("Error performing|HTTP error|status code")  # in errors of a client of a server
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def get(
 
 
 def _again(act: Callable[P, T]) -> Callable[P, T]:
-    """Let something be done again where its answer broke off: obstore tries requests again, and of answers only reads."""
+    """Let something be done again where its answer broke off: obstore itself asks again only for what it reads."""
 
     @wraps(act)
     def acted(*arguments: P.args, **options: P.kwargs) -> T:

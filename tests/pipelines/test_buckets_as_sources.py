@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import obstore
 import pytest
-from object_proxy import Proxy, proxy
 from PIL import Image
 from pyarrow import csv, parquet
 
 from conftest import CountingEngine
 from featurestore.errors import BucketError, ImageError, NoPictures, SourceError
 from featurestore.storage import buckets
+from object_proxy import Proxy, proxy
 from object_servers import ObjectServer, free_ports
 from pipelines import commands
 from pipelines import predict as predicting
