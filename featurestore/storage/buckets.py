@@ -199,7 +199,7 @@ def get(
 
 
 def _again(act: Callable[P, T]) -> Callable[P, T]:
-    """Let something be done again where its answer broke off; obstore itself goes on only where it reads one object."""
+    """Let something be done again where its answer broke off: obstore itself asks again only for what it reads."""
 
     @wraps(act)
     def acted(*arguments: P.args, **options: P.kwargs) -> T:
@@ -297,7 +297,7 @@ def _put_if(uri: str, data: bytes, how: Any) -> str | None:
                 raise
             unsure = True
         time.sleep(min(MAX_PAUSE, FIRST_PAUSE * 2**number))
-    raise BucketError(f"Others keep writing {uri}: stop them, then run this again.")
+    raise _Lost(uri, certain=False)
 
 
 def _bytes_and_token(uri: str) -> tuple[bytes, str | None] | None:
@@ -355,10 +355,11 @@ def _token(at: Address, told: Any) -> str | None:
     return told[SERVICES[at.scheme].tag]
 
 
-class _Lost(Exception):
+class _Lost(BucketError):
     """The condition of a put did not hold; not ``certain`` if the server saw another put under way."""
 
-    def __init__(self, certain: bool) -> None:
+    def __init__(self, uri: str, certain: bool) -> None:
+        super().__init__(f"Others keep writing {uri}: stop them, then run this again.")
         self.certain = certain
 
 
@@ -368,7 +369,7 @@ def _answers(uri: str, verb: str) -> Iterator[None]:
     try:
         yield
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
-        raise _Lost(" 409 " not in str(error).split("\n\nDebug")[0]) from error
+        raise _Lost(uri, certain=" 409 " not in str(error).split("\n\nDebug")[0]) from error
     except (exceptions.BaseError, OSError, ValueError, NotImplementedError) as error:
         at = address(uri)
         raise error_for(error, uri, at.root, verb, settings(at.scheme)) from error

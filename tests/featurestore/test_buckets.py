@@ -167,6 +167,9 @@ def code(word: str) -> str:
         (301, code("PermanentRedirect"), "read", "s3://b1b lies in another region: set AWS_REGION"),
         (404, "<html>not here</html>", "list", "There is no bucket s3://b1b at http"),
         (409, code("ConditionalRequestConflict"), "create", "Others keep writing s3://b1b/k"),
+        (409, code("OperationAborted"), "write", "Others keep writing s3://b1b/k"),
+        (412, code("PreconditionFailed"), "read", "s3://b1b/k was replaced while it was read"),
+        (412, code("PreconditionFailed"), "look", "Others keep writing s3://b1b/k"),
         (501, code("NotImplemented"), "create", "cannot do what penult needs .NotImplemented.: use another server"),
     ],
 )

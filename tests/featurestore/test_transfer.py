@@ -97,8 +97,8 @@ def test_a_copy_of_which_the_note_alone_is_left_ends(tmp_path: Path, monkeypatch
     with pytest.raises(StoreError, match="the network is gone"):
         copy_store(store.path, to)
     monkeypatch.undo()
-    assert exists(to / layout.HEADER)
     note = (to / NOTE).read_bytes()
+    assert exists(to / layout.HEADER)
     assert copy_store(store.path, to).copied_files == 1, "the header alone is written again"
     assert contents(to) == contents(store.path)
     (to / NOTE).write_bytes(note)

@@ -272,10 +272,8 @@ def test_a_worker_on_another_machine_asks_for_itself(
     store: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, engine: CountingEngine
 ) -> None:
     """The driver found nothing wrong; this process would."""
-    from pipelines.embedding import embed as embedding
-
     write_picture(corpus / "a" / "new.png", 100)
-    monkeypatch.setattr(embedding, "settle_canary", lambda _: other_numbers(monkeypatch))
+    monkeypatch.setattr(worker, "settle_canary", lambda _: other_numbers(monkeypatch))
     with pytest.raises(SpecMismatch, match="canary"):
         embed(str(corpus), store)
     assert engine.images == 0 and FeatureStore(store).table(canary_of(store).parent.stem).count() == 30
