@@ -122,10 +122,11 @@ def seaweedfs() -> Iterator[ObjectServer]:
 
 
 @pytest.fixture
-def bucket(seaweedfs: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
+def bucket(seaweedfs: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The name of an empty bucket; the usual variables lead to its server."""
     for name, value in seaweedfs.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PENULT_CACHE", str(tmp_path / "copies"))
     return seaweedfs.make_bucket()
 
 

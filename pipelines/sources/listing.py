@@ -113,6 +113,10 @@ class Listing:
     def could_not_list(self, prefix: str, problem: str) -> None:
         """Record that images below a prefix of URIs may not have been listed."""
         self.problems.append(problem)
+        self.add_incomplete(prefix)
+
+    def add_incomplete(self, prefix: str) -> None:
+        """Record a prefix of URIs as ``could_not_list`` does, without a sentence."""
         if len(self.incomplete) < MAX_INCOMPLETE:
             self.incomplete.append(prefix)
         else:  # too many to remember: no image may be taken for deleted
@@ -125,10 +129,12 @@ class Listing:
         if name.startswith("."):
             self.ignored["hidden"] += 1
         else:
-            kind = printable(os.path.splitext(name)[1].lower()) or "no extension"
-            # Names such as "scan.000001" each have an extension of their own.
-            self.ignored[kind if kind in self.ignored or len(self.ignored) < MAX_KINDS else "other"] += 1
+            self.ignore(printable(os.path.splitext(name)[1].lower()) or "no extension")
         return False
+
+    def ignore(self, kind: str, count: int = 1) -> None:
+        """Count files left out, by their extension: of names such as "scan.000001" each has one of its own."""
+        self.ignored[kind if kind in self.ignored or len(self.ignored) < MAX_KINDS else "other"] += count
 
 
 def has_image_name(name: str) -> bool:

@@ -11,17 +11,23 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from featurestore.errors import SourceError
-from pipelines.sources import places, tars
+from featurestore.errors import BucketError, SourceError, StoreError
+from featurestore.storage import cache
+from pipelines.sources import places, tar_listings, tars
 from pipelines.sources.base import Blob, Entry, SourceKind
 from pipelines.sources.listing import Listing, is_system_folder, split_of
+from pipelines.sources.rows import DAMAGE
 from pipelines.sources.uris import member_uri, mode_of
 
 SIDE_FILES = (".cls", ".json")
 MAX_SIDE_FILE_BYTES = 2**20  # a label in a tar is never larger
+MEMBER_BYTES = 100  # of a tar, or more, for each byte that is remembered of it
+RULES = 1  # grows when something else is found in a tar than before
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -96,13 +102,14 @@ def list_shards(listing: Listing) -> Iterator[Entry]:
     Raises:
         SourceError: a shard is missing, or a sample's split is not train, val or test.
     """
-    tally = _Tally()
-    for shard in shards_of(listing.location):
-        uri = places.uri_of(shard)
-        found = places.locate(uri)
-        if found.size < 0:
-            raise SourceError(_no_shard(shard))
-        yield from _list_shard(listing, _Shard(uri, places.shown(uri), found.mtime_ns), tally)
+    tally, shards = _Tally(), shards_of(listing.location)
+    while some := list(itertools.islice(shards, places.MAX_ASKED)):
+        found = places.locate_all(list(map(places.uri_of, some)))
+        for shard, entry in zip(some, found, strict=True):
+            if entry.size < 0:
+                raise SourceError(_no_shard(shard))
+            uri, size, mtime_ns, *_ = entry
+            yield from _list_shard(listing, _Shard(uri, places.shown(uri), size, mtime_ns), tally)
     tally.tell(listing)
 
 
@@ -113,6 +120,7 @@ def _no_shard(shard: str) -> str:
 class _Shard(NamedTuple):
     uri: str
     path: str  # as it is called in sentences
+    size: int
     mtime_ns: int
 
 
@@ -132,6 +140,11 @@ class _Tally:
         if label is None and len(self.examples) < 2:
             self.examples.append(name)
 
+    def add(self, other: _Tally) -> None:
+        for name in ("labelled", "unlabelled", "apart", "loose"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.examples = [*self.examples, *other.examples][:2]
+
     def tell(self, listing: Listing) -> None:
         if self.labelled and self.unlabelled:
             listing.notes.append(
@@ -145,31 +158,81 @@ class _Tally:
 
 
 def _list_shard(listing: Listing, shard: _Shard, tally: _Tally) -> Iterator[Entry]:
-    names: set[str] = set()
-    apart: dict[str, _Side] | None = None
+    """Yield the images of a tar, from what is remembered of it if it is far away."""
+    if (found := _remembered(shard)) is not None:
+        told, entries = found
+        for kind, count in told["ignored"].items():
+            listing.ignore(kind, count)
+        for problem in told["problems"]:
+            listing.problems.append(problem)
+        for prefix in told["incomplete"]:
+            listing.add_incomplete(prefix)
+        tally.add(_Tally(**told["tally"]))
+        yield from entries
+        return
     try:
         with places.open_blob(shard.uri) as blob:
-            members = _members(blob, shard, listing)
-            for key, members_of_sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
-                pictures, side_files = _sort_out(members_of_sample, listing)
-                tally.loose += not pictures and bool(side_files)
-                if not pictures:
-                    continue
-                values = _side_data(blob, shard.path, side_files, listing)
-                if values[0] is None:  # read the whole tar once more, for side files that lie apart
-                    apart = _side_files_apart(blob, shard) if apart is None else apart
-                    if more := apart.pop(key, None):
-                        tally.apart += 1
-                        values = _side_data(blob, shard.path, more | side_files, listing)
-                for member in pictures:
-                    if member.name in names:
-                        listing.problems.append(f"{shard.path!r} has {member.name!r} twice; the first one is used.")
-                        continue
-                    names.add(member.name)
-                    tally.count(member.name, values[0])
-                    yield Entry(member_uri(shard.uri, member.name), member.size, shard.mtime_ns, member.offset, *values)
+            yield from _images_of(blob, shard, listing, tally)
     except OSError as error:
         listing.could_not_list(shard.uri + "#", f"{shard.path!r} cannot be read: {error.strerror or error}.")
+
+
+def _remembered(shard: _Shard) -> tuple[dict[str, Any], Iterator[Entry]] | None:
+    """Return what was found in a far tar, now or before it was as it is; None for one that is near or cannot be read.
+
+    A near tar is listed from its headers in no time; of a far one its listing may be a download.
+    """
+    if places.in_flight(shard.uri) == 1:
+        return None
+    key = f"{RULES} {shard.uri} {shard.size} {shard.mtime_ns}"
+    place = cache.place_of(cache.OBJECTS, key, "members.arrow")
+    own, tally = Listing(shard.path, "tar"), _Tally()
+
+    def told() -> dict[str, Any]:
+        of_listing = {"ignored": own.ignored, "problems": own.problems, "incomplete": own.incomplete}
+        return of_listing | {"tally": asdict(tally)}
+
+    def fetch(path: Path) -> None:
+        with places.open_blob(shard.uri) as blob:
+            if (blob.size, blob.mtime_ns) != (shard.size, shard.mtime_ns):
+                raise OSError(f"{shard.uri} changed")
+            tar_listings.write(path, _images_of(blob, shard, own, tally), told)
+
+    try:
+        if not place.is_file() and not cache.has_room(shard.size // MEMBER_BYTES):
+            return None
+        return tar_listings.read(cache.kept(place, fetch), shard.uri, shard.mtime_ns)
+    except BucketError:
+        raise
+    except (StoreError, *DAMAGE):
+        with suppress(OSError):
+            place.unlink()
+        return None
+
+
+def _images_of(blob: Blob, shard: _Shard, listing: Listing, tally: _Tally) -> Iterator[Entry]:
+    """Yield the images of an open tar; raise OSError if it cannot be read."""
+    names: set[str] = set()
+    apart: dict[str, _Side] | None = None
+    members = _members(blob, shard, listing)
+    for key, members_of_sample in itertools.groupby(members, key=lambda member: _sample_key(member.name)):
+        pictures, side_files = _sort_out(members_of_sample, listing)
+        tally.loose += not pictures and bool(side_files)
+        if not pictures:
+            continue
+        values = _side_data(blob, shard.path, side_files, listing)
+        if values[0] is None:  # read the whole tar once more, for side files that lie apart
+            apart = _side_files_apart(blob, shard) if apart is None else apart
+            if more := apart.pop(key, None):
+                tally.apart += 1
+                values = _side_data(blob, shard.path, more | side_files, listing)
+        for member in pictures:
+            if member.name in names:
+                listing.problems.append(f"{shard.path!r} has {member.name!r} twice; the first one is used.")
+                continue
+            names.add(member.name)
+            tally.count(member.name, values[0])
+            yield Entry(member_uri(shard.uri, member.name), member.size, shard.mtime_ns, member.offset, *values)
 
 
 def _members(blob: Blob, shard: _Shard, listing: Listing) -> Iterator[tars.Member]:

@@ -25,7 +25,7 @@ from object_proxy import Proxy, proxy
 from object_servers import ObjectServer, free_ports
 from pipelines import predict as predicting
 from pipelines.embedding import files
-from pipelines.sources import objects, places, prefixes, tars, uris
+from pipelines.sources import objects, places, prefixes, tar_listings, tars, uris, webdataset
 from pipelines.sources.base import Entry
 from pipelines.sources.corpus import Source, list_source
 from pipelines.sources.listing import Hints
@@ -381,14 +381,78 @@ def test_a_tar_of_small_members_is_read_in_large_blocks(put: Put, bucket: str, a
     assert asked.count("GET") < 2 * 10  # once more for labels that may lie apart
 
 
-def test_a_tar_that_changes_while_it_is_read_could_not_be_listed(put: Put, bucket: str) -> None:
+def test_a_tar_that_changes_while_it_is_read_could_not_be_listed(
+    put: Put, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, changes = webdataset._images_of, iter(b"123")
+
+    def changing(*arguments: Any) -> Iterator[Entry]:
+        for entry in real(*arguments):
+            yield entry
+            if entry.uri.endswith("#0.png"):
+                data = bytes([next(changes)]) * 2**20
+                put({"s.tar": tar({f"{n}.png": data for n in range(6)})})
+
+    monkeypatch.setattr(webdataset, "_images_of", changing)
     put({"s.tar": tar({f"{n}.png": bytes(2**20) for n in range(6)})})
     source = list_source(f"s3://{bucket}/s.tar")
-    entries = iter(source)
-    next(entries)
-    put({"s.tar": tar({f"{n}.png": b"\1" * 2**20 for n in range(6)})})
-    list(entries)
+    list(source)
     assert source.incomplete == [f"s3://{bucket}/s.tar#"] and "changed while it was read" in source.problems[0]
+    assert next(changes) == ord("3")
+
+
+def everything(source: Source) -> tuple[Any, ...]:
+    return list(source), source.ignored, source.problems, source.incomplete, source.notes
+
+
+def test_what_is_in_a_tar_is_remembered_until_it_changes(
+    put: Put, bucket: str, tmp_path: Path, asked: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tar_listings, "ROWS", 3)
+    first = {f"{n}{end}": b"a" for n in range(5) for end in (".png", ".cls")} | {
+        "x/\udcff #%.png": b"y",
+        ".h.png": b"z",
+    }
+    second = {"b.png": b"1", "c.png": b"1", "b.cls": b"late", "notes.txt": b"", "d.cls": b"alone"}
+    twice = tar({"a.png": b"1"})[:1024] + tar({"a.png": b"1", "b.json": b"[", "b.png": b"2"})
+    for name, data in {"0": tar(first), "1": tar(second), "2": twice, "3": tar(first)[:3000], "4": tar({})}.items():
+        put({f"t/{name}.tar": data})
+        (tmp_path / f"{name}.tar").write_bytes(data)
+    source = list_source(f"s3://{bucket}/t/{{0..4}}.tar")
+    found = everything(source)
+    near = list_source(f"{tmp_path}/{{0..4}}.tar")
+    assert [e[2:] for e in near] == [e._replace(mtime_ns=n.mtime_ns)[2:] for e, n in zip(found[0], near, strict=True)]
+    assert (source.ignored, len(source.problems), source.notes) == (near.ignored, len(near.problems), near.notes)
+    assert len(found[3]) == 1 and len(found[4]) == 3 and found[1] == {".txt": 1, "hidden": 1}
+    asked.requests.clear()
+    assert everything(list_source(f"s3://{bucket}/t/{{0..4}}.tar")) == found
+    assert {method for method, _ in asked.requests} == {"HEAD"} and asked.count("HEAD") == 5 + 1
+    put({"t/4.tar": tar({"new.png": b"1"})})
+    assert [entry.uri for entry in source][-1] == f"s3://{bucket}/t/4.tar#new.png"
+    assert asked.count("GET", "4.tar") and not asked.count("GET", "0.tar")
+    for path in (tmp_path / "copies").rglob("*.arrow"):
+        path.write_bytes(path.read_bytes()[:-20])
+    again = everything(list_source(f"s3://{bucket}/t/{{0..3}}.tar"))
+    assert again[0] == found[0] and asked.count("GET", "0.tar")
+
+
+def test_an_object_that_is_another_one_than_was_located_is_not_remembered(
+    put: Put, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its members would be taken for those of the one before, if that comes back."""
+    real = places.locate_all
+
+    def changed_meanwhile(uris: list[str]) -> list[Entry]:
+        found = real(uris)
+        put({"s.tar": tar({"new.png": b"22"})})
+        return found
+
+    put({"s.tar": tar({"old.png": b"1"})})
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "locate_all", changed_meanwhile)
+        assert [entry.size for entry in list_source(f"s3://{bucket}/s.tar")] == [2]
+    put({"s.tar": tar({"old.png": b"1"})})
+    assert [entry.size for entry in list_source(f"s3://{bucket}/s.tar")] == [1]
 
 
 # --- the web
