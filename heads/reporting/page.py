@@ -6,6 +6,7 @@ import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,12 @@ Thumbnail = Callable[[str], bytes | None]  # returns small PNG, JPEG, GIF or Web
 
 def template(name: str) -> Any:
     """Return a Jinja template of this package, which escapes whatever it shows and fails on what it is not given."""
+    return _templates().get_template(name)
+
+
+@cache
+def _templates() -> Any:
+    """Return what compiles each template once per process: that takes longer than to render it."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -30,7 +37,7 @@ def template(name: str) -> Any:
     environment.filters["percent"] = percent
     environment.filters["points"] = points
     environment.filters["range"] = lambda ends: f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
-    return environment.get_template(name)
+    return environment
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -16,7 +16,7 @@ from heads.comparison.compare import CompareResult, compare
 from heads.comparison.space import Evaluation, Search
 from heads.evaluation.learning_curve import PowerLaw, power_law
 from heads.evaluation.metrics import Curve, wilson
-from heads.reporting import axes, charts, report
+from heads.reporting import axes, charts, page, report
 from heads.reporting.page import data_uri
 from heads.reporting.report import Gallery, render
 from heads.spec import HeadSpec
@@ -730,3 +730,8 @@ def test_a_learning_curve_without_a_law_joins_its_points():
     first = places(beyond.path)[0]
     chart = charts.learning_curve(points, law, expected)
     assert tuple(first) == place_of(chart, 10, 1 - 10**-0.25)
+
+
+def test_a_template_is_compiled_once():
+    """To compile it takes longer than to render it."""
+    assert page.template("report.html.j2") is page.template("report.html.j2")
