@@ -43,10 +43,7 @@ FOR_EVER = ("500", "503", "cut", "cut after it")
 EXPIRED = (Harm(403, "ExpiredToken"), Harm(400, "ExpiredToken"))
 CONDITIONAL = {"409": True, "412": False}  # what kind of request it happens to
 MADE_UP = ("412",)  # no server answers so; a sentence will do
-LANCES = {  # Lance gives up, with a sentence: where others are said to make a table that is not there; in a listing cut
-    ("409", "embed"),
-    ("half an answer", "gc"),
-}
+LANCES = {("409", "embed"), ("half an answer", "gc")}  # Lance gives up; a sentence: see docs/faults.md
 STOPS = [
     ("pipelines.embedding.worker:embed_shard", "before", 3),
     ("featurestore.storage.objects:ObjectStorage.create", "before", 3),
@@ -68,8 +65,6 @@ STOPS = [
 PAIRS = [("embed", "embed"), ("embed-again", "gc"), ("embed-again", "label"), ("embed", "embed"), ("label", "train")]
 LAST = 12  # requests of a copy, which write its header and take its note away
 SHORT = 1.0  # seconds of a lease that is to end while its holder sleeps
-
-# --- harm to single requests
 
 
 def fits(how: str, request: Message) -> bool:
