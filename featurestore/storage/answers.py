@@ -18,7 +18,7 @@ class PastEnd(BucketError):
 
 
 class BrokenOff(BucketError):
-    """The connection was cut within an answer."""
+    """The connection was cut within an answer that obstore does not ask for again."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ ANSWERS = [  # the first that matches says it
         "invalid list response|Missing(Etag|Header)|missing field",
         "{server} does not answer as S3 does: correct AWS_ENDPOINT_URL.",
     ),
-    Answer("response body error", UNREACHED, BrokenOff, passing=True),
+    Answer("Error (performing|getting) .*response body error", UNREACHED, BrokenOff, passing=True),
     Answer("error sending request|HTTP error|timed out|[Cc]onnect", UNREACHED, passing=True),
 ]
 NOT_PUBLIC = Answer("", "{server} does not let everyone read {uri} ({code}): name what is public.", ObjectDenied)

@@ -149,6 +149,21 @@ def storage_options(uri: str) -> dict[str, str]:
     return service | {name: str(value).lower() for name, value in (allowed | patience).items()}
 
 
+def _again(act: Callable[P, T]) -> Callable[P, T]:
+    """Let something be done again where its answer broke off: obstore asks again for the bytes of objects alone."""
+
+    @wraps(act)
+    def acted(*arguments: P.args, **options: P.kwargs) -> T:
+        for _ in range(MAX_TRIES - 1):
+            with suppress(BrokenOff):
+                return act(*arguments, **options)
+            time.sleep(FIRST_PAUSE)
+        return act(*arguments, **options)
+
+    return acted
+
+
+@_again
 def head(uri: str) -> ObjectInfo | None:
     """Return what is at a URI; None if there is nothing, or no bucket.
 
@@ -168,6 +183,7 @@ def head(uri: str) -> ObjectInfo | None:
         return _info(at, obstore.get(client(uri), at.key, options={"range": (0, 1)}).meta)
 
 
+@_again
 def get(
     uri: str, start: int | None = None, size: int | None = None, etag: str | None = None
 ) -> tuple[bytes, ObjectInfo]:
@@ -196,20 +212,6 @@ def get(
         return b"", info
     except _Lost as error:
         raise BucketError(f"{uri} was replaced while it was read: run this again.") from error
-
-
-def _again(act: Callable[P, T]) -> Callable[P, T]:
-    """Let something be done again where its answer broke off: obstore itself asks again only for what it reads."""
-
-    @wraps(act)
-    def acted(*arguments: P.args, **options: P.kwargs) -> T:
-        for _ in range(MAX_TRIES - 1):
-            with suppress(BrokenOff):
-                return act(*arguments, **options)
-            time.sleep(FIRST_PAUSE)
-        return act(*arguments, **options)
-
-    return acted
 
 
 @_again
@@ -271,12 +273,16 @@ def put(uri: str, data: bytes, mode: str | None = None) -> str | None:
         ObjectDenied: it may not be written.
         BucketError: there is no such bucket, it cannot be reached, or refuses.
     """
-    at = address(uri)
     if mode is None:
-        with _answers(uri, "write"):
-            return _token(at, obstore.put(client(uri), at.key, data))
-    how: Any = mode if mode == CREATE else {SERVICES[at.scheme].tag: mode}
-    return _put_if(uri, data, how)
+        return _put_over(uri, data)
+    return _put_if(uri, data, mode if mode == CREATE else {SERVICES[address(uri).scheme].tag: mode})
+
+
+@_again
+def _put_over(uri: str, data: bytes) -> str | None:
+    at = address(uri)
+    with _answers(uri, "write"):
+        return _token(at, obstore.put(client(uri), at.key, data))
 
 
 def _put_if(uri: str, data: bytes, how: Any) -> str | None:
@@ -315,6 +321,7 @@ def put_file(uri: str, path: Path) -> None:
         obstore.put(client(uri), address(uri).key, path, chunk_size=PART_BYTES)
 
 
+@_again
 def delete(uris: str | Sequence[str]) -> None:
     """Delete objects of one bucket; those that do not exist count as deleted.
 

@@ -227,6 +227,12 @@ def test_a_put_that_wrote_and_then_seemed_to_fail_is_known_as_ones_own(
     assert put(f"{place}/theirs", b"mine", CREATE) is None
 
 
+def is_missing(uri: str) -> bool:
+    with pytest.raises(ObjectMissing):
+        get(uri)
+    return True
+
+
 def test_an_answer_that_breaks_off_is_asked_for_again(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +257,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(
             lambda: [one.uri for one in level(place)[0]] == keys,
             lambda: copy(keys[0], f"{place}/copy") is None,
             lambda: get_file(keys[0], tmp_path / "got").size == 1000,
+            lambda: is_missing(f"{place}/none"),
             lambda: put_file(keys[0], tmp_path / "file") is None,
         ):
             made.harm, since = first, len(made.requests)
@@ -270,7 +277,7 @@ def test_a_listing_that_breaks_off_goes_on_behind_what_it_gave(place: str, monke
     def breaking(*arguments: object, **options: object) -> Iterator[object]:
         if options["offset"] is None:
             yield next(iter(real(*arguments, **options | {"chunk_size": 2})))
-            raise buckets.exceptions.GenericError("HTTP error: request or response body error")
+            raise buckets.exceptions.GenericError("Error getting list response body: HTTP error: response body error")
         yield from real(*arguments, **options)
 
     monkeypatch.setattr(buckets.obstore, "list", breaking)
