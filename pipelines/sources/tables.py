@@ -42,26 +42,47 @@ class Tables(SourceKind):
     endings = (".arrow", ".feather", ".lance")
 
     def owns(self, location: str) -> bool:
-        """Return whether it is called as tables are, or a folder of tables with images.
-
-        Raises:
-            SourceError: its bucket is not there, cannot be reached, or may not be listed.
-        """
+        """Return whether it is called as tables are, or a folder of tables with images."""
         if ending_of(location) is None:
-            if bucket_of(location) is not None:
-                return _is_prefix_of_tables(location)
             return stat.S_ISDIR(mode_of(location)) and _is_folder_of_tables(location)
         if (first := next(expand_braces(location))) != location and not _is_there(location):
             return _is_there(first)
-        return ending_of(location) in self.endings and _is_there(location)
+        return ending_of(location) in self.endings and places.has_table(_uri(location))
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
         """Yield the images of all tables."""
         if ending_of(listing.location) is None:
-            found = sorted(_walk(listing) if bucket_of(listing.location) is None else _below_prefix(listing))
+            found = sorted(_walk(listing))
         else:
             found = [listing.location] if _is_there(listing.location) else list(expand_braces(listing.location))
         return list_tables(list(map(_uri, found)), listing)
+
+
+class TablesBelow(SourceKind):
+    """What lies below a prefix of a bucket, if it is tables with image bytes."""
+
+    name = "tables"
+    looked_for = Tables.looked_for
+
+    def owns(self, location: str) -> bool:
+        """Return whether there are tables of images, and no image files among the first keys there.
+
+        Raises:
+            SourceError: the bucket is not there, cannot be reached, or may not be listed.
+        """
+        bucket = bucket_of(location)
+        if bucket is None or has_image_name(location.rpartition("/")[2]):
+            return False
+        root = bucket.source_uri(location)
+        keys = [key for key, _, _ in islice(bucket.listed(root), GLANCE)]
+        if any(has_image_name(key.rpartition("/")[2]) for key in keys):
+            return False
+        tables = [f"{root}/{quote(key)}" for key in keys if _is_file(key.rpartition("/")[2])]
+        return any(map(_may_hold_images, tables[:MAX_TRIED]))
+
+    def entries(self, listing: Listing) -> Iterator[Entry]:
+        """Yield the images of all tables."""
+        return list_tables(sorted(_below_prefix(listing)), listing)
 
 
 def list_tables(tables: list[str], listing: Listing) -> Iterator[Entry]:
@@ -254,18 +275,6 @@ def _below_prefix(listing: Listing) -> Iterator[str]:
             yield f"{root}/{quote(key)}"
         elif listing.is_image(name):
             listing.ignored["image beside tables"] += 1
-
-
-def _is_prefix_of_tables(location: str) -> bool:
-    """Return whether there are tables of images below a prefix, and no image files among the first keys there."""
-    bucket = bucket_of(location)
-    assert bucket is not None
-    root = bucket.source_uri(location)
-    keys = [key for key, _, _ in islice(bucket.listed(root), GLANCE)]
-    if any(has_image_name(key.rpartition("/")[2]) for key in keys):
-        return False
-    tables = [f"{root}/{quote(key)}" for key in keys if _is_file(key.rpartition("/")[2])]
-    return any(map(_may_hold_images, tables[:MAX_TRIED]))
 
 
 def _is_file(name: str) -> bool:

@@ -478,7 +478,7 @@ def test_tables_below_a_prefix_are_listed_as_those_of_a_folder(
     put({f"d/{path.relative_to(hub).as_posix()}": path.read_bytes() for path in hub.rglob("*.parquet")})
     put({"d/README.md": b"#", "d/.cache/old.parquet": b"", "d/data/deep 50%/x.txt": b""})
     near, far = list_source(hub), list_source(f"s3://{bucket}/d/")
-    assert far.kind == "table" and listed(far) == listed(near) and len(list(far)) == 6
+    assert far.kind == "tables" and listed(far) == listed(near) and len(list(far)) == 6
     assert (far.notes, far.columns, far.problems, far.ignored) == (near.notes, near.columns, [], {".md": 1, ".txt": 1})
     assert {places.read(e.uri, e.offset, e.size)[0] for e in far} == {places.read(e.uri)[0] for e in near}
     done = run("embed", f"s3://{bucket}/d")
