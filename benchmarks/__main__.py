@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SCRIPTS = ("embed", "memory", "latency", "read")
+SCRIPTS = ("embed", "memory", "latency", "read", "objects")
 
 if __name__ == "__main__":
     for script in SCRIPTS:

@@ -6,12 +6,14 @@ from pipelines.sources.base import SourceKind
 from pipelines.sources.folders import Folder
 from pipelines.sources.manifests import Manifest
 from pipelines.sources.prefixes import Prefix
-from pipelines.sources.tables import Tables
+from pipelines.sources.tables import Tables, TablesBelow
 from pipelines.sources.webdataset import Tars
 
 # The last one is asked first: a folder may be called photos.tar, and may hold nothing but tables; what else is in a
-# bucket is a prefix.
-_KINDS: dict[str, SourceKind] = {kind.name: kind for kind in (Prefix(), Manifest(), Tars(), Folder(), Tables())}
+# bucket is a prefix, which may hold nothing but tables too.
+_KINDS: dict[str, SourceKind] = {
+    kind.name: kind for kind in (Prefix(), TablesBelow(), Manifest(), Tars(), Folder(), Tables())
+}
 
 
 def register(kind: SourceKind) -> None:

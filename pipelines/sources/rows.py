@@ -186,6 +186,7 @@ class _Open:
 
 _OPEN: OrderedDict[str, _Open] = OrderedDict()  # the one read last is at the end
 _LOCK = threading.Lock()
+_OPENING = tuple(threading.Lock() for _ in range(16))  # a table is opened once, and several side by side
 
 
 def forget(table: str) -> None:
@@ -196,15 +197,17 @@ def forget(table: str) -> None:
 
 def _opened(table: str, place: Place) -> Rows:
     """Return an open table, which is opened again if it has changed; it closes when nobody reads it any more."""
-    with _LOCK:
-        found, now = _OPEN.get(table), time.monotonic()
+    with _OPENING[hash(table) % len(_OPENING)]:
+        with _LOCK:
+            found, now = _OPEN.get(table), time.monotonic()
         if found is not None and now - found.checked > SECONDS_BETWEEN_CHECKS:
             token, found.checked = token_of(table, place), now
             found = found if token == found.rows.token else None
         if found is None:
             found = _Open(open_table(table, place), now)
-        _OPEN[table] = found
-        _OPEN.move_to_end(table)
-        if len(_OPEN) > MAX_OPEN:
-            _OPEN.popitem(last=False)
+        with _LOCK:
+            _OPEN[table] = found
+            _OPEN.move_to_end(table)
+            if len(_OPEN) > MAX_OPEN:
+                _OPEN.popitem(last=False)
         return found.rows

@@ -8,7 +8,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
+from urllib.parse import quote
 
 from pyarrow import types
 
@@ -17,6 +19,7 @@ from pipelines.sources import places
 from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.columns import texts_of
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside, split_of
+from pipelines.sources.prefixes import GLANCE, bucket_of
 from pipelines.sources.rows import DAMAGE, FOLDERS, Rows, ending_of, row_uris
 from pipelines.sources.table_columns import class_names, find_table_columns, image_columns, listed_types
 from pipelines.sources.uris import mode_of, path_of, printable, uri_of
@@ -42,20 +45,44 @@ class Tables(SourceKind):
         """Return whether it is called as tables are, or a folder of tables with images."""
         if ending_of(location) is None:
             return stat.S_ISDIR(mode_of(location)) and _is_folder_of_tables(location)
-        if places.is_uri(location) or mode_of(location):
-            return ending_of(location) in self.endings and places.has_table(_uri(location))
-        first = next(expand_braces(location))
-        return first != location and mode_of(first) != 0
+        if (first := next(expand_braces(location))) != location and not _is_there(location):
+            return _is_there(first)
+        return ending_of(location) in self.endings and places.has_table(_uri(location))
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
         """Yield the images of all tables."""
         if ending_of(listing.location) is None:
             found = sorted(_walk(listing))
-        elif places.is_uri(listing.location) or mode_of(listing.location):
-            found = [listing.location]
         else:
-            found = list(expand_braces(listing.location))
+            found = [listing.location] if _is_there(listing.location) else list(expand_braces(listing.location))
         return list_tables(list(map(_uri, found)), listing)
+
+
+class TablesBelow(SourceKind):
+    """What lies below a prefix of a bucket, if it is tables with image bytes."""
+
+    name = "tables"
+    looked_for = Tables.looked_for
+
+    def owns(self, location: str) -> bool:
+        """Return whether there are tables of images, and no image files among the first keys there.
+
+        Raises:
+            SourceError: the bucket is not there, cannot be reached, or may not be listed.
+        """
+        bucket = bucket_of(location)
+        if bucket is None or has_image_name(location.rpartition("/")[2]):
+            return False
+        root = bucket.source_uri(location)
+        keys = [key for key, _, _ in islice(bucket.listed(root), GLANCE)]
+        if any(has_image_name(key.rpartition("/")[2]) for key in keys):
+            return False
+        tables = [f"{root}/{quote(key)}" for key in keys if _is_file(key.rpartition("/")[2])]
+        return any(map(_may_hold_images, tables[:MAX_TRIED]))
+
+    def entries(self, listing: Listing) -> Iterator[Entry]:
+        """Yield the images of all tables."""
+        return list_tables(sorted(_below_prefix(listing)), listing)
 
 
 def list_tables(tables: list[str], listing: Listing) -> Iterator[Entry]:
@@ -152,6 +179,10 @@ def _texts(array: Any, names: list[str] | None, place: str) -> list[str | None]:
     return [None if number is None else names[number] for number in numbers]
 
 
+def _is_there(location: str) -> bool:
+    return places.has_table(location) if places.is_uri(location) else mode_of(location) != 0
+
+
 def _uri(location: str) -> str:
     return location if places.is_uri(location) else uri_of(location)
 
@@ -168,7 +199,7 @@ def _splits(tables: list[str], listing: Listing) -> dict[str, str]:
 
     As with folders, one split is none: the images of a lone train.parquet may be of any.
     """
-    root = uri_of(listing.location) + "/"
+    root = places.source_uri(listing.location) + "/"
     told = {table: split for table in tables if (split := _split_of(table.removeprefix(root))) is not None}
     if len(set(told.values())) < 2:
         return {}
@@ -231,6 +262,21 @@ def _peek(folder: str) -> tuple[list[str], list[str]] | None:
     return sorted(tables), sorted(below)
 
 
+def _below_prefix(listing: Listing) -> Iterator[str]:
+    """Yield the URIs of all tables below a prefix of a bucket."""
+    bucket = bucket_of(listing.location)
+    assert bucket is not None
+    root = bucket.source_uri(listing.location)
+    for key, _, _ in bucket.listed(root):
+        *folders, name = key.split("/")
+        if any(map(is_aside, folders)) or not name:
+            continue
+        if _is_file(name):
+            yield f"{root}/{quote(key)}"
+        elif listing.is_image(name):
+            listing.ignored["image beside tables"] += 1
+
+
 def _is_file(name: str) -> bool:
     """Return whether a file is a table by its name; the files in a Lance table are none."""
     return ending_of(name) not in (None, *FOLDERS)
@@ -238,6 +284,6 @@ def _is_file(name: str) -> bool:
 
 def _may_hold_images(path: str) -> bool:
     try:
-        return bool(image_columns(places.open_table(uri_of(path)).schema, None, path))
+        return bool(image_columns(places.open_table(_uri(path)).schema, None, path))
     except DAMAGE:
         return False

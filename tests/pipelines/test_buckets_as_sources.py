@@ -9,6 +9,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ import pytest
 from PIL import Image
 from pyarrow import csv, parquet
 
-from conftest import CountingEngine
+from conftest import ROOT, CountingEngine
 from featurestore.errors import BucketError, ImageError, NoPictures, SourceError
 from featurestore.storage import buckets
 from object_proxy import Proxy, proxy
 from object_servers import ObjectServer, free_ports
 from pipelines import predict as predicting
 from pipelines.embedding import files
-from pipelines.sources import objects, places, prefixes, tar_listings, tars, uris, webdataset
+from pipelines.sources import objects, places, prefixes, rows, tar_listings, tars, uris, webdataset
 from pipelines.sources.base import Entry
 from pipelines.sources.corpus import Source, list_source
 from pipelines.sources.listing import Hints
@@ -453,6 +454,45 @@ def test_an_object_that_is_another_one_than_was_located_is_not_remembered(
         assert [entry.size for entry in list_source(f"s3://{bucket}/s.tar")] == [2]
     put({"s.tar": tar({"old.png": b"1"})})
     assert [entry.size for entry in list_source(f"s3://{bucket}/s.tar")] == [1]
+
+
+# --- tables
+
+
+def test_tables_below_a_prefix_are_listed_as_those_of_a_folder(
+    run: Any, put: Put, bucket: str, engine: CountingEngine, tmp_path: Path
+) -> None:
+    """As Hugging Face's hub has them, beside what it has besides; and by a pattern."""
+    hub = ROOT / "tests" / "golden" / "datasets" / "hub"
+    put({f"d/{path.relative_to(hub).as_posix()}": path.read_bytes() for path in hub.rglob("*.parquet")})
+    put({"d/README.md": b"#", "d/.cache/old.parquet": b"", "d/data/deep 50%/x.txt": b""})
+    near, far = list_source(hub), list_source(f"s3://{bucket}/d/")
+    assert far.kind == "tables" and listed(far) == listed(near) and len(list(far)) == 6
+    assert (far.notes, far.columns, far.problems, far.ignored) == (near.notes, near.columns, [], {".md": 1, ".txt": 1})
+    assert {places.read(e.uri, e.offset, e.size)[0] for e in far} == {places.read(e.uri)[0] for e in near}
+    done = run("embed", f"s3://{bucket}/d")
+    assert (done["embedded"], done["labels"]["classes"]) == (6, {"cat": 3, "dog": 2})
+    assert run("embed", f"s3://{bucket}/d")["unchanged"] == 6 == engine.images
+    pattern = f"s3://{bucket}/d/data/{{train-00000-of-00002,train-00001-of-00002,test-00000-of-00001}}.parquet"
+    assert [entry.split for entry in list_source(pattern)] == ["train"] * 4 + ["test"] * 2
+    one = (hub / "data/train-00001-of-00002.parquet").read_bytes()
+    put({"test-data/train-0.parquet": one, "test-data/more.parquet": one})
+    assert {entry.split for entry in list_source(f"s3://{bucket}/test-data")} == {None}
+    put({"d/data/0.png": png(0)})
+    assert list_source(f"s3://{bucket}/d").kind == "prefix"
+    put({"e/labels.parquet": b"no table"})
+    assert list_source(f"s3://{bucket}/e").kind == "prefix"
+
+
+def test_far_tables_are_opened_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+    monkeypatch.setattr(rows, "open_table", lambda *_: both.wait(10))
+    names = [f"s3://b/{n}.parquet" for n in range(99)]
+    pair = (names[0], next(name for name in names if hash(name) % 16 != hash(names[0]) % 16))
+    with ThreadPoolExecutor(2) as pool:
+        assert len(list(pool.map(lambda name: rows._opened(name, objects.BUCKETS["s3"]), pair))) == 2
+    for name in pair:
+        rows.forget(name)
 
 
 # --- the web
