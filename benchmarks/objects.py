@@ -30,12 +30,11 @@ import numpy as np
 import pyarrow as pa
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from object_proxy import proxy
-
 from benchmarks import fake, longrun, streaming
 from benchmarks.corpus import write_crops
 from benchmarks.formats import HUB_ROWS, write_parquet
 from benchmarks.report import peak, show
+from object_proxy import proxy
 from object_servers import ObjectServer, seaweedfs
 
 PENULT = [sys.executable, "-m", "pipelines"]
