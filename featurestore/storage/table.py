@@ -66,9 +66,10 @@ class Table(Versions):
                 raise
             self.check_schema(schema)  # another run created it first
             return
-        self.flush_version(began)
-        flush(self.path.parent)
-        self.note()
+        with self.lease():
+            self.flush_version(began)
+            flush(self.path.parent)
+            self.note()
 
     def check_schema(self, expected: pa.Schema) -> None:
         """Raise StoreCorrupt unless the table's columns are those of ``expected``."""
@@ -151,17 +152,18 @@ class Table(Versions):
                 storage_options=self.options,
             )
         staged = []
-        for fragment in fragments:
-            if problem := self.missing(fragment):  # Lance overlooks a failed last write
-                raise StoreError(f"{problem}: make room there, then run the same command again.")
-            digests = {}
-            for name in data_names(fragment):
-                flush(self.path / name)
-                digests[name] = sha256_of(self.path / name)
-            staged.append(json.dumps({"fragment": fragment.to_json(), "sha256": digests}))
-        if staged:
-            flush(self.path / "data")
-            flush(self.path)  # the first fragment creates the folder
+        with self.lease():
+            for fragment in fragments:
+                if problem := self.missing(fragment):  # Lance overlooks a failed last write
+                    raise StoreError(f"{problem}: make room there, then run the same command again.")
+                digests = {}
+                for name in data_names(fragment):
+                    flush(self.path / name)
+                    digests[name] = sha256_of(self.path / name)
+                staged.append(json.dumps({"fragment": fragment.to_json(), "sha256": digests}))
+            if staged:
+                flush(self.path / "data")
+                flush(self.path)  # the first fragment creates the folder
         return staged
 
     def staged_columns(self, staged: str, columns: list[str]) -> Iterator[list[pa.Array]]:
@@ -216,7 +218,7 @@ class Table(Versions):
             StoreError: other writers won the race too many times.
         """
         for _ in range(MAX_COMMIT_TRIES):
-            with self.reading():
+            with self.reading(), self.lease():
                 dataset = self.checked()
                 done = not staged or dataset.count_rows(filter=_of_run(run_id)) > 0
                 gone = {} if done else rows_of(dataset, replaces)

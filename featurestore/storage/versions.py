@@ -109,8 +109,9 @@ class Versions:
                 )
         except CommitConflictError:
             return False
-        self.flush_version(began)
-        self.note(staged)
+        with self.lease():  # so that a bucket is listed once for both
+            self.flush_version(began)
+            self.note(staged)
         return True
 
     def checked(self, version: int | None = None, ids: Sequence[int] | None = None) -> Any:
@@ -249,10 +250,16 @@ class Versions:
 
     def note(self, staged: Iterable[str] = ()) -> None:
         """Update the ledger to the latest version if it is behind."""
+        with self.lease():
+            if (state := self._behind(staged)) is not None:
+                ledger.write(self.path, state)
+
+    def _behind(self, staged: Iterable[str]) -> ledger.Ledger | None:
+        """Return what the ledger should be; None if it is so."""
         known, versions = ledger.read(self.path), self.versions()
         there = set(stats(self.path, known.files))
         if known.version == max(versions) and len(there) == len(known.files):
-            return
+            return None
         transactions = (f"_transactions/{path.name}" for path in listed(self.path / "_transactions"))
         names = there.union(versions.values(), (name for name in transactions if name.endswith(".txn")))
         names |= {name for piece in self.pieces() for name in piece.data + piece.deletions}
@@ -261,7 +268,7 @@ class Versions:
         for name in sorted(names):
             with suppress(StoreCorrupt):  # a file of another writer whose commit lost
                 files[name] = digests.get(name) or sha256_of(self.path / name)
-        ledger.write(self.path, ledger.Ledger(max(versions), self.open().count_rows(), files))
+        return ledger.Ledger(max(versions), self.open().count_rows(), files)
 
 
 @lru_cache(maxsize=MAX_OPEN)
