@@ -16,7 +16,7 @@ QUICK: dict[str, Trial] = {
         objects.for_ever, name="embed", harm=objects.EXPIRED[0], nth=150, words="have expired: get new ones"
     ),
     "a run killed": partial(objects.killed, name="embed", nths=[260], after=True),
-    "a copy killed twice": partial(objects.killed, name="copy", nths=[60, 40], after=False),
+    "a copy killed": partial(objects.killed, name="copy", nths=[60], after=False),
     "a holder of the lock that slept": partial(
         objects.asleep, point="featurestore.storage.versions:lance.LanceDataset.commit", when="before", nth=1
     ),
