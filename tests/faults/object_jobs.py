@@ -136,6 +136,18 @@ class Remote:
         """The store holds what it should."""
         kills.check(replace(self.job, store=self.mirror(folder)))
 
+    def equals(self, folder: Path) -> None:
+        """Raise AssertionError unless what is there is what the job's store on the disk holds."""
+        there = [
+            {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+            for root in (self.job.store, self.mirror(folder))
+        ]
+        for files in there:
+            for name in [name for name in files if name == "lock" or PurePath(name).match(".*.tmp")]:  # gc takes these
+                del files[name]
+        different = [name for name in there[0].keys() | there[1].keys() if there[0].get(name) != there[1].get(name)]
+        assert not different, f"not the same as in the store: {sorted(different)}"
+
     def here(self) -> tuple[EmbedResult, int]:
         """Embed in this process, with nobody in between; also, how many images the engine was given."""
         job = replace(self.job, store=self.place, command=["embed", self.source])  # type: ignore[arg-type]
