@@ -167,3 +167,12 @@ def test_a_lease_sees_what_lance_writes(store: FeatureStore) -> None:
     with store.labels.lease():
         assert store.labels.count() == 600
         assert store.labels.stage([builders.label_rows("run-3", builders.pictures([700]))])
+
+
+def test_a_commit_looks_at_few_files_one_by_one(store: FeatureStore, asked: Proxy) -> None:
+    """The rest is told by one listing of a table for its staged files, its commit and its note."""
+    store.features()
+    asked.requests.clear()
+    builders.commit(store, "run-3", [builders.Picture("new", b"new", "b")])
+    looks = [path for method, path in asked.requests if method == "HEAD" and ".lance/" in path]
+    assert len(looks) <= 18, looks
