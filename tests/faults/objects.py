@@ -65,6 +65,7 @@ STOPS = [
 PAIRS = [("embed", "embed"), ("embed-again", "gc"), ("embed-again", "label"), ("embed", "embed"), ("label", "train")]
 LAST = 12  # requests of a copy, which write its header and take its note away
 SHORT = 1.0  # seconds of a lease that is to end while its holder sleeps
+SETTLED = 0.5  # seconds after which a server has done what it was asked for by a run that was killed
 
 
 def fits(how: str, request: Message) -> bool:
@@ -152,6 +153,7 @@ def killed(folder: Path, name: str, nths: Sequence[int], after: bool) -> None:
             made.harm = strike
 
         code, said = proxied(job, prepare)
+        time.sleep(SETTLED)
         assert code in (0, -signal.SIGKILL, LOCKED), f"{name} ended with {code}: {said}"
         if code == LOCKED:
             assert "is locked by" in said, said
