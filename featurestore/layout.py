@@ -11,6 +11,7 @@ BACKBONES, FINETUNINGS, ALIASES, ASIDE = "backbones", "finetune", "aliases", "da
 NIGHTS = "nights"
 TABLE, WEIGHTS, JSON = ".lance", ".weights.h5", ".json"  # suffixes of names
 
+COPYING = "copy.json"  # exists while a copy of a store is under way there
 LEDGER, CANARY = "ledger.json", "canary.json"  # in the folder of a table; in that of a feature set
 RECORD, REPORT = "run.json", "report.html"  # in the folder of a run
 HEAD, HEAD_ARRAYS, LABELLED = "head.json", "head.npz", "labelled.npz"  # in the folder of a run too

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePath
 
 from featurestore import header, layout
@@ -29,7 +30,6 @@ from featurestore.storage.files import (
 from featurestore.storage.lock import locked
 from featurestore.store import FeatureStore
 
-NOTE = "copy.json"  # exists while a copy is under way
 AT_ONCE = 8  # files; a bucket answers slowly
 BLOCK_BYTES = 4 * 2**20
 
@@ -69,10 +69,10 @@ def copy_store(store: PurePath, to: PurePath, progress: Progress = lambda _done,
         make_folder(to)
         with locked(to):
             _begin(store, to)
-            for path in _files(to).keys() - files.keys() - {NOTE}:  # files that went since the copy was begun
+            for path in _files(to).keys() - files.keys() - {layout.COPYING}:  # files that went since the copy was begun
                 delete(to / path)
             copied = _copied(store, to, files, progress)
-            delete(to / NOTE)
+            delete(to / layout.COPYING)
     return Copied(len(files), sum(files.values()), len(copied), sum(copied))
 
 
@@ -92,16 +92,16 @@ def _files(store: PurePath) -> dict[str, int]:
 def _begin(store: PurePath, to: PurePath) -> None:
     """Note what is copied to a place; raise StoreError if something else is there."""
     told = {"store": storage_of(store).uri(store), "created": header.read(store)["created"]}
-    noted = exists(to / NOTE)
+    noted = exists(to / layout.COPYING)
     if exists(to / layout.HEADER) and not (noted and header.read(to) == header.read(store)):
         raise StoreError(f"There is a store at {to} already: name another place.")
     if noted:
-        if read_sealed(to / NOTE) != told:
+        if read_sealed(to / layout.COPYING) != told:
             raise StoreError(f"At {to} is an unfinished copy of another store: delete it, or name another place.")
     elif there := _files(to):
         raise StoreError(f"{to} is not empty, {next(iter(there))} is there: name another place.")
     else:
-        write_sealed(to / NOTE, told)
+        write_sealed(to / layout.COPYING, told)
 
 
 def _copied(store: PurePath, to: PurePath, files: dict[str, int], progress: Progress) -> list[int]:
@@ -109,14 +109,18 @@ def _copied(store: PurePath, to: PurePath, files: dict[str, int], progress: Prog
     names = [name for name in files if name != layout.HEADER]
     for folder in {(to / name).parent for name in names}:
         make_folder(folder)
+
+    def carry(name: str) -> bool:
+        return _carry(store / name, to / name)
+
     copied, done, total = list[int](), 0, sum(files.values())
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for name, was_missing in zip(names, pool.map(lambda name: _carry(store / name, to / name), names), strict=True):
+        outcomes = chain(pool.map(carry, names), map(carry, [layout.HEADER]))  # the last one only after all others
+        for name, was_missing in zip([*names, layout.HEADER], outcomes, strict=True):
             done += files[name]
             copied += [files[name]] if was_missing else []
             progress(round(done / 1e6), round(total / 1e6))
-    _carry(store / layout.HEADER, to / layout.HEADER)
-    return [*copied, files[layout.HEADER]]
+    return copied
 
 
 def _carry(path: PurePath, to: PurePath) -> bool:

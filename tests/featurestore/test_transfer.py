@@ -12,7 +12,7 @@ from builders import SPEC, Picture, commit, journal, pictures
 from featurestore import layout
 from featurestore.errors import PenultError, StoreError, StoreLocked, StoreNotFound, UsageError
 from featurestore.maintenance import transfer
-from featurestore.maintenance.transfer import NOTE, copy_store
+from featurestore.maintenance.transfer import copy_store
 from featurestore.maintenance.verify import verify
 from featurestore.storage.base import storage_of
 from featurestore.storage.files import delete, exists, make_folder, read_sealed, reading, write_text
@@ -52,7 +52,7 @@ def test_a_copy_is_the_store(way: str, tmp_path: Path, bucket_place: PurePath) -
     kept = contents(here)
     assert contents(there) == kept and "late" in store.catalog.read(["uri"]).column("uri").to_pylist()
     assert (copied.files, copied.bytes) == (copied.copied_files, copied.copied_bytes)
-    assert copied.bytes == sum(map(len, kept.values())) and copied.files == len(kept) == len(told) + 1
+    assert copied.bytes == sum(map(len, kept.values())) and copied.files == len(kept) == len(told)
     assert not list(verify(there))
     again = FeatureStore(there)
     assert again.dataset().keys.tolist() == store.dataset().keys.tolist()
@@ -74,7 +74,7 @@ def test_a_copy_that_ended_early_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(StoreError, match="the network is gone"):
         copy_store(store.path, to)
     monkeypatch.undo()
-    assert exists(to / NOTE) and not exists(to / layout.HEADER), "what is not whole is no store"
+    assert exists(to / layout.COPYING) and not exists(to / layout.HEADER), "what is not whole is no store"
     with pytest.raises(StoreNotFound):
         FeatureStore(to)
     half = next(path for path in sorted(to.rglob("*.lance")) if path.is_file())
@@ -89,7 +89,7 @@ def test_a_copy_of_which_the_note_alone_is_left_ends(tmp_path: Path, monkeypatch
     store, to, real = made(tmp_path / "store"), tmp_path / "copy", transfer.delete
 
     def dying(path: PurePath) -> None:
-        if path == to / NOTE:
+        if path == to / layout.COPYING:
             raise StoreError("the network is gone")
         real(path)
 
@@ -97,11 +97,11 @@ def test_a_copy_of_which_the_note_alone_is_left_ends(tmp_path: Path, monkeypatch
     with pytest.raises(StoreError, match="the network is gone"):
         copy_store(store.path, to)
     monkeypatch.undo()
-    note = (to / NOTE).read_bytes()
+    note = (to / layout.COPYING).read_bytes()
     assert exists(to / layout.HEADER)
-    assert copy_store(store.path, to).copied_files == 1, "the header alone is written again"
+    assert copy_store(store.path, to).copied_files == 0, "all was there"
     assert contents(to) == contents(store.path)
-    (to / NOTE).write_bytes(note)
+    (to / layout.COPYING).write_bytes(note)
     commit(FeatureStore(to), FeatureStore(to).new_run_id("embed"), [Picture("new", b"new")])
     with pytest.raises(StoreError, match=r"a store at .* already"):
         copy_store(store.path, to)
