@@ -29,7 +29,7 @@ from featurestore.labels import COLUMNS, PEOPLE, said_digests, statements
 from featurestore.maintenance.repair import aside_of
 from featurestore.runs import RunRecord
 from featurestore.schema import OK, keys_of
-from featurestore.storage.base import location, storage_of
+from featurestore.storage.base import storage_of
 from featurestore.storage.files import make_folder, replacing
 from featurestore.store import FeatureStore
 from pipelines.concurrency import batched
@@ -210,7 +210,7 @@ def _options(record: RunRecord) -> EmbedOptions:
 
 def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:
     """Yield the runs of these kinds, newest first, without those that read a manifest of an earlier repair."""
-    aside = location(storage_of(store.path).uri(store.path / layout.ASIDE))
+    aside = storage_of(store.path).uri(store.path / layout.ASIDE) + "/"
     for record in reversed(store.runs()):
-        if record.kind in kinds and not location(record.parameters[kind_of(record.kind).source]).is_relative_to(aside):
+        if record.kind in kinds and not record.parameters[kind_of(record.kind).source].startswith(aside):
             yield record

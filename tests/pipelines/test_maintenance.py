@@ -122,6 +122,16 @@ def test_no_manifest_is_left(store: Path, engine: CountingEngine) -> None:
     assert verify(store) == []
 
 
+def test_a_source_that_was_named_by_its_uri_is_read_again(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
+    store = tmp_path / "store"
+    embed(corpus.as_uri(), store)
+    shutil.rmtree(features(store))
+    shutil.rmtree(store / "labels.lance")
+    result = doctor(store)
+    assert result.embedded == 30 and engine.images == 60 and verify(store) == []
+    assert sorted(labels(store).values()) == sorted("abc" * 10)
+
+
 def test_a_whole_feature_set_is_gone(store: Path, engine: CountingEngine) -> None:
     before, name = FeatureStore(store).features(), FeatureStore(store).resolve()
     shutil.rmtree(features(store))
