@@ -21,7 +21,6 @@ from hypothesis import settings
 from PIL import Image
 
 import object_servers
-import quick_beam
 from featurestore.spec import CROPS
 from featurestore.storage.base import location
 from featurestore.storage.objects import ObjectStorage
@@ -43,7 +42,6 @@ settings.register_profile("penult", deadline=None)  # how long an example takes 
 settings.load_profile("penult")
 
 metadata.version = cache(metadata.version)  # a run records two dozen, and reads a file for each
-quick_beam.install()
 
 
 @pytest.hookimpl(wrapper=True)
