@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import PurePath
+from posixpath import normpath
 
 from featurestore import header, layout
 from featurestore.errors import StoreError, UsageError
@@ -60,7 +61,8 @@ def copy_store(store: PurePath, to: PurePath, progress: Progress = lambda _done,
         StoreLocked: another run holds the lock of one of the two.
         StoreError: something else is at the new place, or it does not keep what is written there.
     """
-    if store == to or store in to.parents or to in store.parents:
+    here, there = (PurePath(normpath(storage_of(path).uri(path))) for path in (store, to))  # however they were typed
+    if here.is_relative_to(there) or there.is_relative_to(here):
         raise UsageError(f"Expected: two places, neither within the other. Got: {store} and {to}.")
     opened = FeatureStore(store)
     with opened.lock():

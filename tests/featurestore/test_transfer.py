@@ -138,11 +138,17 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def test_a_place_within_the_other_and_a_store_at_work_are_refused(tmp_path: Path) -> None:
+def test_a_place_within_the_other_and_a_store_at_work_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = made(tmp_path / "store")
     for one, other in ((store.path, store.path / "copy"), (store.path, store.path), (store.path, store.path.parent)):
         with pytest.raises(UsageError, match="neither within the other"):
             copy_store(one, other)
+    monkeypatch.chdir(tmp_path)
+    for other in (Path("store/copy"), Path("other/../store"), Path("store") / ".." / "store" / "copy"):
+        with pytest.raises(UsageError, match="neither within the other"):
+            copy_store(store.path, other)
     with store.lock(), pytest.raises(StoreLocked):
         copy_store(store.path, tmp_path / "copy")
     assert not exists(tmp_path / "copy")
