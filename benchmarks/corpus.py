@@ -43,9 +43,18 @@ def _crops_of(job: tuple[Path, Path, int, int, int, int, int]) -> None:
     folder, source, k, sources, count, width, height = job
     photo = Image.open(source).convert("RGB")
     random = np.random.default_rng(k)
+    boxes: set[tuple[int, int, int, int]] = set()
     for number in range(k, count, sources):
-        scale = random.uniform(0.4, 1.0) * min(photo.width / width, photo.height / height)
-        w, h = int(width * scale), int(height * scale)
-        left, top = random.integers(0, photo.width - w + 1), random.integers(0, photo.height - h + 1)
-        crop = photo.resize((width, height), Image.Resampling.BILINEAR, (left, top, left + w, top + h), reducing_gap=2)
+        box = _box(random, photo, width, height)
+        while box in boxes:
+            box = _box(random, photo, width, height)
+        boxes.add(box)
+        crop = photo.resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2)
         crop.save(folder / f"class-{number % CLASSES}" / f"{number:06}.jpg", quality=QUALITY)
+
+
+def _box(random: np.random.Generator, photo: Image.Image, width: int, height: int) -> tuple[int, int, int, int]:
+    scale = random.uniform(0.4, 1.0) * min(photo.width / width, photo.height / height)
+    w, h = int(width * scale), int(height * scale)
+    left, top = int(random.integers(0, photo.width - w + 1)), int(random.integers(0, photo.height - h + 1))
+    return left, top, left + w, top + h

@@ -73,7 +73,7 @@ def rate(source: Path) -> tuple[float, float]:
         since = time.process_time()
         result = embed(str(source), Path(folder) / "store")
         spent = time.process_time() - since
-        assert result.embedded == result.seen and not result.failures
+        assert result.embedded == result.seen and not result.failures, result
         return result.embedded / result.seconds["total"], result.embedded / spent
 
 
