@@ -9,6 +9,8 @@ file that does not match counts as never written; ``damaged`` lists such files.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -101,10 +103,12 @@ class Staging:
     def writer(self, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatchFileWriter]:
         """Write ``<name>.arrow`` batch by batch; the complete file appears when the block ends."""
         path = self.folder / f"{name}.arrow"
-        with replacing(path) as temporary, pa.ipc.new_file(temporary, schema) as writer:
-            yield writer
+        with replacing(path) as temporary:
+            with pa.ipc.new_file(temporary, schema) as writer:
+                yield writer
+            digest = sha256_of(temporary)
         told = read_sealed(self.folder / layout.RECORD, required=True)
-        told["files"][path.name] = sha256_of(path)
+        told["files"][path.name] = digest
         write_sealed(self.folder / layout.RECORD, told)
 
     def shard_plan(self, shard: int) -> pa.RecordBatch:
@@ -120,10 +124,12 @@ class Staging:
     def finish(self, entry: ShardEntry, rows: Iterable[pa.RecordBatch]) -> ShardEntry:
         """Write the catalog rows, then the entry; return the entry of whoever finished this shard first."""
         rows_path, path = self._shards / entry.rows_file, self._entry_path(entry.shard)
-        with replacing(rows_path) as temporary, pa.ipc.new_file(temporary, CATALOG) as writer:
-            for batch in rows:
-                writer.write_batch(batch)
-        if not create_sealed(path, asdict(replace(entry, rows_sha256=sha256_of(rows_path)))):
+        with replacing(rows_path) as temporary:
+            with pa.ipc.new_file(temporary, CATALOG) as writer:
+                for batch in rows:
+                    writer.write_batch(batch)
+            digest = sha256_of(temporary)
+        if not create_sealed(path, asdict(replace(entry, rows_sha256=digest))):
             delete(rows_path)
         return self._whole(self._entry(path))
 
@@ -274,10 +280,11 @@ class Staging:
 
     def _check(self, path: PurePath, schema: pa.Schema, sha256: str | None) -> None:
         """Raise StoreCorrupt unless a file is what this run wrote."""
-        if (found := sha256_of(path)) != sha256 and sha256 is not None:
-            raise StoreCorrupt(f"{path}: Expected: sha256 {sha256}. Got: {found}.")
-        with _arrow_errors(path):
-            for batch in _batches(path):
+        with _arrow_errors(path), reading(path) as file:
+            if (found := hashlib.file_digest(file, "sha256").hexdigest()) != sha256 and sha256 is not None:
+                raise StoreCorrupt(f"{path}: Expected: sha256 {sha256}. Got: {found}.")
+            file.seek(0)
+            for batch in _read(file):
                 batch.validate(full=True)
                 own = "run_id" not in schema.names or pc.all(pc.equal(batch.column("run_id"), self.run_id)).as_py()
                 known = (schema, LABELS_V1) if schema == LABELS else (schema,)  # an older penult may have written it
@@ -304,9 +311,13 @@ def _check_root(root: PurePath) -> None:
 
 def _batches(path: PurePath) -> Iterator[pa.RecordBatch]:
     with _arrow_errors(path), reading(path) as file:
-        reader = pa.ipc.open_file(file)
-        for i in range(reader.num_record_batches):
-            yield reader.get_batch(i)
+        yield from _read(file)
+
+
+def _read(file: io.BufferedIOBase) -> Iterator[pa.RecordBatch]:
+    reader = pa.ipc.open_file(file)
+    for i in range(reader.num_record_batches):
+        yield reader.get_batch(i)
 
 
 @contextmanager

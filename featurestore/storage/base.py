@@ -53,9 +53,11 @@ class Storage(Protocol):
 
     Attributes:
         grace: for how long it keeps what a reader may still need, as it cannot tell whether somebody reads.
+        links: whether there are links.
     """
 
     grace: timedelta
+    links: bool
 
     def stat(self, path: PurePath, follow: bool = True) -> Stat | None:
         """Return what is at a location, or None; ``follow`` links, or tell of the link itself."""

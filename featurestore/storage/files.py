@@ -59,7 +59,8 @@ def is_folder(path: PurePath) -> bool:
 
 def is_link(path: PurePath) -> bool:
     """Return whether a link is at a location: what it leads to is not the store's own."""
-    found = storage_of(path).stat(path, follow=False)
+    storage = storage_of(path)
+    found = storage.stat(path, follow=False) if storage.links else None
     return found is not None and found.kind == "link"
 
 

@@ -82,10 +82,11 @@ def damage(path: PurePath, sha256: str, found: Stat | None) -> str | None:
     """Return what is wrong with a file that should have this digest, or None; ``found`` is what is there."""
     if found is None:
         return f"Expected: {path}. Got: no such file"
-    actual = _sha256_of(path, found.token)
+    actual = digest(path, found.token)
     return None if actual == sha256 else f"Expected: {path} with sha256 {sha256[:12]}. Got: {actual[:12]}"
 
 
 @lru_cache(maxsize=1 << 16)
-def _sha256_of(path: PurePath, _token: str) -> str:
+def digest(path: PurePath, _token: str) -> str:
+    """Return the sha256 of a file, in hex, read once per process while its token stays the same."""
     return sha256_of(path)

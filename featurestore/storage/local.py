@@ -31,7 +31,7 @@ def refusals(path: PurePath) -> Iterator[None]:
 class LocalStorage:
     """Files on a local disk; see ``Storage`` for what the methods promise."""
 
-    grace = timedelta(0)
+    grace, links = timedelta(0), True
 
     def stat(self, path: PurePath, follow: bool = True) -> Stat | None:
         """Return what is at a location, or None."""

@@ -237,7 +237,7 @@ class Table(Versions):
         Raises:
             StoreError: another writer committed first.
         """
-        with self.reading():
+        with self.reading(), self.lease():
             dataset = self.checked()
         present = [fragment.metadata for fragment in dataset.get_fragments()]
         operation = lance.LanceOperation.Merge(present, LanceSchema.from_pyarrow(schema))
@@ -250,7 +250,7 @@ class Table(Versions):
         Raises:
             StoreError: another writer committed first.
         """
-        with self.reading():
+        with self.reading(), self.lease():
             dataset = self.checked()
             rows = rows_of(dataset, [gone])
         with self.writing():

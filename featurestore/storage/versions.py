@@ -22,7 +22,7 @@ from featurestore import layout
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound, trouble
 from featurestore.storage import ledger
 from featurestore.storage.base import Stat, Wanted, storage_of
-from featurestore.storage.files import delete, exists, flush, listed, sha256_of, size_of, stats
+from featurestore.storage.files import delete, exists, flush, listed, size_of, stats
 from featurestore.storage.fragments import Piece, data_names, deletion_names, digests_of
 
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
@@ -99,7 +99,7 @@ class Versions:
     def land(self, operation: Any, read_version: int, staged: list[str]) -> bool:
         """Commit an operation on the version it was made for, flush and note it; return False if another was first."""
         began, hint = time.time_ns(), self.path / HINT
-        if (size_of(hint) or 0) > MOST_HINT_BYTES:
+        if hint in listed(hint.parent) and (size_of(hint) or 0) > MOST_HINT_BYTES:
             delete(hint)  # Lance reads it whole, whatever its size
         storage_of(self.path).confirm(self.path)
         try:
@@ -262,13 +262,15 @@ class Versions:
             return None
         transactions = (f"_transactions/{path.name}" for path in listed(self.path / "_transactions"))
         names = there.union(versions.values(), (name for name in transactions if name.endswith(".txn")))
-        names |= {name for piece in self.pieces() for name in piece.data + piece.deletions}
+        dataset = self.open()
+        for fragment in dataset.get_fragments():
+            names.update(data_names(fragment.metadata), deletion_names(fragment.metadata))
         digests = {name: digest for text in staged for name, digest in digests_of(text).items()} | known.files
         files = {}
-        for name in sorted(names):
+        for name, found in sorted(stats(self.path, names).items()):
             with suppress(StoreCorrupt):  # a file of another writer whose commit lost
-                files[name] = digests.get(name) or sha256_of(self.path / name)
-        return ledger.Ledger(max(versions), self.open().count_rows(), files)
+                files[name] = digests.get(name) or ledger.digest(self.path / name, found.token)
+        return ledger.Ledger(max(versions), dataset.count_rows(), files)
 
 
 @lru_cache(maxsize=MAX_OPEN)

@@ -43,7 +43,7 @@ def new_process() -> None:
     """Forget what a process remembers of tables."""
     _dataset.cache_clear()
     ledger._read.cache_clear()
-    ledger._sha256_of.cache_clear()
+    ledger.digest.cache_clear()
 
 
 def kept(folder: Path) -> list[Path]:

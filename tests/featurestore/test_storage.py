@@ -56,7 +56,7 @@ class MemoryPath(PurePosixPath):
 class MemoryStorage:
     """Files as bytes in a dictionary; folders are the beginnings of names, as in a bucket."""
 
-    grace = timedelta(0)
+    grace, links = timedelta(0), True
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
