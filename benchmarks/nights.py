@@ -47,7 +47,8 @@ def quiet(date: str, recipe: Path, store: Path) -> dict[str, object]:
         f"night({date!r}, Path({str(recipe)!r}), Path({str(store)!r}), {date.endswith('01')}); "
     )
     watch = f"import atexit, sys; atexit.register(lambda: print([m for m in {HEAVY!r} if m in sys.modules]))\n"
-    process = subprocess.Popen([sys.executable, "-c", watch + script], stdout=subprocess.PIPE, text=True)
+    installed = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen([sys.executable, "-c", watch + script], stdout=subprocess.PIPE, text=True, env=installed)
     assert process.stdout is not None
     lines = process.stdout.read().splitlines()
     _, status, used = os.wait4(process.pid, 0)

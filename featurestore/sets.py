@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import PurePath
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore import header, layout
@@ -140,9 +139,10 @@ class FeatureSets:
 
         def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
             for batch in self.catalog.scan(["uri", "size", "mtime_ns", "status", "sha256"]):
-                ok = np.asarray(pc.equal(batch.column("status"), OK))
+                embeddable = pc.equal(batch.column("status"), OK)
+                ok = np.asarray(embeddable)
                 states = np.full(batch.num_rows, FAILED_BEFORE, np.uint8)
-                there = contains(embedded, keys_of(batch.column("sha256").filter(pa.array(ok))))
+                there = contains(embedded, keys_of(batch.column("sha256").filter(embeddable)))
                 states[ok] = np.where(there, EMBEDDED, NOT_IN_SET)
                 yield (
                     text_digests(batch.column("uri").to_pylist()),

@@ -4,6 +4,8 @@ import gc
 
 from pipelines import signals
 
+YOUNG = 10_000  # new objects between two looks for garbage; with Python's 700, they take a tenth of a long listing
+
 
 def main() -> None:
     """Run the command ``penult``."""
@@ -12,6 +14,7 @@ def main() -> None:
     from pipelines.commands import main as run
 
     gc.freeze()
+    gc.set_threshold(YOUNG)
     gc.enable()
     run()
 
