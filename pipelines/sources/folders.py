@@ -17,8 +17,8 @@ from pipelines.sources import uris
 from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.levels import CLASS, SPLIT, Look, is_left_out, levels_of, nohash_group
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside
-from pipelines.sources.metadata import has_metadata, with_metadata
-from pipelines.sources.uris import mode_of, printable, uri_of
+from pipelines.sources.metadata import metadata_in, with_metadata
+from pipelines.sources.uris import mode_of, path_of, printable, uri_of
 
 PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")  # a name that a URI holds as it is: most are, and quoting them takes longer
 FILE, FOLDER, LOST = range(3)  # LOST: it cannot be reached, and may be a folder
@@ -45,7 +45,9 @@ class Folder(SourceKind):
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
         """Yield the images of the folder and of all folders below it."""
-        return with_metadata(list_folder(listing), listing)
+        return with_metadata(
+            list_folder(listing), listing, uri_of(listing.location), lambda folder: metadata_in(path_of(folder + "/"))
+        )
 
 
 def list_folder(listing: Listing) -> Iterator[Entry]:
@@ -167,7 +169,7 @@ class _Disk(Look):
         return sorted(folders)
 
     def says_labels(self, folder: str) -> bool:
-        return has_metadata(folder)
+        return metadata_in(folder) is not None
 
     def holds_folders(self, folder: str) -> bool:
         try:

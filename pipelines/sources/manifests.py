@@ -105,7 +105,7 @@ def _named(listing: Listing, folder: str) -> Iterator[_Named]:
     """Yield the image that each row names."""
     for place, row in manifest_rows(listing):
         text = row.get("path") or row.get("uri") or ""
-        yield _Named(place, text, _picture_uri(text, folder, place), values_of(row, place))
+        yield _Named(place, text, picture_uri(text, folder, place), values_of(row, place))
 
 
 def _located(rows: Iterator[_Named]) -> Iterator[tuple[_Named, Entry]]:
@@ -128,7 +128,12 @@ def _cell(row: _Row, role: str) -> str | None:
     return text if text and not text.isspace() else None
 
 
-def _picture_uri(text: str, folder: str, place: str) -> str:
+def picture_uri(text: str, folder: str, place: str) -> str:
+    """Return the URI of the image that a cell names, as a path from a folder (a path or a URI) on, or as a URI.
+
+    Raises:
+        SourceError: it names none; ``place`` says where it stands.
+    """
     if not text or text.isspace():
         raise SourceError(f"{place}: the path is empty.")
     if "://" in text:
@@ -183,12 +188,12 @@ def _json_rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
     from pyarrow import json, types
 
     with _told(listing):
-        with json.open_json(listing.location) as reader:
+        with places.open_file(listing.location) as raw, json.open_json(raw) as reader:
             guessed = reader.schema
         # A text that looks like a time stays a text, and what is null at first may be a text later.
         kinds = [pa.string() if types.is_temporal(f.type) or types.is_null(f.type) else f.type for f in guessed]
         options = json.ParseOptions(explicit_schema=pa.schema(zip(guessed.names, kinds, strict=True)))
-        with json.open_json(listing.location, parse_options=options) as reader:
+        with places.open_file(listing.location) as raw, json.open_json(raw, parse_options=options) as reader:
             yield from _batch_rows(listing, reader.schema, lambda _: reader)
 
 

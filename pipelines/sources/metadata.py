@@ -4,44 +4,51 @@ It is called ``metadata.csv``, ``metadata.jsonl`` or ``metadata.parquet``, has a
 begin in its folder, and speaks for the images of that folder and of those below that have no such file themselves.
 """
 
-# ruff: noqa: PTH118, PTH120, PTH123
-
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from featurestore.errors import SourceError
+from pipelines.sources import places
 from pipelines.sources.base import Entry
 from pipelines.sources.listing import Listing
-from pipelines.sources.manifests import MAX_LINE, Values, manifest_rows, values_of
-from pipelines.sources.uris import path_of, uri_of
+from pipelines.sources.manifests import MAX_LINE, Values, manifest_rows, picture_uri, values_of
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
 
 
-def has_metadata(folder: str) -> bool:
-    """Return whether there is such a file in a folder."""
-    return _file_in(folder) is not None
+def metadata_in(folder: str) -> str | None:
+    """Return such a file in a folder, given as a path or a URI; None if there is none."""
+    files = [f"{folder.rstrip('/')}/{name}" for name in NAMES]
+    if places.is_uri(folder):  # far away, one look at all three saves time
+        files = [entry.uri for entry in places.locate_all(files) if entry.size >= 0]
+    return next((file for file in files if FILE_NAME in _columns(file)), None)
 
 
-def with_metadata(entries: Iterator[Entry], listing: Listing) -> Iterator[Entry]:
+def with_metadata(
+    entries: Iterator[Entry], listing: Listing, root: str, file_in: Callable[[str], str | None]
+) -> Iterator[Entry]:
     """Yield the entries of a folder with what such files say: their labels, splits and groups win.
+
+    Args:
+        entries: those of the folder, without metadata.
+        listing: of the folder.
+        root: the folder's URI.
+        file_in: returns the metadata file in a folder, given as a URI, or None.
 
     Raises:
         SourceError: such a file is wrong, as a manifest may be.
     """
-    root = uri_of(listing.location)
     found: dict[str, _Metadata | None] = {}  # by the URI of a folder
 
     def of(folder: str) -> _Metadata | None:
         if folder not in found:
-            if (file := _file_in(path_of(folder + "/"))) is not None:
+            if (file := file_in(folder)) is not None:
                 found[folder] = _Metadata(file, listing)
             else:
                 found[folder] = of(folder.rpartition("/")[0]) if len(folder) > len(root) else None
@@ -61,12 +68,13 @@ class _Metadata:
     def __init__(self, file: str, listing: Listing) -> None:
         self._file, self._without = file, 0
         self._rows: dict[bytes, Values] = {}
+        folder = file.rpartition("/")[0]
         own = Listing(file, "manifest", replace(listing.hints, image_column=FILE_NAME))
         shared: dict[Values, Values] = {}
         for place, row in manifest_rows(own):
             if not row["path"]:
                 raise SourceError(f"{place}: the {FILE_NAME} is empty.")
-            key = _key(uri_of(os.path.join(os.path.dirname(file), row["path"])))
+            key = _key(picture_uri(row["path"], folder, place))
             values = values_of(row, place)
             if self._rows.setdefault(key, shared.setdefault(values, values)) != values:
                 raise SourceError(f"{place}: {row['path']!r} has other values here than in a row above.")
@@ -94,18 +102,13 @@ def _key(uri: str) -> bytes:
     return hashlib.blake2b(uri.encode(), digest_size=16).digest()
 
 
-def _file_in(folder: str) -> str | None:
-    files = (os.path.join(folder, name) for name in NAMES)
-    return next((file for file in files if FILE_NAME in _columns(file)), None)
-
-
 def _columns(file: str) -> list[str]:
     """Return the names of a file's columns; none if it is not there, or not as it is called."""
     if file.endswith(".parquet"):
         return _parquet_columns(file)
     try:
-        with open(file, encoding="utf-8-sig") as opened:
-            line = opened.readline(MAX_LINE)
+        with places.open_file(file) as raw:
+            line = raw.readline(MAX_LINE).decode("utf-8-sig")
         names = json.loads(line) if file.endswith(".jsonl") else next(csv.reader([line]), [])
     except (OSError, ValueError, RecursionError, csv.Error):
         return []
@@ -117,6 +120,7 @@ def _parquet_columns(file: str) -> list[str]:
     from pyarrow import parquet
 
     try:
-        return list(parquet.read_schema(file).names)
+        with places.open_file(file) as raw:
+            return list(parquet.read_schema(raw).names)
     except (OSError, ValueError, pa.ArrowException):
         return []

@@ -21,6 +21,7 @@ from pipelines.sources import tars, uris
 from pipelines.sources.base import Blob, Entry, Place
 
 IN_FLIGHT = 64
+GLANCE = 1000  # keys of a first look at a prefix: what servers give at once
 SMALL = 2**20  # bytes of objects that are read whole: some web servers give no parts
 MIN_AHEAD, MAX_AHEAD = 2**16, 2**23  # bytes read at once: for one look, and where one read follows another
 _BAD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]|[\ud800-\udfff]")  # clients cannot name these
@@ -180,6 +181,12 @@ def _os_errors() -> Iterator[None]:
 
 
 BUCKETS = {scheme: Bucket(scheme) for scheme in ("s3", "gs", "az")}
+
+
+def bucket_of(location: str) -> Bucket | None:
+    """Return the place of a location in a bucket; None if it is none."""
+    scheme, mark, _ = location.partition("://")
+    return BUCKETS.get(scheme) if mark else None
 
 
 class Web(Bucket):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 from typing import NamedTuple
 from urllib.parse import quote
@@ -10,9 +11,8 @@ from urllib.parse import quote
 from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.levels import CLASS, SPLIT, Look, is_left_out, levels_of, nohash_group
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside
-from pipelines.sources.objects import BUCKETS, Bucket
-
-GLANCE = 1000  # keys of the first look at a prefix: what servers give at once
+from pipelines.sources.metadata import NAMES, metadata_in, with_metadata
+from pipelines.sources.objects import GLANCE, Bucket, bucket_of
 
 
 class Prefix(SourceKind):
@@ -30,16 +30,11 @@ class Prefix(SourceKind):
         return list_prefix(listing)
 
 
-def bucket_of(location: str) -> Bucket | None:
-    """Return the place of a location in a bucket; None if it is none."""
-    scheme, mark, _ = location.partition("://")
-    return BUCKETS.get(scheme) if mark else None
-
-
 def list_prefix(listing: Listing) -> Iterator[Entry]:
     """Yield the images below a prefix in one stream, in the order of the server; see ``levels`` for the classes.
 
-    An empty object without an extension stands for a folder, as consoles make them, and does not count.
+    An empty object without an extension stands for a folder, as consoles make them, and does not count. Metadata files
+    are looked for above the classes only, as each look is a request.
 
     Raises:
         SourceError: the bucket is not there, cannot be reached, or may not be listed.
@@ -49,8 +44,17 @@ def list_prefix(listing: Listing) -> Iterator[Entry]:
     root = bucket.source_uri(listing.location)
     look = _Keys(bucket)
     levels = levels_of(root, *look.first(root), look, listing)
+
+    def file_in(folder: str) -> str | None:
+        return look.metadata_in(folder) if folder.removeprefix(root).count("/") < len(levels) else None
+
+    yield from with_metadata(_images(bucket, root, levels, listing), listing, root, file_in)
+
+
+def _images(bucket: Bucket, root: str, levels: list[str], listing: Listing) -> Iterator[Entry]:
     folder = _Folder("", root + "/", None, None, False)
     aside = "\0"  # the last folder that was left out
+    unread = None  # the first metadata file that was not looked for
     for key, size, token in bucket.listed(root):
         path, _, name = key.rpartition("/")
         if path != folder.path:
@@ -62,6 +66,13 @@ def list_prefix(listing: Listing) -> Iterator[Entry]:
         if listing.is_image(name):
             group = nohash_group(folder.label, name)
             yield Entry(folder.uri + quote(name), size, token, -1, folder.label, folder.split, group)
+        elif name in NAMES and path and path.count("/") + 1 >= len(levels):
+            unread = unread or key
+    if unread:
+        listing.notes.append(
+            f"{unread!r} was not read: in a bucket, metadata files are looked for at the top and in the folders of "
+            "splits."
+        )
 
 
 class _Folder(NamedTuple):
@@ -91,6 +102,7 @@ class _Keys(Look):
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
+        self.metadata_in = cache(metadata_in)
 
     def first(self, root: str) -> tuple[bool, list[str]]:
         """Return whether there are images right below the root, and the folders that count."""
@@ -119,8 +131,8 @@ class _Keys(Look):
         return len(seen) == GLANCE and bool(self._that_count(self._bucket.level(folder)[1]))
 
     def says_labels(self, folder: str) -> bool:
-        """Return False: metadata files are looked for on disks only, as each look would be a request."""
-        return False
+        """Return whether a file in a folder says what the images below it are."""
+        return self.metadata_in(folder) is not None
 
     def _glance(self, uri: str) -> list[str]:
         return [key for key, _, _ in islice(self._bucket.listed(uri), GLANCE)]

@@ -19,7 +19,7 @@ from pipelines.sources import places
 from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.columns import texts_of
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside, split_of
-from pipelines.sources.prefixes import GLANCE, bucket_of
+from pipelines.sources.objects import GLANCE, bucket_of
 from pipelines.sources.rows import DAMAGE, FOLDERS, Rows, ending_of, row_uris
 from pipelines.sources.table_columns import class_names, find_table_columns, image_columns, listed_types
 from pipelines.sources.uris import mode_of, path_of, printable, uri_of

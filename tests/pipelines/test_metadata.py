@@ -8,15 +8,21 @@ does not read.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
+import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from conftest import write_picture
 from featurestore.errors import SourceError
-from pipelines.sources.corpus import Source, list_source, path_of
+from object_proxy import proxy
+from object_servers import ObjectServer
+from pipelines.sources.corpus import Source, list_source
 from pipelines.sources.listing import Hints
 
 LAYOUTS = {
@@ -39,11 +45,26 @@ def write(file: Path, rows: list[dict[str, object]]) -> None:
 
 
 def said(source: Source) -> dict[str, tuple[str | None, str | None]]:
-    return {path_of(e.uri).removeprefix(f"{source.location}/"): (e.label, e.split) for e in source}
+    return {unquote(e.uri.removeprefix(f"{source.uri}/")): (e.label, e.split) for e in source}
+
+
+@pytest.fixture(params=["disk", "s3"])
+def lists(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Source]:
+    """Return what lists the files of ``tmp_path`` where they are, or in a bucket."""
+    if request.param == "disk":
+        return lambda **hints: list_source(str(tmp_path), Hints(**hints))
+    server, bucket = request.getfixturevalue("seaweedfs"), request.getfixturevalue("bucket")
+
+    def list_copy(**hints: Any) -> Source:
+        for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+            obstore.put(server.store(bucket), f"a b/{file.relative_to(tmp_path)}", file.read_bytes())
+        return list_source(f"s3://{bucket}/a b", Hints(**hints))
+
+    return list_copy
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_the_file_says_wins(tmp_path: Path, layout: str) -> None:
+def test_what_the_file_says_wins(tmp_path: Path, layout: str, lists: Callable[..., Source]) -> None:
     expected = {}
     for name, rows in LAYOUTS[layout].items():
         folder = (tmp_path / name).parent
@@ -51,9 +72,10 @@ def test_what_the_file_says_wins(tmp_path: Path, layout: str) -> None:
         for file, label in rows.items():
             inside = str((write_picture(folder / file, 0)).relative_to(tmp_path))
             expected[inside] = (label, inside.split("/")[0] if inside.startswith(("train/", "test/")) else None)
-    source = list_source(str(tmp_path))
+    source = lists()
     assert said(source) == expected and source.columns == {"path": "file_name", "label": "label"}
-    assert source.kind == "folder" and not any("name no image" in note or "no row" in note for note in source.notes)
+    assert source.kind in ("folder", "prefix")
+    assert not any("name no image" in note or "no row" in note or "not read" in note for note in source.notes)
 
 
 def test_without_splits_their_folders_are_classes(tmp_path: Path) -> None:
@@ -79,6 +101,38 @@ def test_the_nearest_file_speaks(tmp_path: Path) -> None:
     source = list_source(str(tmp_path), Hints(label_column="kind"))
     assert said(source) == {"0.png": ("far", None), "in/1.png": ("near", "val"), "in/deep/2.png": (None, "val")}
     assert f"1 rows of {tmp_path}/metadata.csv name no image that is there." in source.notes
+
+
+def test_a_file_too_deep_in_a_bucket_is_told_and_not_read(
+    tmp_path: Path, request: pytest.FixtureRequest, lists: Callable[..., Source]
+) -> None:
+    for name in ("train/cat/0.png", "test/cat/1.png", "test/.aside/2.png"):
+        write_picture(tmp_path / name, 0)
+    for folder in ("train/cat", "test/cat", "test/.aside"):
+        write(tmp_path / folder / "metadata.csv", [{"file_name": n, "label": "dog"} for n in ("0.png", "1.png")])
+    source = lists()
+    read = "disk" in request.node.name
+    label = "dog" if read else "cat"
+    assert said(source) == {"train/cat/0.png": (label, "train"), "test/cat/1.png": (label, "test")}
+    told = (
+        "'test/cat/metadata.csv' was not read: in a bucket, metadata files are looked for at the top and in the "
+        "folders of splits."
+    )
+    assert (told in source.notes) != read
+
+
+@pytest.mark.parametrize("lists", ["s3"], indirect=True)
+def test_a_bucket_is_asked_for_metadata_once_per_folder(
+    tmp_path: Path, lists: Callable[..., Source], seaweedfs: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        write_picture(tmp_path / f"{('train', 'test')[number % 2]}/{number}.png", number)
+    source = lists()
+    with proxy(seaweedfs.endpoint) as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+        assert len(list(source)) == 9
+    asked = [path for _, path in made.requests if "metadata." in path]
+    assert len(asked) == len(set(asked)) == 3 * len(["", "train", "test"])
 
 
 def test_what_it_does_not_say_is_as_the_folders_say(tmp_path: Path) -> None:
