@@ -91,12 +91,12 @@ class Bucket(Place):
 
     def _get(self, uri: str, offset: int, size: int) -> tuple[bytes, ObjectInfo]:
         """Read a member of a tar, or an object whole; where its size is not known, no more than may be read."""
-        _check_size(size)
+        uris.check_size(size)
         if offset >= 0:
             data, info = buckets.get(self._location(uri), offset, max(size, 1))  # there are no parts of no bytes
             return data[:size], info
         data, info = buckets.get(self._location(uri), *((0, uris.MAX_FILE_BYTES + 1) if size < 0 else ()))
-        _check_size(info.size)
+        uris.check_size(info.size)
         return data, info
 
     @contextmanager
@@ -155,11 +155,6 @@ class Bucket(Place):
                 f"{uri}."
             )
         return f"{self.scheme}://{bucket}", key, uris.member_of(uri) if hash_sign else None
-
-
-def _check_size(size: int) -> None:
-    if size > uris.MAX_FILE_BYTES:
-        raise ImageError("too_large", f"{size:,} bytes are more than the limit of {uris.MAX_FILE_BYTES:,}.")
 
 
 @contextmanager

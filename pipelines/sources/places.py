@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import IO
 
 from featurestore.errors import ImageError
-from pipelines.sources import objects, rows, uris
+from pipelines.sources import objects, rows, unpacked, uris
 from pipelines.sources.base import Blob, Entry, Place
 from pipelines.sources.blobs import BlobFile
 
@@ -147,6 +147,7 @@ def open_file(location: str) -> Iterator[IO[bytes]]:
 
 def _of(uri: str) -> Place:
     try:
-        return _PLACES[uri[: uri.find(":")]]
+        place = _PLACES[uri[: uri.find(":")]]
     except KeyError:
         raise ImageError("unreadable", f"Expected: a URI that begins with {schemes()}. Got: {uri}.") from None
+    return unpacked.Unpacked(place) if unpacked.holds(uri) else place

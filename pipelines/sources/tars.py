@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from pipelines.sources.base import Blob
 
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")  # how such tars are called
 BLOCK = 512
 MAX_ZEROS_AT_ONCE = 2**18
 MAX_HEADER_BYTES = 2**20  # of an extended header: names and attributes

@@ -58,7 +58,7 @@ def source_uri(location: str | os.PathLike[str]) -> str:
 
 def safe_in(location: str) -> str:
     """Return the characters of a source's location that are not percent-encoded in its URI."""
-    return "/{}," if location.lower().endswith(".tar") else "/"
+    return "/{}," if location.lower().endswith((".tar", *tars.COMPRESSED)) else "/"
 
 
 def local_path(location: str | os.PathLike[str]) -> str:
@@ -145,14 +145,19 @@ def _read_open(descriptor: int, path: str, offset: int, size: int) -> tuple[byte
         raise ImageError("unreadable", f"{path!r} is not a regular file.")
     plain = offset < 0
     start, size = (0, info.st_size) if plain else (offset, size)
-    if size > MAX_FILE_BYTES:
-        raise ImageError("too_large", f"{size:,} bytes are more than the limit of {MAX_FILE_BYTES:,}.")
+    check_size(size)
     data = pread(descriptor, size, start)
     if len(data) < size and not plain:
         raise ImageError("truncated", f"{path!r} ends within the member at byte {offset}.")
     if len(data) < size or os.fstat(descriptor).st_mtime_ns != info.st_mtime_ns:
         raise ImageError("unreadable", f"{path!r} changed while it was read: run again.")
     return data, size, info.st_mtime_ns
+
+
+def check_size(size: int) -> None:
+    """Raise ImageError ("too_large") if an image has more bytes than are read."""
+    if size > MAX_FILE_BYTES:
+        raise ImageError("too_large", f"{size:,} bytes are more than the limit of {MAX_FILE_BYTES:,}.")
 
 
 class LocalBlob(Blob):

@@ -30,8 +30,6 @@ MEMBER_BYTES = 100  # of a tar, or more, for each byte that is remembered of it
 RULES = 1  # grows when something else is found in a tar than before
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-
 _Side = dict[str, tars.Member]  # by suffix
 
 
@@ -46,14 +44,9 @@ class Tars(SourceKind):
         """Return whether it is called as a tar is.
 
         Raises:
-            SourceError: it is compressed, or the first shard is not there.
+            SourceError: the first shard is not there.
         """
-        lower = location.lower()
-        if lower.endswith(COMPRESSED):
-            raise SourceError(
-                f"{location} is a compressed tar, which cannot be read at random: decompress it to .tar first."
-            )
-        if not lower.endswith(self.endings):
+        if not location.lower().endswith((*self.endings, *tars.COMPRESSED)):
             return False
         first = next(shards_of(location))
         if not (places.locate(first).size >= 0 if places.is_uri(first) else stat.S_ISREG(mode_of(first))):
