@@ -108,6 +108,8 @@ class Source(Listing):
             yield entry
         if not classes and not self.unlabelled:
             raise NoPictures(self._nothing_found())
+        if (self.hints.image_column or self.hints.label_column) and not self.columns:
+            self.notes.append(f"{self.location} has no columns: --image-column and --label-column were not used.")
         for note in notes_on_classes(classes):
             self.notes.append(note)
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from featurestore.errors import ImageError, SourceError
 from pipelines.sources import corpus, tars, uris
 from pipelines.sources.corpus import Entry, expand_braces, list_source, locate, member_of, path_of, read, uri_of
+from pipelines.sources.listing import Hints
 
 
 def put(path: Path, data: bytes = b"x") -> Path:
@@ -219,6 +220,21 @@ def test_unknown_sources(tmp_path):
             put(tmp_path / name)
         with pytest.raises(SourceError, match=words):
             list_source(tmp_path / name)
+
+
+@pytest.mark.parametrize("hint", ["image_column", "label_column"])
+def test_columns_that_are_named_where_there_are_none_are_told(tmp_path, hint):
+    for name, data in {"f/a/1.png": b"x", "s.tar": b""}.items():
+        put(tmp_path / name, data)
+    with tarfile.open(tmp_path / "s.tar", "w") as made:
+        made.add(tmp_path / "f/a/1.png", "1.png")
+    put(tmp_path / "m.csv", b"photo,kind\nf/a/1.png,x\n")
+    for name in ("f", "s.tar"):
+        source = list_source(tmp_path / name, Hints(**{hint: "kind"}))
+        assert len(list(source)) == 1
+        assert f"{tmp_path / name} has no columns: --image-column and --label-column were not used." in source.notes
+    source = list_source(tmp_path / "m.csv", Hints(image_column="photo", label_column="kind"))
+    assert len(list(source)) == 1 and not any("has no columns" in note for note in source.notes)
 
 
 # --- manifest
