@@ -7,6 +7,8 @@ DEMO ?= demo
 AIRFLOW := .venv-airflow
 SEED ?= 0
 COUNT ?= 200
+# The tests start penult some hundred times; to compile it anew is a quarter of a start.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test test-airflow test-track faults mutants check bench docs lock clean
 

@@ -174,9 +174,13 @@ def _watching(staging: Staging, total: int, progress: Progress | None) -> Iterat
     """Report progress while the block runs, read from the notes that workers on any machine leave in the journal."""
     done = threading.Event()
 
+    def tell() -> None:
+        with suppress(StoreError):  # a bucket that is away: the run itself says so
+            progress and progress(staging.progress(), total)
+
     def watch() -> None:
         while not done.wait(POLL_SECONDS):
-            progress and progress(staging.progress(), total)
+            tell()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -185,8 +189,7 @@ def _watching(staging: Staging, total: int, progress: Progress | None) -> Iterat
     finally:
         done.set()
         watcher.join()
-        if progress:
-            progress(staging.progress(), total)
+        tell()
 
 
 def _import_beam() -> Callable[..., None]:

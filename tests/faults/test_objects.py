@@ -11,12 +11,10 @@ from faults import Trial, objects
 
 QUICK: dict[str, Trial] = {
     "each first try of a put is answered and lost": partial(objects.every_first_try, name="label", how="500 after it"),
-    "a cut for ever": partial(objects.for_ever, name="label", harm=objects.ONCE["cut"], nth=100),
     "credentials that expire": partial(
         objects.for_ever, name="embed", harm=objects.EXPIRED[0], nth=150, words="have expired: get new ones"
     ),
     "a run killed": partial(objects.killed, name="embed", nths=[260], after=True),
-    "a copy killed": partial(objects.killed, name="copy", nths=[60], after=False),
     "a holder of the lock that slept": partial(
         objects.asleep, point="featurestore.storage.versions:lance.LanceDataset.commit", when="before", nth=1
     ),
