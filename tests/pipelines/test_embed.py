@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import CountingEngine, write_picture
-from featurestore.errors import SourceError, SpecMismatch, StoreLocked, TooManyFailures, UsageError
+from featurestore.errors import BucketError, SourceError, SpecMismatch, StoreLocked, TooManyFailures, UsageError
+from featurestore.journal import Staging
 from featurestore.store import FeatureStore
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.table import Tap
@@ -364,6 +366,26 @@ def test_refusals_leave_nothing_behind(corpus: Path, tmp_path: Path, engine: Cou
         embed(str(corpus), store, SMALL_SHARDS)
     assert locked.value.exit_code == 75
     assert embed(str(corpus), store, SMALL_SHARDS).embedded == 30
+
+
+def test_progress_that_cannot_be_read_ends_nothing(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def away(_: Staging) -> int:
+        asked.set()
+        raise BucketError("The bucket is away.")
+
+    def slowly(self: CountingEngine, pixels: np.ndarray) -> np.ndarray:
+        assert asked.wait(60)
+        return plain(self, pixels)
+
+    plain = CountingEngine.__call__
+    monkeypatch.setattr(CountingEngine, "__call__", slowly)
+    monkeypatch.setattr(Staging, "progress", away)
+    done = embed(str(corpus), tmp_path / "store", SMALL_SHARDS, progress=lambda *_: pytest.fail("told"))
+    assert counts(done) == {"seen": 30, "new": 30, "embedded": 30}
 
 
 def test_progress_reaches_the_total(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
