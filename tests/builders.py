@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,31 @@ from featurestore.dataset import Dataset
 from featurestore.journal import PLAN, ShardEntry, Staging
 from featurestore.schema import CATALOG, FAILED, LABELS, OK, features_batch
 from featurestore.spec import FeatureSpec, Preprocessing
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import make_folder, read_bytes, replacing
 from featurestore.store import FeatureStore
 from heads.comparison.space import Search
 
 SPEC = FeatureSpec("fake", "0" * 64, Preprocessing(32, "lite"), "top", "avg", 8)
+
+
+def put(path: PurePath, data: bytes) -> None:
+    """Write a file, on a disk or in a bucket."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def take(path: PurePath) -> bytes:
+    """Read a file, on a disk or in a bucket."""
+    return read_bytes(path, 2**30)
+
+
+def copy_to(folder: PurePath, place: PurePath) -> None:
+    """Copy a folder to where nothing is, on a disk or in a bucket."""
+    for path, _ in storage_of(folder).walk(folder):
+        to = place / path.relative_to(folder)
+        make_folder(to.parent)
+        put(to, take(path))
 
 
 @dataclass(frozen=True)

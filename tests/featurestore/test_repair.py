@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import lance
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import SPEC, Picture, commit, feature_rows, journal, key, pictures, vector
+from builders import SPEC, Picture, commit, copy_to, feature_rows, journal, key, pictures, put, take, vector
 from featurestore import header
 from featurestore.maintenance import repair as repairing
 from featurestore.maintenance import verify as verifying
@@ -23,7 +22,8 @@ from featurestore.maintenance.repair import Repair, aside_of, finish, put_aside,
 from featurestore.maintenance.verify import REPAIR, Finding, damaged_files, damaged_pieces, tables_of, verify
 from featurestore.runs import RunRecord
 from featurestore.storage import ledger
-from featurestore.storage.files import read_sealed, sha256_of, write_sealed
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import delete, exists, listed, read_sealed, sha256_of, write_sealed
 from featurestore.storage.local import LocalStorage
 from featurestore.storage.table import Table
 from featurestore.store import FeatureStore
@@ -47,11 +47,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(template, tmp_path / "store"))
+def store(template: Path, place: PurePath) -> PurePath:
+    copy_to(template, place)
+    return place
 
 
-def rows_of(store: Path) -> tuple[list[tuple[str, bytes]], list[tuple[str, str]], set[bytes]]:
+def rows_of(store: PurePath) -> tuple[list[tuple[str, bytes]], list[tuple[str, str]], set[bytes]]:
     """The catalog, the labels and the contents of the set, as the store gives them."""
     opened = FeatureStore(store)
     catalog = opened.catalog.read(["uri", "sha256"]).to_pylist()
@@ -70,81 +71,82 @@ LABEL_ROWS = sorted((str(i), "z" if i < 4 else "abc"[i % 3]) for i in range(20))
 CONTENTS = {key(b"%d" % i) for i in range(20)} | {key(b"new %d" % i) for i in range(4)}
 
 
-def newest(store: Path, name: str) -> Path:
+def newest(store: PurePath, name: str) -> PurePath:
     table = Table(store / name)
     return table.path / table.versions()[max(table.versions())]
 
 
-def data(store: Path, name: str, fragment: int) -> Path:
+def data(store: PurePath, name: str, fragment: int) -> PurePath:
     table = Table(store / name)
     return table.path / table.pieces()[fragment].data[0]
 
 
-def flip(path: Path, at: int) -> None:
-    raw = bytearray(path.read_bytes())
+def flip(path: PurePath, at: int) -> None:
+    raw = bytearray(take(path))
     raw[at] ^= 1
-    path.write_bytes(raw)
+    put(path, bytes(raw))
 
 
-def wrong_vectors(path: Path, *contents: bytes) -> None:
+def wrong_vectors(path: PurePath, *contents: bytes) -> None:
     """Flip a bit of some vectors."""
     for content in contents:
-        flip(path, path.read_bytes().index(vector(key(content)).astype(np.float16).tobytes()) + 3)
+        flip(path, take(path).index(vector(key(content)).astype(np.float16).tobytes()) + 3)
 
 
-def found(store: Path) -> list[tuple[str, str]]:
+def found(store: PurePath) -> list[tuple[str, str]]:
     return [(finding.path, finding.problem) for finding in verify(store)]
 
 
-def test_an_intact_store(store: Path) -> None:
+@pytest.mark.everywhere
+def test_an_intact_store(store: PurePath) -> None:
     assert list(verify(store)) == [] and repair(store) == (None, [])
     assert rows_of(store) == (CATALOG_ROWS, LABEL_ROWS, CONTENTS)
     assert verifying.is_store(store) and not verifying.is_store(store / "runs")
     assert list(tables_of(store)) == ["catalog.lance", F, "labels.lance"]
     assert [table.sealed for table in tables_of(store).values()] == [True, False, True]
-    (store / "penult.json").unlink()
+    delete(store / "penult.json")
     assert verifying.is_store(store)
-    shutil.rmtree(store / "catalog.lance")
+    delete(store / "catalog.lance")
     assert not verifying.is_store(store)
 
 
-def header_says(store: Path, **values: int) -> None:
+def header_says(store: PurePath, **values: int) -> None:
     told = read_sealed(store / "penult.json")
     told["tables"]["catalog.lance"] |= values
     write_sealed(store / "penult.json", told)
 
 
-DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
-    "no header": (lambda s: (s / "penult.json").unlink(), [("penult.json", "There is no penult store")]),
-    "a damaged header": (lambda s: (s / "penult.json").write_bytes(b""), [("penult.json", "Expected: JSON in")]),
+DAMAGE: dict[str, tuple[Callable[[PurePath], object], list[tuple[str, str]]]] = {
+    "no header": (lambda s: delete(s / "penult.json"), [("penult.json", "There is no penult store")]),
+    "a damaged header": (lambda s: put(s / "penult.json", b""), [("penult.json", "Expected: JSON in")]),
     "a repair that was killed": (
         lambda s: write_sealed(s / REPAIR, {}),
         [(REPAIR, "a repair was begun and has not ended")],
     ),
-    "a set is gone": (lambda s: shutil.rmtree(s / F), [(F, "this table is gone")]),
+    "a set is gone": (lambda s: delete(s / F), [(F, "this table is gone")]),
     "the catalog is gone": (
-        lambda s: shutil.rmtree(s / "catalog.lance"),
+        lambda s: delete(s / "catalog.lance"),
         [
             ("catalog.lance/ledger.json", "it is gone: nothing says what the files of this table were"),
             ("catalog.lance", "it is at version 0 and was at 3: a manifest is gone"),
         ],
     ),
     "neither header nor catalog": (
-        lambda s: ((s / "penult.json").unlink(), shutil.rmtree(s / "catalog.lance")),
+        lambda s: (delete(s / "penult.json"), delete(s / "catalog.lance")),
         [
             ("penult.json", "There is no penult store"),
             ("catalog.lance", "it is at version 0 and was at 0: a manifest is gone"),
         ],
     ),
     "what another program has deleted": (lambda s: lance.dataset(s / "labels.lance").delete("uri = '7'"), []),
-    "a damaged ledger": (lambda s: (s / F / "ledger.json").write_bytes(b""), [(f"{F}/ledger.json", "Expected: JSON")]),
+    "a damaged ledger": (lambda s: put(s / F / "ledger.json", b""), [(f"{F}/ledger.json", "Expected: JSON")]),
     "no ledger": (
-        lambda s: (s / F / "ledger.json").unlink(),
+        lambda s: delete(s / F / "ledger.json"),
         [(f"{F}/ledger.json", "it is gone: nothing says what the files of this table were")],
     ),
-    "a damaged canary": (lambda s: (s / F / "canary.json").write_bytes(b""), [(f"{F}/canary.json", "Expected: JSON")]),
+    "a damaged canary": (lambda s: put(s / F / "canary.json", b""), [(f"{F}/canary.json", "Expected: JSON")]),
     "the newest manifest is gone": (
-        lambda s: newest(s, "labels.lance").unlink(),
+        lambda s: delete(newest(s, "labels.lance")),
         [("labels.lance", "it is at version 2 and was at 3: a manifest is gone")],
     ),
     "more rows than there are": (
@@ -160,7 +162,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_what_verify_finds(store: Path, what: str) -> None:
+def test_what_verify_finds(store: PurePath, what: str) -> None:
     spoil, expected = DAMAGE[what]
     spoil(store)
     findings = found(store)
@@ -168,7 +170,7 @@ def test_what_verify_finds(store: Path, what: str) -> None:
     assert all(said.startswith(words) for (_, said), (_, words) in zip(findings, expected, strict=True)), findings
 
 
-def test_a_file_that_is_not_what_it_was(store: Path) -> None:
+def test_a_file_that_is_not_what_it_was(store: PurePath) -> None:
     for name in ("catalog.lance", "labels.lance"):
         path = data(store, name, 0)
         before = sha256_of(path)
@@ -177,20 +179,21 @@ def test_a_file_that_is_not_what_it_was(store: Path) -> None:
             (path.relative_to(store).as_posix(), f"its sha256 was {before[:12]} and is {sha256_of(path)[:12]}")
         ]
         flip(path, 50)
-    path.unlink()
+    delete(path)
     assert found(store) == [(path.relative_to(store).as_posix(), "it is gone")]
     path.mkdir()
     [(where, said)] = found(store)
     assert where == path.relative_to(store).as_posix() and said.startswith("Expected: a file at")
 
 
-def test_a_manifest_that_cannot_be_read(store: Path) -> None:
+def test_a_manifest_that_cannot_be_read(store: PurePath) -> None:
     path = newest(store, "catalog.lance")
-    path.write_bytes(b"")
+    put(path, b"")
     assert [where for where, _ in found(store)] == [path.relative_to(store).as_posix(), "catalog.lance"]
 
 
-def test_images_whose_features_are_damaged_are_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.everywhere
+def test_images_whose_features_are_damaged_are_named(store: PurePath, monkeypatch: pytest.MonkeyPatch) -> None:
     path = data(store, F, 0)
     wrong_vectors(path, b"3", b"7", b"11")
     ids = {key(content).hex() for content in (b"3", b"7", b"11")}
@@ -203,7 +206,7 @@ def test_images_whose_features_are_damaged_are_named(store: Path, monkeypatch: p
     assert last.problem.startswith("3 of 12 rows") and len(last.rows) == 2 and set(last.rows) < ids
 
 
-def test_damaged_fragments_are_found_by_halves(store: Path) -> None:
+def test_damaged_fragments_are_found_by_halves(store: PurePath) -> None:
     opened = FeatureStore(store)
     for run in range(3):
         commit(opened, f"r{run}", pictures(range(100 + 5 * run, 105 + 5 * run)))
@@ -223,7 +226,7 @@ def test_damaged_fragments_are_found_by_halves(store: Path) -> None:
     assert read == [batch.nbytes for batch in table.fragment_rows([pieces[2].id])]
 
 
-def test_verify_says_how_far_it_is(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_says_how_far_it_is(store: PurePath, monkeypatch: pytest.MonkeyPatch) -> None:
     """In megabytes: files of a sealed table are read once, those of features and then their rows."""
     for name, size in (("catalog.lance", 5_000_000), (F, 4_000_000)):
         (store / name / "junk").touch()
@@ -247,12 +250,13 @@ def test_verify_says_how_far_it_is(store: Path, monkeypatch: pytest.MonkeyPatch)
     assert told[0] == (0, 3) and told[-1] == (5, 5)
 
 
-def test_journals_are_verified(store: Path) -> None:
+@pytest.mark.everywhere
+def test_journals_are_verified(store: PurePath) -> None:
     opened = FeatureStore(store)
-    before = set((store / F / "data").iterdir())
+    before = set(listed(store / F / "data"))
     staging = journal(opened, "r3", [pictures(range(30, 33)), pictures(range(33, 35))])
     assert found(store) == []
-    for path in (staging.folder / "plan.arrow", *sorted(set((store / F / "data").iterdir()) - before)):
+    for path in (staging.folder / "plan.arrow", *sorted(set(listed(store / F / "data")) - before)):
         flip(path, 60)
     findings = found(store)
     assert [path for path, _ in findings] == ["staging/r3/plan.arrow", "staging/r3", "staging/r3"]
@@ -262,49 +266,50 @@ def test_journals_are_verified(store: Path) -> None:
 # --- repair
 
 
-def mended(store: Path) -> dict[str, Repair]:
+def mended(store: PurePath) -> dict[str, Repair]:
     """What was done; then nothing is wrong, and nothing is left to be done."""
     plan, done = repair(store)
-    assert plan is not None and (store / REPAIR).exists() and read_sealed(store / REPAIR)["rows"] == {}
+    assert plan is not None and exists(store / REPAIR) and read_sealed(store / REPAIR)["rows"] == {}
     finish(store, plan)
     assert list(verify(store)) == [] and repair(store) == (None, [])
     assert header.read(store)["last_set"] == NAME
     return {one.table: one for one in done}
 
 
-def aside(store: Path) -> set[str]:
+def aside(store: PurePath) -> set[str]:
     """What lies aside, relative to the folder of its repair."""
-    paths = (path.relative_to(store / "damaged") for path in (store / "damaged").rglob("*") if not path.is_dir())
-    return {Path(*path.parts[1:]).as_posix() for path in paths}
+    paths = (path.relative_to(store / "damaged") for path, _ in storage_of(store).walk(store / "damaged"))
+    return {"/".join(path.parts[1:]) for path in paths}
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("name", ["catalog.lance", "labels.lance", F])
-def test_the_rows_of_a_lost_version_come_back_from_their_files(store: Path, name: str) -> None:
-    newest(store, name).unlink()
+def test_the_rows_of_a_lost_version_come_back_from_their_files(store: PurePath, name: str) -> None:
+    delete(newest(store, name))
     done = mended(store)
     assert rows_of(store) == (CATALOG_ROWS, LABEL_ROWS, CONTENTS)
     assert done == {name: Repair(name, [], 2, 12, 0)}
 
 
-def test_rows_that_no_version_had_are_not_brought_back(store: Path) -> None:
+def test_rows_that_no_version_had_are_not_brought_back(store: PurePath) -> None:
     """A dead run has staged them: its journal says what becomes of them. Without a ledger nothing tells them apart."""
     staging = journal(FeatureStore(store), "r3", [pictures(range(30, 33))])
-    shutil.copytree(store, store.with_name("other"))
-    newest(store, F).unlink()
+    copy_to(store, store.with_name("other"))
+    delete(newest(store, F))
     assert mended(store)[F] == Repair(F, [], 2, 12, 0) and staging.damaged() == []
     assert rows_of(store)[2] == CONTENTS
     other = store.with_name("other")
-    newest(other, F).unlink()
-    (other / F / "ledger.json").unlink()
+    delete(newest(other, F))
+    delete(other / F / "ledger.json")
     assert mended(other)[F] == Repair(F, [], None, 15, 0)
     assert rows_of(other)[2] == CONTENTS | {key(b"%d" % i) for i in (30, 31, 32)}
 
 
-def test_two_lost_versions(store: Path) -> None:
+def test_two_lost_versions(store: PurePath) -> None:
     """The newest manifest cannot be read, the one before is gone: it goes back to the empty table and finds all."""
     table = Table(store / "catalog.lance")
-    (table.path / table.versions()[2]).unlink()
-    newest(store, "catalog.lance").write_bytes(b"x")
+    delete(table.path / table.versions()[2])
+    put(newest(store, "catalog.lance"), b"x")
     name = newest(store, "catalog.lance").relative_to(table.path).as_posix()
     done = mended(store)
     assert rows_of(store) == (CATALOG_ROWS, LABEL_ROWS, CONTENTS)
@@ -312,7 +317,8 @@ def test_two_lost_versions(store: Path) -> None:
     assert aside(store) == {f"catalog.lance/{name}"}
 
 
-def test_rows_that_no_file_holds_are_lost(store: Path) -> None:
+@pytest.mark.everywhere
+def test_rows_that_no_file_holds_are_lost(store: PurePath) -> None:
     path = data(store, "catalog.lance", 1)
     flip(path, 60)
     plan, done = repair(store)
@@ -321,7 +327,8 @@ def test_rows_that_no_file_holds_are_lost(store: Path) -> None:
     assert FeatureStore(store).catalog.count() == 20 - done[0].lost == 8
 
 
-def test_features_that_are_damaged_are_lost_and_no_others(store: Path) -> None:
+@pytest.mark.everywhere
+def test_features_that_are_damaged_are_lost_and_no_others(store: PurePath) -> None:
     path = data(store, F, 0)
     wrong_vectors(path, b"3", b"7")
     plan, done = repair(store)
@@ -333,73 +340,75 @@ def test_features_that_are_damaged_are_lost_and_no_others(store: Path) -> None:
     assert sorted(runs) == [RUNS[1]] * 12 + ["restored"] * 10  # the run id has no checksum
     assert aside(store) == {f"{F}/data/{path.name}"}
     finish(store, plan)
-    assert not (store / REPAIR).exists() and list(verify(store)) == []
+    assert not exists(store / REPAIR) and list(verify(store)) == []
 
 
-def test_where_a_file_is_gone_the_images_are_not_all_known(store: Path) -> None:
+def test_where_a_file_is_gone_the_images_are_not_all_known(store: PurePath) -> None:
     """Of its rows nothing says which they were: the two that are known are not all that is lost."""
     wrong_vectors(data(store, F, 0), b"3", b"7")
-    data(store, F, 1).unlink()
+    delete(data(store, F, 1))
     plan, done = repair(store)
     assert plan is not None and plan.lost == {F: []} and [(one.restored, one.lost) for one in done] == [(10, 14)]
 
 
-def test_images_that_came_back_are_not_taken_for_those_that_are_lost(store: Path) -> None:
+def test_images_that_came_back_are_not_taken_for_those_that_are_lost(store: PurePath) -> None:
     """Two images are damaged, but another file has them; one that no one can name is gone."""
     opened = FeatureStore(store)
     commit(opened, RUNS[2], pictures([20]))
     table = opened.table(NAME)
-    gone, before = data(store, F, 2), set((table.path / "data").iterdir())
+    gone, before = data(store, F, 2), set(listed(table.path / "data"))
     table.stage([feature_rows(table.schema, RUNS[2], [b"3", b"7"])])
-    (copy,) = set((table.path / "data").iterdir()) - before
+    (copy,) = set(listed(table.path / "data")) - before
     known = ledger.read(table.path)
     ledger.write(table.path, replace(known, files=known.files | {f"data/{copy.name}": sha256_of(copy)}))
     wrong_vectors(data(store, F, 0), b"3", b"7")
-    gone.unlink()
+    delete(gone)
     plan, done = repair(store)
     assert plan is not None and plan.lost == {F: []} and [one.lost for one in done] == [1]
     assert FeatureStore(store).to_arrow(NAME).num_rows == 24
 
 
-def test_an_intact_fragment_gives_way_to_newer_rows_of_a_file(store: Path) -> None:
+def test_an_intact_fragment_gives_way_to_newer_rows_of_a_file(store: PurePath) -> None:
     """The version that replaced rows is lost, and those that it left stand beside what took their place."""
     table = Table(store / "labels.lance")
-    newest(store, "labels.lance").unlink()
+    delete(newest(store, "labels.lance"))
     assert [piece.rows for piece in table.pieces(2)] == [12]
     assert mended(store)["labels.lance"].restored == 12
     assert rows_of(store)[1] == LABEL_ROWS and sorted(piece.rows for piece in table.pieces()) in ([8, 12], [20])
     assert table.count() == 20
 
 
-def test_a_set_without_a_manifest_is_known_by_its_files(store: Path) -> None:
-    shutil.rmtree(store / F / "_versions")
+def test_a_set_without_a_manifest_is_known_by_its_files(store: PurePath) -> None:
+    delete(store / F / "_versions")
     assert mended(store)[F] == Repair(F, [], None, 24, 0)
     assert rows_of(store) == (CATALOG_ROWS, LABEL_ROWS, CONTENTS)
 
 
-def test_a_set_of_which_nothing_says_what_it_is(store: Path) -> None:
-    shutil.rmtree(store / F / "_versions")
-    for path in (store / F / "data").iterdir():  # neither of the files, so that no order of them is the right one
-        path.write_bytes(b"x")
+def test_a_set_of_which_nothing_says_what_it_is(store: PurePath) -> None:
+    delete(store / F / "_versions")
+    for path in listed(store / F / "data"):  # neither of the files, so that no order of them is the right one
+        put(path, b"x")
     plan, done = repair(store)
     one = {repair.table: repair for repair in done}[F]
-    assert one.put_aside[-1] == "." and one.lost == 24 and not (store / F).exists()
+    assert one.put_aside[-1] == "." and one.lost == 24 and not exists(store / F)
     assert plan is not None and plan.lost[F] == []
 
 
-def test_the_journal_of_a_set_that_is_gone_is_put_aside(store: Path) -> None:
+@pytest.mark.everywhere
+def test_the_journal_of_a_set_that_is_gone_is_put_aside(store: PurePath) -> None:
     journal(FeatureStore(store), "r3", [pictures(range(30, 33))])
-    shutil.rmtree(store / F)
+    delete(store / F)
     _, done = repair(store)
     assert {one.table: one.put_aside for one in done} == {F: [], "staging/r3": ["."]}
-    assert not (store / "staging" / "r3").exists() and "staging/r3/run.json" in aside(store)
+    assert not exists(store / "staging" / "r3") and "staging/r3/run.json" in aside(store)
 
 
-def test_a_damaged_journal_ledger_and_canary_are_put_aside(store: Path) -> None:
+@pytest.mark.everywhere
+def test_a_damaged_journal_ledger_and_canary_are_put_aside(store: PurePath) -> None:
     staging = journal(FeatureStore(store), "r3", [pictures(range(30, 33)), pictures(range(33, 35))])
     flip(staging.folder / "plan.arrow", 60)
     for name in ("ledger.json", "canary.json"):
-        (store / F / name).write_bytes(b"")
+        put(store / F / name, b"")
     plan, repairs = repair(store)
     finish(store, plan)  # type: ignore[arg-type]
     done = {one.table: one for one in repairs}
@@ -413,16 +422,17 @@ def test_a_damaged_journal_ledger_and_canary_are_put_aside(store: Path) -> None:
     assert list(verify(store)) == [] and opened.catalog.count() == 25
 
 
-def test_a_damaged_header_is_made_anew(store: Path) -> None:
+@pytest.mark.everywhere
+def test_a_damaged_header_is_made_anew(store: PurePath) -> None:
     """The set written last is what the runs' records say: not views, and not what a damaged record says."""
-    (store / "penult.json").write_bytes(b"x")
+    put(store / "penult.json", b"x")
     done = mended(store)
     assert done == {"penult.json": Repair("penult.json", ["."])} and aside(store) == {"penult.json"}
     assert FeatureStore(store).unknown_origin and rows_of(store) == (CATALOG_ROWS, LABEL_ROWS, CONTENTS)
 
 
-def test_a_transaction_costs_no_rows(store: Path) -> None:
-    path = next((store / "catalog.lance" / "_transactions").glob("*.txn"))
+def test_a_transaction_costs_no_rows(store: PurePath) -> None:
+    path = next(p for p in listed(store / "catalog.lance" / "_transactions") if p.suffix == ".txn")
     flip(path, 5)
     before = FeatureStore(store).catalog.pieces()
     assert mended(store) == {"catalog.lance": Repair("catalog.lance", [f"_transactions/{path.name}"])}
@@ -440,7 +450,7 @@ KILLED: list[dict[str, object]] = [
 
 @pytest.mark.parametrize("told", KILLED, ids=str)
 def test_a_killed_repair_of_which_nothing_can_be_read_begins_with_everything(
-    store: Path, told: dict[str, object]
+    store: PurePath, told: dict[str, object]
 ) -> None:
     write_sealed(store / REPAIR, told)
     plan, done = repair(store)
@@ -448,17 +458,18 @@ def test_a_killed_repair_of_which_nothing_can_be_read_begins_with_everything(
     assert all(one.lost == 0 for one in done) and rows_of(store) == (CATALOG_ROWS, LABEL_ROWS, CONTENTS)
 
 
-def test_a_killed_repair_goes_on_with_what_it_had_in_hand(store: Path) -> None:
+@pytest.mark.everywhere
+def test_a_killed_repair_goes_on_with_what_it_had_in_hand(store: PurePath) -> None:
     image = key(b"3").hex()
     told = {"rows": {F: 30, "catalog.lance": 20}, "lost": {"labels.lance": [], F: [image]}, "last_set": "other"}
     write_sealed(store / REPAIR, told)
-    newest(store, F).unlink()  # it has 24 rows left of 30
+    delete(newest(store, F))  # it has 24 rows left of 30
     plan, done = repair(store)
     assert plan == repairing.Plan({}, {"labels.lance": [], F: []}, "other")
     assert {one.table: one.lost for one in done} == {"catalog.lance": 0, F: 6}
 
 
-def test_what_is_put_aside_hides_nothing(store: Path) -> None:
+def test_what_is_put_aside_hides_nothing(store: PurePath) -> None:
     folder = aside_of(store)
     assert folder.parent == store / "damaged" and ":" not in folder.name
     for number in range(3):
@@ -475,7 +486,7 @@ def test_what_is_put_aside_hides_nothing(store: Path) -> None:
     assert len(list((folder / "a").iterdir())) == 5
 
 
-def test_what_is_put_aside_is_flushed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_put_aside_is_flushed(store: PurePath, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[Path] = []
     monkeypatch.setattr(LocalStorage, "flush", lambda _, path: flushed.append(path))
     put_aside(store / F / "data", store / "damaged" / "now" / "data")
