@@ -283,7 +283,6 @@ class Staging:
         with _arrow_errors(path), reading(path) as file:
             if (found := hashlib.file_digest(file, "sha256").hexdigest()) != sha256 and sha256 is not None:
                 raise StoreCorrupt(f"{path}: Expected: sha256 {sha256}. Got: {found}.")
-            file.seek(0)
             for batch in _read(file):
                 batch.validate(full=True)
                 own = "run_id" not in schema.names or pc.all(pc.equal(batch.column("run_id"), self.run_id)).as_py()
