@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,9 @@ def take(path: PurePath) -> bytes:
 
 def copy_to(folder: PurePath, place: PurePath) -> None:
     """Copy a folder to where nothing is, on a disk or in a bucket."""
+    if isinstance(folder, Path) and isinstance(place, Path):
+        shutil.copytree(folder, place)
+        return
     for path, _ in storage_of(folder).walk(folder):
         to = place / path.relative_to(folder)
         make_folder(to.parent)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builders import commit, pictures
+from builders import commit, copy_to, pictures
 from featurestore import aliases
 from featurestore.errors import StoreCorrupt, StoreLocked, StoreNotFound, UsageError
 from featurestore.storage.files import delete
@@ -22,10 +22,10 @@ from pipelines.stored_heads import find_head, promote
 from pipelines.training import train_head
 
 
-@pytest.fixture
-def store(place: PurePath) -> FeatureStore:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two heads on some features without images."""
-    made = FeatureStore.create(place)
+    made = FeatureStore.create(tmp_path_factory.mktemp("aliases") / "store")
     commit(
         made,
         "20260101T000000000000Z-embed-000000",
@@ -33,7 +33,13 @@ def store(place: PurePath) -> FeatureStore:
     )
     for head in ("ncm", "knn"):
         train_head(made.path, TrainOptions(head))
-    return made
+    return Path(made.path)
+
+
+@pytest.fixture
+def store(template: Path, place: PurePath) -> FeatureStore:
+    copy_to(template, place)
+    return FeatureStore(place)
 
 
 def heads(store: FeatureStore) -> list[str]:

@@ -29,14 +29,21 @@ def asked(seaweedfs: ObjectServer, bucket_place: PurePath, monkeypatch: pytest.M
         yield made
 
 
-@pytest.fixture
-def store(bucket_place: PurePath) -> FeatureStore:
-    """A store in a bucket with two commits and a deletion file."""
-    store = FeatureStore.create(bucket_place)
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two commits and a deletion file."""
+    store = FeatureStore.create(tmp_path_factory.mktemp("copies") / "store")
     builders.commit(store, "run-1", builders.pictures(range(600)))
     builders.commit(store, "run-2", [builders.Picture("5", b"other", "a", replaces=True)])
+    return Path(store.path)
+
+
+@pytest.fixture
+def store(template: Path, bucket_place: PurePath) -> FeatureStore:
+    """That store in a bucket."""
+    builders.copy_to(template, bucket_place)
     new_process()
-    return store
+    return FeatureStore(bucket_place)
 
 
 def new_process() -> None:

@@ -22,7 +22,19 @@ import pytest
 
 import builders
 import featurestore
-from builders import SPEC, Picture, catalog_rows, commit, feature_rows, journal, key, label_rows, pictures, vector
+from builders import (
+    SPEC,
+    Picture,
+    catalog_rows,
+    commit,
+    copy_to,
+    feature_rows,
+    journal,
+    key,
+    label_rows,
+    pictures,
+    vector,
+)
 from featurestore import header, labels, layout
 from featurestore.errors import (
     FormatError,
@@ -58,10 +70,17 @@ def store(place: PurePath) -> FeatureStore:
     return FeatureStore.create(place)
 
 
-@pytest.fixture
-def filled(store: FeatureStore) -> FeatureStore:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = FeatureStore.create(tmp_path_factory.mktemp("filled") / "store")
     commit(store, "r1", pictures(range(60)))
-    return store
+    return Path(store.path)
+
+
+@pytest.fixture
+def filled(template: Path, place: PurePath) -> FeatureStore:
+    copy_to(template, place)
+    return FeatureStore(place)
 
 
 def uris(table: Table) -> list[str]:
