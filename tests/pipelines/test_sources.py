@@ -286,8 +286,9 @@ def test_parquet_manifest(tmp_path):
 
 
 def test_a_late_value_does_not_change_a_columns_type(tmp_path):
-    rows = 100_000  # more than a CSV block of 1 MiB
-    text = "path,label,n\n" + "".join(f"{i}.jpg,1,1\n" for i in range(rows)) + "last.jpg,cat,word\n"
+    rows = "".join(f"{number:0200}.jpg,1,1\n" for number in range(6000))
+    assert len(rows) > 2**20  # a block of a CSV
+    text = f"path,label,n\n{rows}last.jpg,cat,word\n"
     *_, last = manifest(tmp_path, text)
     assert last.label == "cat"
 
