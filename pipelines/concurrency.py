@@ -8,7 +8,7 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
@@ -47,6 +47,16 @@ def ahead_of(pool: Executor, function: Callable[[In], Out], items: Iterable[In],
     finally:
         for future in begun:
             future.cancel()
+
+
+def read_ahead(items: Iterator[In], size: int) -> Iterator[In]:
+    """Yield the items, which a thread reads in lists of ``size``: the next one while this one is worked on."""
+    lists = batched(items, size)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, lists, None)
+        while (found := coming.result()) is not None:
+            coming = pool.submit(next, lists, None)
+            yield from found
 
 
 def within(seconds: float, work: Callable[[], Out], late: Out) -> Out:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 from urllib.parse import quote
 
+from pipelines.concurrency import read_ahead
 from pipelines.sources.base import Entry, SourceKind
 from pipelines.sources.levels import CLASS, SPLIT, Look, is_left_out, levels_of, nohash_group
 from pipelines.sources.listing import SPLITS, Listing, has_image_name, is_aside
@@ -48,14 +49,15 @@ def list_prefix(listing: Listing) -> Iterator[Entry]:
     def file_in(folder: str) -> str | None:
         return look.metadata_in(folder) if folder.removeprefix(root).count("/") < len(levels) else None
 
-    yield from with_metadata(_images(bucket, root, levels, listing), listing, root, file_in)
+    keys = read_ahead(bucket.listed(root), GLANCE)
+    yield from with_metadata(_images(keys, root, levels, listing), listing, root, file_in)
 
 
-def _images(bucket: Bucket, root: str, levels: list[str], listing: Listing) -> Iterator[Entry]:
+def _images(keys: Iterator[tuple[str, int, int]], root: str, levels: list[str], listing: Listing) -> Iterator[Entry]:
     folder = _Folder("", root + "/", None, None, False)
     aside = "\0"  # the last folder that was left out
     unread = None  # the first metadata file that was not looked for
-    for key, size, token in bucket.listed(root):
+    for key, size, token in keys:
         path, _, name = key.rpartition("/")
         if path != folder.path:
             folder = _folder(path, root, levels)

@@ -25,6 +25,7 @@ from featurestore.storage import buckets
 from object_proxy import Proxy, proxy
 from object_servers import ObjectServer, free_ports
 from pipelines import predict as predicting
+from pipelines.concurrency import read_ahead
 from pipelines.embedding import files
 from pipelines.sources import metadata, objects, places, prefixes, rows, tar_listings, tars, uris, webdataset
 from pipelines.sources.base import Entry
@@ -164,6 +165,35 @@ def test_more_keys_than_a_first_look_shows(put: Put, bucket: str, monkeypatch: p
     assert {entry.label for entry in list_source(f"s3://{bucket}/q")} == {"w"}
     put({f"r/train/.x/{n}.jpg": b"x" for n in range(5)} | {"r/train/c/1.jpg": b"x", "r/test/1.jpg": b"x"})
     assert {(entry.label, entry.split) for entry in list_source(f"s3://{bucket}/r")} == {("c", "train"), (None, "test")}
+
+
+def test_keys_are_asked_for_while_others_are_worked_on() -> None:
+    asked: list[int] = []
+    at_third = threading.Event()
+
+    def keys() -> Iterator[int]:
+        for number in range(9):
+            asked.append(number)
+            if number == 5:
+                at_third.set()
+            yield number
+
+    ahead = read_ahead(keys(), 3)
+    assert next(ahead) == 0 and at_third.wait(10) and asked == [0, 1, 2, 3, 4, 5]
+    assert list(ahead) == list(range(1, 9)) and list(read_ahead(iter([]), 3)) == []
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise BucketError("away")
+
+    before, ahead = threading.active_count(), read_ahead(broken(), 1)
+    assert next(ahead) == 1
+    with pytest.raises(BucketError, match="away"):
+        next(ahead)
+    ahead = read_ahead(keys(), 3)
+    next(ahead)
+    ahead.close()
+    assert threading.active_count() == before
 
 
 # --- embedding
