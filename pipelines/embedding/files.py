@@ -133,8 +133,9 @@ def reading_ahead(files: Iterator[File]) -> Generator[File, None, None]:
                 ahead.append(file)
                 begun += max(0, file.size)
             yield from ahead
-        finally:
+        except BaseException:  # closed before the end, after which what was yielded may still be waiting to be read
             pool.shutdown(cancel_futures=True)
+            raise
 
 
 class Loader:

@@ -297,6 +297,9 @@ def test_files_are_read_ahead_in_order_and_in_bounds(at_once: int, monkeypatch: 
     next(taken)
     taken.close()
     assert running == 0 and len(done) < 10
+    monkeypatch.setattr(files, "MAX_READS", 1)  # what was taken is read, though the end was reached before
+    taken = list(files.reading_ahead(files.File(f"far{n}", 1, n, n) for n in range(20)))
+    assert all(file.reading.result()[0] == file.uri.encode() for file in taken if file.reading) and len(taken) == 20
 
 
 def test_images_are_predicted_at_once(
