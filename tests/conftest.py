@@ -119,19 +119,19 @@ def seaweedfs() -> Iterator[ObjectServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def shared_bucket(seaweedfs: ObjectServer) -> str:
+    """A bucket for all tests of this process: its server takes half a second to make another one."""
+    return seaweedfs.make_bucket()
+
+
 @pytest.fixture
-def bucket(seaweedfs: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The name of an empty bucket; the usual variables lead to its server."""
+def bucket(seaweedfs: ObjectServer, shared_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The name of a bucket and a prefix in it below which nothing is; the usual variables lead to its server."""
     for name, value in seaweedfs.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PENULT_CACHE", str(tmp_path / "copies"))
-    return seaweedfs.make_bucket()
-
-
-@pytest.fixture(scope="session")
-def shared_bucket(seaweedfs: ObjectServer) -> str:
-    """A bucket for all stores of this process, which is proved once."""
-    return seaweedfs.make_bucket()
+    return f"{shared_bucket}/{secrets.token_hex(8)}"
 
 
 @pytest.fixture

@@ -79,9 +79,11 @@ class ObjectServer:
             self.process.wait()
 
     def store(self, bucket: str) -> S3Store:
-        """A client of one bucket that owes nothing to penult's own."""
+        """A client of a bucket, or of a prefix in it (``bucket/prefix``), that owes nothing to penult's own."""
+        name, _, prefix = bucket.partition("/")
         return S3Store(
-            bucket,
+            name,
+            prefix=prefix or None,
             endpoint=self.endpoint,
             access_key_id=self.key,
             secret_access_key=self.secret,
