@@ -23,10 +23,10 @@ def test_a_week_with_kills_is_decided_by_the_rule_and_explained(tmp_path: Path) 
 def test_a_night_killed_at_a_step_goes_on(night: int, tmp_path: Path) -> None:
     some = [(name, trial) for name, trial in nights.faults(0, 0) if name.startswith(f"night {night}")]
     played = 0
-    for number, (_, trial) in enumerate(some[night::27]):
+    for number, (_, trial) in enumerate(some[night::27][: 1 + night]):
         own = tmp_path / str(number)
         own.mkdir()
         with suppress(unittest.SkipTest):  # this night has fewer such calls
             trial(own)
             played += 1
-    assert played >= 2
+    assert played > night

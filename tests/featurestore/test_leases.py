@@ -193,10 +193,11 @@ def test_a_server_that_refuses_lance_is_no_damage(place: PurePath) -> None:
     store = FeatureStore.create(place)
     commit(store, "r1", pictures(range(3)))
     wrong = store.catalog.options | {"aws_secret_access_key": "wrong"}
-    with pytest.raises(BucketError, match="does not know the credentials for s3://"), store.catalog.reading():
+    with pytest.raises((OSError, ValueError)) as refused:
         lance.dataset(store.catalog.uri, storage_options=wrong)
-    with pytest.raises(BucketError, match="does not know the credentials for s3://"), store.catalog.writing():
-        lance.dataset(store.catalog.uri, storage_options=wrong)
+    for guard in (store.catalog.reading, store.catalog.writing):
+        with pytest.raises(BucketError, match="does not know the credentials for s3://"), guard():
+            raise refused.value
     [data] = buckets.level(str(store.catalog.path / "data"))[0]
     buckets.delete(data.uri)
     with pytest.raises(StoreCorrupt, match="penult doctor"), store.catalog.reading():

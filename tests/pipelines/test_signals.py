@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,27 +234,32 @@ def test_a_signal_before_the_limit_still_waits_for_its_safe_point() -> None:
         assert codes(signals._noted) == [143]
 
 
-@pytest.mark.parametrize(
-    ("work", "limit"),
-    [
-        ("import time; time.sleep(60)", 0.5),
-        ("import numpy as np; a = np.ones((3000, 3000)); [a @ a for _ in range(10_000)]", 1.0),
-        ("import slow", 0.5),
-        ("while True: pass", 0.5),
-        ("try:\n    import time; time.sleep(60)\nexcept BaseException: pass", 0.5),
-    ],
+WORK = (
+    ("import time; time.sleep(60)", 0.5),
+    ("import numpy as np; a = np.ones((3000, 3000)); [a @ a for _ in range(10_000)]", 1.0),
+    ("import slow", 0.5),
+    ("while True: pass", 0.5),
+    ("try:\n    import time; time.sleep(60)\nexcept BaseException: pass", 0.5),
 )
-@pytest.mark.parametrize("heeding", [True, False])
-def test_a_process_ends_in_the_middle_of_its_work(heeding: bool, work: str, limit: float, tmp_path: Path) -> None:
+
+
+def test_a_process_ends_in_the_middle_of_its_work(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
-    work = textwrap.indent(work, "    ")
-    code = f"from pipelines import signals\n{'signals.heed()' * heeding}\nwith signals.time_limit({limit}):\n{work}\n"
-    began = time.monotonic()
-    run = [sys.executable, "-c", f"import sys; sys.path.append({str(tmp_path)!r})\n{code}"]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=50, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"penult: {OUT_OF_TIME.format(f'{limit:g}s')}\n"
-    assert limit < time.monotonic() - began < 30
+
+    def run(work: str, limit: float, heeding: bool) -> tuple[subprocess.CompletedProcess[str], float]:
+        code = f"import sys; sys.path.append({str(tmp_path)!r})\nfrom pipelines import signals\n"
+        code += f"{'signals.heed()' * heeding}\nwith signals.time_limit({limit}):\n{textwrap.indent(work, '    ')}\n"
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+        return done, time.monotonic() - began
+
+    with ThreadPoolExecutor() as pool:  # they sleep for most of their time
+        begun = {(*one, heeding): pool.submit(run, *one, heeding) for one in WORK for heeding in (True, False)}
+    for (work, limit, heeding), future in begun.items():
+        done, seconds = future.result()
+        assert (done.returncode, done.stdout) == (1, ""), (work, heeding)
+        assert done.stderr == f"penult: {OUT_OF_TIME.format(f'{limit:g}s')}\n", (work, heeding)
+        assert limit < seconds < 30, (work, heeding)
 
 
 def test_sigterm_beats_the_limit_and_keeps_its_exit_code() -> None:
