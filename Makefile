@@ -28,7 +28,7 @@ demo: setup  ## embed a small real corpus, compare heads, write a report
 	$(BIN)/penult demo $(DEMO)
 
 test: setup  ## the test suite
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 $(VENV)/track: requirements-track.txt $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-track.txt
