@@ -27,6 +27,7 @@ from featurestore.storage.fragments import Piece, data_names, deletion_names, di
 
 CLOCK_SLACK_NS = 2_000_000_000  # file times are coarser than the clock
 HINT, MOST_HINT_BYTES = "_versions/latest_version_hint.json", 4096
+CONFLICTS = 3  # tries of a commit: a server may speak of a conflict where nobody else has written
 MAX_OPEN = 4  # versions that a process keeps open, with what Lance caches of them: a command reads few tables, often
 MAX_VERSIONS = 2**64 - 1  # a manifest's name is this minus its version, so that the newest sorts first
 
@@ -102,6 +103,17 @@ class Versions:
         if hint in listed(hint.parent) and (size_of(hint) or 0) > MOST_HINT_BYTES:
             delete(hint)  # Lance reads it whole, whatever its size
         storage_of(self.path).confirm(self.path)
+        if not any(self._landed(operation, read_version) for _ in range(CONFLICTS)):
+            return False
+        with self.lease():  # so that a bucket is listed once for both
+            self.flush_version(began)
+            self.note(staged)
+        return True
+
+    def _landed(self, operation: Any, read_version: int) -> bool:
+        """Commit an operation; return False if there was a conflict."""
+        if max(self.versions(), default=0) != read_version:
+            return False  # another was first
         try:
             with self.writing():
                 lance.LanceDataset.commit(
@@ -109,9 +121,6 @@ class Versions:
                 )
         except CommitConflictError:
             return False
-        with self.lease():  # so that a bucket is listed once for both
-            self.flush_version(began)
-            self.note(staged)
         return True
 
     def checked(self, version: int | None = None, ids: Sequence[int] | None = None) -> Any:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from threading import Barrier
+from typing import Any
 
 import lance
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lance.commit import CommitConflictError
 
 from builders import Picture, label_rows
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound
@@ -653,3 +655,38 @@ def test_a_version_is_opened_once_and_a_table_in_the_place_of_another_anew(
     table.create(LABELS)
     table.commit("r2", table.stage([rows("r2", range(9))]))
     assert stored(table) == expected(r2=range(9))
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 3])
+def test_a_conflict_with_nobody_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int) -> None:
+    """A server may say so where it had trouble of its own; after a few times it is believed."""
+    table, real, said = Table(tmp_path / "labels.lance"), lance.LanceDataset.commit, list[int]()
+    table.create(LABELS)
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+
+    def commit(*arguments: Any, **options: Any) -> Any:
+        said.append(1)
+        if len(said) <= refusals:
+            raise CommitConflictError("conflict")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(lance.LanceDataset, "commit", commit)
+    staged = table.stage([rows("r2", range(1))])
+    if refusals < 3:
+        table.swap([piece.id for piece in table.pieces()], staged)
+        assert stored(table) == Counter({("0", "r2"): 1}) and len(said) == refusals + 1
+    else:
+        with pytest.raises(StoreError, match="Another writer changes"):
+            table.swap([piece.id for piece in table.pieces()], staged)
+        assert stored(table) == Counter({(str(n), "r1"): 1 for n in range(3)})
+
+
+def test_a_commit_after_somebody_elses_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, said = Table(tmp_path / "labels.lance"), list[int]()
+    table.create(LABELS)
+    before = table.version
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+    monkeypatch.setattr(lance.LanceDataset, "commit", lambda *_, **__: said.append(1))
+    with pytest.raises(StoreError, match="Another writer changes"):
+        table.swap([], table.stage([rows("r2", range(1))]), before)
+    assert not said
