@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice, repeat, takewhile
 from typing import TypeVar
 
 import pyarrow as pa
@@ -53,10 +53,8 @@ def read_ahead(items: Iterator[In], size: int) -> Iterator[In]:
     """Yield the items, which a thread reads in lists of ``size``: the next one while this one is worked on."""
     lists = batched(items, size)
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, lists, None)
-        while (found := coming.result()) is not None:
-            coming = pool.submit(next, lists, None)
-            yield from found
+        ahead = ahead_of(pool, lambda _: next(lists, []), repeat(None), 2)
+        yield from chain.from_iterable(takewhile(bool, ahead))
 
 
 def within(seconds: float, work: Callable[[], Out], late: Out) -> Out:

@@ -275,10 +275,13 @@ class Versions:
         for fragment in dataset.get_fragments():
             names.update(data_names(fragment.metadata), deletion_names(fragment.metadata))
         digests = {name: digest for text in staged for name, digest in digests_of(text).items()} | known.files
-        files = {}
-        for name, found in sorted(stats(self.path, names).items()):
-            with suppress(StoreCorrupt):  # a file of another writer whose commit lost
-                files[name] = digests.get(name) or ledger.digest(self.path / name, found.token)
+        found, files = stats(self.path, names), {}
+        for name in sorted(names):
+            if name in digests:
+                files[name] = digests[name]
+            elif name in found:
+                with suppress(StoreCorrupt):  # a file of another writer whose commit lost
+                    files[name] = ledger.digest(self.path / name, found[name].token)
         return ledger.Ledger(max(versions), dataset.count_rows(), files)
 
 

@@ -168,8 +168,8 @@ class _Disk(Look):
             return None
         return sorted(folders)
 
-    def says_labels(self, folder: str) -> bool:
-        return metadata_in(folder) is not None
+    def metadata_in(self, folder: str) -> str | None:
+        return metadata_in(folder)
 
     def holds_folders(self, folder: str) -> bool:
         try:

@@ -38,8 +38,8 @@ class Look(Protocol):
         """Return whether there are folders in a folder that count."""
         ...
 
-    def says_labels(self, folder: str) -> bool:
-        """Return whether a file in a folder says what the images below it are."""
+    def metadata_in(self, folder: str) -> str | None:
+        """Return the file in a folder that says what the images below it are; None if there is none."""
         ...
 
 
@@ -67,7 +67,7 @@ def _are_splits(folder: str, has_pictures: bool, names: list[str], look: Look, l
     named = [name for name in names if name.lower() in SPLITS]
     splits = {SPLITS[name.lower()] for name in named}
     inside = [look.below(folder, name) for name in named]
-    deep = any(map(look.holds_folders, inside)) or any(map(look.says_labels, [folder, *inside]))
+    deep = any(map(look.holds_folders, inside)) or any(map(look.metadata_in, [folder, *inside]))
     if len(splits) < 2:
         return False
     if has_pictures:

@@ -104,7 +104,7 @@ class _Keys(Look):
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self.metadata_in = cache(metadata_in)
+        self._metadata_in = cache(metadata_in)
 
     def first(self, root: str) -> tuple[bool, list[str]]:
         """Return whether there are images right below the root, and the folders that count."""
@@ -132,9 +132,9 @@ class _Keys(Look):
             return True
         return len(seen) == GLANCE and bool(self._that_count(self._bucket.level(folder)[1]))
 
-    def says_labels(self, folder: str) -> bool:
-        """Return whether a file in a folder says what the images below it are."""
-        return self.metadata_in(folder) is not None
+    def metadata_in(self, folder: str) -> str | None:
+        """Return the metadata file in a folder, asked for once."""
+        return self._metadata_in(folder)
 
     def _glance(self, uri: str) -> list[str]:
         return [key for key, _, _ in islice(self._bucket.listed(uri), GLANCE)]

@@ -44,7 +44,11 @@ READERS: dict[tuple[str, ...], Callable[[Any], Any]] = {
 
 
 class _Unreadable(Exception):
-    """A compressed tar that cannot be unpacked."""
+    """A compressed tar cannot be unpacked; ``cause`` says why. The cache takes an OSError for one of its own folder."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class _Copy(NamedTuple):
@@ -136,7 +140,7 @@ class Unpacked(Place):
             try:
                 cache.kept(known.path, lambda path: self._unpack(tar, known, path))
             except _Unreadable as error:
-                raise error.__cause__ if isinstance(error.__cause__, OSError) else OSError(str(error)) from error
+                raise error.cause from None
             _copies[tar] = known
             return known
 
@@ -156,9 +160,11 @@ class Unpacked(Place):
         try:
             with self._place.open(tar) as blob:
                 if (blob.size, blob.mtime_ns) != wanted[1:]:
-                    raise _Unreadable(f"{tar} changed while it was read")
+                    raise OSError(f"{tar} changed while it was read")
                 with reader(io.BufferedReader(BlobFile(blob), BLOCK)) as unpacked:
                     while data := unpacked.read(BLOCK):
                         yield data
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise _Unreadable(f"it is damaged: {error}") from error
+        except OSError as error:
+            raise _Unreadable(error) from error
+        except (EOFError, zlib.error, lzma.LZMAError) as error:
+            raise _Unreadable(OSError(f"it is damaged: {error}")) from error

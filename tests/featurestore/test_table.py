@@ -690,3 +690,14 @@ def test_a_commit_after_somebody_elses_is_not_tried_again(tmp_path: Path, monkey
     with pytest.raises(StoreError, match="Another writer changes"):
         table.swap([], table.stage([rows("r2", range(1))]), before)
     assert not said
+
+
+def test_a_file_that_is_lost_stays_in_the_ledger(tmp_path: Path) -> None:
+    """A commit that reads no rows must not make the loss of some unseen."""
+    table = Table(tmp_path / "labels.lance")
+    table.create(LABELS)
+    table.commit("r1", table.stage([rows("r1", range(3))]))
+    [lost] = table.pieces()[0].data
+    (tmp_path / "labels.lance" / lost).unlink()
+    table.swap([], table.stage([rows("r2", range(1))]))
+    assert lost in ledger.read(table.path).files
