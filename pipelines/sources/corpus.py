@@ -115,7 +115,8 @@ class Source(Listing):
 
     def _nothing_found(self) -> str:
         others = ", ".join(f"{count} × {name}" for name, count in self.ignored.most_common(5))
-        seen = "; ".join(self.problems[:3] + ([f"only {others}"] if others else [])) or "nothing"
+        seen = "; ".join(self.problems[:3] + ([f"only {others}"] if others else []))
+        seen = seen.removesuffix(".") or "nothing"
         return f"{self.location} has no images. Expected: {kinds.named(self.kind).looked_for}. Got: {seen}."
 
 
