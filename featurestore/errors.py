@@ -7,6 +7,7 @@ PenultError                 exit 1   one sentence: what is wrong and what to do 
 ├── ImageError                       one image that cannot be decoded; becomes a catalog row, never an exit
 ├── BackboneError                    weights that are missing or not the pinned ones
 ├── EngineError                      an engine or a precision this machine cannot run
+├── RunnerError                      a Beam runner that cannot be reached or left work undone; the rest is kept
 ├── StoreError                       the feature store
 │   ├── StoreNotFound                no store, or no such feature set or head in it
 │   ├── StoreLocked         exit 75  another run holds the store's lock
@@ -57,7 +58,7 @@ class ImageError(PenultError):
     """One image that cannot be decoded or embedded; ``error_type`` is a short stable word for counting.
 
     The words: ``empty``, ``not_an_image``, ``truncated``, ``corrupt``, ``too_large``,
-    ``unsupported``, ``vanished``, ``unreadable``, ``overflow``.
+    ``unsupported``, ``vanished``, ``unreadable``, ``overflow``, ``crashed``.
     """
 
     def __init__(self, error_type: str, message: str) -> None:
@@ -74,6 +75,10 @@ class BackboneError(PenultError):
 
 class EngineError(PenultError):
     """An engine or a precision that this machine cannot run."""
+
+
+class RunnerError(PenultError):
+    """A Beam runner that cannot be reached, or that left shards undone; what was finished is kept."""
 
 
 class StoreError(PenultError):

@@ -21,7 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import layout
+from featurestore import heartbeats, layout
+from featurestore.concurrency import side_by_side
 from featurestore.errors import StoreCorrupt, StoreError
 from featurestore.labels import with_origin
 from featurestore.runs import is_run_id
@@ -36,15 +37,12 @@ from featurestore.storage.files import (
     is_plain_name,
     listed,
     make_folder,
-    read_bytes,
     read_sealed,
     reading,
     replacing,
     sha256_of,
     write_sealed,
 )
-
-PROGRESS, PROGRESS_BYTES = ".progress", 20  # suffix of a progress file; its longest number
 
 PLAN = pa.schema(
     [
@@ -69,6 +67,12 @@ class ShardEntry:
     failures: dict[str, int]
     seconds: dict[str, float]
     rows_sha256: str | None = None  # of the rows file, added by ``finish``; older journals have none
+    worker: str | None = None  # who did it; older journals do not say
+
+    @property
+    def images(self) -> int:
+        """How many images of its plan are done: embedded, found to be known, or failed."""
+        return self.embedded + self.deduplicated + sum(self.failures.values())
 
 
 class Staging:
@@ -78,6 +82,8 @@ class Staging:
         self.run_id = run_id
         self.folder = layout.journal(store, run_id)
         self._shards = self.folder / layout.SHARDS
+        self._finished: dict[int, ShardEntry] = {}  # those that were read
+        self._good: set[str] = set()  # the driver's files that were checked
 
     def begin(self, feature_set: str) -> None:
         """Create the journal's folder and note the feature set that the run writes to.
@@ -117,9 +123,14 @@ class Staging:
         Raises:
             StoreCorrupt: the plan is damaged.
         """
+        return next(self.shard_plans([shard]))
+
+    def shard_plans(self, shards: Iterable[int]) -> Iterator[pa.RecordBatch]:
+        """Yield the planned images of some shards; raise what ``shard_plan`` raises."""
         path = self.folder / layout.PLAN
         with _arrow_errors(path), reading(path) as file:
-            return pa.ipc.open_file(file).get_batch(shard)
+            plan = pa.ipc.open_file(file)
+            yield from map(plan.get_batch, shards)
 
     def finish(self, entry: ShardEntry, rows: Iterable[pa.RecordBatch]) -> ShardEntry:
         """Write the catalog rows, then the entry; return the entry of whoever finished this shard first."""
@@ -129,8 +140,10 @@ class Staging:
                 for batch in rows:
                     writer.write_batch(batch)
             digest = sha256_of(temporary)
-        if not create_sealed(path, asdict(replace(entry, rows_sha256=digest))):
-            delete(rows_path)
+        whole = replace(entry, rows_sha256=digest)
+        if create_sealed(path, asdict(whole)):
+            return whole
+        delete(rows_path)
         return self._whole(self._entry(path))
 
     def entry(self, shard: int) -> ShardEntry | None:
@@ -142,11 +155,17 @@ class Staging:
 
     def entries(self) -> Iterator[ShardEntry]:
         """Yield the entries of all finished shards in order of shard number, without the damaged ones."""
-        numbers = {int(path.stem) for path in self._entry_paths() if path.stem.isdecimal()}
-        yield from filter(None, map(self.entry, sorted(numbers)))
+        numbers = sorted({int(path.stem) for path in self._entry_paths() if path.stem.isdecimal()})
+        unread = [number for number in numbers if number not in self._finished]
+        for number, entry in zip(unread, side_by_side(self.entry, unread), strict=True):
+            if entry is not None:
+                self._finished[number] = entry
+        yield from (self._finished[number] for number in numbers if number in self._finished)
 
     def damaged(self) -> list[PurePath]:
-        """Return the files of the journal that are missing or are not what the run wrote."""
+        """Return the files of the journal that are missing or are not what the run wrote; all are read anew."""
+        self._finished.clear()
+        self._good.clear()
         if self._told() is None:
             path = self.folder / layout.RECORD
             return [path] if exists(path) or is_link(path) else []
@@ -171,8 +190,9 @@ class Staging:
 
     def catalog_rows(self) -> Iterator[pa.RecordBatch]:
         """Yield the catalog rows of all finished shards."""
-        for entry in self.entries():
-            yield from _batches(self._shards / entry.rows_file)
+        paths = [self._shards / entry.rows_file for entry in self.entries()]
+        for batches in side_by_side(lambda path: list(_batches(path)), paths):
+            yield from batches
 
     def label_rows(self) -> Iterator[pa.RecordBatch]:
         """Yield the planned label rows (schema LABELS); none if planning did not end or the file is damaged."""
@@ -186,25 +206,39 @@ class Staging:
         """Return the uris of finished shards that had a catalog row before; all uris, if the plan is damaged."""
         try:
             self._noted(layout.PLAN, PLAN)
-            plans = [self.shard_plan(entry.shard) for entry in self.entries()]
+            plans = self.shard_plans(entry.shard for entry in self.entries())
             parts = [plan.column("uri").filter(plan.column("replaces")) for plan in plans]
         except StoreCorrupt:
             parts = [rows.column("uri") for rows in self.catalog_rows()]
         return pa.chunked_array(parts, pa.string())
 
-    def note_progress(self, shard: int, images: int) -> None:
-        """Note how many images of a running shard are done; losing this does no harm."""
-        path = self._shards / f"{shard}{PROGRESS}"
-        with suppress(StoreError), replacing(path, durable=False) as temporary:
-            temporary.write_text(str(images), encoding="utf-8")
+    def note_progress(self, shard: int, images: int, worker: str = "") -> None:
+        """Note how many images of a running shard are done, and who works on it; losing this does no harm."""
+        heartbeats.write(self._shards, shard, heartbeats.Note(images, worker))
 
-    def progress(self) -> int:
-        """Return the number of images done so far in all shards, as the workers noted it."""
-        images = 0
-        for path in (path for path in listed(self._shards) if path.suffix == PROGRESS):
-            with suppress(StoreError, ValueError):
-                images += int(read_bytes(path, PROGRESS_BYTES))
-        return images
+    def begun(self, shard: int) -> heartbeats.Note | None:
+        """Return the last note of who works, or has worked, on a shard; None if nobody has begun it."""
+        return heartbeats.read(self._shards, shard)
+
+    def begun_images(self) -> Iterator[str]:
+        """Yield the uris of shards that were begun and not finished: one of these images may have ended the run."""
+        with suppress(StoreError):
+            for shard in heartbeats.shards(self._shards):
+                if self.entry(shard) is None:
+                    yield from self.shard_plan(shard).column("uri").to_pylist()
+
+    def watch(self) -> heartbeats.Watch:
+        """Return what tells again and again how far the run is, as the workers noted it."""
+        return heartbeats.Watch(self._shards)
+
+    def is_open(self) -> bool:
+        """Return whether the run still goes on: its driver has neither committed nor abandoned it."""
+        return exists(self.folder / layout.RECORD)
+
+    def missing(self, shards: int) -> list[int]:
+        """Return the numbers, below ``shards``, of those that are not finished."""
+        finished = {entry.shard for entry in self.entries()}
+        return [shard for shard in range(shards) if shard not in finished]
 
     def remove(self) -> None:
         """Delete the journal after the commit; never follow a link in its place."""
@@ -230,13 +264,17 @@ class Staging:
         Raises:
             StoreCorrupt: the file is not what was written.
         """
-        path, told = self.folder / name, self._told()
-        if told is None:
-            return None
-        files = told.get("files", {name: None} if exists(path) else {})  # older journals note none
-        if name not in files:
-            return None
-        self._check(path, schema, files[name])
+        path = self.folder / name
+        if name not in self._good:
+            told = self._told()
+            if told is None:
+                return None
+            if (files := told.get("files")) is None:  # an older journal, which notes none
+                files = {name: None} if exists(path) else {}
+            if name not in files:
+                return None
+            self._check(path, schema, files[name])
+            self._good.add(name)
         return path
 
     def _entry_paths(self) -> list[PurePath]:
@@ -261,6 +299,7 @@ class Staging:
                 and isinstance(entry.fragments, list)
                 and all(map(_stays_inside, entry.fragments))
                 and is_plain_name(entry.rows_file)
+                and isinstance(entry.worker, str | None)
                 and path == self._entry_path(entry.shard)
             )
         except (TypeError, AttributeError) as error:

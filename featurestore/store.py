@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import PurePath
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore import header, labels, layout
+from featurestore.concurrency import side_by_side
 from featurestore.errors import StoreError, UsageError
 from featurestore.index import contains
 from featurestore.journal import ShardEntry, Staging, pending
@@ -32,6 +34,13 @@ from featurestore.storage.lock import locked
 from featurestore.storage.table import Table
 
 LOG = logging.getLogger("penult")
+
+
+class Recovered(NamedTuple):
+    """What ``recover`` found of dead runs: the ids of those that had rows, and the uris of the shards in work."""
+
+    runs: list[str]
+    begun: set[str]
 
 
 class FeatureStore(Reader):
@@ -90,20 +99,23 @@ class FeatureStore(Reader):
         """
         return locked(self.path)
 
-    def recover(self) -> list[str]:
-        """Commit the finished shards of dead runs; return the ids of the runs that had rows. The lock must be held.
+    def recover(self) -> Recovered:
+        """Commit the finished shards of dead runs. The lock must be held.
 
         A store of an older format version is upgraded to this one.
         """
         self.bring_up()
-        dead, recovered = pending(self.path), []
+        recovered = Recovered([], set())
+        dead = pending(self.path)
         for staging in dead:
             for path in staging.damaged():
                 LOG.warning("%s is damaged: what it stands for is embedded anew.", path)
             if staging.feature_set is None:
                 staging.remove()
                 continue
-            recovered += [staging.run_id] if staging.holds_rows() else []
+            if staging.holds_rows():
+                recovered.runs.append(staging.run_id)
+            recovered.begun.update(staging.begun_images())
             self.commit(staging, whole=True)
         for table in (self.catalog, self.labels, *map(self.table, self.sets())):
             table.note()  # a run may have died between a commit, or a cleanup, and its note
@@ -187,10 +199,14 @@ class FeatureStore(Reader):
                 LOG.warning("%s: its images are embedded anew by the next run.", problem)
             else:
                 fragments.append(fragment)
-        keys = [
-            np.concatenate([row_keys(*columns) for columns in table.staged_columns(f, ["sha256", "view"])])
-            for f in fragments
-        ]
+        keys = list(
+            side_by_side(
+                lambda f: np.concatenate(
+                    [row_keys(*columns) for columns in table.staged_columns(f, ["sha256", "view"])]
+                ),
+                fragments,
+            )
+        )
         if not keys:
             return []
         stored = [row_keys(b.column(0), b.column(1)) for b in table.scan(["sha256", "view"])]

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import inspect
+import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice, repeat, takewhile
-from typing import TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import pyarrow as pa
 
+from featurestore.concurrency import ahead_of
 from featurestore.machine import available_cores
 
 M_ARENA_MAX = -8  # from malloc.h
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+P = ParamSpec("P")
 
 
 @functools.cache
@@ -34,19 +37,39 @@ def bound_memory() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, available_cores())
 
 
-def ahead_of(pool: Executor, function: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
-    """Map a function over items in a pool, in order, with at most ``ahead`` results begun and not yet taken."""
-    begun: deque[Future[Out]] = deque()
-    try:
-        for item in items:
-            begun.append(pool.submit(function, item))
-            if len(begun) >= ahead:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        for future in begun:
-            future.cancel()
+class Once(Generic[P, Out]):
+    """A function whose last result is kept; threads that ask for it at the same time wait for one of them to make it.
+
+    A child process that is forked makes its own: threads of the parent, which a result may own, are not in it.
+    """
+
+    def __init__(self, function: Callable[P, Out]) -> None:
+        functools.update_wrapper(self, function)
+        self._signature = inspect.signature(function)
+        self._kept: Any = functools.lru_cache(maxsize=1)(function)
+        self._making = threading.RLock()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def __call__(self, *args: P.args, **options: P.kwargs) -> Out:
+        """Return the result, made now if it was made for other arguments."""
+        given = self._signature.bind(*args, **options)
+        given.apply_defaults()
+        with self._making:
+            return self._kept(*given.args, **given.kwargs)
+
+    def cache_clear(self) -> None:
+        """Forget the result."""
+        self._kept.cache_clear()
+
+    def _forget(self) -> None:
+        self._making = threading.RLock()  # another thread of the parent may have held it
+        self._kept.cache_clear()
+
+
+@Once
+def shared_pool(threads: int) -> ThreadPoolExecutor:
+    """Return the pool of this process, whose threads all shards share."""
+    return ThreadPoolExecutor(threads)
 
 
 def read_ahead(items: Iterator[In], size: int) -> Iterator[In]:

@@ -19,6 +19,7 @@ from featurestore.spec import DTYPES
 from featurestore.splits import Split
 from heads.comparison.space import DEFAULT, Evaluation, Search
 from heads.spec import HeadSpec
+from pipelines import runners
 from pipelines.backbones import DEFAULT as DEFAULT_BACKBONE
 from pipelines.backbones import MIN_INPUT_SIZE, PUBLISHED
 from pipelines.backbones.engine_options import EngineOptions, check_batch, check_engine
@@ -27,12 +28,6 @@ from pipelines.sources.listing import Hints
 
 MAX_SHARD_IMAGES = 2**20
 MAX_FAILURE_RATE = 0.05  # of a source's files, unless another is asked for
-RUNNER = "FnApiRunner"  # runs in this process
-RUNNERS = (RUNNER, "FlinkRunner")
-REFUSED_RUNNERS = {
-    "daskrunner": "it loses finished work and still reports success",
-    "directrunner": "it may start another runner, which it looks for on the network",
-}
 SCHEDULES = ("constant", "cosine")
 MAX_TOP = 1_000_000  # labels per image
 MOMENTUM = 0.9  # the default for sgd
@@ -56,7 +51,9 @@ class EmbedOptions:
     crop: str = "squash"
     engine: EngineOptions = EngineOptions()
     dtype: Annotated[str, Option("Stored as float16 or float32.")] = "float16"
-    shard_images: Annotated[int, Option("Images per shard: what a kill can cost at most.")] = 4096
+    shard_images: Annotated[
+        int | None, Option("Images per shard: what a kill can cost at most; by default what takes about 10 seconds.")
+    ] = None
     label_set: LabelSet = "default"
     retry_failed: Annotated[
         bool,
@@ -78,7 +75,7 @@ class EmbedOptions:
     ] = False
     views: int = 0  # random views per image, made with ``augmentation``; 0 embeds the images themselves
     augmentation: Augmentation | None = None
-    runner: Annotated[str, Option("Beam runner: FnApiRunner or FlinkRunner.")] = RUNNER
+    runner: Annotated[str, Option(f"Beam runner: {runners.NAMES}.")] = runners.IN_PROCESS
     runner_arguments: tuple[str, ...] = ()
 
     @property
@@ -89,7 +86,8 @@ class EmbedOptions:
     def check(self) -> None:
         """Raise UsageError for invalid options."""
         check_share("--max-removed", self.max_removed)
-        check_count("--shard-images", self.shard_images, 1, MAX_SHARD_IMAGES)
+        if self.shard_images is not None:
+            check_count("--shard-images", self.shard_images, 1, MAX_SHARD_IMAGES)
         check_count("--views", self.views, 0, MAX_VIEWS)
         check_label_set(self.label_set)
         if self.dtype not in DTYPES:
@@ -98,7 +96,7 @@ class EmbedOptions:
             raise UsageError("Views need an augmentation, and an augmentation needs views.")
         if self.augmentation is not None:
             self.augmentation.check()
-        _check_runner(self.runner)
+        runners.find(self.runner).check(self.runner_arguments)
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as a run's record stores them: those of the engine flattened, as in older records."""
@@ -305,16 +303,3 @@ def check_share(option: str, value: float) -> None:
     """Raise UsageError unless ``value`` is a share from 0 to 1."""
     if not 0 <= value <= 1:  # written so that NaN fails too
         raise UsageError(f"Expected: {option}, a share from 0 to 1. Got: {value}.")
-
-
-def _check_runner(name: str) -> None:
-    """Raise UsageError unless a Beam runner is one of RUNNERS, which are known to keep finished work.
-
-    Beam accepts several spellings of a runner's name, so the reason for a refusal is looked up for all of them.
-    """
-    if name in RUNNERS:
-        return
-    plain = name.rpartition(".")[2].lower()
-    why = REFUSED_RUNNERS.get(plain) or REFUSED_RUNNERS.get(plain + "runner")
-    refused = f" {name} is refused: {why}." if why else ""
-    raise UsageError(f"Expected: --runner {' or '.join(RUNNERS)}. Got: {name!r}.{refused}")

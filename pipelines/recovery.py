@@ -32,10 +32,11 @@ from featurestore.schema import OK, keys_of
 from featurestore.storage.base import storage_of
 from featurestore.storage.files import make_folder, replacing
 from featurestore.store import FeatureStore
+from pipelines import runners
 from pipelines.concurrency import batched
 from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import NOTHING_SAID, ROWS_PER_BATCH, as_statements, said_after
-from pipelines.options import RUNNER, EmbedOptions
+from pipelines.options import EmbedOptions
 from pipelines.predict import tap_of
 from pipelines.run_kinds import kind_of
 from pipelines.sources import corpus
@@ -205,7 +206,7 @@ def _manifest(store: FeatureStore, name: str, uris: list[str]) -> str:
 def _options(record: RunRecord) -> EmbedOptions:
     """Return the options of an embed run, with the Beam runner that works on every machine."""
     asked = EmbedOptions.from_json(record.parameters)
-    return replace(asked, runner=RUNNER, runner_arguments=(), retry_failed=False)
+    return replace(asked, runner=runners.IN_PROCESS, runner_arguments=(), retry_failed=False)
 
 
 def _newest_first(store: FeatureStore, *kinds: str) -> Iterator[RunRecord]:

@@ -253,8 +253,13 @@ def read_bytes(path: PurePath, limit: int) -> bytes:
 
 def sha256_of(path: PurePath) -> str:
     """Return the sha256 of a whole file, in hex; raise what ``reading`` raises."""
+    return measured(path)[0]
+
+
+def measured(path: PurePath) -> tuple[str, int]:
+    """Return the sha256 of a whole file, in hex, and its size in bytes; raise what ``reading`` raises."""
     with reading(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
 def is_plain_name(name: object) -> bool:

@@ -11,16 +11,17 @@ import json
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 import lance
 import pyarrow as pa
-from lance.fragment import write_fragments
+from lance.fragment import FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
 
 from featurestore.errors import StoreCorrupt, StoreError
 from featurestore.storage import ledger
-from featurestore.storage.base import storage_of
-from featurestore.storage.files import delete, flush, listed, sha256_of, size_of, stats
+from featurestore.storage.base import Stat, storage_of
+from featurestore.storage.files import delete, flush, listed, measured, size_of, stats
 from featurestore.storage.fragments import Replaced, addition, data_names, digests_of, fragment_of, rows_of
 from featurestore.storage.versions import Versions
 
@@ -151,20 +152,23 @@ class Table(Versions):
                 data_cache_bytes=WRITE_BUFFER_BYTES // len(schema),  # per column
                 storage_options=self.options,
             )
-        staged = []
-        with self.lease():
-            for fragment in fragments:
-                if problem := self.missing(fragment):  # Lance overlooks a failed last write
-                    raise StoreError(f"{problem}: make room there, then run the same command again.")
-                digests = {}
-                for name in data_names(fragment):
-                    flush(self.path / name)
-                    digests[name] = sha256_of(self.path / name)
-                staged.append(json.dumps({"fragment": fragment.to_json(), "sha256": digests}))
-            if staged:
-                flush(self.path / "data")
-                flush(self.path)  # the first fragment creates the folder
+        staged = [json.dumps({"fragment": one.to_json(), "sha256": self._digests(one)}) for one in fragments]
+        if staged:
+            flush(self.path / "data")
+            flush(self.path)  # the first fragment creates the folder
         return staged
+
+    def _digests(self, fragment: FragmentMetadata) -> dict[str, str]:
+        """Return the sha256 of a new fragment's files, in hex; raise StoreError if one is not whole."""
+        found, digests = {}, {}
+        for name in data_names(fragment):
+            flush(self.path / name, missing_ok=True)
+            with suppress(StoreCorrupt):
+                digests[name], size = measured(self.path / name)
+                found[name] = Stat("file", size, 0, "")
+        if problem := self.missing(fragment, found):  # Lance overlooks a failed last write
+            raise StoreError(f"{problem}: make room there, then run the same command again.")
+        return digests
 
     def staged_columns(self, staged: str, columns: list[str]) -> Iterator[list[pa.Array]]:
         """Read columns of a staged fragment in order, one batch at a time."""

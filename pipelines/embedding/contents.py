@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
@@ -24,7 +24,8 @@ class Contents:
         self._known, self._partly = KeySet(known), partly
         self._taken: dict[bytes, int] = {}  # content → the shard in progress that took it
         self._errors: dict[bytes, ImageError] = {}
-        self._lock = threading.Lock()
+        self._open: set[bytes] = set()  # those taken that are neither embedded nor failed yet
+        self._lock = threading.Condition()
 
     def take(self, key: bytes, shard: int) -> bool:
         """Return whether the caller must embed this content; true only for the first caller."""
@@ -32,7 +33,19 @@ class Contents:
             if key in self._taken or key in self._known:
                 return False
             self._taken[key] = shard
+            self._open.add(key)
             return True
+
+    def settle(self, keys: Iterable[bytes]) -> None:
+        """Note that contents are embedded."""
+        with self._lock:
+            self._open.difference_update(keys)
+            self._lock.notify_all()
+
+    def wait_for(self, keys: Collection[bytes]) -> None:
+        """Wait until other shards have settled contents that they took; all of the caller's own are settled by then."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._open.isdisjoint(keys))
 
     def stored_views(self, key: bytes) -> int:
         """Return how many views are stored of a content that lacks some."""
@@ -54,6 +67,8 @@ class Contents:
                 own = [key for key, owner in self._taken.items() if owner == shard]
                 for key in own:
                     del self._taken[key]
+                self._open.difference_update(own)
+                self._lock.notify_all()
                 if embedded and own:
                     self._known.add(np.array(own, "S32"))
 
@@ -61,6 +76,8 @@ class Contents:
         """Note why a content cannot be embedded, so that all files with this content get the error."""
         with self._lock:
             self._errors[key] = error
+            self._open.discard(key)
+            self._lock.notify_all()
 
     def error(self, key: bytes | None) -> ImageError | None:
         """Return why a content could not be embedded; None if there was no error."""

@@ -8,27 +8,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePath
+from types import ModuleType
 
-from featurestore.errors import StoreError, StoreNotFound, UsageError
+from featurestore.errors import RunnerError, StoreError, StoreNotFound, UsageError
 from featurestore.journal import Staging
 from featurestore.runs import RunRecord, utc_now
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
-from pipelines import signals
+from pipelines import runners, signals
 from pipelines.backbones import kept
 from pipelines.backbones.engine_options import check_request
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.concurrency import bound_memory
 from pipelines.embedding.job import EmbedJob
 from pipelines.embedding.membership import Membership, adopt
-from pipelines.embedding.plan import write_plan
+from pipelines.embedding.plan import Cut, Planned, shard_images, write_plan
 from pipelines.embedding.result import EmbedResult
 from pipelines.options import EmbedOptions
 from pipelines.sources import corpus
 
 POLL_SECONDS = 0.5
-Progress = Callable[[int, int], None]  # images done, images in all
+WATCH_SHARE = 0.05  # of the time that looking after the workers may take
+RERUNS = 2  # of what a runner left undone
+LOG = logging.getLogger("penult")
+Progress = Callable[..., None]  # images done, images in all; on a cluster also how many workers are alive
 
 
 def embed(
@@ -66,14 +71,15 @@ def embed(
         recovered = opened.recover()
         run_id = opened.new_run_id("embed")
         began(run_id)
-        result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered)
+        result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered.runs)
         started, planning = utc_now(), time.perf_counter()
         job = EmbedJob(opened.address, run_id, spec.set_name, tap, options.engine, options.views, options.augmentation)
-        to_embed = _planned(opened, job, listing, options, result, as_source)
+        cut = Cut(partial(_shard_images, job, options), recovered.begun)
+        planned = _planned(opened, job, listing, options, result, as_source, cut)
         result.seconds["plan"] = time.perf_counter() - planning
         try:
-            if to_embed:
-                _run_shards(job, to_embed, options, progress)
+            if planned.images:
+                _run_shards(replace(job, suspect_from=planned.apart_from), planned, options, progress)
         finally:  # finished shards are kept, even if an error ends the run
             staging = job.staging()
             result.count(staging.entries())
@@ -141,8 +147,9 @@ def _planned(
     options: EmbedOptions,
     result: EmbedResult,
     as_source: bool,
-) -> int:
-    """Begin the run's journal with its plan; return how many files to embed, after the canary if there are any."""
+    cut: Cut,
+) -> Planned:
+    """Begin the run's journal with its plan."""
     staging = job.staging()
     staging.begin(job.feature_set)
     try:
@@ -150,39 +157,95 @@ def _planned(
         if as_source:
             adopt(store, listing)
             membership = Membership(store, listing.uri, options.label_set, job.run_id)
-        to_embed = write_plan(store, staging, listing, options, result, membership)
-        if to_embed:
-            from pipelines.embedding.worker import settle_canary
-
-            settle_canary(job)
+        return write_plan(store, staging, listing, options, result, membership, cut)
     except BaseException:
         staging.remove()
         raise
-    return to_embed
 
 
-def _run_shards(job: EmbedJob, to_embed: int, options: EmbedOptions, progress: Progress | None) -> None:
-    """Embed the planned files in Beam."""
-    run = _import_beam()
-    shards = -(-to_embed // options.shard_images)
-    with _watching(job.staging(), to_embed, progress):
-        run(job, shards, options.runner, options.runner_arguments)
+def _shard_images(job: EmbedJob, options: EmbedOptions, images: int) -> int:
+    """Check what is to embed, before the first shard is planned; return how many images to put into a shard.
+
+    Args:
+        job, options: of the run.
+        images: how many there are at least.
+
+    Raises:
+        RunnerError: the runner cannot be reached.
+        SpecMismatch: see ``settle_canary``.
+    """
+    from pipelines.embedding.worker import settle_canary
+
+    runner = runners.find(options.runner)
+    runner.reach(options.runner_arguments)
+    per_image = settle_canary(job)
+    if options.shard_images is not None:
+        return options.shard_images
+    workers = import_beam().workers_of(runner, options.runner_arguments)
+    return shard_images(per_image, images, workers.cores, workers.processes)
+
+
+def _run_shards(job: EmbedJob, planned: Planned, options: EmbedOptions, progress: Progress | None) -> None:
+    """Embed the planned files in Beam, until the journal has an entry for each shard.
+
+    What the runner says is not asked. Shards that it left are run again, ``RERUNS`` times; then RunnerError is raised.
+    """
+    beam, staging = import_beam(), job.staging()
+    runner, arguments, missing = runners.find(options.runner), options.runner_arguments, list(range(planned.shards))
+    with _watching(staging, planned.images, progress, told=runner.name != runners.IN_PROCESS):
+        for reruns in reversed(range(1 + RERUNS)):
+            failed = _failure(partial(beam.run_shards, job, missing, runner, arguments))
+            if not (missing := staging.missing(planned.shards)):
+                return
+            gone = _failure(partial(runner.reach, arguments))
+            if gone or not reruns:
+                raise _left(staging, missing, planned.images, gone or failed)
+            LOG.warning(
+                "%s left %s of %s shards undone (%s): they are run again.",
+                *(runner.name, f"{len(missing):,}", f"{planned.shards:,}", failed or "it reported success"),
+            )
+
+
+def _failure(work: Callable[[], None]) -> RunnerError | None:
+    """Return how a runner fails at something; None if it says that it does not. Errors of the work are raised."""
+    try:
+        work()
+    except RunnerError as error:
+        return error
+    return None
+
+
+def _left(staging: Staging, missing: list[int], to_embed: int, failed: RunnerError | None) -> RunnerError:
+    """Return the error that says what a run has kept and what it lacks."""
+    lacking = sum(plan.num_rows for plan in staging.shard_plans(missing))
+    return RunnerError(
+        f"{str(failed).rstrip('.') if failed else 'The runner reported success'}; {to_embed - lacking:,} images are "
+        f"done and kept, {lacking:,} are not: the same command goes on from there."
+    )
 
 
 @contextmanager
-def _watching(staging: Staging, total: int, progress: Progress | None) -> Iterator[None]:
-    """Report progress while the block runs, read from the notes that workers on any machine leave in the journal."""
-    done = threading.Event()
+def _watching(staging: Staging, total: int, progress: Progress | None, told: bool) -> Iterator[None]:
+    """Report progress while the block runs, read from the notes that workers on any machine leave in the journal.
+
+    ``told``: say how many workers there are, too.
+    """
+    done, watch = threading.Event(), staging.watch()
 
     def tell() -> None:
         with suppress(StoreError):  # a bucket that is away: the run itself says so
-            progress and progress(staging.progress(), total)
+            if progress is not None:
+                found = watch.read()
+                progress(found.images, total, *([found.workers] if told else []))
 
-    def watch() -> None:
-        while not done.wait(POLL_SECONDS):
+    def follow() -> None:
+        pause = POLL_SECONDS
+        while not done.wait(pause):
+            began = time.monotonic()
             tell()
+            pause = max(POLL_SECONDS, (time.monotonic() - began) / WATCH_SHARE)
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=follow, daemon=True)
     watcher.start()
     try:
         yield
@@ -192,11 +255,11 @@ def _watching(staging: Staging, total: int, progress: Progress | None) -> Iterat
         tell()
 
 
-def _import_beam() -> Callable[..., None]:
+def import_beam() -> ModuleType:
     """Import Beam, only when it is needed, and without its warnings about clients that penult does not use."""
     logging.disable(logging.WARNING)
     try:
-        from pipelines.embedding.beam import run_shards
+        from pipelines.embedding import beam
     finally:
         logging.disable(logging.NOTSET)
-    return run_shards
+    return beam

@@ -9,22 +9,23 @@ from collections import defaultdict, deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.errors import ImageError
+from featurestore.errors import ImageError, PenultError
 from featurestore.journal import Staging
 from featurestore.schema import CATALOG, FAILED, OK
 from pipelines import signals
 from pipelines.embedding.contents import Contents
 from pipelines.embedding.job import EmbedJob
 from pipelines.images import decoder
+from pipelines.images.apart import Apart
 from pipelines.images.views import random_view
 from pipelines.sources import corpus, places
 
-HEARTBEAT_SECONDS = 0.5
 MAX_READS = 64  # at once
 MAX_BYTES_AHEAD = 256 * 2**20
 
@@ -80,9 +81,8 @@ class Feed:
     def __init__(self, staging: Staging, shard: int) -> None:
         self.files: list[File] = []
         self.ended = False
-        self._staging, self._shard = staging, shard
         self._planned = reading_ahead(_planned(staging, shard))
-        self._beat = time.monotonic()
+        self._over: PenultError | None = None
         self._lock = threading.Lock()
 
     def __iter__(self) -> Feed:
@@ -91,15 +91,18 @@ class Feed:
     def __next__(self) -> File:
         with self._lock:
             signals.check()
+            if self._over is not None:
+                raise self._over
             file = next(self._planned, None)
             if file is None:
                 self.ended = True
                 raise StopIteration
             self.files.append(file)
-            if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
-                self._beat = time.monotonic()
-                self._staging.note_progress(self._shard, len(self.files))
             return file
+
+    def stop(self, error: PenultError) -> None:
+        """Let whoever asks for the next file get an error instead."""
+        self._over = error
 
     def close(self) -> None:
         """Begin no further read, and wait for those that have begun."""
@@ -146,10 +149,13 @@ class Loader:
         shard: its number, which takes contents.
         contents: which need no embedding.
         clock: counts the seconds of reading and decoding.
+        by: decodes and measures: this process, or others where an image may have ended the process of a worker.
     """
 
-    def __init__(self, job: EmbedJob, shard: int, contents: Contents, clock: Clock) -> None:
-        self._job, self._shard, self._contents, self._clock = job, shard, contents, clock
+    def __init__(
+        self, job: EmbedJob, shard: int, contents: Contents, clock: Clock, by: Apart | ModuleType = decoder
+    ) -> None:
+        self._job, self._shard, self._contents, self._clock, self._by = job, shard, contents, clock, by
 
     def __call__(self, file: File) -> list[Picture]:
         """Fill in the fields of a file; return the views of it that must be embedded."""
@@ -175,9 +181,9 @@ class Loader:
         file.duplicate = not self._contents.take(file.key, self._shard)
         pictures: list[Picture] = []
         if file.duplicate:
-            file.width, file.height, file.format = decoder.measure(data)
+            file.width, file.height, file.format = self._by.measure(data)
         else:
-            picture = decoder.decode(data, self._job.tap.input_size, self._job.tap.crop)
+            picture = self._by.decode(data, self._job.tap.input_size, self._job.tap.crop)
             file.width, file.height, file.format = picture.width, picture.height, picture.format
             pictures = self._views(file.key, picture.pixels)
         self._clock.add("decode", since)

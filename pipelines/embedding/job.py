@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib.metadata
+import os
+import sys
+from dataclasses import dataclass, field
 
+from featurestore.errors import RunnerError
 from featurestore.journal import Staging
 from featurestore.storage.base import location
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.table import Tap
 from pipelines.images.augmentation import Augmentation
+
+
+def _installed() -> str:
+    return importlib.metadata.version("penult")
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,18 @@ class EmbedJob:
     engine: EngineOptions
     views: int = 0  # augmented views per image; 0 embeds the image itself
     augmentation: Augmentation | None = None
+    suspect_from: int = field(
+        default=sys.maxsize, compare=False
+    )  # shards from this one on hold images that a worker may have died of
+    version: str = field(default_factory=_installed)  # of the driver's penult
+
+    def check_version(self) -> None:
+        """Raise RunnerError if this process has another version of penult than the one that made the job."""
+        if (ours := _installed()) != self.version:
+            raise RunnerError(
+                f"Expected: penult {self.version} on the worker {os.uname().nodename}, as on the driver. Got: {ours}: "
+                "install the same version on both."
+            )
 
     def staging(self) -> Staging:
         """Return the run's journal."""

@@ -42,6 +42,7 @@ class EmbedResult:
     ignored: dict[str, int] = field(default_factory=dict)  # number of files that are not images, by extension
     problems: list[str] = field(default_factory=list)  # folders that could not be listed and the like
     seconds: dict[str, float] = field(default_factory=dict)
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name: shards, images, failures, seconds
     images_per_second: float = 0.0
 
     @property
@@ -73,7 +74,21 @@ class EmbedResult:
             self.failures = dict(Counter(self.failures) + Counter(entry.failures))
             for stage in STAGES:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + entry.seconds.get(stage, 0.0)
+            self._count_worker(entry)
         self.failed = sum(self.failures.values())
+
+    def _count_worker(self, entry: ShardEntry) -> None:
+        told = self.workers.setdefault(
+            entry.worker or "unknown", {"shards": 0, "images": 0, "failures": {}, "seconds": {}}
+        )
+        told["shards"] += 1
+        told["images"] += entry.images
+        told["failures"] = dict(Counter(told["failures"]) + Counter(entry.failures))
+        told["seconds"] = {
+            stage: round(told["seconds"].get(stage, 0.0) + entry.seconds[stage], 3)
+            for stage in STAGES
+            if stage in entry.seconds
+        }
 
     def finish(self, **seconds: float) -> None:
         """Note the seconds of stages that are no shard's, and round all of them."""

@@ -7,19 +7,18 @@ itself. Only embedded batches pass between threads, and memory is bounded by a f
 
 from __future__ import annotations
 
-import functools
 import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import repeat, takewhile
 
 import numpy as np
 import pyarrow as pa
 
+from featurestore.concurrency import ahead_of
 from featurestore.errors import ImageError, SpecMismatch
 from featurestore.journal import ShardEntry, Staging
 from featurestore.machine import available_cores
@@ -29,14 +28,18 @@ from pipelines.backbones import canary
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.engines import Engine, open_engine
 from pipelines.backbones.table import Tap
-from pipelines.concurrency import ahead_of, batched, bound_memory
+from pipelines.concurrency import Once, batched, bound_memory, shared_pool
 from pipelines.embedding.contents import Contents
 from pipelines.embedding.files import Clock, Feed, Loader, Picture, catalog_rows
+from pipelines.embedding.heartbeat import beating, worker_name
 from pipelines.embedding.job import EmbedJob
+from pipelines.images import decoder
+from pipelines.images.apart import Apart
 
 THREADS_PER_CORE = 2  # while one enters the engine or waits for a read, another computes
 BATCHES_AHEAD = 2  # per thread: batches begun and not yet taken
 ROWS_PER_WRITE = 1024
+SHARDS_IN_WORK = 2  # per process: one begins while another ends
 OVERFLOW = ImageError(
     "overflow",
     "The backbone's features of this image are not finite, or larger than what the set stores: "
@@ -44,17 +47,18 @@ OVERFLOW = ImageError(
 )
 
 Features = tuple[list[tuple[bytes, int]], np.ndarray]  # content and view of each row; float32 (n, d)
+_in_work = threading.BoundedSemaphore(SHARDS_IN_WORK)
 
 
-@functools.lru_cache(maxsize=1)
-def engine_for(tap: Tap, options: EngineOptions) -> Engine:
-    """Return the engine of this process, which is opened once."""
-    return open_engine(tap, options)
+@Once
+def engine_for(tap: Tap, options: EngineOptions, threads: int = 0) -> Engine:
+    """Return the engine of this process, which is opened once; ``threads`` as in ``open_engine``."""
+    return open_engine(tap, options, threads)
 
 
-def _engine_of(job: EmbedJob) -> Engine:
+def _engine_of(job: EmbedJob, threads: int) -> Engine:
     """Return the engine of this process; raise SpecMismatch if its vectors have another length than the set's."""
-    engine, width = engine_for(job.tap, job.engine), FeatureStore(job.store).spec(job.feature_set).width
+    engine, width = engine_for(job.tap, job.engine, threads), FeatureStore(job.store).spec(job.feature_set).width
     if engine.width != width:
         raise SpecMismatch(
             f"Expected: {width:,} numbers per image, as in {job.feature_set}. Got: {engine.width:,} from this "
@@ -63,58 +67,78 @@ def _engine_of(job: EmbedJob) -> Engine:
     return engine
 
 
-@functools.lru_cache(maxsize=1)
-def checked_engine(job: EmbedJob) -> Engine:
+@Once
+def checked_engine(job: EmbedJob, threads: int = 0) -> Engine:
     """Return the engine of this process, after checking once per run that its features agree with the set's.
 
     Raises:
         SpecMismatch: they do not agree; see ``pipelines.backbones.canary``.
     """
-    engine = _engine_of(job)
+    engine = _engine_of(job, threads)
     canary.check(FeatureStore(job.store), job.feature_set, engine)
     return engine
 
 
-def settle_canary(job: EmbedJob) -> None:
+def settle_canary(job: EmbedJob) -> float:
     """Give the set a canary if it needs one, and check the engine of this process against it.
 
     It is called once before the shards, with the store's lock held.
 
+    Returns:
+        About how many seconds of one core an image takes: those of the check, which is a full batch.
+
     Raises:
         SpecMismatch: the features of this process do not agree with those of the set.
     """
-    canary.settle(FeatureStore(job.store), job.feature_set, _engine_of(job))
+    engine = _engine_of(job, threads=0)
+    canary.settle(FeatureStore(job.store), job.feature_set, engine)
+    since = time.process_time()
     checked_engine(job)
+    return (time.process_time() - since) / engine.batch_size
 
 
-@functools.lru_cache(maxsize=1)
+@Once
 def _contents(store: str, run_id: str, feature_set: str, views: int) -> Contents:
     opened = FeatureStore(store)
     return Contents(opened.content_keys(feature_set, views or None), opened.view_counts(feature_set) if views else None)
 
 
-def embed_shard(job: EmbedJob, shard: int) -> ShardEntry:
+def embed_shard(job: EmbedJob, shard: int, cores: int = 0) -> ShardEntry:
     """Embed the files of one planned shard and return its entry in the journal.
 
-    A finished shard is not embedded again; its existing entry is returned. Files that fail become catalog rows.
+    A finished shard is not embedded again; its existing entry is returned. Files that fail become catalog rows. Several
+    threads of a process may call this at once: they share one engine and one pool of threads, and two of the shards
+    are in work, so that one begins while another ends.
+
+    Args:
+        job: what the shard is part of.
+        shard: its number.
+        cores: how many cores this process may use for all its shards; 0 for all that the machine gives it.
+
+    Raises:
+        RunnerError: this worker has another version of penult than the driver, or the run has ended.
     """
+    job.check_version()
     staging = job.staging()
     if (finished := staging.entry(shard)) is not None:
         return finished
     bound_memory()
     contents = _contents(job.store, job.run_id, job.feature_set, job.views)
-    with contents.of_shard(shard):
-        return _embed(job, staging, shard, contents)
+    with _in_work, contents.of_shard(shard):
+        return _embed(job, staging, shard, contents, cores or available_cores())
 
 
-def _embed(job: EmbedJob, staging: Staging, shard: int, contents: Contents) -> ShardEntry:
+def _embed(job: EmbedJob, staging: Staging, shard: int, contents: Contents, cores: int) -> ShardEntry:
     began = time.perf_counter()
     clock = Clock()
+    carefully = shard >= job.suspect_from or staging.begun(shard) is not None
     table = FeatureStore(job.store).table(job.feature_set)
-    with closing(Feed(staging, shard)) as feed:
-        loop = _Loop(job, table.schema, feed, Loader(job, shard, contents, clock), contents, clock)
+    with closing(Apart()) as apart, closing(Feed(staging, shard)) as feed, beating(staging, shard, feed):
+        load = Loader(job, shard, contents, clock, apart if carefully else decoder)
+        loop = _Loop(job, table.schema, feed, load, contents, clock, cores)
         fragments = table.stage(_timed(loop.rows(), clock, "_pull"))
     clock.seconds["write"] = time.perf_counter() - began - clock.seconds.pop("_pull", 0.0)
+    contents.wait_for({file.key for file in feed.files if file.duplicate and file.key is not None})
     for file in feed.files:
         file.error = file.error or contents.error(file.key)
     entry = ShardEntry(
@@ -125,8 +149,9 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: Contents) -> S
         deduplicated=sum(file.duplicate and not file.error for file in feed.files),
         failures=dict(Counter(file.error.error_type for file in feed.files if file.error)),
         seconds=dict(clock.seconds),
+        worker=worker_name(),
     )
-    staging.note_progress(shard, len(feed.files))
+    staging.note_progress(shard, len(feed.files), worker_name())
     return staging.finish(entry, [catalog_rows(feed.files, job.run_id)])
 
 
@@ -138,10 +163,11 @@ class _Loop:
     """
 
     def __init__(
-        self, job: EmbedJob, schema: pa.Schema, feed: Feed, load: Loader, contents: Contents, clock: Clock
+        self, job: EmbedJob, schema: pa.Schema, feed: Feed, load: Loader, contents: Contents, clock: Clock, cores: int
     ) -> None:
         self.embedded: set[bytes] = set()
-        self._engine = checked_engine(job)
+        self._engine = checked_engine(job, 0 if cores == available_cores() else cores)
+        self._threads = THREADS_PER_CORE * cores
         self._run_id, self._schema, self._dtype = job.run_id, schema, spec_of(schema).dtype
         self._feed, self._load, self._contents, self._clock = feed, load, contents, clock
         self._waiting: list[Picture] = []  # decoded, in no batch; per thread: below a file's views, at the end a batch
@@ -153,16 +179,15 @@ class _Loop:
         for group in batched(finite, max(1, ROWS_PER_WRITE // self._engine.batch_size)):
             keys, views = zip(*(row for rows, _ in group for row in rows), strict=True)
             self.embedded.update(keys)
+            self._contents.settle(keys)
             vectors = np.concatenate([vectors for _, vectors in group])
             yield features_batch(self._schema, np.array(keys, "S32"), vectors, self._run_id, np.array(views))
 
     def _inferred(self) -> Iterator[Features]:
-        count = THREADS_PER_CORE * available_cores()
-        with ThreadPoolExecutor(count) as pool:
-            calls = takewhile(lambda _: not self._feed.ended, repeat(None))
-            yield from filter(None, ahead_of(pool, self._fill_and_infer, calls, BATCHES_AHEAD * count))
-            rest = batched(self._waiting, self._engine.batch_size)
-            yield from ahead_of(pool, self._infer, rest, BATCHES_AHEAD * count)
+        pool, ahead = shared_pool(self._threads), BATCHES_AHEAD * self._threads
+        calls = takewhile(lambda _: not self._feed.ended, repeat(None))
+        yield from filter(None, ahead_of(pool, self._fill_and_infer, calls, ahead))
+        yield from ahead_of(pool, self._infer, batched(self._waiting, self._engine.batch_size), ahead)
 
     def _fill_and_infer(self, _: None) -> Features | None:
         return self._infer(batch) if (batch := self._fill()) else None

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from featurestore.concurrency import ahead_of
 from featurestore.dataset import Dataset, hex_ids
 from featurestore.errors import ImageError
 from featurestore.machine import available_cores
 from pipelines import signals
 from pipelines.backbones.table import Tap
-from pipelines.concurrency import ahead_of
 from pipelines.images import decoder
 from pipelines.images.augmentation import Augmentation
 from pipelines.images.views import random_view

@@ -67,7 +67,10 @@ def embed_for(work: Work, champion: Champion | None, feature_set: str) -> list[s
     ]
     if not made:
         return [f"No run says how {champion.feature_set} was embedded: new images are not embedded for the champion."]
-    options = replace(EmbedOptions.from_json(made[-1].parameters), runner=work.recipe.embed.runner)
+    ours = work.recipe.embed
+    options = replace(
+        EmbedOptions.from_json(made[-1].parameters), runner=ours.runner, runner_arguments=ours.runner_arguments
+    )
     try:
         for source in work.recipe.source.location:
             _embed(work, source, options, as_source=False)

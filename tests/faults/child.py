@@ -29,7 +29,7 @@ from typing import Any
 from conftest import CountingEngine
 from pipelines import __main__ as start
 from pipelines.embedding import worker
-from pipelines.embedding.embed import _import_beam
+from pipelines.embedding.embed import import_beam
 
 
 def strike_at(point: str, when: str, nth: int, number: int) -> None:
@@ -75,7 +75,7 @@ def run(words: Sequence[str]) -> None:
     if asked.fake:
         worker.open_engine = lambda *_args, **_options: CountingEngine(batch_size=8)  # type: ignore[assignment]
     if asked.command[0] == "embed":
-        _import_beam()
+        import_beam()
     sys.argv[1:] = asked.command
     print("ready", flush=True)
     if asked.wait:
@@ -88,7 +88,7 @@ def run(words: Sequence[str]) -> None:
 def each(mark: Path) -> list[str]:
     """Fork for each line of standard input, and return what it asks for in the fork; end with standard input."""
     warnings.filterwarnings("ignore", "lance is not fork-safe")  # it is until something of it has run
-    _import_beam()
+    import_beam()
     for line in sys.stdin:
         if (fork := os.fork()) == 0:
             os.dup2(2, 1)

@@ -398,8 +398,8 @@ def _folders(paths: list[str]) -> list[str]:
 
 
 def _may_be_lost(path: str) -> bool:
-    """Whether nobody relies on a file: it says who holds the lock, or how far a shard has come."""
-    return path == f"{STORE}/lock" or path.endswith(".progress")
+    """Whether nobody relies on a file: it says who holds the lock, how far a shard is, or another shard writes it."""
+    return path == f"{STORE}/lock" or path.endswith((".progress", ".tmp"))
 
 
 def _may_come_back(path: str) -> bool:

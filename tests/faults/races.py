@@ -560,12 +560,13 @@ WORDS = {
 @contextmanager
 def before_reading(change: Callable[[], object]) -> Iterator[None]:
     """Do something once, after the plan is made and before a file is read."""
-    real, left = worker.embed_shard, [change]
+    real, left, first = worker.embed_shard, [change], threading.Lock()
 
-    def embed_shard(job: worker.EmbedJob, shard: int) -> object:
-        while left:
-            left.pop()()
-        return real(job, shard)
+    def embed_shard(job: worker.EmbedJob, shard: int, cores: int) -> object:
+        with first:
+            while left:
+                left.pop()()
+        return real(job, shard, cores)
 
     with mock.patch("pipelines.embedding.beam.embed_shard", embed_shard):
         yield

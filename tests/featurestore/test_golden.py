@@ -200,7 +200,7 @@ def test_a_journal_is_committed(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "golden")
     assert [staging.damaged() for staging in pending(store.path)] == [[]]
     with store.lock():
-        assert store.recover() == [SECOND]
+        assert store.recover().runs == [SECOND]
     rows = {row["uri"]: row for row in store.catalog.read(["uri", "sha256", "run_id"]).to_pylist()}
     assert len(rows) == store.catalog.count() == 8
     assert rows[uri("a1")] == {"uri": uri("a1"), "sha256": key(13), "run_id": SECOND}

@@ -8,14 +8,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path, PurePath
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from builders import SPEC, Picture, catalog_rows, copy_to, journal, label_rows, put, take
+from featurestore import heartbeats
 from featurestore import journal as module
 from featurestore.errors import StoreCorrupt, StoreError
+from featurestore.heartbeats import Note, Progress
 from featurestore.journal import Staging, pending
 from featurestore.labels import with_origin
 from featurestore.layout import PLAN, PLANNED_LABELS, RECORD
@@ -105,6 +108,7 @@ WRONG_ENTRIES = [
     *({"embedded": value} for value in (-1, "2", True, 1.5)),
     *({"deduplicated": value} for value in (-1, "2", False, None)),
     *({"failures": value} for value in ({"empty": -1}, {"empty": "1"}, {"empty": 1, "corrupt": True}, None, [])),
+    *({"worker": value} for value in (3, ["one"], True)),
     *({"seconds": value} for value in ({"decode": "1"}, {"decode": 1.5, "read": None}, None, 3)),
     *({"fragments": value} for value in ("[]", {}, None, ["{"], [3], [None], ["[" * 10**5])),
     *({"fragments": [fragment(path=value)]} for value in ("../x.lance", "/etc/passwd", "", "..", 3)),
@@ -231,6 +235,7 @@ def test_what_holds_rows(staging: Staging) -> None:
         delete(path)
     assert staging.holds_rows()  # the labels
     change(staging.folder / RECORD, files={})
+    staging = Staging(staging.folder.parent.parent, "r1")  # what one has checked, it does not read again
     assert not staging.holds_rows()  # a file that is not noted was not finished
     assert staging.replaced_uris().to_pylist() == []
 
@@ -247,24 +252,84 @@ def test_what_may_not_be_read_is_not_damaged(staging: Staging, monkeypatch: pyte
 
 @pytest.mark.everywhere
 def test_progress_is_what_the_workers_have_said(staging: Staging) -> None:
-    assert staging.progress() == 0
+    watch = staging.watch()
+    assert watch.read() == Progress(0, 0)
     for shard, images in ((0, 7), (1, 20), (0, 12)):
         staging.note_progress(shard, images)
-    assert staging.progress() == 32
-    shards = staging.folder / "shards"
-    put(shards / "2.progress", b"1" * 20)
-    assert staging.progress() == 32 + int("1" * 20)
-    for odd in (b"1" * 21, b"x", b""):
-        put(shards / "2.progress", odd)
-        assert staging.progress() == 32
-    delete(shards)
-    assert staging.progress() == 0
+    assert watch.read() == Progress(32, 0)  # older workers say no name
+    staging.note_progress(0, 13, "one")
+    staging.note_progress(1, 21, "two")
+    staging.note_progress(2, 0, "two")
+    assert watch.read() == Progress(34, 2)
+    assert (staging.begun(0), staging.begun(3)) == (Note(13, "one"), None)
+    path = staging.folder / "shards" / "2.progress"
+    put(path, b"1" * 20)
+    assert watch.read() == staging.watch().read() == Progress(34 + int("1" * 20), 2)
+    for odd in (b"1" * 21, b"x", b"", b"1 a b", b"1 " + b"n" * 300):
+        put(path, odd)
+        assert watch.read().images == 34 and staging.begun(2) is None
+    delete(staging.folder / "shards")
+    assert staging.watch().read() == Progress(0, 0)
+
+
+def test_a_worker_that_says_nothing_new_is_not_counted_after_a_while(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(heartbeats, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    watch = staging.watch()
+    staging.note_progress(0, 1, "one")
+    staging.note_progress(1, 1, "two")
+    assert watch.read() == Progress(2, 2)
+    now[0] = 129
+    staging.note_progress(1, 2, "two")
+    assert watch.read() == Progress(3, 2)
+    now[0] = 130
+    assert watch.read() == Progress(3, 1)
+
+
+@pytest.mark.everywhere
+def test_only_notes_that_have_changed_are_read_again(staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shard in range(5):
+        staging.note_progress(shard, 1, "one")
+    watch, read, plain = staging.watch(), list[str](), heartbeats.read_bytes
+    assert watch.read().images == 5
+    monkeypatch.setattr(heartbeats, "read_bytes", lambda path, limit: read.append(path.name) or plain(path, limit))
+    staging.note_progress(3, 9, "one")
+    assert watch.read().images == 13 and read == ["3.progress"]
 
 
 def test_progress_into_a_folder_that_is_gone_is_lost_without_harm(staging: Staging) -> None:
     delete(staging.folder / "shards")
     staging.note_progress(0, 5)
-    assert staging.progress() == 0
+    assert staging.watch().read() == Progress(0, 0)
+
+
+@pytest.mark.everywhere
+def test_shards_without_an_entry_are_missing(staging: Staging) -> None:
+    """Whatever a runner says."""
+    assert staging.missing(2) == [] and staging.missing(4) == [2, 3]
+    path = staging.folder / "shards" / "0.json"
+    put(path, take(path)[:-5])
+    assert Staging(staging.folder.parent.parent, "r1").missing(4) == [0, 2, 3]
+
+
+@pytest.mark.everywhere
+def test_images_of_a_shard_that_was_begun_and_not_finished(staging: Staging) -> None:
+    for shard in (0, 1):
+        staging.note_progress(shard, 1, "one")
+    assert list(staging.begun_images()) == []
+    delete(staging.folder / "shards" / "1.json")
+    assert list(staging.begun_images()) == ["c", "d"]
+    delete(staging.folder / "shards" / "1.progress")
+    assert list(staging.begun_images()) == []
+
+
+@pytest.mark.everywhere
+def test_a_run_is_open_until_its_journal_is_removed(staging: Staging) -> None:
+    assert staging.is_open()
+    staging.remove()
+    assert not staging.is_open()
 
 
 # --- written so that a power cut loses nothing

@@ -118,7 +118,7 @@ def test_a_holder_that_slept_past_its_lease_commits_nothing(place: PurePath, mon
     assert state_of(place)["holder"] == "another driver"  # what was lost is not given back
     thief.release()
     with store.lock():
-        assert store.recover() == ["r2"] and store.catalog.count() == 6
+        assert store.recover().runs == ["r2"] and store.catalog.count() == 6
 
 
 def test_a_holder_that_slept_while_nobody_came_goes_on(place: PurePath, monkeypatch: pytest.MonkeyPatch) -> None:

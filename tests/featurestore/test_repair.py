@@ -418,7 +418,7 @@ def test_a_damaged_journal_ledger_and_canary_are_put_aside(store: PurePath) -> N
     assert rows_of(store) == (CATALOG_ROWS, LABEL_ROWS, CONTENTS)
     opened = FeatureStore(store)
     with opened.lock():
-        assert opened.recover() == ["r3"]
+        assert opened.recover().runs == ["r3"]
     assert list(verify(store)) == [] and opened.catalog.count() == 25
 
 

@@ -374,7 +374,7 @@ def test_a_journal(storage: MemoryStorage) -> None:
     assert [one.run_id for one in pending(STORE)] == ["r1"] and staging.damaged() == [staging.folder / "labels.arrow"][
         :0
     ]
-    assert list(staging.entries()) == [entry] and staging.progress() == 5
+    assert list(staging.entries()) == [entry] and staging.watch().read().images == 5
     assert [batch.column("uri").to_pylist() for batch in staging.catalog_rows()] == [["a"]]
     staging.remove()
     assert pending(STORE) == [] and not storage.files

@@ -503,7 +503,7 @@ def test_commit_is_completed_after_a_crash_at_any_step(
     for expected_ids in (["r2"], []):  # the second recovery has nothing to do
         again = FeatureStore(filled.path)
         with again.lock():
-            assert again.recover() == expected_ids
+            assert again.recover().runs == expected_ids
         assert uris(again.catalog) == sorted([str(i) for i in range(100)] + [c.uri for c in copies] + ["bad"])
         assert uris(again.labels) == sorted([str(i) for i in range(100)] + [c.uri for c in copies])
         assert contents(again) == sorted([key(b"%d" % i) for i in range(100)] + [key(p.content) for p in changed])
@@ -523,7 +523,7 @@ def test_a_note_that_a_killed_run_owes_is_made_by_the_next(filled: FeatureStore,
     current = ledger.read(one.path)
     ledger.write(one.path, ledger.Ledger(current.version - 1, 0, {}))
     with filled.lock():
-        assert filled.recover() == []
+        assert filled.recover().runs == []
     known = ledger.read(one.path)
     assert (known.version, known.rows) == (
         current.version,
@@ -546,7 +546,7 @@ def test_only_finished_shards_are_recovered(store: FeatureStore) -> None:
     rows = pictures(range(30))
     journal(store, "r1", [rows[:10], rows[10:20], rows[20:]], finished=2)
     with store.lock():
-        assert store.recover() == ["r1"]
+        assert store.recover().runs == ["r1"]
     assert uris(store.catalog) == sorted(str(i) for i in range(20))
     assert len(contents(store)) == 20
     assert store.labels.count() == 30  # labels belong to the plan, not to a shard
@@ -555,7 +555,7 @@ def test_only_finished_shards_are_recovered(store: FeatureStore) -> None:
 def test_a_run_that_died_before_its_first_word_is_forgotten(filled: FeatureStore) -> None:
     (filled.path / "staging" / "r9" / "shards").mkdir(parents=True)
     with filled.lock():
-        assert filled.recover() == []  # it had finished nothing
+        assert filled.recover().runs == []  # it had finished nothing
     assert pending(filled.path) == []
 
 
@@ -598,7 +598,7 @@ def test_a_shard_whose_fragment_is_damaged_is_left_to_the_next_run(
         damaged = bytearray(newest.read_bytes())
         damaged[50] ^= 1
         newest.write_bytes(damaged)
-        assert filled.recover() == ["r2"] and newest.name in caplog.text
+        assert filled.recover().runs == ["r2"] and newest.name in caplog.text
         assert {name: table.state() for name, table in tables_of(filled).items() if name != "labels"} == before
         filled.commit(journal(filled, "r3", [pictures(range(60, 70))]))
     assert filled.catalog.count() == filled.table(NAME).count() == before["catalog"]["rows"] + 10
@@ -608,7 +608,7 @@ def test_recovery_says_what_was_damaged(filled: FeatureStore, caplog: pytest.Log
     with filled.lock():
         staging = journal(filled, "r2", [pictures([60]), pictures([61])])
         (staging.folder / "shards" / "0.json").write_bytes(b"x")
-        assert filled.recover() == ["r2"]
+        assert filled.recover().runs == ["r2"]
     assert [
         f"{path} is damaged: what it stands for is embedded anew." for path in [staging.folder / "shards/0.json"]
     ] == (caplog.messages)

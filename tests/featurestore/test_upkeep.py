@@ -402,7 +402,7 @@ def test_tidying_up_after_one_dead_run_leaves_the_next_ones_work(tmp_path: Path)
     with store.lock(), mock.patch.object(compaction, "MAX_VERSIONS", 1):  # cleaned up after each
         for run in (1, 2, 3):
             journal(store, f"r{run}", [pictures(range(2 * run, 2 * run + 2))])
-        assert store.recover() == ["r1", "r2", "r3"]
+        assert store.recover().runs == ["r1", "r2", "r3"]
     assert FeatureStore(store.path).to_arrow().num_rows == 6
     assert verify(store.path) == []
 

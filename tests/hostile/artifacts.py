@@ -575,7 +575,7 @@ def odd_journal(what: str, folder: Path) -> None:
     spoil, kept = ODD_JOURNALS[what]
     spoil(store)
     with harmless(folder):
-        Staging(store, PENDING).progress()
+        Staging(store, PENDING).watch().read()
         refused = use(store)
     assert not refused, refused
     after = catalog_of(store)

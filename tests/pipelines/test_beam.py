@@ -13,7 +13,9 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from featurestore.errors import StoreCorrupt, UsageError
+from featurestore.errors import PenultError, StoreCorrupt, UsageError
+from featurestore.machine import available_cores
+from pipelines import runners
 from pipelines.demo import write_digits
 from pipelines.embedding import beam
 
@@ -21,8 +23,8 @@ from pipelines.embedding import beam
 def test_every_shard_is_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
     embedded: list[Any] = []
     monkeypatch.setattr(beam, "embed_shard", lambda *given: embedded.append(given) or SimpleNamespace(embedded=1))
-    beam.run_shards("job", 5, "FnApiRunner")  # type: ignore[arg-type]
-    assert sorted(embedded) == [("job", shard) for shard in range(5)]
+    beam.run_shards("job", [1, 2, 4, 7, 9], runners.find("FnApiRunner"))  # type: ignore[arg-type]
+    assert sorted(embedded) == [("job", shard, available_cores()) for shard in (1, 2, 4, 7, 9)]
     assert logging.getLogger("apache_beam.runners.common").level == logging.CRITICAL
 
 
@@ -33,7 +35,7 @@ def test_the_error_of_a_worker_is_raised_as_it_was(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(beam, "embed_shard", fail)
     with pytest.raises(type(error)) as caught:
-        beam.run_shards("job", 1, "FnApiRunner")  # type: ignore[arg-type]
+        beam.run_shards("job", [0], runners.find("FnApiRunner"))  # type: ignore[arg-type]
     assert caught.value.args == error.args
 
 
@@ -50,15 +52,16 @@ def chained(*errors: BaseException, suppressed: bool = False) -> BaseException:
 def test_the_error_that_a_worker_raised_is_found_under_what_beam_made_of_it() -> None:
     own, disk, other = UsageError("Give one."), OSError(28, "full"), RuntimeError("x")
     copy = UsageError("Give one. [while running 'ParDo']")
-    assert beam._own_error(chained(RuntimeError("a"), RuntimeError("b"), own)) is own
-    assert beam._own_error(chained(RuntimeError("a"), disk, suppressed=True)) is disk
-    assert beam._own_error(chained(copy, own)) is own
-    assert beam._own_error(own) is own
-    assert beam._own_error(chained(own, disk)) is own
-    assert beam._own_error(chained(other, RuntimeError("y"))) is other
+    assert beam._own_error(chained(RuntimeError("a"), RuntimeError("b"), own), (PenultError, OSError)) is own
+    assert beam._own_error(chained(RuntimeError("a"), disk, suppressed=True), (PenultError, OSError)) is disk
+    assert beam._own_error(chained(copy, own), (PenultError, OSError)) is own
+    assert beam._own_error(own, (PenultError, OSError)) is own
+    assert beam._own_error(chained(own, disk), (PenultError, OSError)) is own
+    assert beam._own_error(chained(other, RuntimeError("y")), (PenultError, OSError)) is None
+    assert beam._own_error(chained(other, disk), (PenultError,)) is None
     hidden = chained(RuntimeError("a"), disk, suppressed=True)
     hidden.__suppress_context__ = True
-    assert beam._own_error(hidden) is hidden
+    assert beam._own_error(hidden, (PenultError, OSError)) is None
 
 
 def test_digits_are_pictures_of_their_grey_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

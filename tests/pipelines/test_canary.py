@@ -273,7 +273,7 @@ def test_a_worker_on_another_machine_asks_for_itself(
 ) -> None:
     """The driver found nothing wrong; this process would."""
     write_picture(corpus / "a" / "new.png", 100)
-    monkeypatch.setattr(worker, "settle_canary", lambda _: other_numbers(monkeypatch))
+    monkeypatch.setattr(worker, "settle_canary", lambda _: other_numbers(monkeypatch) or 0.01)
     with pytest.raises(SpecMismatch, match="canary"):
         embed(str(corpus), store)
     assert engine.images == 0 and FeatureStore(store).table(canary_of(store).parent.stem).count() == 30

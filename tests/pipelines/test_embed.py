@@ -19,7 +19,7 @@ import pytest
 
 from conftest import CountingEngine, write_picture
 from featurestore.errors import BucketError, SourceError, SpecMismatch, StoreLocked, TooManyFailures, UsageError
-from featurestore.journal import Staging
+from featurestore.heartbeats import Watch
 from featurestore.store import FeatureStore
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.table import Tap
@@ -71,6 +71,11 @@ def test_what_a_run_says_of_itself(
     assert seconds["infer"] >= 5 * 0.05 > seconds["read"]  # five shards of a batch at most
     assert told.pop("images_per_second") == pytest.approx(30 / total, rel=0.05)
     run_id, name, fingerprint = (told.pop(key) for key in ("run_id", "feature_set", "fingerprint"))
+    ((worker, did),) = told.pop("workers").items()
+    assert worker == f"{os.uname().nodename}-{os.getpid()}"
+    spent = did.pop("seconds")
+    assert did == {"shards": 5, "images": 30, "failures": {}}
+    assert spent == {stage: pytest.approx(seconds[stage], abs=0.01) for stage in ("read", "decode", "infer", "write")}
     labels = told.pop("labels")
     assert (labels["classes"], labels["unlabelled"]) == ({"a": 10, "b": 10, "c": 10}, 0)
     nothing = {
@@ -90,6 +95,7 @@ def test_what_a_run_says_of_itself(
     assert (again.pop("feature_set"), again.pop("fingerprint")) == (name, fingerprint)
     seconds = again.pop("seconds")
     assert [seconds[stage] for stage in ("read", "decode", "infer", "write")] == [0, 0, 0, 0]
+    assert again.pop("workers") == {}
     del again["labels"]
     assert again == nothing | {
         "seen": 30,
@@ -360,8 +366,8 @@ def test_refusals_leave_nothing_behind(corpus: Path, tmp_path: Path, engine: Cou
     with pytest.raises(SourceError, match="has no images"):
         embed(str(tmp_path / "nothing"), store)
     assert not list((store / "staging").iterdir())
-    with pytest.raises(UsageError, match="DaskRunner is refused"):
-        embed(str(corpus), store, EmbedOptions(runner="DaskRunner"))
+    with pytest.raises(UsageError, match="DirectRunner is refused"):
+        embed(str(corpus), store, EmbedOptions(runner="DirectRunner"))
     with FeatureStore(store).lock(), pytest.raises(StoreLocked) as locked:
         embed(str(corpus), store, SMALL_SHARDS)
     assert locked.value.exit_code == 75
@@ -373,7 +379,7 @@ def test_progress_that_cannot_be_read_ends_nothing(
 ) -> None:
     asked = threading.Event()
 
-    def away(_: Staging) -> int:
+    def away(_: Watch) -> int:
         asked.set()
         raise BucketError("The bucket is away.")
 
@@ -384,7 +390,7 @@ def test_progress_that_cannot_be_read_ends_nothing(
 
     plain = CountingEngine.__call__
     monkeypatch.setattr(CountingEngine, "__call__", slowly)
-    monkeypatch.setattr(Staging, "progress", away)
+    monkeypatch.setattr(Watch, "read", away)
     done = embed(str(corpus), tmp_path / "store", SMALL_SHARDS, progress=lambda *_: pytest.fail("told"))
     assert counts(done) == {"seen": 30, "new": 30, "embedded": 30}
 
@@ -428,7 +434,7 @@ def test_features_beyond_float16_are_failures_that_name_the_way_out(
 def opens(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> list[Tap]:
     """The taps for which an engine was opened."""
     opened: list[Tap] = []
-    monkeypatch.setattr(worker, "open_engine", lambda tap, _options: opened.append(tap) or engine)
+    monkeypatch.setattr(worker, "open_engine", lambda tap, *_: opened.append(tap) or engine)
     return opened
 
 

@@ -489,7 +489,7 @@ EMBEDS = {
     "crop": "squash",
     "engine": ENGINE,
     "dtype": "float16",
-    "shard_images": 4096,
+    "shard_images": None,
     "label_set": "default",
     "retry_failed": False,
     "split_folders": True,
@@ -800,7 +800,8 @@ def test_engines_are_opened_as_they_were_asked_for(
 ) -> None:
     opened: list[tuple[Any, ...]] = []
 
-    def open_engine(tap: Tap, asked: EngineOptions) -> CountingEngine:
+    def open_engine(tap: Tap, asked: EngineOptions, threads: int = 0) -> CountingEngine:
+        assert not threads  # all that there are
         opened.append((*astuple(asked), tap.layer, tap.pooling, tap.input_size, tap.crop))
         return CountingEngine(8)
 

@@ -89,7 +89,7 @@ KEYS: dict[str, tuple[str, Written]] = {
     "embed.label_column": ("embed.label_column", TEXT),
     "embed.max_removed": ("embed.max_removed", SHARE),
     "embed.accept_removed": ("embed.accept_removed", TRUE | FALSE),
-    "embed.runner": ("embed.runner", one_of("FnApiRunner", "FlinkRunner")),
+    "embed.runner": ("embed.runner", one_of("FnApiRunner", "fnapi", "FlinkRunner", "SparkRunner", "DataflowRunner")),
     "embed.runner_arguments": ("embed.runner_arguments", texts()),
     "embed.squash": ("embed.crop", st.just(("true", "squash")) | st.just(("false", "squash"))),
     "embed.center_crop": ("embed.crop", st.just(("true", "center"))),

@@ -22,7 +22,6 @@ from pipelines import signals
 ROWS_SHOWN = 12  # of a list that may be long
 LINE_SECONDS = 10  # between progress lines if stderr is not a terminal
 
-Report = Callable[[int, int], None]  # done, total
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 if not _console.is_terminal:
@@ -63,6 +62,13 @@ def table(rows: Sequence[Mapping[str, Any]], limit: int | None = None) -> None:
     _log.rows(rows[:limit])
     if limit and len(rows) > limit:
         say(f"… and {len(rows) - limit} more")
+
+
+class Report(Protocol):
+    """Shows progress."""
+
+    def __call__(self, done: int, total: int, workers: int = 0) -> None:
+        """Show what is done of what is to do, and how many workers of a cluster are at it, if there are any."""
 
 
 class Log(Protocol):
@@ -111,15 +117,23 @@ class TextLog:
         """Show a bar on a terminal, else write lines now and then."""
         if not _console.is_terminal:
             yield _now_and_then(
-                lambda done, total, rate: self.line(f"{what}: {done:,} of {total:,}, {rate:.1f} per second")
+                lambda done, total, rate, workers: self.line(
+                    f"{what}: {done:,} of {total:,}, {rate:.1f} per second{_by(workers)}"
+                )
             )
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        pace = TextColumn("{task.fields[pace]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), pace, TimeRemainingColumn())
         with Progress(*columns, console=_console, transient=True) as progress:
-            task = progress.add_task(what, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+            task, began = progress.add_task(what, total=None, pace=""), time.monotonic()
+
+            def report(done: int, total: int, workers: int = 0) -> None:
+                rate = done / max(time.monotonic() - began, 1e-9)
+                progress.update(task, completed=done, total=total, pace=f"{rate:.0f} per second{_by(workers)}")
+
+            yield report
 
 
 class JsonLog(logging.Handler):
@@ -153,7 +167,11 @@ class JsonLog(logging.Handler):
     @contextmanager
     def bar(self, what: str) -> Iterator[Report]:
         """Write an object now and then, on a terminal too."""
-        yield _now_and_then(lambda done, total, _: _write(_json("info", what=what, done=done, total=total)))
+
+        def write(done: int, total: int, _rate: float, workers: int) -> None:
+            _write(_json("info", what=what, done=done, total=total, **({"workers": workers} if workers else {})))
+
+        yield _now_and_then(write)
 
 
 LOGGER = logging.getLogger("penult")
@@ -187,18 +205,22 @@ def _short(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={_text(value)}" for name, value in parameters.items()) or "no parameters"
 
 
-def _now_and_then(report: Callable[[int, int, float], None]) -> Report:
-    """Return a callback (done, total) that reports every 10 seconds, with how many were done per second."""
+def _now_and_then(report: Callable[[int, int, float, int], None]) -> Report:
+    """Return what reports every 10 seconds, with how many were done per second."""
     began = last = time.monotonic()
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, workers: int = 0) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= LINE_SECONDS:
             last = now
-            report(done, total, done / (now - began))
+            report(done, total, done / (now - began), workers)
 
     return progress
+
+
+def _by(workers: int) -> str:
+    return f", {workers:,} worker{'s' if workers > 1 else ''}" if workers else ""
 
 
 def _json(level: str, **told: Any) -> str:
