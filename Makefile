@@ -10,7 +10,7 @@ COUNT ?= 200
 # The tests start penult some hundred times; to compile it anew is a quarter of a start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-airflow test-track faults mutants check bench docs lock clean
+.PHONY: help setup demo test test-airflow test-track cluster-up cluster-down faults mutants check bench docs lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -45,6 +45,12 @@ $(AIRFLOW)/installed: requirements-airflow.txt
 test-airflow: setup $(AIRFLOW)/installed  ## the Dags of examples/airflow in a real Airflow, in an environment of its own
 	PENULT_COMMAND=$(abspath $(BIN))/penult $(AIRFLOW)/bin/python -m pytest -c tests/airflow/pytest.ini tests/airflow
 
+cluster-up: setup  ## a Dask cluster and an S3 server on this machine, to try penult on; says how
+	$(BIN)/python examples/cluster/local.py up
+
+cluster-down: setup  ## end exactly what make cluster-up started
+	$(BIN)/python examples/cluster/local.py down
+
 faults: setup  ## the fault battery, whole: SEED=0 COUNT=200 PARTS="kills disk" MATCH="at call"; takes hours
 	cd tests && PYTHONPATH=$(CURDIR) $(abspath $(BIN))/python -m faults --seed $(SEED) --count $(COUNT) $(if $(PARTS),--only $(PARTS)) $(if $(MATCH),--match "$(MATCH)")
 
@@ -73,11 +79,11 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upg
 
 lock: setup  ## resolve the requirements anew for Python 3.11 to 3.13
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(COMPILE) $(addprefix --extra ,lite export dev) --output-file requirements.txt pyproject.toml
+	$(COMPILE) $(addprefix --extra ,lite dask export dev) --output-file requirements.txt pyproject.toml
 	$(COMPILE) --group mutants --constraint requirements.txt --output-file requirements-mutants.txt
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["track"], sep="\n")' \
 		| $(COMPILE) --constraint requirements.txt --output-file requirements-track.txt -
 	$(COMPILE) --group airflow --output-file requirements-airflow.txt
 
 clean:  ## remove the environments, the demo and what make mutants has kept
-	rm -rf $(VENV) $(AIRFLOW) $(DEMO) .mutants
+	rm -rf $(VENV) $(AIRFLOW) $(DEMO) .mutants .cluster
