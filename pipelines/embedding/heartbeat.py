@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from featurestore.errors import RunnerError, StoreError
 from featurestore.journal import Staging
@@ -21,6 +21,12 @@ def worker_name() -> str:
     return f"{os.uname().nodename}-{os.getpid()}"
 
 
+def check_open(staging: Staging) -> None:
+    """Raise RunnerError if a run has ended, whose worker this process is."""
+    if not staging.is_open():
+        raise RunnerError(f"The run {staging.run_id} has ended: this worker's shard is not needed.")
+
+
 @contextmanager
 def beating(staging: Staging, shard: int, feed: Feed) -> Iterator[None]:
     """Note in the journal how far a shard is while the block runs; end its feed if the run has ended meanwhile."""
@@ -30,11 +36,14 @@ def beating(staging: Staging, shard: int, feed: Feed) -> Iterator[None]:
         pause = BEAT_SECONDS
         while not over.wait(pause):
             began = time.monotonic()
-            with suppress(StoreError):  # a journal that is away for a while
-                if not staging.is_open():
-                    feed.stop(RunnerError(f"The run {staging.run_id} has ended: this worker's shard is not needed."))
-                    return
+            try:
+                check_open(staging)
                 staging.note_progress(shard, len(feed.files), worker_name())
+            except RunnerError as error:
+                feed.stop(error)
+                return
+            except StoreError:  # a journal that is away for a while
+                pass
             pause = max(BEAT_SECONDS, (time.monotonic() - began) / SHARE)
 
     thread = threading.Thread(target=beat, daemon=True)

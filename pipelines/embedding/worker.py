@@ -31,7 +31,7 @@ from pipelines.backbones.table import Tap
 from pipelines.concurrency import Once, batched, bound_memory, shared_pool
 from pipelines.embedding.contents import Contents
 from pipelines.embedding.files import Clock, Feed, Loader, Picture, catalog_rows
-from pipelines.embedding.heartbeat import beating, worker_name
+from pipelines.embedding.heartbeat import beating, check_open, worker_name
 from pipelines.embedding.job import EmbedJob
 from pipelines.images import decoder
 from pipelines.images.apart import Apart
@@ -56,9 +56,15 @@ def engine_for(tap: Tap, options: EngineOptions, threads: int = 0) -> Engine:
     return open_engine(tap, options, threads)
 
 
+@Once
+def _opened(store: str, _run_id: str) -> FeatureStore:
+    """Return the store, which is opened once per run."""
+    return FeatureStore(store)
+
+
 def _engine_of(job: EmbedJob, threads: int) -> Engine:
     """Return the engine of this process; raise SpecMismatch if its vectors have another length than the set's."""
-    engine, width = engine_for(job.tap, job.engine, threads), FeatureStore(job.store).spec(job.feature_set).width
+    engine, width = engine_for(job.tap, job.engine, threads), _opened(job.store, job.run_id).spec(job.feature_set).width
     if engine.width != width:
         raise SpecMismatch(
             f"Expected: {width:,} numbers per image, as in {job.feature_set}. Got: {engine.width:,} from this "
@@ -75,7 +81,7 @@ def checked_engine(job: EmbedJob, threads: int = 0) -> Engine:
         SpecMismatch: they do not agree; see ``pipelines.backbones.canary``.
     """
     engine = _engine_of(job, threads)
-    canary.check(FeatureStore(job.store), job.feature_set, engine)
+    canary.check(_opened(job.store, job.run_id), job.feature_set, engine)
     return engine
 
 
@@ -91,7 +97,7 @@ def settle_canary(job: EmbedJob) -> float:
         SpecMismatch: the features of this process do not agree with those of the set.
     """
     engine = _engine_of(job, threads=0)
-    canary.settle(FeatureStore(job.store), job.feature_set, engine)
+    canary.settle(_opened(job.store, job.run_id), job.feature_set, engine)
     since = time.process_time()
     checked_engine(job)
     return (time.process_time() - since) / engine.batch_size
@@ -99,7 +105,7 @@ def settle_canary(job: EmbedJob) -> float:
 
 @Once
 def _contents(store: str, run_id: str, feature_set: str, views: int) -> Contents:
-    opened = FeatureStore(store)
+    opened = _opened(store, run_id)
     return Contents(opened.content_keys(feature_set, views or None), opened.view_counts(feature_set) if views else None)
 
 
@@ -132,7 +138,7 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: Contents, core
     began = time.perf_counter()
     clock = Clock()
     carefully = shard >= job.suspect_from or staging.begun(shard) is not None
-    table = FeatureStore(job.store).table(job.feature_set)
+    table = _opened(job.store, job.run_id).table(job.feature_set)
     with closing(Apart()) as apart, closing(Feed(staging, shard)) as feed, beating(staging, shard, feed):
         load = Loader(job, shard, contents, clock, apart if carefully else decoder)
         loop = _Loop(job, table.schema, feed, load, contents, clock, cores)
@@ -151,6 +157,7 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: Contents, core
         seconds=dict(clock.seconds),
         worker=worker_name(),
     )
+    check_open(staging)
     staging.note_progress(shard, len(feed.files), worker_name())
     return staging.finish(entry, [catalog_rows(feed.files, job.run_id)])
 

@@ -9,6 +9,8 @@ import sys
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +19,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import CountingEngine, write_picture
-from featurestore.errors import BucketError, SourceError, SpecMismatch, StoreLocked, TooManyFailures, UsageError
+from conftest import CountingEngine, first_canary, write_picture
+from featurestore.errors import (
+    BucketError,
+    ImageError,
+    RunnerError,
+    SourceError,
+    SpecMismatch,
+    StoreLocked,
+    TooManyFailures,
+    UsageError,
+)
 from featurestore.heartbeats import Watch
+from featurestore.journal import PLAN
 from featurestore.store import FeatureStore
+from pipelines import runners
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.table import Tap
-from pipelines.embedding import worker
+from pipelines.embedding import beam, heartbeat, worker
 from pipelines.embedding.contents import Contents
 from pipelines.embedding.embed import EmbedResult, embed
+from pipelines.embedding.job import EmbedJob
 from pipelines.options import EmbedOptions
 
 SMALL_SHARDS = EmbedOptions(shard_images=7, engine=EngineOptions(batch_size=8))
@@ -272,12 +286,13 @@ def test_bundles_repeated_add_nothing_twice(corpus: Path, tmp_path: Path, engine
 def test_an_error_in_the_engine_keeps_finished_shards(
     corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    calm = CountingEngine.__call__
+    calm, one_by_one = CountingEngine.__call__, threading.Lock()
 
     def fails_late(self: CountingEngine, pixels: np.ndarray) -> np.ndarray:
-        if self.images >= 14:
-            raise error
-        return calm(self, pixels)
+        with one_by_one:
+            if self.images >= 14:
+                raise error
+            return calm(self, pixels)
 
     monkeypatch.setattr(CountingEngine, "__call__", fails_late)
     with pytest.raises(Exception, match="it broke") as caught:
@@ -289,6 +304,142 @@ def test_an_error_in_the_engine_keeps_finished_shards(
     assert counts(embed(str(corpus), tmp_path / "store", SMALL_SHARDS)) == {
         "seen": 30, "new": 16, "unchanged": 14, "embedded": 16,
     }  # fmt: skip
+
+
+def lies(monkeypatch: pytest.MonkeyPatch, leaves: int, error: Exception | None = None) -> list[list[int]]:
+    """Let the runner leave the last shards undone in its first runs, and report success or fail; which it was given."""
+    plain, given = beam.run_shards, list[list[int]]()
+
+    def run_shards(job: EmbedJob, shards: list[int], runner: runners.Runner, arguments: tuple[str, ...]) -> None:
+        given.append(list(shards))
+        if len(given) > leaves:
+            plain(job, shards, runner, arguments)
+            return
+        if shards[:-2]:
+            plain(job, shards[:-2], runner, arguments)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(beam, "run_shards", run_shards)
+    return given
+
+
+@pytest.mark.parametrize("error", [None, RunnerError("The scheduler is gone.")], ids=["success", "an error"])
+def test_what_a_runner_has_left_undone_is_run_again_whatever_it_says(
+    corpus: Path,
+    tmp_path: Path,
+    engine: CountingEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception | None,
+) -> None:
+    given = lies(monkeypatch, 2, error)
+    assert counts(embed(str(corpus), tmp_path / "store", SMALL_SHARDS)) == {"seen": 30, "new": 30, "embedded": 30}
+    assert given == [[0, 1, 2, 3, 4], [3, 4], [3, 4]] and engine.images == 30
+    why = "The scheduler is gone." if error else "it reported success"
+    assert caplog.messages == [f"FnApiRunner left 2 of 5 shards undone ({why}): they are run again."] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(None, "The runner reported success"), (RunnerError("The scheduler is gone."), "The scheduler is gone")],
+    ids=["success", "an error"],
+)
+def test_a_run_that_lacks_shards_in_the_end_says_how_many_images_they_are(
+    corpus: Path,
+    tmp_path: Path,
+    engine: CountingEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    why: str,
+) -> None:
+    with monkeypatch.context() as patch:
+        given = lies(patch, 99, error)
+        with pytest.raises(RunnerError) as left:
+            embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert str(left.value) == (f"{why}; 21 images are done and kept, 9 are not: the same command goes on from there.")
+    assert left.value.exit_code == 1 and len(given) == 3
+    store = FeatureStore(tmp_path / "store")
+    assert store.catalog.count() == store.table(store.resolve()).count() == 21
+    assert counts(embed(str(corpus), tmp_path / "store", SMALL_SHARDS)) == {
+        "seen": 30, "new": 9, "unchanged": 21, "embedded": 9,
+    }  # fmt: skip
+
+
+def test_work_that_fails_is_not_run_again(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = lies(monkeypatch, 99, SpecMismatch("Expected: the same numbers. Got: others."))
+    with pytest.raises(SpecMismatch):
+        embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
+    assert len(given) == 1 and FeatureStore(tmp_path / "store").catalog.count() == 21
+
+
+def test_a_worker_whose_run_has_ended_stops(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that slept past every timeout: it adds nothing, and ends without reading what is left."""
+    store = tmp_path / "store"
+    jobs, plain = list[EmbedJob](), CountingEngine.__call__
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    with monkeypatch.context() as patch, pytest.raises(RunnerError):
+        patch.setattr(beam, "run_shards", lambda job, *_: jobs.append(job))
+        embed(str(corpus), store, EmbedOptions())
+    (job, *_rest) = jobs
+    late = FeatureStore.create(store).new_run_id("embed")
+    job = replace(job, run_id=late)
+    staging = job.staging()
+    staging.begin(job.feature_set)
+    with staging.writer("plan", PLAN) as plan:
+        rows = [(f"file://{path}", path.stat().st_size, 0, -1, False) for path in sorted(corpus.rglob("*.png"))]
+        plan.write_batch(
+            pa.record_batch([pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), PLAN, strict=True)], PLAN)
+        )
+
+    def ended_meanwhile(self: CountingEngine, pixels: np.ndarray) -> np.ndarray:
+        if self.images == 0 and pixels[0].tobytes() not in first_canary(pixels.shape[1]):
+            staging.remove()
+            time.sleep(0.3)
+        return plain(self, pixels)
+
+    monkeypatch.setattr(CountingEngine, "__call__", ended_meanwhile)
+    with pytest.raises(RunnerError, match=f"^The run {late} has ended: this worker's shard is not needed.$"):
+        worker.embed_shard(job, 0)
+    assert FeatureStore(store).catalog.count() == 0 and not staging.folder.exists()
+
+
+def test_shards_of_a_process_share_one_engine_and_its_threads(
+    corpus: Path, tmp_path: Path, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a Dask worker of four threads that may use one core."""
+    opened, names, plain = list[tuple[object, ...]](), set[str](), CountingEngine.__call__
+    jobs = list[EmbedJob]()
+
+    def open_slowly(*given: object) -> CountingEngine:
+        time.sleep(0.2)
+        opened.append(given)
+        return engine
+
+    def noted(self: CountingEngine, pixels: np.ndarray) -> np.ndarray:
+        if pixels[0].tobytes() not in first_canary(pixels.shape[1]):
+            names.add(threading.current_thread().name)
+        return plain(self, pixels)
+
+    def run_shards(job: EmbedJob, shards: list[int], *_: object) -> None:
+        jobs.append(job)
+        worker.engine_for.cache_clear()
+        worker.checked_engine.cache_clear()
+        opened.clear()
+        with ThreadPoolExecutor(4) as tasks:
+            list(tasks.map(lambda shard: worker.embed_shard(job, shard, 1), shards))
+
+    monkeypatch.setattr(worker, "open_engine", open_slowly)
+    monkeypatch.setattr(worker, "available_cores", lambda: 8)
+    monkeypatch.setattr(CountingEngine, "__call__", noted)
+    monkeypatch.setattr(beam, "run_shards", run_shards)
+    assert embed(str(corpus), tmp_path / "store", SMALL_SHARDS).embedded == 30
+    assert [threads for *_, threads in opened] == [1]
+    assert 1 <= len(names) <= worker.THREADS_PER_CORE
 
 
 def test_manifest_gives_labels_splits_and_groups(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
@@ -480,6 +631,29 @@ def test_vectors_of_another_length_are_refused(
     with pytest.raises(SpecMismatch, match=r"Expected: 12 numbers per image, as in efficientnet-lite0-\w+\. Got: 13"):
         embed(str(corpus), store)
     assert len(FeatureStore(store).runs()) == 1 and not list((store / "staging").glob("*"))
+
+
+def test_a_shard_waits_for_what_another_has_taken_to_be_embedded_or_to_fail() -> None:
+    """Else a copy of an image whose decoding fails a moment later would be told to be good."""
+    good, bad, lost = (bytes([n]) * 32 for n in range(1, 4))
+    contents, over = Contents(np.array([], "S32")), list[str]()
+
+    def other() -> None:
+        contents.wait_for({good, bad, lost})
+        over.append("waited")
+
+    with suppress(OSError), contents.of_shard(1):
+        assert all(contents.take(key, 1) for key in (good, bad, lost)) and not contents.take(bad, 2)
+        thread = threading.Thread(target=other)
+        thread.start()
+        contents.settle([good])
+        contents.fail(bad, ImageError("corrupt", "It is."))
+        thread.join(0.1)
+        assert not over
+        raise OSError("the shard ends")
+    thread.join(10)
+    assert over and contents.error(bad) is not None
+    contents.wait_for([bytes(32)])  # nobody has taken it
 
 
 def test_contents_of_a_shard_that_failed_are_taken_again() -> None:
