@@ -10,7 +10,7 @@ COUNT ?= 200
 # The tests start penult some hundred times; to compile it anew is a quarter of a start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-airflow test-track cluster-up cluster-down faults mutants check bench docs lock clean
+.PHONY: help setup demo test test-airflow test-track test-prism cluster-up cluster-down faults mutants check bench docs lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -44,6 +44,12 @@ $(AIRFLOW)/installed: requirements-airflow.txt
 
 test-airflow: setup $(AIRFLOW)/installed  ## the Dags of examples/airflow in a real Airflow, in an environment of its own
 	PENULT_COMMAND=$(abspath $(BIN))/penult $(AIRFLOW)/bin/python -m pytest -c tests/airflow/pytest.ini tests/airflow
+
+$(VENV)/prism:
+	GOBIN=$(abspath $(VENV)) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
+
+test-prism: setup $(VENV)/prism  ## embed on Prism, a portable runner, which Go builds first
+	PENULT_PRISM=$(abspath $(VENV))/prism $(BIN)/python -m pytest tests/pipelines/test_clusters.py -k prism
 
 cluster-up: setup  ## a Dask cluster and an S3 server on this machine, to try penult on; says how
 	$(BIN)/python examples/cluster/local.py up

@@ -21,7 +21,6 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import clusters
-
 from benchmarks.corpus import write_crops
 from benchmarks.report import show
 

@@ -105,17 +105,18 @@ def dask(folder: Path, workers: int = 2, threads: int = 1) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def job_service(folder: Path) -> Iterator[list[str]]:
-    """Beam's own job service and a pool of workers; yields what ``penult embed`` is told to run on them."""
-    jobs, pool = free_ports(2)
+def job_service(folder: Path, prism: str | None = None) -> Iterator[list[str]]:
+    """A portable runner (Beam's own job service, or Prism) and a pool of workers; yields penult's options for them."""
+    jobs, web, pool = free_ports(3)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the pool starts a bare ``python``
+    python = [sys.executable, "-m"]
+    service = [*python, "apache_beam.runners.portability.local_job_service_main", f"--job_port={jobs}"]
+    if prism is not None:
+        service = [prism, f"-job_port={jobs}", f"-web_port={web}"]
+    workers = [*python, "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"]
     processes = []
     with (folder / "jobs.log").open("wb") as log:
-        for module, port in (
-            ("apache_beam.runners.portability.local_job_service_main", f"--job_port={jobs}"),
-            ("apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"),
-        ):
-            command = [sys.executable, "-m", module, port]
+        for command in (service, workers):
             processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ) | {"PATH": path}))
     try:
         for port in (jobs, pool):

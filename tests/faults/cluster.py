@@ -24,9 +24,9 @@ from functools import cache, partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-import clusters
 import numpy as np
 
+import clusters
 import object_servers
 from conftest import write_picture
 from faults import Faults, invariant, own_folder

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import until
 
+from clusters import until
 from conftest import write_picture
 from featurestore.errors import ImageError
 from pipelines.images import apart, decoder

@@ -12,12 +12,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import clusters
+import distributed
 import pytest
 
+import clusters
 from conftest import write_picture
 from featurestore.errors import RunnerError
+from featurestore.machine import available_cores
 from featurestore.store import FeatureStore
+from pipelines import runners
+from pipelines.embedding import beam
 from pipelines.embedding.embed import embed
 from pipelines.embedding.job import EmbedJob
 from pipelines.options import EmbedOptions
@@ -109,6 +113,14 @@ def test_on_dask_the_rows_are_those_of_one_process_though_a_worker_is_killed(
     assert followed[-1] == (IMAGES + 1, IMAGES + 1, len(workers))
 
 
+def test_a_worker_minds_the_threads_that_dask_gave_it(dask: clusters.Cluster) -> None:
+    with distributed.Client(dask.address, set_as_default=False) as client:
+        assert client.submit(beam.cores_of_worker).result(60) == 1
+    assert beam.cores_of_worker() == available_cores()
+    workers = beam.workers_of(runners.find("dask"), dask.runner[3:])
+    assert workers == beam.Workers(2, 1)
+
+
 def test_a_signal_ends_the_work_on_the_cluster_and_keeps_what_is_finished(folder: Path, dask: clusters.Cluster) -> None:
     process, store = start(folder, folder / "interrupted", *dask.runner), folder / "interrupted"
     with asleep_after_some_shards(dask, store):
@@ -142,8 +154,13 @@ def test_without_its_scheduler_a_run_says_what_it_lacks(folder: Path, dask: clus
     check_equal(store, folder / "alone")
 
 
-def test_on_a_portable_runner_the_rows_are_those_of_one_process(folder: Path, tmp_path: Path) -> None:
-    with clusters.job_service(tmp_path) as runner:
+@pytest.mark.parametrize("engine", ["job service", "prism"])
+def test_on_a_portable_runner_the_rows_are_those_of_one_process(folder: Path, tmp_path: Path, engine: str) -> None:
+    """Prism is tested by `make test-prism`, which builds it."""
+    prism = os.environ.get("PENULT_PRISM") if engine == "prism" else None
+    if engine == "prism" and prism is None:
+        pytest.skip("PENULT_PRISM names no Prism: make test-prism")
+    with clusters.job_service(tmp_path, prism) as runner:
         options = EmbedOptions(shard_images=SHARD, runner="PortableRunner", runner_arguments=tuple(runner[3:]))
         result = embed(str(folder / "corpus"), tmp_path / "store", options)
     check_equal(tmp_path / "store", folder / "alone")
