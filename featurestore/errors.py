@@ -6,7 +6,7 @@ PenultError                 exit 1   one sentence: what is wrong and what to do 
 │   └── NoPictures                   a corpus without a single image
 ├── ImageError                       one image that cannot be decoded; becomes a catalog row, never an exit
 ├── BackboneError                    weights that are missing or not the pinned ones
-├── EngineError                      an engine or a precision this machine cannot run
+├── EngineError                      an engine, a precision or a job that this machine cannot run
 ├── RunnerError                      a Beam runner that cannot be reached or left work undone; the rest is kept
 ├── StoreError                       the feature store
 │   ├── StoreNotFound                no store, or no such feature set or head in it
@@ -74,7 +74,7 @@ class BackboneError(PenultError):
 
 
 class EngineError(PenultError):
-    """An engine or a precision that this machine cannot run."""
+    """An engine, a precision or a job that this machine cannot run."""
 
 
 class RunnerError(PenultError):

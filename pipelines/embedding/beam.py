@@ -7,7 +7,9 @@ What the runner says of its success is not asked: it may have lost shards and sa
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,8 +19,19 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from featurestore import errors
 from featurestore.concurrency import ahead_of
-from featurestore.errors import BucketError, PenultError, RunnerError
+from featurestore.errors import (
+    BackboneError,
+    BucketError,
+    EngineError,
+    PenultError,
+    RunnerError,
+    SpecMismatch,
+    StoreCorrupt,
+    StoreError,
+    UsageError,
+)
 from featurestore.machine import available_cores
 from pipelines import signals
 from pipelines.concurrency import batched
@@ -28,6 +41,7 @@ from pipelines.runners import DASK, IN_PROCESS, Runner, value_of
 
 POLL_SECONDS = 0.2
 GUESSED_WORKERS = 16
+PASSED_ON = {BackboneError, EngineError, RunnerError, SpecMismatch, StoreCorrupt, StoreError, UsageError}
 
 
 class EmbedShards(beam.DoFn):
@@ -88,23 +102,24 @@ def run_shards(job: EmbedJob, shards: Sequence[int], runner: Runner, arguments: 
         arguments: options of that runner, as on a command line.
 
     Raises:
+        UsageError: Beam refuses an option.
         PenultError, OSError: a worker raised it, or the run was interrupted.
         RunnerError: the runner failed.
     """
     shared = runner.name != IN_PROCESS
     size = shards_per_task(len(shards), workers_of(runner, arguments).processes) if shared else len(shards)
     tasks = list(batched(shards, size))
-    pipeline = beam.Pipeline(options=PipelineOptions(runner.arguments(arguments, len(tasks))))
+    pipeline = beam.Pipeline(options=_options(runner.arguments(arguments, len(tasks))))
     _ = pipeline | beam.Create(tasks) | beam.ParDo(EmbedShards(job))  # Create reshuffles by itself
-    _silence()
     try:
-        result = pipeline.run()
-        try:
-            _wait(result)
-        finally:
-            _close(result)
+        with _silence():
+            result = pipeline.run()
+            try:
+                _wait(result)
+            finally:
+                _close(result)
     except (Exception, CancelledError) as error:
-        own = _own_error(error, (PenultError,) if shared else (PenultError, OSError))
+        own = _own_error(error, (PenultError,) if shared else (PenultError, OSError)) or _named_error(error)
         if own is None and not shared:
             raise
         if own is None or (isinstance(own, BucketError) and own.passing):  # the next try may go well
@@ -112,11 +127,35 @@ def run_shards(job: EmbedJob, shards: Sequence[int], runner: Runner, arguments: 
         raise own from error
 
 
-def _silence() -> None:
-    """Keep the loggers of Beam and Dask from telling of errors, which are raised instead."""
+def _options(arguments: list[str]) -> PipelineOptions:
+    """Parse options for Beam; raise UsageError where Beam would end the process."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions(arguments)
+            options.get_all_options()  # which parses them
+    except SystemExit:
+        raise UsageError(
+            f"Beam refuses an option of the runner: {_said(said.getvalue()).rpartition('error: ')[2]}."
+        ) from None
+    return options
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep Beam and Dask from telling of errors while the block runs: they are raised instead."""
     silent = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
     for name in ("apache_beam.runners.common", *silent):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def not_of_beam(record: logging.LogRecord) -> bool:
+        return "apache_beam" not in record.pathname
+
+    logging.root.addFilter(not_of_beam)  # what a portable runner says; not what other loggers pass on
+    try:
+        yield
+    finally:
+        logging.root.removeFilter(not_of_beam)
 
 
 def _wait(result: Any) -> None:
@@ -160,7 +199,14 @@ def _own_error(error: BaseException, kinds: tuple[type[BaseException], ...]) -> 
     return None
 
 
-def _said(error: BaseException) -> str:
-    """Return the last line of what a runner says, which may be a worker's traceback."""
+def _named_error(error: BaseException) -> PenultError | None:
+    """Return the PenultError whose traceback a portable runner passes on as text; None if it is another error's."""
+    found = re.fullmatch(r"featurestore\.errors\.(\w+): (.+?)( \[while running .*)?", _said(error))
+    kind = getattr(errors, found[1], None) if found else None
+    return kind(found[2]) if found and kind in PASSED_ON else None
+
+
+def _said(error: BaseException | str) -> str:
+    """Return the last line of what Beam or a runner says, which may be a worker's traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return (lines[-1].strip() if lines else type(error).__name__).rstrip(".")

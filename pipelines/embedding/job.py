@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 
-from featurestore.errors import RunnerError
+from featurestore.errors import EngineError
 from featurestore.journal import Staging
 from featurestore.storage.base import location
 from pipelines.backbones.engine_options import EngineOptions
@@ -36,9 +36,9 @@ class EmbedJob:
     version: str = field(default_factory=_installed)  # of the driver's penult
 
     def check_version(self) -> None:
-        """Raise RunnerError if this process has another version of penult than the one that made the job."""
+        """Raise EngineError if this process has another version of penult than the one that made the job."""
         if (ours := _installed()) != self.version:
-            raise RunnerError(
+            raise EngineError(
                 f"Expected: penult {self.version} on the worker {os.uname().nodename}, as on the driver. Got: {ours}: "
                 "install the same version on both."
             )

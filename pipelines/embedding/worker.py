@@ -122,7 +122,8 @@ def embed_shard(job: EmbedJob, shard: int, cores: int = 0) -> ShardEntry:
         cores: how many cores this process may use for all its shards; 0 for all that the machine gives it.
 
     Raises:
-        RunnerError: this worker has another version of penult than the driver, or the run has ended.
+        EngineError: this worker has another version of penult than the driver.
+        RunnerError: the run has ended.
     """
     job.check_version()
     staging = job.staging()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from featurestore.errors import PenultError, StoreCorrupt, UsageError
+from featurestore.errors import PenultError, SpecMismatch, StoreCorrupt, UsageError
 from featurestore.machine import available_cores
 from pipelines import runners
 from pipelines.demo import write_digits
@@ -62,6 +63,40 @@ def test_the_error_that_a_worker_raised_is_found_under_what_beam_made_of_it() ->
     hidden = chained(RuntimeError("a"), disk, suppressed=True)
     hidden.__suppress_context__ = True
     assert beam._own_error(hidden, (PenultError, OSError)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Traceback\n  x\nfeaturestore.errors.SpecMismatch: Got: x. [while running 'ParDo(E)-1']\n\n",
+            SpecMismatch("Got: x."),
+        ),
+        ("featurestore.errors.UsageError: Give one.", UsageError("Give one")),
+        ("featurestore.errors.Interrupted: It was.", None),  # of another process, which says so by itself
+        ("featurestore.errors.nosuch: It was.", None),
+        ("ValueError: featurestore.errors.UsageError: no", None),
+        ("", None),
+    ],
+)
+def test_an_error_that_a_portable_runner_passes_on_as_text(text: str, expected: Exception | None) -> None:
+    assert repr(beam._named_error(RuntimeError(text))) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--direct_num_workers=many", r"argument --direct_num_workers: invalid int value: 'many'"),
+        ("--dask_npartitions=x", r"argument --dask_npartitions: invalid int value: 'x'"),
+    ],
+)
+def test_an_option_that_beam_refuses_is_told_in_a_sentence(
+    argument: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    importlib.import_module("apache_beam.runners.dask.dask_runner")  # which has options of its own
+    with pytest.raises(UsageError, match=f"^Beam refuses an option of the runner: {said}.$"):
+        beam.run_shards("job", [0], runners.find("FnApiRunner"), [argument])  # type: ignore[arg-type]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_digits_are_pictures_of_their_grey_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 import clusters
 from conftest import write_picture
-from featurestore.errors import RunnerError
+from featurestore.errors import EngineError
 from featurestore.machine import available_cores
 from featurestore.store import FeatureStore
 from pipelines import runners
@@ -170,6 +170,6 @@ def test_on_a_portable_runner_the_rows_are_those_of_one_process(folder: Path, tm
 def test_a_worker_of_another_version_is_refused(folder: Path) -> None:
     job = EmbedJob(str(folder / "alone"), "r1", "set", None, None, version="0.0.7")  # type: ignore[arg-type]
     with pytest.raises(
-        RunnerError, match=r"^Expected: penult 0\.0\.7 on the worker .*, as on the driver\. Got: 0\.1\.0"
+        EngineError, match=r"^Expected: penult 0\.0\.7 on the worker .*, as on the driver\. Got: 0\.1\.0"
     ):
         job.check_version()
