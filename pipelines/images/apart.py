@@ -23,10 +23,11 @@ from pipelines.images import decoder
 
 
 class Apart:
-    """Child processes, one for each thread that asks, until it is closed."""
+    """A child process that decodes, one image at a time, until it is closed; threads may share it."""
 
     def __init__(self) -> None:
-        self._children: dict[int, subprocess.Popen[bytes]] = {}  # by thread
+        self._child: subprocess.Popen[bytes] | None = None
+        self._asking = threading.Lock()
 
     def decode(self, data: bytes, input_size: int, crop: str) -> decoder.Picture:
         """Decode as ``decoder.decode`` does.
@@ -44,38 +45,36 @@ class Apart:
         return told["width"], told["height"], told["format"]
 
     def close(self) -> None:
-        """End the children; nobody may be asking any more."""
-        for child in self._children.values():
-            child.communicate()
-        self._children.clear()
+        """End the child; nobody may be asking any more."""
+        if self._child is not None:
+            self._child.communicate()
+            self._child = None
 
     def _asked(self, what: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-        child = self._child()
-        assert child.stdin and child.stdout
-        try:
-            _send(child.stdin, what, data)
-            told, answer = _received(child.stdout)
-        except (OSError, EOFError):
-            del self._children[threading.get_ident()]
-            with contextlib.suppress(OSError):  # what was not sent
-                child.stdin.close()
-            child.stdout.close()
-            code = child.wait()
-            how = signal.Signals(-code).name if code < 0 else f"code {code}"
-            raise ImageError(
-                "crashed", f"Decoding it ended the process that did so ({how}): save the image anew, as a PNG."
-            ) from None
+        with self._asking:
+            child = self._child = self._child or _started()
+            assert child.stdin and child.stdout
+            try:
+                _send(child.stdin, what, data)
+                told, answer = _received(child.stdout)
+            except (OSError, EOFError):
+                self._child = None
+                with contextlib.suppress(OSError):  # what was not sent
+                    child.stdin.close()
+                child.stdout.close()
+                code = child.wait()
+                how = signal.Signals(-code).name if code < 0 else f"code {code}"
+                raise ImageError(
+                    "crashed", f"Decoding it ended the process that did so ({how}): save the image anew, as a PNG."
+                ) from None
         if "error" in told:
             raise ImageError(told["error_type"], told["error"])
         return told, answer
 
-    def _child(self) -> subprocess.Popen[bytes]:
-        """Return the child of this thread, started now if there is none."""
-        if (child := self._children.get(threading.get_ident())) is None:
-            command = [sys.executable, "-m", "pipelines.images.apart"]
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            self._children[threading.get_ident()] = child
-        return child
+
+def _started() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pipelines.images.apart"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def _send(pipe: IO[bytes], told: dict[str, Any], data: bytes) -> None:

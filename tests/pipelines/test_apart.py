@@ -59,7 +59,7 @@ def test_a_child_that_dies_is_the_images_fault_and_the_next_image_gets_another(
 ) -> None:
     first, second = pictures[:2]
     by.decode(first, 24, "squash")
-    child = by._child()
+    child = by._child
     timer = threading.Timer(0.2, child.kill)
     os.kill(child.pid, signal.SIGSTOP)  # so that it dies while it has the image
     timer.start()
@@ -67,13 +67,13 @@ def test_a_child_that_dies_is_the_images_fault_and_the_next_image_gets_another(
         by.decode(second, 24, "squash")
     assert died.value.error_type == "crashed"
     assert (by.decode(second, 24, "squash").pixels == decoder.decode(second, 24, "squash").pixels).all()
-    assert by._child().pid != child.pid
+    assert by._child.pid != child.pid
 
 
 def test_its_children_end_with_it(pictures: list[bytes]) -> None:
     with contextlib.closing(apart.Apart()) as children:
         children.measure(pictures[0])
-        child = children._child()
+        child = children._child
         assert child.poll() is None
     assert child.poll() == 0
 
@@ -84,7 +84,7 @@ import os
 from pipelines.images.apart import Apart
 children = Apart()
 children.measure({pictures[0]!r})
-print(children._child().pid, flush=True)
+print(children._child.pid, flush=True)
 os._exit(7)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
