@@ -122,7 +122,7 @@ def run_shards(job: EmbedJob, shards: Sequence[int], runner: Runner, arguments: 
         own = _own_error(error, (PenultError,) if shared else (PenultError, OSError)) or _named_error(error)
         if own is None and not shared:
             raise
-        if own is None or (isinstance(own, BucketError) and own.passing):  # the next try may go well
+        if own is None or (shared and isinstance(own, BucketError) and own.passing):  # the next try may go well
             raise RunnerError(f"{runner.name}: {_said(own or error)}") from error
         raise own from error
 

@@ -155,7 +155,9 @@ def followed() -> Followed:
 @pytest.fixture(scope="module")
 def done(world: dict[str, Any], followed: Followed) -> dict[str, Any]:
     """One fine-tuning of the logistic regression."""
-    return finetune.finetune(world["store"], world["logreg"], GENTLE, **followed.arguments())
+    told = finetune.finetune(world["store"], world["logreg"], GENTLE, **followed.arguments())
+    assert newest_head(FeatureStore(world["store"])) == told["run_id"]
+    return told
 
 
 @pytest.fixture
@@ -209,7 +211,6 @@ def test_scores_stand_side_by_side(world: dict[str, Any], done: dict[str, Any]) 
     assert 0 < done["p_value"] <= 1 and done["left_out"] == {}
     assert done["n"]["train"] + done["n"]["val"] + done["n"]["test"] == 66
     assert Path(done["report"]).read_text().count("<svg") > 0
-    assert newest_head(store) == done["run_id"]
     assert store.labels.count() == 66
 
 
