@@ -7,6 +7,7 @@ What the runner says of its success is not asked: it may have lost shards and sa
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import re
@@ -109,7 +110,7 @@ def run_shards(job: EmbedJob, shards: Sequence[int], runner: Runner, arguments: 
     shared = runner.name != IN_PROCESS
     size = shards_per_task(len(shards), workers_of(runner, arguments).processes) if shared else len(shards)
     tasks = list(batched(shards, size))
-    pipeline = beam.Pipeline(options=_options(runner.arguments(arguments, len(tasks))))
+    pipeline = beam.Pipeline(options=_options(runner, runner.arguments(arguments, len(tasks))))
     _ = pipeline | beam.Create(tasks) | beam.ParDo(EmbedShards(job))  # Create reshuffles by itself
     try:
         with _silence():
@@ -127,9 +128,11 @@ def run_shards(job: EmbedJob, shards: Sequence[int], runner: Runner, arguments: 
         raise own from error
 
 
-def _options(arguments: list[str]) -> PipelineOptions:
+def _options(runner: Runner, arguments: list[str]) -> PipelineOptions:
     """Parse options for Beam; raise UsageError where Beam would end the process."""
     said = io.StringIO()
+    with contextlib.suppress(ImportError):  # which Beam says better
+        importlib.import_module(runner.path.rpartition(".")[0])  # else its own options are not known yet
     try:
         with contextlib.redirect_stderr(said):
             options = PipelineOptions(arguments)

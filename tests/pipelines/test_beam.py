@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,19 +85,31 @@ def test_an_error_that_a_portable_runner_passes_on_as_text(text: str, expected: 
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("runner", "argument", "said"),
     [
-        ("--direct_num_workers=many", r"argument --direct_num_workers: invalid int value: 'many'"),
-        ("--dask_npartitions=x", r"argument --dask_npartitions: invalid int value: 'x'"),
+        ("FnApiRunner", "--direct_num_workers=many", r"argument --direct_num_workers: invalid int value: 'many'"),
+        ("DaskRunner", "--dask_npartitions=x", r"argument --dask_npartitions: invalid int value: 'x'"),
     ],
 )
 def test_an_option_that_beam_refuses_is_told_in_a_sentence(
-    argument: str, said: str, capsys: pytest.CaptureFixture[str]
+    runner: str, argument: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    importlib.import_module("apache_beam.runners.dask.dask_runner")  # which has options of its own
+    found = runners.find(runner)
     with pytest.raises(UsageError, match=f"^Beam refuses an option of the runner: {said}.$"):
-        beam.run_shards("job", [0], runners.find("FnApiRunner"), [argument])  # type: ignore[arg-type]
+        beam._options(found, found.arguments([argument], 1))
     assert capsys.readouterr() == ("", "")
+
+
+def test_options_of_a_runner_that_is_not_imported_yet_are_known() -> None:
+    """In a process of its own: here a test may have imported it."""
+    code = """
+from pipelines import runners
+from pipelines.embedding import beam
+dask = runners.find("dask")
+print(beam._options(dask, dask.arguments(["--dask_client_address=a"], 3)).get_all_options()["npartitions"])
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert (done.stdout, "Discarding" in done.stderr) == ("3\n", False), done.stderr
 
 
 def test_digits_are_pictures_of_their_grey_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
