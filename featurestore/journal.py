@@ -223,9 +223,9 @@ class Staging:
     def begun_images(self) -> Iterator[str]:
         """Yield the uris of shards that were begun and not finished: one of these images may have ended the run."""
         with suppress(StoreError):
-            for shard in heartbeats.shards(self._shards):
-                if self.entry(shard) is None:
-                    yield from self.shard_plan(shard).column("uri").to_pylist()
+            begun = set(heartbeats.shards(self._shards)).difference(entry.shard for entry in self.entries())
+            for plan in self.shard_plans(sorted(begun)) if begun else ():
+                yield from plan.column("uri").to_pylist()
 
     def watch(self) -> heartbeats.Watch:
         """Return what tells again and again how far the run is, as the workers noted it."""

@@ -104,10 +104,10 @@ own = cache(Own)
 Strike = Callable[[clusters.Cluster, "subprocess.Popen[str]", random.Random], None]
 
 
-def start(corpus: Path, store: object, cluster: clusters.Cluster, *options: str) -> subprocess.Popen[str]:
+def start(corpus: Path, store: object, cluster: clusters.Cluster) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pipelines", "embed", str(corpus), "--store", str(store), "--json"]
     return subprocess.Popen(
-        [*command, f"--shard-images={SHARD}", *options, *cluster.runner],
+        [*command, f"--shard-images={SHARD}", *cluster.runner],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -220,7 +220,7 @@ STRIKES: dict[str, Strike] = {
 # --- workers that are unfit
 
 
-def unfit(folder: Path, said: str, prepare: Callable[[clusters.Cluster, Path], None], options: Sequence[str]) -> None:
+def unfit(folder: Path, said: str, prepare: Callable[[clusters.Cluster, Path], None]) -> None:
     """The only worker cannot do it, and says why in a sentence; a fit one then can."""
     made, store = world(), folder / "store"
     with clusters.dask(folder, workers=0) as cluster:
@@ -228,7 +228,7 @@ def unfit(folder: Path, said: str, prepare: Callable[[clusters.Cluster, Path], N
         prepare(cluster, folder)
         cluster.add_worker()
         cluster.environment = plain
-        _, words = end_of(start(made.corpus, store, cluster, *options), (1,))
+        _, words = end_of(start(made.corpus, store, cluster), (1,))
         assert re.search(said, words), f"not told that {said}: {words}"
     embed(str(made.corpus), store)
     made.check(store)
@@ -351,7 +351,7 @@ def faults(seed: int, count: int) -> Faults:
         for shards in (0, 3):
             yield f"{what} after {shards} shards", partial(struck, strike=strike, shards=shards, seed=seed)
     for what, (said, prepare) in UNFIT.items():
-        yield f"a worker {what}", partial(unfit, said=said, prepare=prepare, options=())
+        yield f"a worker {what}", partial(unfit, said=said, prepare=prepare)
     for engine in ("in process", "on Dask"):
         for number in (0, 50, 95):
             yield f"an image kills its worker, {engine}, at {number}", partial(poisoned, number=number, engine=engine)
