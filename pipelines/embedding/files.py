@@ -75,13 +75,13 @@ class Clock:
 class Feed:
     """A thread-safe iterator over the planned files of one shard; ``files`` keeps all of them for the catalog.
 
-    Files of far places are read ahead, until it is closed.
+    Files of far places are read ahead from the start, until it is closed.
     """
 
     def __init__(self, staging: Staging, shard: int) -> None:
         self.files: list[File] = []
-        self.ended = False
         self._planned = reading_ahead(_planned(staging, shard))
+        self._next = next(self._planned, None)
         self._over: PenultError | None = None
         self._lock = threading.Lock()
 
@@ -93,12 +93,16 @@ class Feed:
             signals.check()
             if self._over is not None:
                 raise self._over
-            file = next(self._planned, None)
-            if file is None:
-                self.ended = True
+            if self._next is None:
                 raise StopIteration
-            self.files.append(file)
-            return file
+            self.files.append(self._next)
+            self._next = next(self._planned, None)
+            return self.files[-1]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last file was taken."""
+        return self._next is None
 
     def stop(self, error: PenultError) -> None:
         """Let whoever asks for the next file get an error instead."""

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import repeat, takewhile
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +47,7 @@ OVERFLOW = ImageError(
 
 Features = tuple[list[tuple[bytes, int]], np.ndarray]  # content and view of each row; float32 (n, d)
 _in_work = threading.BoundedSemaphore(SHARDS_IN_WORK)
+_feeding = threading.Lock()  # held by the shard whose files are read
 
 
 @Once
@@ -193,9 +193,14 @@ class _Loop:
 
     def _inferred(self) -> Iterator[Features]:
         pool, ahead = shared_pool(self._threads), BATCHES_AHEAD * self._threads
-        calls = takewhile(lambda _: not self._feed.ended, repeat(None))
-        yield from filter(None, ahead_of(pool, self._fill_and_infer, calls, ahead))
+        yield from filter(None, ahead_of(pool, self._fill_and_infer, self._calls(), ahead))
         yield from ahead_of(pool, self._infer, batched(self._waiting, self._engine.batch_size), ahead)
+
+    def _calls(self) -> Iterator[None]:
+        """Yield until the feed has ended; of two shards in work, one waits here, as they would end at once."""
+        with _feeding:
+            while not self._feed.ended:
+                yield None
 
     def _fill_and_infer(self, _: None) -> Features | None:
         return self._infer(batch) if (batch := self._fill()) else None
