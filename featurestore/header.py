@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from featurestore import layout
+from featurestore.concurrency import side_by_side
 from featurestore.errors import FormatError, StoreCorrupt, StoreNotFound
 from featurestore.runs import utc_now
 from featurestore.storage.files import (
@@ -84,17 +85,19 @@ def check(store: PurePath) -> None:
     Raises:
         StoreCorrupt: a table is missing or older, or has other rows at the same version; also see ``read``.
     """
-    for name, last in read(store)["tables"].items():
-        table = Table(store / name)
-        with table.lease():
-            if not table.exists():
-                raise StoreCorrupt(f"Expected: a table {table.path} at version {last['version']}. Got: none.")
-            now = table.state()
-        if now["version"] < last["version"] or (now["version"] == last["version"] and now["rows"] != last["rows"]):
-            raise StoreCorrupt(
-                f"Expected: {table.path} at version {last['version']} or later with {last['rows']} rows. "
-                f"Got: version {now['version']} with {now['rows']} rows; `penult doctor` brings back what can be had."
-            )
+    list(side_by_side(lambda last: _check_table(Table(store / last[0]), last[1]), list(read(store)["tables"].items())))
+
+
+def _check_table(table: Table, last: dict[str, int]) -> None:
+    with table.lease():
+        if not table.exists():
+            raise StoreCorrupt(f"Expected: a table {table.path} at version {last['version']}. Got: none.")
+        now = table.state()
+    if now["version"] < last["version"] or (now["version"] == last["version"] and now["rows"] != last["rows"]):
+        raise StoreCorrupt(
+            f"Expected: {table.path} at version {last['version']} or later with {last['rows']} rows. "
+            f"Got: version {now['version']} with {now['rows']} rows; `penult doctor` brings back what can be had."
+        )
 
 
 def remember(
@@ -106,5 +109,7 @@ def remember(
         told["last_set"] = last_set
     if last_run:
         told["last_run"] = max(last_run, told.get("last_run", ""))
-    told["tables"] |= {table.path.relative_to(store).as_posix(): table.state() for table in tables}
+    noted = list(tables)
+    states = side_by_side(lambda table: table.state(), noted)
+    told["tables"] |= dict(zip((table.path.relative_to(store).as_posix() for table in noted), states, strict=True))
     replace_sealed(layout.header(store), told, token)

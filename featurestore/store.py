@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import PurePath
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from featurestore import header, labels, layout
 from featurestore.concurrency import side_by_side
 from featurestore.errors import StoreError, UsageError
 from featurestore.index import contains
-from featurestore.journal import ShardEntry, Staging, pending
+from featurestore.journal import Staging, pending
 from featurestore.reader import Reader
 from featurestore.runs import new_run_id, time_of
 from featurestore.schema import CATALOG, LABELS, OK, keys_of, row_keys
@@ -41,6 +42,13 @@ class Recovered(NamedTuple):
 
     runs: list[str]
     begun: set[str]
+
+
+class PlannedLabels(NamedTuple):
+    """Label rows on their way into the table: staged fragments, and the rows that they replace."""
+
+    staged: list[str]
+    replaces: list[Replaced]
 
 
 class FeatureStore(Reader):
@@ -85,8 +93,8 @@ class FeatureStore(Reader):
     def _make(path: PurePath) -> None:
         if not exists(layout.header(path)):  # another run may have made it in the meantime
             make_folder(path / layout.FEATURES)
-            Table(path / layout.CATALOG).create(CATALOG)
-            Table(path / layout.LABELS).create(LABELS)
+            tables = ((layout.CATALOG, CATALOG), (layout.LABELS, LABELS))
+            list(side_by_side(lambda named: Table(path / named[0]).create(named[1]), tables))
             header.create(path)
             flush(path.parent)
 
@@ -117,8 +125,8 @@ class FeatureStore(Reader):
                 recovered.runs.append(staging.run_id)
             recovered.begun.update(staging.begun_images())
             self.commit(staging, whole=True)
-        for table in (self.catalog, self.labels, *map(self.table, self.sets())):
-            table.note()  # a run may have died between a commit, or a cleanup, and its note
+        tables = (self.catalog, self.labels, *map(self.table, self.sets()))
+        list(side_by_side(Table.note, tables))  # a run may have died between a commit, or a cleanup, and its note
         return recovered
 
     def commit(self, staging: Staging, whole: bool = False) -> None:
@@ -134,15 +142,18 @@ class FeatureStore(Reader):
                 f"was not honoured; run this again, and leave {self.path / 'lock'} alone."
             )
         features = self.table(feature_set)
-        if not features.has_run(staging.run_id):
-            features.commit(staging.run_id, self._new_fragments(feature_set, list(staging.entries()), whole))
-        if not self.labels.has_run(staging.run_id):
-            self._commit_labels(staging.run_id, staging.label_rows)
-        if not self.catalog.has_run(staging.run_id):
-            dropped = [pa.array([], pa.string())]
-            staged = self.catalog.stage(
-                self._backed(staging.catalog_rows(), self.content_keys(feature_set), dropped.append)
-            )
+        dropped = [pa.array([], pa.string())]
+        with ThreadPoolExecutor(1) as beside:  # labels are staged and landed while the other tables wait for a bucket
+            planned = beside.submit(self._stage_labels, staging.run_id, staging.label_rows)
+            if not features.has_run(staging.run_id):
+                features.commit(staging.run_id, self._new_fragments(feature_set, staging, whole))
+            landed = beside.submit(lambda: self._land_labels(staging.run_id, planned.result()))
+            staged = None
+            if not self.catalog.has_run(staging.run_id):
+                embedded = self.content_keys(feature_set)
+                staged = self.catalog.stage(self._backed(staging.catalog_rows(), embedded, dropped.append))
+        landed.result()
+        if staged is not None:
             replaced = staging.replaced_uris()
             stays = pc.is_in(replaced, value_set=pa.concat_arrays(dropped))  # rows that no new row replaces
             self.catalog.commit(staging.run_id, staged, [Replaced(replaced.filter(pc.invert(stays)))])
@@ -167,7 +178,7 @@ class FeatureStore(Reader):
 
     def commit_labels(self, run_id: str, rows: list[pa.RecordBatch]) -> None:
         """Add or replace label rows (schema LABELS, no empty batches). The lock must be held."""
-        self._commit_labels(run_id, lambda: iter(rows))
+        self._land_labels(run_id, self._stage_labels(run_id, lambda: iter(rows)))
         self._tend([self.labels])
         header.remember(self.path, [self.labels], last_run=run_id)
 
@@ -183,18 +194,25 @@ class FeatureStore(Reader):
         except StoreError as error:  # the commit is done; compaction can wait
             LOG.warning("Not tidied up: %s", error)
 
-    def _commit_labels(self, run_id: str, rows: Callable[[], Iterator[pa.RecordBatch]]) -> None:
-        """Add label rows and drop those they replace; each call of ``rows`` starts a new pass, so rows can stream."""
-        if next(rows(), None) is not None:
-            self.bring_up()
-            replaced = labels.replaced_by(rows()) if self.labels.count() else []
-            self.labels.commit(run_id, self.labels.stage(rows()), replaced)
+    def _stage_labels(self, run_id: str, rows: Callable[[], Iterator[pa.RecordBatch]]) -> PlannedLabels | None:
+        """Return label rows that are staged, and those that they replace; None if there are none to commit.
 
-    def _new_fragments(self, feature_set: str, entries: list[ShardEntry], whole: bool) -> list[str]:
+        Each call of ``rows`` starts a new pass, so rows can stream.
+        """
+        if self.labels.has_run(run_id) or next(rows(), None) is None:
+            return None
+        self.bring_up()
+        return PlannedLabels(self.labels.stage(rows()), labels.replaced_by(rows()) if self.labels.count() else [])
+
+    def _land_labels(self, run_id: str, planned: PlannedLabels | None) -> None:
+        if planned is not None:
+            self.labels.commit(run_id, planned.staged, planned.replaces)
+
+    def _new_fragments(self, feature_set: str, staging: Staging, whole: bool) -> list[str]:
         """Return the shards' fragments with each view of a content once: two workers may have met the same bytes."""
         table = self.table(feature_set)
         fragments = []
-        for fragment in (fragment for entry in entries for fragment in entry.fragments):
+        for fragment in (fragment for entry in staging.entries() for fragment in entry.fragments):
             if problem := table.staged_damage(fragment, whole):
                 LOG.warning("%s: its images are embedded anew by the next run.", problem)
             else:

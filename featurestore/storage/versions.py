@@ -19,6 +19,7 @@ from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
 from featurestore import layout
+from featurestore.concurrency import side_by_side
 from featurestore.errors import StoreCorrupt, StoreError, StoreNotFound, trouble
 from featurestore.storage import ledger
 from featurestore.storage.base import Stat, Wanted, storage_of
@@ -117,7 +118,7 @@ class Versions:
         try:
             with self.writing():
                 lance.LanceDataset.commit(
-                    self.uri, operation, read_version=read_version, max_retries=0, storage_options=self.options
+                    self.open(read_version), operation, read_version, max_retries=0, storage_options=self.options
                 )
         except CommitConflictError:
             return False
@@ -274,15 +275,21 @@ class Versions:
         dataset = self.open()
         for fragment in dataset.get_fragments():
             names.update(data_names(fragment.metadata), deletion_names(fragment.metadata))
-        digests = {name: digest for text in staged for name, digest in digests_of(text).items()} | known.files
-        found, files = stats(self.path, names), {}
-        for name in sorted(names):
-            if name in digests:
-                files[name] = digests[name]
-            elif name in found:
-                with suppress(StoreCorrupt):  # a file of another writer whose commit lost
-                    files[name] = ledger.digest(self.path / name, found[name].token)
-        return ledger.Ledger(max(versions), dataset.count_rows(), files)
+        files = {name: digest for text in staged for name, digest in digests_of(text).items()} | known.files
+        files = {name: digest for name, digest in files.items() if name in names}
+        found = stats(self.path, names)
+        unread = sorted(name for name in names if name not in files and name in found)
+        digests = side_by_side(lambda name: self._digest(name, found[name]), unread)
+        for name, digest in zip(unread, digests, strict=True):
+            if digest is not None:
+                files[name] = digest
+        return ledger.Ledger(max(versions), dataset.count_rows(), dict(sorted(files.items())))
+
+    def _digest(self, name: str, stat: Stat) -> str | None:
+        """Return the sha256 of a file; None if it is gone, as one of another writer whose commit lost."""
+        with suppress(StoreCorrupt):
+            return ledger.digest(self.path / name, stat.token)
+        return None
 
 
 @lru_cache(maxsize=MAX_OPEN)

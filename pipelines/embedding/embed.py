@@ -74,14 +74,13 @@ def embed(
         result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered.runs)
         started, planning = utc_now(), time.perf_counter()
         job = EmbedJob(opened.address, run_id, spec.set_name, tap, options.engine, options.views, options.augmentation)
-        cut = Cut(partial(_shard_images, job, options), recovered.begun)
-        planned = _planned(opened, job, listing, options, result, as_source, cut)
+        staging, cut = job.staging(), Cut(partial(_shard_images, job, options), recovered.begun)
+        planned = _planned(opened, job, staging, listing, options, result, as_source, cut)
         result.seconds["plan"] = time.perf_counter() - planning
         try:
             if planned.images:
-                _run_shards(replace(job, suspect_from=planned.apart_from), planned, options, progress)
+                _run_shards(replace(job, suspect_from=planned.apart_from), staging, planned, options, progress)
         finally:  # finished shards are kept, even if an error ends the run
-            staging = job.staging()
             result.count(staging.entries())
             committing = time.perf_counter()
             opened.commit(staging)
@@ -143,6 +142,7 @@ def _stored(asked: FeatureSpec, store: str | PurePath) -> FeatureSpec | None:
 def _planned(
     store: FeatureStore,
     job: EmbedJob,
+    staging: Staging,
     listing: corpus.Source,
     options: EmbedOptions,
     result: EmbedResult,
@@ -150,7 +150,6 @@ def _planned(
     cut: Cut,
 ) -> Planned:
     """Begin the run's journal with its plan."""
-    staging = job.staging()
     staging.begin(job.feature_set)
     try:
         membership = None
@@ -185,12 +184,14 @@ def _shard_images(job: EmbedJob, options: EmbedOptions, images: int) -> int:
     return shard_images(per_image, images, workers.cores, workers.processes)
 
 
-def _run_shards(job: EmbedJob, planned: Planned, options: EmbedOptions, progress: Progress | None) -> None:
+def _run_shards(
+    job: EmbedJob, staging: Staging, planned: Planned, options: EmbedOptions, progress: Progress | None
+) -> None:
     """Embed the planned files in Beam, until the journal has an entry for each shard.
 
     What the runner says is not asked. Shards that it left are run again, ``RERUNS`` times; then RunnerError is raised.
     """
-    beam, staging = import_beam(), job.staging()
+    beam = import_beam()
     runner, arguments, missing = runners.find(options.runner), options.runner_arguments, list(range(planned.shards))
     with _watching(staging, planned.images, progress, told=runner.name != runners.IN_PROCESS):
         for reruns in reversed(range(1 + RERUNS)):

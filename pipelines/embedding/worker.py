@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import numpy as np
 import pyarrow as pa
@@ -142,8 +142,8 @@ def _embed(job: EmbedJob, staging: Staging, shard: int, contents: Contents, core
     table = _opened(job.store, job.run_id).table(job.feature_set)
     with closing(Apart()) as apart, closing(Feed(staging, shard)) as feed, beating(staging, shard, feed):
         load = Loader(job, shard, contents, clock, apart if carefully else decoder)
-        loop = _Loop(job, table.schema, feed, load, contents, clock, cores)
-        fragments = table.stage(_timed(loop.rows(), clock, "_pull"))
+        with closing(_Loop(job, table.schema, feed, load, contents, clock, cores)) as loop:
+            fragments = table.stage(_timed(loop.rows(), clock, "_pull"))
     clock.seconds["write"] = time.perf_counter() - began - clock.seconds.pop("_pull", 0.0)
     contents.wait_for({file.key for file in feed.files if file.duplicate and file.key is not None})
     for file in feed.files:
@@ -179,7 +179,11 @@ class _Loop:
         self._run_id, self._schema, self._dtype = job.run_id, schema, spec_of(schema).dtype
         self._feed, self._load, self._contents, self._clock = feed, load, contents, clock
         self._waiting: list[Picture] = []  # decoded, in no batch; per thread: below a file's views, at the end a batch
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), ExitStack()
+
+    def close(self) -> None:
+        """Let the next shard have its turn: after an error, whoever holds the error holds the iterators above."""
+        self._turn.close()
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """Yield rows (schema of the set) until the feed has ended."""
@@ -198,9 +202,10 @@ class _Loop:
 
     def _calls(self) -> Iterator[None]:
         """Yield until the feed has ended; of two shards in work, one waits here, as they would end at once."""
-        with _feeding:
-            while not self._feed.ended:
-                yield None
+        self._turn.enter_context(_feeding)
+        while not self._feed.ended:
+            yield None
+        self.close()
 
     def _fill_and_infer(self, _: None) -> Features | None:
         return self._infer(batch) if (batch := self._fill()) else None
