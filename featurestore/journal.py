@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -37,12 +37,15 @@ from featurestore.storage.files import (
     is_plain_name,
     listed,
     make_folder,
+    read_bytes,
     read_sealed,
     reading,
     replacing,
     sha256_of,
     write_sealed,
 )
+
+MOST_ATTACHED = 4 * 2**30  # bytes of a file for workers
 
 PLAN = pa.schema(
     [
@@ -108,13 +111,29 @@ class Staging:
     @contextmanager
     def writer(self, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatchFileWriter]:
         """Write ``<name>.arrow`` batch by batch; the complete file appears when the block ends."""
-        path = self.folder / f"{name}.arrow"
-        with replacing(path) as temporary:
-            with pa.ipc.new_file(temporary, schema) as writer:
-                yield writer
+        with self._noting(f"{name}.arrow") as temporary, pa.ipc.new_file(temporary, schema) as writer:
+            yield writer
+
+    def attach(self, name: str, data: bytes) -> None:
+        """Add a file that workers are to read."""
+        with self._noting(name) as temporary:
+            temporary.write_bytes(data)
+
+    def attached(self, name: str) -> bytes:
+        """Return what ``attach`` wrote; raise StoreCorrupt if it is missing or damaged."""
+        told, data = self._told() or {}, read_bytes(self.folder / name, MOST_ATTACHED)
+        if hashlib.sha256(data).hexdigest() != told.get("files", {}).get(name):
+            raise StoreCorrupt(f"Expected: {self.folder / name} as it was written. Got: a damaged file.")
+        return data
+
+    @contextmanager
+    def _noting(self, name: str) -> Iterator[Path]:
+        """Yield a temporary local path; at the end its file is in the journal, and its digest in ``run.json``."""
+        with replacing(self.folder / name) as temporary:
+            yield temporary
             digest = sha256_of(temporary)
         told = read_sealed(self.folder / layout.RECORD, required=True)
-        told["files"][path.name] = digest
+        told["files"][name] = digest
         write_sealed(self.folder / layout.RECORD, told)
 
     def shard_plan(self, shard: int) -> pa.RecordBatch:

@@ -16,6 +16,7 @@ LEDGER, CANARY = "ledger.json", "canary.json"  # in the folder of a table; in th
 RECORD, REPORT = "run.json", "report.html"  # in the folder of a run
 HEAD, HEAD_ARRAYS, LABELLED = "head.json", "head.npz", "labelled.npz"  # in the folder of a run too
 PLAN, PLANNED_LABELS, SHARDS = "plan.arrow", "labels.arrow", "shards"  # in a journal, beside its RECORD
+GRAPH, GRAPH_WEIGHTS = "graph.xml", "graph.bin"  # in the journal of a run on a cluster
 BEGUN, CHECKPOINT = "begun.json", "checkpoint.npz"  # in the folder of a fine-tuning under way
 
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from object_servers import free_ports
@@ -92,9 +92,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def dask(folder: Path, workers: int = 2, threads: int = 1) -> Iterator[Cluster]:
+def dask(
+    folder: Path, workers: int = 2, threads: int = 1, environment: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
     """A Dask cluster, with workers under nannies; its logs are in the folder."""
     cluster = Cluster(folder)
+    cluster.environment |= environment or {}
     try:
         cluster.start_scheduler()
         for _ in range(workers):

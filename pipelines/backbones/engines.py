@@ -74,13 +74,14 @@ class Engine:
         raise NotImplementedError
 
 
-def open_engine(tap: Tap, options: EngineOptions = EngineOptions(), threads: int = 0) -> Engine:
+def open_engine(tap: Tap, options: EngineOptions = EngineOptions(), threads: int = 0, graph: str = "") -> Engine:
     """Return an engine that is ready to run a backbone.
 
     Args:
         tap: what is computed.
         options: engine, precision and batch size.
         threads: CPU threads; 0 takes all cores.
+        graph: key of a graph that ``graphs.receive`` has brought; by default the backbone's own.
 
     Raises:
         UsageError: see ``check_request``.
@@ -89,19 +90,19 @@ def open_engine(tap: Tap, options: EngineOptions = EngineOptions(), threads: int
     """
     check_request(options, tap.input_size)
     check_count("threads", threads, 0, MAX_THREADS)
-    return KINDS[options.engine](tap, options, threads)
+    return KINDS[options.engine](tap, options, threads, graph)
 
 
 class OpenVINOEngine(Engine):
     """A cached graph, compiled for this CPU; every calling thread has its own infer request."""
 
-    def __init__(self, tap: Tap, options: EngineOptions, threads: int) -> None:
+    def __init__(self, tap: Tap, options: EngineOptions, threads: int, graph: str) -> None:
         precision, batch_size = options.precision, options.images_per_pass(tap.input_size)
         openvino = graphs.import_openvino()
         core = openvino.Core()
         if precision == "bf16" and not _has_native_bf16(core):
             raise EngineError("This CPU would only emulate bf16: use `--precision f32`.")
-        model = graphs.graph(core, tap)
+        model = graphs.graph(core, tap, graph)
         model.reshape([batch_size, tap.input_size, tap.input_size, 3])
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,  # never left to the plugin: some CPUs default to bf16
@@ -131,7 +132,7 @@ class OpenVINOEngine(Engine):
 class TensorFlowEngine(Engine):
     """The Keras model as one TensorFlow function, in f32 on whatever device TensorFlow sees."""
 
-    def __init__(self, tap: Tap, options: EngineOptions, threads: int) -> None:
+    def __init__(self, tap: Tap, options: EngineOptions, threads: int, _graph: str) -> None:
         if options.precision != "f32":
             raise EngineError("The TensorFlow engine computes in f32 only: use `--precision f32`.")
         import_keras()

@@ -11,7 +11,9 @@ import logging
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,22 +27,34 @@ if TYPE_CHECKING:
     import openvino
 
 LOG = logging.getLogger("penult")
+Content = tuple[bytes, bytes]  # the two files of OpenVINO's IR: graph and weights
 GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
 
+_received: dict[str, Content] = {}  # the graph that came last, by its key
 
-def graph(core: openvino.Core, tap: Tap) -> openvino.Model:
+
+def graph(core: openvino.Core, tap: Tap, key: str = "") -> openvino.Model:
     """Return the tap's graph: the backbone's own, or its Keras model converted.
+
+    Args:
+        core: OpenVINO.
+        tap: what the graph computes.
+        key: of a graph that ``receive`` has brought; then neither weights nor Keras are needed.
 
     Raises:
         UsageError: no such layer, or an input size that the network does not take.
         BackboneError: weights or a graph that is missing, damaged or of another network.
         EngineError: the disk does not give back what was written.
     """
+    if key:
+        if (content := _received.get(key) or _read_cached(_folder(key))) is None:
+            raise EngineError("The graph of this run is gone from the folder of the cache: run this again.")
+        return core.read_model(*content)
     tap.fetch()
     backbone = TABLE[tap.backbone]
     if (own := backbone.graph(tap)) is not None:
         return _prepared(_read(core, own), tap, backbone.normalization)
-    return _converted_once(core, tap)
+    return core.read_model(*converted(tap))
 
 
 # -- a graph that the backbone brings --------------------------------------------------------------------------------
@@ -88,15 +102,38 @@ def _prepared(model: openvino.Model, tap: Tap, normalization: Normalization) -> 
 # -- a Keras model that is converted ---------------------------------------------------------------------------------
 
 
-def _converted_once(core: openvino.Core, tap: Tap) -> openvino.Model:
-    """Return the tap's graph from the cache; convert it first if it is missing or damaged."""
+def converted(tap: Tap) -> Content:
+    """Return the tap's graph, and its weights, from the cache; convert it first if it is missing or damaged."""
+    folder = _folder(key_of(tap))
+    return _read_cached(folder) or _made(folder, partial(_convert, tap))
+
+
+def key_of(tap: Tap) -> str:
+    """Return what a converted graph is kept under: it tells all that the graph depends on."""
     identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
     del identity["crop"]  # the graph begins with the cropped square
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    cache = cache_folder()
-    folder = None if cache is None else cache / "graphs" / key
-    content = _read_cached(folder) if folder else None
-    return core.read_model(*(content or _converted(tap, folder)))
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def is_converted(tap: Tap) -> bool:
+    """Return whether the tap's graph is made from a Keras model, and not one that the backbone brings."""
+    return TABLE[tap.backbone].graph(tap) is None
+
+
+def receive(key: str, read: Callable[[], Content]) -> None:
+    """Make sure that a converted graph is on this machine; ``read`` brings it from elsewhere."""
+    folder = _folder(key)
+    if key not in _received and _read_cached(folder) is None:
+        content = read()
+
+        def write(path: Path) -> None:
+            for suffix, data in zip((".xml", ".bin"), content, strict=True):
+                path.with_suffix(suffix).write_bytes(data)
+
+        made = _made(folder, write)
+        if _read_cached(folder) is None:  # no cache
+            _received.clear()
+            _received[key] = made
 
 
 def _convert(tap: Tap, path: Path) -> None:
@@ -128,8 +165,14 @@ def import_openvino() -> Any:
 # -- the cache -------------------------------------------------------------------------------------------------------
 
 
-def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
+def _folder(key: str) -> Path | None:
+    return None if (cache := cache_folder()) is None else cache / "graphs" / key
+
+
+def _read_cached(folder: Path | None) -> Content | None:
     """Return the graph and its weights, or None unless both are as they were written."""
+    if folder is None:
+        return None
     try:
         graph, weights = (folder / "graph.xml").read_bytes(), (folder / "graph.bin").read_bytes()
         digest = (folder / "sha256").read_text()
@@ -138,12 +181,12 @@ def _read_cached(folder: Path) -> tuple[bytes, bytes] | None:
     return (graph, weights) if _digest(graph, weights) == digest else None
 
 
-def _converted(tap: Tap, folder: Path | None) -> tuple[bytes, bytes]:
-    """Return a tap's graph, newly converted; keep it in a folder of the cache if that can be written."""
+def _made(folder: Path | None, write: Callable[[Path], None]) -> Content:
+    """Return a graph, newly written; keep it in a folder of the cache if that can be written."""
     with _workplace(folder) as temporary:
         fresh = Path(temporary) / "graph"
         fresh.mkdir()
-        _convert(tap, fresh / "graph.xml")
+        write(fresh / "graph.xml")
         digest = _digest((fresh / "graph.xml").read_bytes(), (fresh / "graph.bin").read_bytes())
         (fresh / "sha256").write_text(digest)
         content = _read_cached(fresh)

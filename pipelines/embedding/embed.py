@@ -191,8 +191,12 @@ def _run_shards(
 
     What the runner says is not asked. Shards that it left are run again, ``RERUNS`` times; then RunnerError is raised.
     """
+    from pipelines.embedding.worker import hand_out_graph
+
     beam = import_beam()
     runner, arguments, missing = runners.find(options.runner), options.runner_arguments, list(range(planned.shards))
+    if runner.name != runners.IN_PROCESS:
+        job = hand_out_graph(job, staging)
     with _watching(staging, planned.images, progress, told=runner.name != runners.IN_PROCESS):
         for reruns in reversed(range(1 + RERUNS)):
             failed = _failure(partial(beam.run_shards, job, missing, runner, arguments))

@@ -30,6 +30,7 @@ class EmbedJob:
     engine: EngineOptions
     views: int = 0  # augmented views per image; 0 embeds the image itself
     augmentation: Augmentation | None = None
+    graph: str = ""  # key of the graph in the journal; "" if each worker makes its own
     # Shards from this one on hold images that a worker may have died of.
     suspect_from: int = field(default=sys.maxsize, compare=False)
     version: str = field(default_factory=_installed)  # of the driver's penult

@@ -13,17 +13,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
+from featurestore import layout
 from featurestore.concurrency import ahead_of
 from featurestore.errors import ImageError, SpecMismatch
 from featurestore.journal import ShardEntry, Staging
 from featurestore.machine import available_cores
 from featurestore.schema import features_batch, spec_of, storable
 from featurestore.store import FeatureStore
-from pipelines.backbones import canary
+from pipelines.backbones import canary, graphs
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.engines import Engine, open_engine
 from pipelines.backbones.table import Tap
@@ -51,9 +53,18 @@ _feeding = threading.Lock()  # held by the shard whose files are read
 
 
 @Once
-def engine_for(tap: Tap, options: EngineOptions, threads: int = 0) -> Engine:
-    """Return the engine of this process, which is opened once; ``threads`` as in ``open_engine``."""
-    return open_engine(tap, options, threads)
+def engine_for(tap: Tap, options: EngineOptions, threads: int = 0, graph: str = "") -> Engine:
+    """Return the engine of this process, which is opened once; ``threads`` and ``graph`` as in ``open_engine``."""
+    return open_engine(tap, options, threads, graph)
+
+
+def hand_out_graph(job: EmbedJob, staging: Staging) -> EmbedJob:
+    """Put the graph into the journal, where there is one, so that workers need neither weights nor Keras for it."""
+    if job.engine.engine != "openvino" or not graphs.is_converted(job.tap):
+        return job
+    for name, data in zip((layout.GRAPH, layout.GRAPH_WEIGHTS), graphs.converted(job.tap), strict=True):
+        staging.attach(name, data)
+    return replace(job, graph=graphs.key_of(job.tap))
 
 
 @Once
@@ -64,7 +75,11 @@ def _opened(store: str, _run_id: str) -> FeatureStore:
 
 def _engine_of(job: EmbedJob, threads: int) -> Engine:
     """Return the engine of this process; raise SpecMismatch if its vectors have another length than the set's."""
-    engine, width = engine_for(job.tap, job.engine, threads), _opened(job.store, job.run_id).spec(job.feature_set).width
+    if job.graph:
+        staging = job.staging()
+        graphs.receive(job.graph, lambda: (staging.attached(layout.GRAPH), staging.attached(layout.GRAPH_WEIGHTS)))
+    engine = engine_for(job.tap, job.engine, threads, job.graph)
+    width = _opened(job.store, job.run_id).spec(job.feature_set).width
     if engine.width != width:
         raise SpecMismatch(
             f"Expected: {width:,} numbers per image, as in {job.feature_set}. Got: {engine.width:,} from this "

@@ -199,7 +199,10 @@ def settled(recording: Path, at: int, _folder: Path) -> None:
     """What is acknowledged after ``at`` changes is safe: nothing waits to be flushed but what may come or go."""
     disk = load(recording).disk(at)
     now = disk.now()
-    left = [path for path in disk.unflushed() if not (_may_be_lost if path in now else _may_come_back)(path)]
+    named = b"".join(data or b"" for path, data in now.items() if path.endswith((".json", ".manifest")))
+    left = [
+        path for path in disk.unflushed() if not (_may_be_lost(path, named) if path in now else _may_come_back(path))
+    ]
     assert not left, f"acknowledged, and not flushed: {left}"
 
 
@@ -397,9 +400,13 @@ def _folders(paths: list[str]) -> list[str]:
     return sorted({str(parent) for path in paths for parent in Path(path).parents} - {"."})
 
 
-def _may_be_lost(path: str) -> bool:
-    """Whether nobody relies on a file: it says who holds the lock, how far a shard is, or another shard writes it."""
-    return path == f"{STORE}/lock" or path.endswith((".progress", ".tmp"))
+def _may_be_lost(path: str, named: bytes) -> bool:
+    """Whether nobody relies on a file: it says who holds the lock, how far a shard is, or another shard writes it.
+
+    ``named``: what names the data files on which somebody relies.
+    """
+    unnamed = path.endswith(".lance") and Path(path).name.encode() not in named
+    return path == f"{STORE}/lock" or path.endswith((".progress", ".tmp")) or unnamed
 
 
 def _may_come_back(path: str) -> bool:

