@@ -24,4 +24,5 @@ def install(width: int = WIDTH) -> None:
     """Let this process embed with it."""
     from pipelines.embedding import worker
 
+    worker.engine_for.cache_clear()
     worker.open_engine = lambda *_args, **_options: FreeEngine(width)  # type: ignore[assignment]

@@ -23,7 +23,8 @@ from benchmarks import longrun
 from benchmarks.report import peak, show
 
 WIDTH = 1280
-ROWS = 20  # per shard, of the commit
+FEW = 20  # images per shard, where the number of shards is what counts
+MANY, NARROW = 100_000, 8  # images per shard, and features, where the number of images is what counts
 RUN = "20260101T000000000000Z-embed-000000"
 
 
@@ -71,8 +72,8 @@ def plan(folder: Path, images: int) -> dict[str, Any]:
     }
 
 
-def prepare(folder: Path, shards: int) -> None:
-    """The journal of a run that has finished its shards."""
+def prepare(folder: Path, shards: int, rows: int, width: int) -> None:
+    """The journal of a run that has finished its shards, each of so many rows."""
     from featurestore.journal import PLAN, ShardEntry
     from featurestore.schema import LABELS
     from featurestore.store import FeatureStore
@@ -82,16 +83,16 @@ def prepare(folder: Path, shards: int) -> None:
     staging.begin(store.sets()[0])
     with staging.writer("plan", PLAN) as file, staging.writer("labels", LABELS):
         for shard in range(shards):
-            uris = [f"file:///photos/{n:09}.jpg" for n in range(shard * ROWS, shard * ROWS + ROWS)]
-            columns = [uris, [1] * ROWS, [1] * ROWS, [-1] * ROWS, [False] * ROWS]
+            uris = [f"file:///photos/{n:09}.jpg" for n in range(shard * rows, shard * rows + rows)]
+            columns = [uris, [1] * rows, [1] * rows, [-1] * rows, [False] * rows]
             file.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, PLAN, strict=True)], PLAN))
-    vectors = np.ones((ROWS, WIDTH), np.float32)
+    vectors = np.ones((rows, width), np.float32)
     for shard in range(shards):
-        numbers = range(shard * ROWS, shard * ROWS + ROWS)
+        numbers = range(shard * rows, shard * rows + rows)
         keys = longrun.keys(numbers)
         fragments = table.stage([longrun.features_batch(table.schema, keys, vectors, RUN)])
-        rows = longrun.catalog_batch([f"file:///photos/{n:09}.jpg" for n in numbers], keys, [1] * ROWS, RUN)
-        staging.finish(ShardEntry(shard, fragments, f"{shard}.rows.arrow", ROWS, 0, {}, {}), [rows])
+        catalog = longrun.catalog_batch([f"file:///photos/{n:09}.jpg" for n in numbers], keys, [1] * rows, RUN)
+        staging.finish(ShardEntry(shard, fragments, f"{shard}.rows.arrow", rows, 0, {}, {}), [catalog])
 
 
 def commit(folder: Path, shards: int) -> dict[str, Any]:
@@ -103,11 +104,13 @@ def commit(folder: Path, shards: int) -> dict[str, Any]:
         assert staging.missing(shards) == []
         store.commit(staging)
     seconds = time.perf_counter() - began
-    assert store.catalog.count() == shards * ROWS + 1  # and the one of ``empty_store``
+    images = store.catalog.count() - 1  # less the one of ``empty_store``
+    assert images % shards == 0 and images > 0
     return {
-        "what": f"commit {shards:,} shards",
+        "what": f"commit {shards:,} shards, {images:,} images",
         "seconds": round(seconds, 1),
         "per shard": f"{seconds / shards * 1000:.1f} ms",
+        "per million images": f"{seconds / images * 1e6:.1f} s",
         "peak RSS, MiB": peak() // 2**20,
     }
 
@@ -128,7 +131,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", nargs=3, metavar=("PART", "FOLDER", "COUNT"), help=argparse.SUPPRESS)
     parser.add_argument("--images", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--shards", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--shards", type=int, nargs="*", default=[1000, 10_000])
+    parser.add_argument("--large-shards", type=int, nargs="*", default=[10, 100], help="of 100,000 images each")
     arguments = parser.parse_args()
     if arguments.run:
         part, folder, count = arguments.run
@@ -136,19 +140,26 @@ def main() -> None:
         return
     from benchmarks import fake
 
+    planned = []
     fake.install(WIDTH)
-    for title, part, counts in (
-        ("Planning images that nobody has seen", "plan", arguments.images),
-        (f"Committing finished shards of {ROWS} images × {WIDTH:,} features on a disk", "commit", arguments.shards),
+    for count in arguments.images:
+        with tempfile.TemporaryDirectory() as name:
+            longrun.empty_store(Path(name, "store"))
+            planned.append(measured("plan", Path(name), count))
+    show("Planning images that nobody has seen", planned)
+    for title, counts, rows, width in (
+        (f"Committing finished shards of {FEW} images × {WIDTH:,} features on a disk", arguments.shards, FEW, WIDTH),
+        (f"Committing finished shards of {MANY:,} images × {NARROW} features", arguments.large_shards, MANY, NARROW),
     ):
-        rows = []
+        committed = []
+        fake.install(width)
         for count in counts:
             with tempfile.TemporaryDirectory() as name:
                 longrun.empty_store(Path(name, "store"))
-                if part == "commit":
-                    prepare(Path(name), count)
-                rows.append(measured(part, Path(name), count))
-        show(title, rows)
+                prepare(Path(name), count, rows, width)
+                committed.append(measured("commit", Path(name), count))
+        if committed:
+            show(title, committed)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from featurestore.storage.glances import Glances, Told
 from featurestore.storage.probe import prove
 
 SCHEMES = ("s3", "gs", "az")
-BLOCK_BYTES = 4 * 2**20  # read at once
+FIRST_BYTES, BLOCK_BYTES = 2**20, 4 * 2**20  # read at once: when an object is opened, and at most where it is read on
+SEEK_BYTES = 2**18  # read at once elsewhere: a shard's part of a long plan is small
 DELETED_AT_ONCE = 1000
 FEW = 2  # files, looked at one by one
 GRACE = timedelta(days=1)
@@ -204,11 +205,14 @@ class ObjectStorage:
 
 
 class _Reader(io.RawIOBase):
-    """An object, read at random in blocks, the last of which is kept; its first block is read when it is opened."""
+    """An object, read in blocks, the last of which is kept; its first block is read when it is opened.
+
+    Blocks grow as long as each goes on where the last one ended.
+    """
 
     def __init__(self, uri: str) -> None:
-        self.uri, self.at, self.first = uri, 0, 0
-        self.block, self.info = buckets.get(uri, 0, BLOCK_BYTES)
+        self.uri, self.at, self.first, self.size = uri, 0, 0, FIRST_BYTES
+        self.block, self.info = buckets.get(uri, 0, self.size)
 
     def readable(self) -> bool:
         return True
@@ -227,8 +231,10 @@ class _Reader(io.RawIOBase):
         if self.at >= self.info.size:
             return 0
         if not self.first <= self.at < self.first + len(self.block):
+            goes_on = self.at == self.first + len(self.block)
+            self.size = min(2 * self.size, BLOCK_BYTES) if goes_on else SEEK_BYTES
             self.first = self.at
-            self.block, _ = buckets.get(self.uri, self.at, max(BLOCK_BYTES, len(buffer)), self.info.etag)
+            self.block, _ = buckets.get(self.uri, self.at, max(self.size, len(buffer)), self.info.etag)
         start = self.at - self.first
         part = self.block[start : start + len(buffer)]
         buffer[: len(part)] = part

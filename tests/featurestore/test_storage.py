@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path, PurePath, PurePosixPath
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +28,7 @@ from featurestore import aliases, canary, header
 from featurestore.errors import StoreCorrupt, StoreError, StoreLocked, StoreNotFound
 from featurestore.journal import PLAN, ShardEntry, Staging, pending
 from featurestore.runs import RunRecord
-from featurestore.storage import ledger, lock
+from featurestore.storage import buckets, ledger, lock
 from featurestore.storage.base import Stat, Storage, register, storage_of
 from featurestore.storage.files import (
     exists,
@@ -214,6 +216,30 @@ def test_folders_are_listed_walked_moved_and_deleted(place: PurePath) -> None:
     at.delete(place / "y" / "d")
     at.delete(place / "y" / "never was")
     assert not exists(place / "new" / "z") and list(at.walk(place)) == []
+
+
+def test_of_a_large_object_little_more_is_read_than_is_asked_for(
+    bucket_place: PurePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker reads its part of a plan that may be long; who reads all of it needs few requests."""
+    path, data, sizes, get = bucket_place / "plan", os.urandom(9 * 2**20), list[int](), buckets.get
+    buckets.put(str(path), data)
+
+    def counted(*arguments: Any) -> Any:
+        found = get(*arguments)
+        sizes.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(buckets, "get", counted)
+    with reading(path) as file:
+        file.seek(-10, io.SEEK_END)
+        assert file.read() == data[-10:]
+        file.seek(4_000_000)
+        assert file.read(100_000) == data[4_000_000:4_100_000] and sizes == [2**20, 10, 2**18]
+    sizes.clear()
+    with reading(path) as file:
+        assert b"".join(iter(lambda: file.read(10_000), b"")) == data
+    assert [size // 2**20 for size in sizes] == [1, 2, 4, 2]
 
 
 def test_a_lock_has_one_holder_who_is_named(place: PurePath) -> None:
