@@ -120,6 +120,20 @@ def contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return sorted_keys[at] == keys
 
 
+def present(sorted_keys: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Return which ``sorted_keys`` are in one of the parts, bool (n,); of equal ones, the first is told of.
+
+    The parts, which may come to more than fits in memory, are seen one by one.
+    """
+    found = np.zeros(len(sorted_keys), bool)
+    for part in parts:
+        at = np.searchsorted(sorted_keys, part)
+        inside = at < len(sorted_keys)
+        at, part = at[inside], part[inside]
+        found[at[sorted_keys[at] == part]] = True
+    return found
+
+
 def _distinct(keys: np.ndarray) -> np.ndarray:
     """Return sorted keys once each; ``np.unique`` would sort them again, and import ``numpy.ma`` for it."""
     first = np.ones(len(keys), bool)

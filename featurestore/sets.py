@@ -115,13 +115,18 @@ class FeatureSets:
         views = [name for name in self.sets() if name.endswith(VIEWS_SUFFIX)]
         return [name for name in views if replace(self.spec(name), augmentation=None) == spec]
 
+    def content_parts(self, feature_set: str, view: int | None = None) -> Iterator[np.ndarray]:
+        """Yield what ``content_keys`` returns part by part, as it is stored: S32 (n,)."""
+        view = self.spec(feature_set).first_view if view is None else view
+        for batch in self.table(feature_set).scan(["sha256"], f"view = {view}"):
+            yield keys_of(batch.column(0))
+
     def content_keys(self, feature_set: str, view: int | None = None) -> np.ndarray:
         """Return the sha256 digests of the contents that have this view in a set: S32 (n,), sorted.
 
         The default is the set's first view.
         """
-        view = self.spec(feature_set).first_view if view is None else view
-        parts = [keys_of(b.column(0)) for b in self.table(feature_set).scan(["sha256"], f"view = {view}")]
+        parts = list(self.content_parts(feature_set, view))
         return np.sort(np.concatenate(parts)) if parts else np.empty(0, "S32")
 
     def view_counts(self, feature_set: str) -> tuple[np.ndarray, np.ndarray]:

@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 from featurestore import header, labels, layout
 from featurestore.concurrency import side_by_side
 from featurestore.errors import StoreError, UsageError
-from featurestore.index import contains
+from featurestore.index import contains, present
 from featurestore.journal import Staging, pending
 from featurestore.reader import Reader
 from featurestore.runs import new_run_id, time_of
-from featurestore.schema import CATALOG, LABELS, OK, keys_of, row_keys
+from featurestore.schema import CATALOG, KEY_BYTES, LABELS, OK, keys_of, row_keys
 from featurestore.spec import VIEWS_SUFFIX
 from featurestore.storage import compaction
 from featurestore.storage.base import location, storage_of
@@ -150,7 +150,7 @@ class FeatureStore(Reader):
             landed = beside.submit(lambda: self._land_labels(staging.run_id, planned.result()))
             staged = None
             if not self.catalog.has_run(staging.run_id):
-                embedded = self.content_keys(feature_set)
+                embedded = self._stored_of(staging, feature_set)
                 staged = self.catalog.stage(self._backed(staging.catalog_rows(), embedded, dropped.append))
         landed.result()
         if staged is not None:
@@ -227,17 +227,27 @@ class FeatureStore(Reader):
         )
         if not keys:
             return []
-        stored = [row_keys(b.column(0), b.column(1)) for b in table.scan(["sha256", "view"])]
-        every = np.concatenate(keys)
-        keep = np.zeros(len(every), bool)
-        keep[np.unique(every, return_index=True)[1]] = True
-        keep &= ~contains(np.sort(np.concatenate(stored)) if stored else every[:0], every)
+        lengths, every = list(map(len, keys)), np.concatenate(keys)
+        del keys  # of many millions of rows only one copy is kept
+        order = np.argsort(every, kind="stable")
+        ordered = every[order]
+        del every
+        wanted = ~present(ordered, (row_keys(b.column(0), b.column(1)) for b in table.scan(["sha256", "view"])))
+        wanted[1:] &= ordered[1:] != ordered[:-1]
+        keep = np.zeros(len(order), bool)
+        keep[order[wanted]] = True
         unique, start = [], 0
-        for fragment, own in zip(fragments, keys, strict=True):
-            mask = keep[start : start + len(own)]
-            start += len(own)
+        for fragment, length in zip(fragments, lengths, strict=True):
+            mask = keep[start : start + length]
+            start += length
             unique += [fragment] if mask.all() else table.restage(fragment, pa.array(mask)) if mask.any() else []
         return unique
+
+    def _stored_of(self, staging: Staging, feature_set: str) -> np.ndarray:
+        """Return the contents of a journal's successful rows that the set holds: S32 (n,), sorted."""
+        ok = (batch.column("sha256").filter(pc.equal(batch.column("status"), OK)) for batch in staging.catalog_rows())
+        keys = np.sort(np.concatenate([np.empty(0, f"S{KEY_BYTES}"), *map(keys_of, ok)]))
+        return keys[present(keys, self.content_parts(feature_set))]
 
     @staticmethod
     def _backed(

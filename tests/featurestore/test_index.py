@@ -8,7 +8,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.index import CHANGED, DIGEST, NEW, KeySet, Known, contains, pair_digests, row_digests, text_digests
+from featurestore.index import (
+    CHANGED,
+    DIGEST,
+    NEW,
+    KeySet,
+    Known,
+    contains,
+    pair_digests,
+    present,
+    row_digests,
+    text_digests,
+)
 
 # few distinct digests, so that lookups hit; zero bytes at the end must count
 digests = st.sampled_from(
@@ -78,6 +89,14 @@ def test_nothing_is_known_of_nothing() -> None:
 @given(st.sets(digests), st.lists(digests))
 def test_contains_is_a_set(there: set[bytes], asked: list[bytes]) -> None:
     assert contains(np.sort(array(list(there))), array(asked)).tolist() == [k in there for k in asked]
+
+
+@given(st.lists(digests), st.lists(st.lists(digests, max_size=5)))
+def test_present_is_a_set_that_streams(keys: list[bytes], parts: list[list[bytes]]) -> None:
+    keys.sort()
+    there = {key for part in parts for key in part}
+    found = present(array(keys), map(array, parts))
+    assert found.tolist() == [key in there and key not in keys[:number] for number, key in enumerate(keys)]
 
 
 @given(st.lists(st.tuples(texts, texts, texts), min_size=2, max_size=2))

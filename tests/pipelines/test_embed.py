@@ -438,7 +438,7 @@ def test_shards_of_a_process_share_one_engine_and_its_threads(
     monkeypatch.setattr(CountingEngine, "__call__", noted)
     monkeypatch.setattr(beam, "run_shards", run_shards)
     assert embed(str(corpus), tmp_path / "store", SMALL_SHARDS).embedded == 30
-    assert [threads for *_, threads in opened] == [1]
+    assert [threads for *_, threads, _graph in opened] == [1]
     assert 1 <= len(names) <= worker.THREADS_PER_CORE
 
 
