@@ -39,6 +39,11 @@ class Runner:
         """The short name."""
         return self.path.rpartition(".")[2]
 
+    @property
+    def in_process(self) -> bool:
+        """Whether all of it runs in this process."""
+        return self.name == IN_PROCESS
+
     def check(self, arguments: Sequence[str]) -> None:
         """Raise UsageError unless the options say where the engine is."""
         if self.places and not any(value_of(arguments, place) for place in self.places):

@@ -38,7 +38,7 @@ from pipelines import signals
 from pipelines.concurrency import batched
 from pipelines.embedding.plan import shards_per_task
 from pipelines.embedding.worker import SHARDS_IN_WORK, EmbedJob, embed_shard
-from pipelines.runners import DASK, IN_PROCESS, Runner, value_of
+from pipelines.runners import DASK, Runner, value_of
 
 POLL_SECONDS = 0.2
 GUESSED_WORKERS = 16
@@ -81,7 +81,7 @@ def workers_of(runner: Runner, arguments: Sequence[str]) -> Workers:
         RunnerError: the scheduler does not answer.
     """
     if runner.name != DASK:
-        return Workers(1 if runner.name == IN_PROCESS else GUESSED_WORKERS, available_cores())
+        return Workers(1 if runner.in_process else GUESSED_WORKERS, available_cores())
     import distributed
 
     place = {"address": value_of(arguments, runner.places[0]), "scheduler_file": value_of(arguments, runner.places[1])}
@@ -107,7 +107,7 @@ def run_shards(job: EmbedJob, shards: Sequence[int], runner: Runner, arguments: 
         PenultError, OSError: a worker raised it, or the run was interrupted.
         RunnerError: the runner failed.
     """
-    shared = runner.name != IN_PROCESS
+    shared = not runner.in_process
     size = shards_per_task(len(shards), workers_of(runner, arguments).processes) if shared else len(shards)
     tasks = list(batched(shards, size))
     pipeline = beam.Pipeline(options=_options(runner, runner.arguments(arguments, len(tasks))))

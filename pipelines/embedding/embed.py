@@ -195,9 +195,9 @@ def _run_shards(
 
     beam = import_beam()
     runner, arguments, missing = runners.find(options.runner), options.runner_arguments, list(range(planned.shards))
-    if runner.name != runners.IN_PROCESS:
+    if not runner.in_process:
         job = hand_out_graph(job, staging)
-    with _watching(staging, planned.images, progress, told=runner.name != runners.IN_PROCESS):
+    with _watching(staging, planned.images, progress, told=not runner.in_process):
         for reruns in reversed(range(1 + RERUNS)):
             failed = _failure(partial(beam.run_shards, job, missing, runner, arguments))
             if not (missing := staging.missing(planned.shards)):
