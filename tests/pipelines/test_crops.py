@@ -140,7 +140,7 @@ class PreciseEngine(CountingEngine):
 def precise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Engines that are opened, in this process, give numbers of their precision."""
 
-    def opened(_tap: object, asked: EngineOptions, _threads: int = 0) -> PreciseEngine:
+    def opened(_tap: object, asked: EngineOptions, *_: object) -> PreciseEngine:
         return PreciseEngine(asked.precision)
 
     for module in (worker, predicting):

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -294,23 +295,27 @@ def test_killed_by_the_first_publication(made: list[str], tmp_path: Path) -> Non
 
 def test_who_reads_meanwhile_always_finds_a_whole_version(made: list[str], to: Path) -> None:
     put(to, "000")
-    over, wrong, seen = threading.Event(), [], set()
+    over, wrong, seen, times = threading.Event(), [], set(), [0, 0, 0]
 
-    def read() -> None:
+    def read(reader: int) -> None:
         while not over.is_set():
             try:
                 for name in SERVED:
                     seen.add(json.loads((to / "current" / name).read_text())["head_id"])
                 assert_whole((to / "current").resolve(strict=True))
+                times[reader] += 1
             except BaseException as error:
                 wrong.append(error)
                 return
 
-    readers = [threading.Thread(target=read) for _ in range(3)]
+    readers = [threading.Thread(target=read, args=[number]) for number in range(3)]
     for reader in readers:
         reader.start()
     for number in range(1, 60):
+        before = list(times)
         put(to, f"{number:03}", keep=5)
+        while not wrong and any(now == then for now, then in zip(times, before, strict=True)):
+            time.sleep(0.001)  # nobody reads so slowly that five versions are published meanwhile
     over.set()
     for reader in readers:
         reader.join()
