@@ -18,7 +18,8 @@ import pyarrow as pa
 from featurestore.concurrency import ahead_of
 from featurestore.machine import available_cores
 
-M_ARENA_MAX = -8  # from malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # from malloc.h
+MOST_MMAP = 32 * 2**20  # bytes: how far glibc lets this threshold grow by itself, with the other at twice as much
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -30,11 +31,16 @@ def bound_memory() -> None:
     """Make freed memory available to all threads, so that the process does not grow with their number.
 
     By default glibc uses up to eight heaps per core; each new thread may add one, and none is given back (mallopt(3)).
-    Arrow's own memory pool kept 50 MiB per 100,000 catalog rows that Lance's threads had freed.
+    Arrow's own memory pool kept 50 MiB per 100,000 catalog rows that Lance's threads had freed. Dask's nanny lets glibc
+    give back all but 64 KiB at once, so that each image's pixels are pages that the system makes anew.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, available_cores())
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_ARENA_MAX, available_cores())
+        if "MALLOC_TRIM_THRESHOLD_" in os.environ:
+            mallopt(M_MMAP_THRESHOLD, MOST_MMAP)
+            mallopt(M_TRIM_THRESHOLD, 2 * MOST_MMAP)
 
 
 class Once(Generic[P, Out]):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from pipelines.concurrency import Once
 
@@ -42,3 +46,18 @@ if not child:
 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 7
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
+def test_a_worker_under_dasks_nanny_keeps_the_memory_of_its_pixels() -> None:
+    """The nanny lets glibc give back what is freed at once: each image then waits for the system to make its pages."""
+    code = (
+        "import resource; import numpy as np; from pipelines.concurrency import bound_memory; bound_memory();"
+        "made = lambda: np.ones((500, 375, 4), np.uint8) is None; made();"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt; [made() for _ in range(200)];"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    nanny = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run([sys.executable, "-c", code], env=nanny, stdout=subprocess.PIPE, text=True, check=True)
+    pages = 500 * 375 * 4 // 4096
+    assert int(done.stdout) < 20 * pages  # of 200 images
