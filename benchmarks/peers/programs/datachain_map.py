@@ -1,0 +1,45 @@
+"""datachain: a map over a storage in two processes, saved as a dataset of its own SQLite database.
+
+Its ``map`` hands over a file at a time, so that the graph takes one image per forward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from embedder import Embedder, program
+
+
+def compute(file, model) -> list[float]:  # type: ignore[no-untyped-def]
+    return model([file.read()])[0].tolist()
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    import datachain as dc
+
+    graph, crop = arguments.graph, arguments.crop
+    (
+        dc.read_storage(Path(arguments.corpus).as_uri(), type="binary", update=True)
+        .filter(dc.C("file.path").glob("*.jpg"))
+        .settings(parallel=len(os.sched_getaffinity(0)), prefetch=0)
+        .setup(model=lambda: Embedder(graph, crop, threads=1, batch=1))
+        .map(vector=compute, params=["file", "model"], output={"vector": list[float]})
+        .save("features")
+    )
+
+
+def rows(output: str) -> Iterable[tuple[str, np.ndarray]]:
+    import datachain as dc
+
+    return [(path, np.array(vector)) for path, vector in dc.read_dataset("features").to_iter("file.path", "vector")]
+
+
+if __name__ == "__main__":
+    # The database is beside the output; datachain reads where from the environment as it is imported.
+    os.environ["DATACHAIN_ROOT_DIR"] = sys.argv[4 if sys.argv[1] == "embed" else 2]
+    program(embed, rows)
