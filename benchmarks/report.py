@@ -33,7 +33,8 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
     print("|" + "|".join("---" if isinstance(rows[0][name], str) else "---:" for name in names) + "|")
     for row in rows:
         print("| " + " | ".join(str(row[name]) for name in names) + " |")
-    module = Path(sys.argv[0]).stem
+    program = Path(sys.argv[0])
+    module = program.parent.name if program.stem == "__main__" else program.stem
     print(f"\n`python -m benchmarks.{module} {shlex.join(sys.argv[1:])}`".replace(" `", "`") + f" on {machine()}\n")
     sys.stdout.flush()
 

@@ -40,8 +40,8 @@ def embed(arguments: argparse.Namespace) -> None:
     found.write_lance(arguments.output, mode="overwrite")
 
 
-def rows(output: str) -> Iterable[tuple[str, np.ndarray]]:
-    found = daft.read_lance(output).to_pydict()
+def rows(arguments: argparse.Namespace) -> Iterable[tuple[str, np.ndarray]]:
+    found = daft.read_lance(arguments.output).to_pydict()
     return zip(found["path"], found["vector"], strict=True)
 
 

@@ -1,6 +1,7 @@
 """datachain: a map over a storage in two processes, saved as a dataset of its own SQLite database.
 
-Its ``map`` hands over a file at a time, so that the graph takes one image per forward pass.
+Its ``map`` hands over a file at a time, so that the graph takes one image per forward pass. A changed preprocessing is
+a changed body of the same function, as it is when somebody edits a script.
 """
 
 from __future__ import annotations
@@ -15,25 +16,30 @@ import numpy as np
 from embedder import Embedder, program
 
 
-def compute(file, model) -> list[float]:  # type: ignore[no-untyped-def]
-    return model([file.read()])[0].tolist()
-
-
 def embed(arguments: argparse.Namespace) -> None:
     import datachain as dc
 
-    graph, crop = arguments.graph, arguments.crop
+    graph = arguments.graph
+    if arguments.crop == "squash":
+
+        def compute(file, model) -> list[float]:  # type: ignore[no-untyped-def]
+            return model([file.read()], "squash")[0].tolist()
+    else:
+
+        def compute(file, model) -> list[float]:  # type: ignore[no-untyped-def]
+            return model([file.read()], "center")[0].tolist()
+
     (
-        dc.read_storage(Path(arguments.corpus).as_uri(), type="binary", update=True)
+        dc.read_storage(Path(arguments.corpus).as_uri(), type="binary")
         .filter(dc.C("file.path").glob("*.jpg"))
         .settings(parallel=len(os.sched_getaffinity(0)), prefetch=0)
-        .setup(model=lambda: Embedder(graph, crop, threads=1, batch=1))
+        .setup(model=lambda: Embedder(graph, threads=1, batch=1))
         .map(vector=compute, params=["file", "model"], output={"vector": list[float]})
         .save("features")
     )
 
 
-def rows(output: str) -> Iterable[tuple[str, np.ndarray]]:
+def rows(arguments: argparse.Namespace) -> Iterable[tuple[str, np.ndarray]]:
     import datachain as dc
 
     return [(path, np.array(vector)) for path, vector in dc.read_dataset("features").to_iter("file.path", "vector")]

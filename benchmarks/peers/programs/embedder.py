@@ -1,7 +1,7 @@
 """What every peer computes, and how every program is called: it needs OpenVINO, simplejpeg, Pillow and numpy only.
 
-The pixels are those of penult: a whole JPEG by simplejpeg, Pillow's antialiased BILINEAR to 224 × 224 pixels of the whole
-rectangle ("squash") or of its largest central square ("center"). So are the graph and how it is compiled.
+The pixels are those of penult: a whole JPEG by simplejpeg, Pillow's antialiased BILINEAR to 224 × 224 pixels of the
+whole rectangle ("squash") or of its largest central square ("center"). So are the graph and how it is compiled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import simplejpeg
 from PIL import Image
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-import openvino
+import openvino  # noqa: E402
 
 BATCH = 8  # images per forward pass, penult's own
 SIDE = 224  # pixels
@@ -56,14 +56,14 @@ class Embedder:
         self._own = threading.local()
         self._forward(np.zeros((batch, SIDE, SIDE, 3), np.uint8))  # the first tensor, before there are threads
 
-    def __call__(self, files: Sequence[bytes]) -> np.ndarray:
+    def __call__(self, files: Sequence[bytes], crop: str | None = None) -> np.ndarray:
         """Return float32 (n, 1280); raise ValueError at a damaged file."""
         features = np.empty((len(files), WIDTH), np.float32)
         for start in range(0, len(files), self.batch):
             some = files[start : start + self.batch]
             pixels = np.zeros((self.batch, SIDE, SIDE, 3), np.uint8)
             for index, data in enumerate(some):
-                pixels[index] = decode(data, self.crop)
+                pixels[index] = decode(data, crop or self.crop)
             features[start : start + len(some)] = self._forward(pixels)[: len(some)]
             count(len(some))
         return features
@@ -101,7 +101,7 @@ def files_of(corpus: str) -> list[str]:
 
 
 def program(
-    embed: Callable[[argparse.Namespace], None], rows: Callable[[str], Iterable[tuple[str, np.ndarray]]]
+    embed: Callable[[argparse.Namespace], None], rows: Callable[[argparse.Namespace], Iterable[tuple[str, np.ndarray]]]
 ) -> None:
     """The command line that all programs have.
 
@@ -111,18 +111,19 @@ def program(
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("embed")
+    dump = commands.add_parser("dump")
     for name in ("corpus", "graph", "output"):
         run.add_argument(name)
-    run.add_argument("--crop", choices=["squash", "center"], default="squash")
+    for name in ("output", "file"):
+        dump.add_argument(name)
+    for command in (run, dump):
+        command.add_argument("--crop", choices=["squash", "center"], default="squash")
     run.add_argument("--checkpoint", action="store_true")
-    dump = commands.add_parser("dump")
-    dump.add_argument("output")
-    dump.add_argument("file")
     arguments = parser.parse_args()
     if arguments.command == "embed":
         embed(arguments)
         return
-    found = list(rows(arguments.output))
+    found = list(rows(arguments))
     names = np.array([Path(path).name for path, _ in found], str)
     vectors = np.array([vector for _, vector in found], np.float32).reshape(len(found), -1)
     np.savez(arguments.file, names=names, vectors=vectors)

@@ -40,8 +40,8 @@ def embed(arguments: argparse.Namespace) -> None:
     ).save_to_disk(f"{arguments.output}/features")
 
 
-def rows(output: str) -> Iterable[tuple[str, np.ndarray]]:
-    found = datasets.load_from_disk(f"{output}/features").with_format("numpy")
+def rows(arguments: argparse.Namespace) -> Iterable[tuple[str, np.ndarray]]:
+    found = datasets.load_from_disk(f"{arguments.output}/features").with_format("numpy")
     return zip(found["path"], found["vector"], strict=True)
 
 

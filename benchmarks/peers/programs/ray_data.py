@@ -50,9 +50,9 @@ def embed(arguments: argparse.Namespace) -> None:
         lance_ray.write_lance(found, arguments.output, mode="overwrite")
 
 
-def rows(output: str) -> Iterable[tuple[str, np.ndarray]]:
-    parquet = list(Path(output).glob("*.parquet"))
-    table = pq.read_table(parquet) if parquet else lance.dataset(output).to_table()
+def rows(arguments: argparse.Namespace) -> Iterable[tuple[str, np.ndarray]]:
+    parquet = list(Path(arguments.output).glob("*.parquet"))
+    table = pq.read_table(parquet) if parquet else lance.dataset(arguments.output).to_table()
     return zip(table["path"].to_pylist(), table["vector"].to_pylist(), strict=True)
 
 

@@ -32,8 +32,8 @@ def embed(arguments: argparse.Namespace) -> None:
     lance.write_dataset(batches(), arguments.output, schema=SCHEMA, mode="overwrite")
 
 
-def rows(output: str) -> Iterable[tuple[str, np.ndarray]]:
-    table = lance.dataset(output).to_table()
+def rows(arguments: argparse.Namespace) -> Iterable[tuple[str, np.ndarray]]:
+    table = lance.dataset(arguments.output).to_table()
     return zip(table["path"].to_pylist(), table["vector"].to_pylist(), strict=True)
 
 

@@ -1,0 +1,1 @@
+"""penult beside what people would take instead: see ``__main__``."""
