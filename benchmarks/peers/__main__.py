@@ -165,7 +165,8 @@ def corrupt_file(bench: Bench, peer: Peer, vectors: Reference) -> str:
     text = taken.text
     if peer.lock is None:
         status = [sys.executable, "-m", "pipelines", "status", "--failed", "--store", str(place / "output")]
-        text += subprocess.run(status, capture_output=True, text=True, env=environment(), check=True).stdout
+        said = subprocess.run(status, capture_output=True, text=True, env=environment(), check=True)
+        text += said.stdout + said.stderr
     outcome = check(peer, place / "output", bench.names(bad.name), vectors, "squash", place)
     return f"{ended(taken.code)}; {outcome}; the file is {'named' if bad.name in text else 'not named'}"
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.peers.environments import environment
+from benchmarks.peers.environments import HERE, environment
 
 MARK = "PENULT_PEERS_RUN"
 COUNT = "PENULT_PEERS_COUNT"  # as programs/embedder.py has it
@@ -50,7 +50,12 @@ class Run:
         self._began = time.perf_counter()
         with self._printed.open("wb") as printed:
             self._root = subprocess.Popen(
-                command, stdout=printed, stderr=subprocess.STDOUT, env=variables, start_new_session=True, cwd=folder
+                command,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                env=variables,
+                start_new_session=True,
+                cwd=HERE / "programs",
             )
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         if watched:
@@ -61,8 +66,10 @@ class Run:
         return sum(int(line.split()[1]) for line in self._lines())
 
     def wait_for(self, images: int) -> None:
-        """Wait until so many images have been computed, or the run has ended."""
-        while self.images() < images and self._root.poll() is None and time.perf_counter() - self._began < LIMIT:
+        """Wait until so many images have been computed; raise RuntimeError if the run ends or hangs before."""
+        while self.images() < images:
+            if self._root.poll() is not None or time.perf_counter() - self._began > LIMIT:
+                raise RuntimeError(self.end().text[-3000:])
             time.sleep(0.005)
 
     def end(self) -> Taken:
