@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from embedder import Embedder, program
 
+ROWS = 64  # per insert: by default 10,000, and a kill costs as many
+
 
 def embed(arguments: argparse.Namespace) -> None:
     import datachain as dc
@@ -32,7 +34,7 @@ def embed(arguments: argparse.Namespace) -> None:
     (
         dc.read_storage(Path(arguments.corpus).as_uri(), type="binary")
         .filter(dc.C("file.path").glob("*.jpg"))
-        .settings(parallel=len(os.sched_getaffinity(0)), prefetch=0)
+        .settings(parallel=len(os.sched_getaffinity(0)), prefetch=0, batch_size=ROWS)
         .setup(model=lambda: Embedder(graph, threads=1, batch=1))
         .map(vector=compute, params=["file", "model"], output={"vector": list[float]})
         .save("features")

@@ -19,6 +19,8 @@ import ray
 from embedder import BATCH, Embedder, files_of, program
 from ray.data.checkpoint import CheckpointConfig
 
+ROWS = 64  # per block, where blocks are checkpointed: what a kill costs
+
 
 class Model:
     def __init__(self, graph: str, crop: str) -> None:
@@ -37,7 +39,9 @@ def embed(arguments: argparse.Namespace) -> None:
             checkpoint_path=f"{arguments.output}.checkpoint",
             delete_checkpoint_on_success=False,
         )
-    found = ray.data.read_binary_files(files_of(arguments.corpus), include_paths=True).map_batches(
+    files = files_of(arguments.corpus)
+    blocks = len(files) // ROWS + 1 if arguments.checkpoint else None
+    found = ray.data.read_binary_files(files, include_paths=True, override_num_blocks=blocks).map_batches(
         Model,
         fn_constructor_args=(arguments.graph, arguments.crop),
         batch_size=4 * BATCH,
