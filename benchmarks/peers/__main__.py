@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -230,6 +231,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=["rates", "faults"], default=["rates", "faults"])
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that what runs is killed
     peers = {key: PEERS[key] for key in arguments.peers}
     HOME.mkdir(parents=True, exist_ok=True)
     for lock in {peer.lock for peer in peers.values() if peer.lock}:

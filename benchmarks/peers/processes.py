@@ -5,6 +5,7 @@ A run's processes are those that have inherited a variable of its own, so that d
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import signal
@@ -19,7 +20,7 @@ from benchmarks.peers.environments import HERE, environment
 
 MARK = "PENULT_PEERS_RUN"
 COUNT = "PENULT_PEERS_COUNT"  # as programs/embedder.py has it
-LIMIT = 600  # seconds: a run that takes longer hangs
+LIMIT = 300  # seconds: a run that takes longer hangs
 SAMPLE = 0.2  # seconds between two looks at the memory
 SEARCH = 0.5  # seconds: how long a worker is looked for that has a file open
 WRITING = os.O_WRONLY | os.O_RDWR
@@ -57,6 +58,7 @@ class Run:
                 start_new_session=True,
                 cwd=HERE / "programs",
             )
+        atexit.register(self.kill)  # daemons outlive their run, and would slow down all that follows
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         if watched:
             self._watcher.start()
@@ -82,6 +84,7 @@ class Run:
         if self._watcher.is_alive():
             self._watcher.join()
         self.kill()
+        atexit.unregister(self.kill)
         return Taken(seconds, self._peak, code, self._printed.read_text(errors="replace"))
 
     def kill(self) -> None:

@@ -32,7 +32,12 @@ class Model:
 
 def embed(arguments: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
-    ray.init(num_cpus=cores + 1, include_dashboard=False, object_store_memory=2**30, log_to_driver=True)
+    ray.init(
+        num_cpus=cores + 2,  # to read and to write; a checkpoint's filter takes one for itself, else the run hangs
+        include_dashboard=False,
+        object_store_memory=2**30,
+        log_to_driver=True,
+    )
     if arguments.checkpoint:
         ray.data.DataContext.get_current().checkpoint_config = CheckpointConfig(
             id_column="path",
