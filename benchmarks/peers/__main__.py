@@ -196,7 +196,7 @@ FAULTS: dict[str, Callable[[Bench, Peer, Reference], str]] = {
 
 def faults(bench: Bench, peers: dict[str, Peer], names: list[str]) -> list[dict[str, Any]]:
     """Each fault on each peer."""
-    vectors = reference(bench.corpus, bench.graph)
+    vectors = reference(bench.corpus, bench.graph, bench.folder)
     rows = []
     for peer in peers.values():
         row = {"what": peer.title}

@@ -1,4 +1,8 @@
-"""What an output holds, by one check for all: its rows against vectors that a plain loop has computed."""
+"""What an output holds, by one check for all: its rows against vectors that a plain loop has computed.
+
+``python -m benchmarks.peers.outcome CORPUS GRAPH FILE`` is the loop. It is a process of its own: OpenVINO may crash
+one that is told to end, and this one has others to kill first.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.peers.environments import HERE, Peer, environment
-
-sys.path.append(str(HERE / "programs"))
-from embedder import Embedder, files_of
 
 CROPS = ("squash", "center")
 TOLERANCE = 0.01  # float16 is off by 0.004 at 8; the vectors of two crops differ by 0.5 or more in some number
@@ -45,17 +46,29 @@ class Outcome(NamedTuple):
 Reference = Mapping[str, Mapping[str, np.ndarray]]
 
 
-def reference(corpus: Path, graph: Path) -> Reference:
+def reference(corpus: Path, graph: Path, folder: Path) -> Reference:
     """The vector of each file, by crop and name."""
-    files = files_of(str(corpus))
-    found = {}
-    for crop in CROPS:
-        model = Embedder(str(graph), crop)
-        vectors = [model([Path(path).read_bytes()])[0] for path in files]
-        found[crop] = dict(zip((Path(path).name for path in files), vectors, strict=True))
+    file = folder / "reference.npz"
+    command = [sys.executable, "-m", "benchmarks.peers.outcome", str(corpus), str(graph), str(file)]
+    subprocess.run(command, check=True, env=environment())
+    told = np.load(file)
+    found = {crop: dict(zip(told["names"].tolist(), told[crop], strict=True)) for crop in CROPS}
     far = min(np.abs(found["squash"][name] - found["center"][name]).max() for name in found["squash"])
     assert far > 10 * TOLERANCE, f"two crops of a file differ by {far} only"
     return found
+
+
+def main() -> None:
+    """Compute the vectors of all files, one by one."""
+    sys.path.append(str(HERE / "programs"))
+    from embedder import Embedder, files_of
+
+    corpus, graph, file = sys.argv[1:]
+    paths, found = files_of(corpus), {}
+    for crop in CROPS:
+        model = Embedder(graph, crop, batch=1)
+        found[crop] = np.array([model([Path(path).read_bytes()])[0] for path in paths])
+    np.savez(file, names=[Path(path).name for path in paths], **found)
 
 
 def check(peer: Peer, output: Path, expected: set[str], vectors: Reference, crop: str, folder: Path) -> Outcome:
@@ -72,3 +85,7 @@ def check(peer: Peer, output: Path, expected: set[str], vectors: Reference, crop
         found.update(near)
         wrong += not near
     return Outcome(len(expected - set(names)), sum(names.values()) - len(names), dict(sorted(found.items())), wrong)
+
+
+if __name__ == "__main__":
+    main()
