@@ -90,6 +90,8 @@ lock: setup  ## resolve the requirements anew for Python 3.11 to 3.13
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["track"], sep="\n")' \
 		| $(COMPILE) --constraint requirements.txt --output-file requirements-track.txt -
 	$(COMPILE) --group airflow --output-file requirements-airflow.txt
+	for peer in script daft datasets ray datachain; do \
+		$(COMPILE) --output-file benchmarks/peers/requirements-$$peer.txt benchmarks/peers/requirements-$$peer.in || exit; done
 
 clean:  ## remove the environments, the demo and what make mutants has kept
 	rm -rf $(VENV) $(AIRFLOW) $(DEMO) .mutants .cluster
