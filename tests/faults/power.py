@@ -405,7 +405,7 @@ def _may_be_lost(path: str, named: bytes) -> bool:
 
     ``named``: what names the data files on which somebody relies.
     """
-    unnamed = path.endswith(".lance") and Path(path).name.encode() not in named
+    unnamed = Path(path).parent.name == "data" and Path(path).name.encode() not in named  # Lance renames it at its end
     return path == f"{STORE}/lock" or path.endswith((".progress", ".tmp")) or unnamed
 
 
