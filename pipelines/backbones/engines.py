@@ -74,14 +74,16 @@ class Engine:
         raise NotImplementedError
 
 
-def open_engine(tap: Tap, options: EngineOptions = EngineOptions(), threads: int = 0, graph: str = "") -> Engine:
+def open_engine(
+    tap: Tap, options: EngineOptions = EngineOptions(), threads: int = 0, graph: graphs.Handed | None = None
+) -> Engine:
     """Return an engine that is ready to run a backbone.
 
     Args:
         tap: what is computed.
         options: engine, precision and batch size.
         threads: CPU threads; 0 takes all cores.
-        graph: key of a graph that ``graphs.receive`` has brought; by default the backbone's own.
+        graph: of OpenVINO's engine, converted elsewhere.
 
     Raises:
         UsageError: see ``check_request``.
@@ -96,7 +98,7 @@ def open_engine(tap: Tap, options: EngineOptions = EngineOptions(), threads: int
 class OpenVINOEngine(Engine):
     """A cached graph, compiled for this CPU; every calling thread has its own infer request."""
 
-    def __init__(self, tap: Tap, options: EngineOptions, threads: int, graph: str) -> None:
+    def __init__(self, tap: Tap, options: EngineOptions, threads: int, graph: graphs.Handed | None) -> None:
         precision, batch_size = options.precision, options.images_per_pass(tap.input_size)
         openvino = graphs.import_openvino()
         core = openvino.Core()
@@ -132,7 +134,7 @@ class OpenVINOEngine(Engine):
 class TensorFlowEngine(Engine):
     """The Keras model as one TensorFlow function, in f32 on whatever device TensorFlow sees."""
 
-    def __init__(self, tap: Tap, options: EngineOptions, threads: int, _graph: str) -> None:
+    def __init__(self, tap: Tap, options: EngineOptions, threads: int, _graph: graphs.Handed | None) -> None:
         if options.precision != "f32":
             raise EngineError("The TensorFlow engine computes in f32 only: use `--precision f32`.")
         import_keras()

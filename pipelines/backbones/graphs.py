@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from featurestore.errors import BackboneError, EngineError, UsageError
 from featurestore.storage.cache import cache_folder
@@ -30,26 +30,33 @@ LOG = logging.getLogger("penult")
 Content = tuple[bytes, bytes]  # the two files of OpenVINO's IR: graph and weights
 GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
 
-_received: dict[str, Content] = {}  # the graph that came last, by its key
+
+class Handed(Protocol):
+    """A converted graph that lies elsewhere, under what ``key_of`` has told of it."""
+
+    @property
+    def key(self) -> str:
+        """What it is kept under here, too."""
+
+    def write(self, path: Path) -> None:
+        """Write the graph to ``path``, and its weights beside it, as OpenVINO's IR."""
 
 
-def graph(core: openvino.Core, tap: Tap, key: str = "") -> openvino.Model:
+def graph(core: openvino.Core, tap: Tap, handed: Handed | None = None) -> openvino.Model:
     """Return the tap's graph: the backbone's own, or its Keras model converted.
 
     Args:
         core: OpenVINO.
         tap: what the graph computes.
-        key: of a graph that ``receive`` has brought; then neither weights nor Keras are needed.
+        handed: the same graph, converted elsewhere; then neither weights nor Keras are needed.
 
     Raises:
         UsageError: no such layer, or an input size that the network does not take.
         BackboneError: weights or a graph that is missing, damaged or of another network.
         EngineError: the disk does not give back what was written.
     """
-    if key:
-        if (content := _received.get(key) or _read_cached(_folder(key))) is None:
-            raise EngineError("The graph of this run is gone from the folder of the cache: run this again.")
-        return core.read_model(*content)
+    if handed is not None:
+        return core.read_model(*_kept(handed.key, handed.write))
     tap.fetch()
     backbone = TABLE[tap.backbone]
     if (own := backbone.graph(tap)) is not None:
@@ -104,8 +111,7 @@ def _prepared(model: openvino.Model, tap: Tap, normalization: Normalization) -> 
 
 def converted(tap: Tap) -> Content:
     """Return the tap's graph, and its weights, from the cache; convert it first if it is missing or damaged."""
-    folder = _folder(key_of(tap))
-    return _read_cached(folder) or _made(folder, partial(_convert, tap))
+    return _kept(key_of(tap), partial(_convert, tap))
 
 
 def key_of(tap: Tap) -> str:
@@ -118,22 +124,6 @@ def key_of(tap: Tap) -> str:
 def is_converted(tap: Tap) -> bool:
     """Return whether the tap's graph is made from a Keras model, and not one that the backbone brings."""
     return TABLE[tap.backbone].graph(tap) is None
-
-
-def receive(key: str, read: Callable[[], Content]) -> None:
-    """Make sure that a converted graph is on this machine; ``read`` brings it from elsewhere."""
-    folder = _folder(key)
-    if key not in _received and _read_cached(folder) is None:
-        content = read()
-
-        def write(path: Path) -> None:
-            for suffix, data in zip((".xml", ".bin"), content, strict=True):
-                path.with_suffix(suffix).write_bytes(data)
-
-        made = _made(folder, write)
-        if _read_cached(folder) is None:  # no cache
-            _received.clear()
-            _received[key] = made
 
 
 def _convert(tap: Tap, path: Path) -> None:
@@ -165,14 +155,16 @@ def import_openvino() -> Any:
 # -- the cache -------------------------------------------------------------------------------------------------------
 
 
-def _folder(key: str) -> Path | None:
-    return None if (cache := cache_folder()) is None else cache / "graphs" / key
+def _kept(key: str, write: Callable[[Path], None]) -> Content:
+    """Return a graph from the cache; write it there first if it is missing or damaged."""
+    cache = cache_folder()
+    folder = None if cache is None else cache / "graphs" / key
+    content = None if folder is None else _read_cached(folder)
+    return content or _made(folder, write)
 
 
-def _read_cached(folder: Path | None) -> Content | None:
+def _read_cached(folder: Path) -> Content | None:
     """Return the graph and its weights, or None unless both are as they were written."""
-    if folder is None:
-        return None
     try:
         graph, weights = (folder / "graph.xml").read_bytes(), (folder / "graph.bin").read_bytes()
         digest = (folder / "sha256").read_text()

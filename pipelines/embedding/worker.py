@@ -33,7 +33,7 @@ from pipelines.concurrency import Once, batched, bound_memory, shared_pool
 from pipelines.embedding.contents import Contents
 from pipelines.embedding.files import Clock, Feed, Loader, Picture, catalog_rows
 from pipelines.embedding.heartbeat import beating, check_open, worker_name
-from pipelines.embedding.job import EmbedJob
+from pipelines.embedding.job import EmbedJob, HandedGraph
 from pipelines.images import decoder
 from pipelines.images.apart import Apart
 
@@ -53,7 +53,7 @@ _feeding = threading.Lock()  # held by the shard whose files are read
 
 
 @Once
-def engine_for(tap: Tap, options: EngineOptions, threads: int = 0, graph: str = "") -> Engine:
+def engine_for(tap: Tap, options: EngineOptions, threads: int = 0, graph: HandedGraph | None = None) -> Engine:
     """Return the engine of this process, which is opened once; ``threads`` and ``graph`` as in ``open_engine``."""
     return open_engine(tap, options, threads, graph)
 
@@ -64,7 +64,7 @@ def hand_out_graph(job: EmbedJob, staging: Staging) -> EmbedJob:
         return job
     for name, data in zip((layout.GRAPH, layout.GRAPH_WEIGHTS), graphs.converted(job.tap), strict=True):
         staging.attach(name, data)
-    return replace(job, graph=graphs.key_of(job.tap))
+    return replace(job, graph=HandedGraph(graphs.key_of(job.tap), job.store, job.run_id))
 
 
 @Once
@@ -75,9 +75,6 @@ def _opened(store: str, _run_id: str) -> FeatureStore:
 
 def _engine_of(job: EmbedJob, threads: int) -> Engine:
     """Return the engine of this process; raise SpecMismatch if its vectors have another length than the set's."""
-    if job.graph:
-        staging = job.staging()
-        graphs.receive(job.graph, lambda: (staging.attached(layout.GRAPH), staging.attached(layout.GRAPH_WEIGHTS)))
     engine = engine_for(job.tap, job.engine, threads, job.graph)
     width = _opened(job.store, job.run_id).spec(job.feature_set).width
     if engine.width != width:

@@ -800,7 +800,7 @@ def test_engines_are_opened_as_they_were_asked_for(
 ) -> None:
     opened: list[tuple[Any, ...]] = []
 
-    def open_engine(tap: Tap, asked: EngineOptions, threads: int = 0, _graph: str = "") -> CountingEngine:
+    def open_engine(tap: Tap, asked: EngineOptions, threads: int = 0, _graph: object = None) -> CountingEngine:
         assert not threads  # all that there are
         opened.append((*astuple(asked), tap.layer, tap.pooling, tap.input_size, tap.crop))
         return CountingEngine(8)
