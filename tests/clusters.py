@@ -26,7 +26,7 @@ class Cluster:
         self.address = ""
         self.workers: list[subprocess.Popen[bytes]] = []
         self.environment = dict(os.environ)
-        self.prepare: Callable[[], object] | None = None  # called in a process before it begins
+        self.through: list[str] = []  # a command that starts each process, such as prlimit
 
     @property
     def runner(self) -> list[str]:
@@ -83,11 +83,10 @@ class Cluster:
     def _start(self, what: str, *words: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{what}-{len(self.workers)}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.dask_{what}", *words],
+                [*self.through, sys.executable, "-m", f"distributed.cli.dask_{what}", *words],
                 stdout=log,
                 stderr=log,
                 env=self.environment,
-                preexec_fn=self.prepare,
             )
 
 

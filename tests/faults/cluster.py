@@ -10,7 +10,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -29,7 +28,7 @@ import numpy as np
 import clusters
 import object_servers
 from conftest import write_picture
-from faults import Faults, invariant, own_folder
+from faults import Faults, invariant, needs, own_folder
 from faults.poison.sitecustomize import WORD
 from object_proxy import Harm, Message, proxy
 from pipelines.embedding.embed import embed
@@ -245,7 +244,8 @@ def another_version(cluster: clusters.Cluster, folder: Path) -> None:
 
 def no_room(cluster: clusters.Cluster, _: Path) -> None:
     """Files of the worker may not grow beyond some kilobytes."""
-    cluster.prepare = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    needs("prlimit")
+    cluster.through = ["prlimit", "--fsize=20000"]
 
 
 UNFIT: dict[str, tuple[str, Callable[[clusters.Cluster, Path], None]]] = {
