@@ -62,7 +62,8 @@ def sweep(
     began, (n, d) = time.perf_counter(), X.shape
     order = np.arange(n) if folds is None else np.argsort(folds, kind="stable")
     rows = MemoryRows(X[order], np.zeros(d, np.float32), np.ones(d, np.float32))
-    problems = [LinearProblem(C, None, fold) for fold in ([-1] if folds is None else range(FOLDS)) for C in Cs]
+    parts = [()] if folds is None else [(fold,) for fold in range(FOLDS)]
+    problems = [LinearProblem(C, None, left_out) for left_out in parts for C in Cs]
     fits = list(
         fit_many(
             LabelledRows(rows, y[order], int(y.max()) + 1, None if folds is None else folds[order]), loss, problems
@@ -77,7 +78,7 @@ def sweep(
         * sum_of_losses(loss, X[fitted] @ fit.coef + fit.intercept, y[fitted])
         + half_norm(loss, fit.coef, fit.intercept)
         for fit in fits
-        if problems[fit.problem].left_out <= 0
+        if problems[fit.problem].left_out in ((), (0,))
     }
     return seconds, operations, objectives
 

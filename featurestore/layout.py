@@ -7,6 +7,7 @@ from pathlib import PurePath
 HEADER, LOCK, PROBE = "penult.json", "lock", "probe"
 CATALOG, LABELS = "catalog.lance", "labels.lance"
 FEATURES, RUNS, JOURNALS, RESULTS = "features", "runs", "staging", "results"
+KEPT_HEADS = "heads"  # in the folder of kept results
 BACKBONES, FINETUNINGS, ALIASES, ASIDE = "backbones", "finetune", "aliases", "damaged"
 NIGHTS = "nights"
 TABLE, WEIGHTS, JSON = ".lance", ".weights.h5", ".json"  # suffixes of names
@@ -58,6 +59,11 @@ def backbone(store: PurePath, run_id: str) -> PurePath:
 def weights(store: PurePath, sha256: str) -> PurePath:
     """Return the file with a fine-tuned backbone's weights."""
     return store / BACKBONES / f"{sha256}{WEIGHTS}"
+
+
+def kept_heads(store: PurePath) -> PurePath:
+    """Return the folder with the heads of kept results, a folder each."""
+    return store / RESULTS / KEPT_HEADS
 
 
 def alias(store: PurePath, name: str) -> PurePath:

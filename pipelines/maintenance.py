@@ -201,6 +201,8 @@ def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath
     kept = (path for folder in listed(store / layout.RESULTS) for path in listed(folder))
     for path in (path for path in kept if path.suffix == layout.JSON):
         yield from tried(path, [path], partial(_check_outcome, path))
+    for path in _in_each(layout.kept_heads(store), artifact.DESCRIPTION):
+        yield from tried(path, [path.parent], partial(artifact.load, path.parent))
     for path in (path for path in listed(store / layout.NIGHTS) if path.suffix == layout.JSON):
         yield from tried(path, [path], partial(read_sealed, path, required=True))
     for path in _in_each(store / layout.FINETUNINGS, layout.BEGUN):

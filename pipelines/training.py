@@ -111,6 +111,7 @@ def compare_heads(
         "seeds": list(options.evaluation.each_seed),
         "folds": options.evaluation.folds,
         "fewshot": list(options.evaluation.fewshot),
+        "prefer": options.evaluation.prefer,
         "budget": options.evaluation.budget,
         "sets": list(sets),
         "memory_limit": limit,

@@ -1,4 +1,4 @@
-"""Remove what no run needs any more: old versions, files of dead runs, the oldest cached results of fits."""
+"""Remove what no run needs any more: old versions, files of dead runs, the oldest results of comparisons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featurestore.storage.base import storage_of
 from featurestore.storage.files import delete, exists, is_folder, is_link, listed
 from featurestore.storage.table import Table
 
-MAX_RESULTS = 20_000  # kept outcomes of comparisons
+MAX_RESULTS, MAX_HEADS = 20_000, 50  # kept outcomes of comparisons, and heads of their winners
 LOG = logging.getLogger("penult")
 
 
@@ -44,9 +44,9 @@ def collect(store: PurePath, tables: Sequence[Table], older_than: float) -> dict
     kept = [
         path for folder in _children(store / layout.RESULTS) for path in _children(folder) if path.suffix == layout.JSON
     ]
-    outcomes = sorted(kept, key=_last_touched, reverse=True)
-    for path in outcomes[MAX_RESULTS:]:
-        freed["kept outcomes"] += _removed(path, time.time())
+    for paths, most in ((kept, MAX_RESULTS), (_children(layout.kept_heads(store)), MAX_HEADS)):
+        for path in sorted(paths, key=_last_touched, reverse=True)[most:]:
+            freed["kept outcomes"] += _removed(path, time.time())
     return freed
 
 
@@ -65,6 +65,7 @@ def _unfinished(store: PurePath) -> Iterator[PurePath]:
 def _folders(store: PurePath) -> Iterator[PurePath]:
     """Yield the folders that penult itself writes files to."""
     folders = [path for name in (layout.RUNS, layout.FEATURES, layout.RESULTS) for path in _children(store / name)]
+    folders += _children(layout.kept_heads(store))
     own = (layout.BACKBONES, layout.CATALOG, layout.LABELS, layout.ALIASES, layout.NIGHTS)
     folders += [store / name for name in own]
     yield from (path for path in folders if is_folder(path) and not is_link(path))

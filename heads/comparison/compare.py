@@ -14,16 +14,18 @@ from featurestore.errors import HeadError, UsageError
 from heads import registry
 from heads.base import Head
 from heads.comparison import streaming
+from heads.comparison.fewer_rows import few_shot, learning_curve
 from heads.comparison.fit_cache import Results
 from heads.comparison.space import DEFAULT, Evaluation, Search
-from heads.comparison.subsampling import few_shot, few_shot_notes, learning_curve
-from heads.comparison.trials import HOLD_OUT, Experiment, Progress, Table, Trial, Tried
+from heads.comparison.subsampling import few_shot_notes
+from heads.comparison.tables import HOLD_OUT, Table
+from heads.comparison.trials import Experiment, Progress, Trial, Tried
 from heads.evaluation import metrics
-from heads.evaluation.significance import mcnemar
+from heads.evaluation.significance import holm, mcnemar
 from heads.spec import HeadSpec
-from heads.train import TrainResult, check_dataset, check_finite, count_views, gained, score, timed_fit
+from heads.train import TrainResult, check_dataset, check_finite, count_views, gained, score
 
-TIED = 0.05  # p-value of the paired test from which on a head counts as tied with the first
+TIED = 0.05  # corrected p-value of the paired test from which on a head counts as tied with the first
 CURVE_SECONDS = 60.0  # a head that takes longer to fit gets no learning curve
 MIN_DRAWS = 3  # of few rows per class
 GO_ON = "the same command goes on with them."
@@ -36,16 +38,20 @@ class CompareResult:
     Each row of the leaderboard has "head", "params", "class_weight", "val", "val_ci" and "fit_seconds". Some rows have
     more: "feature_set" if several were compared; "views", the number of views per training image it was also fitted
     on; "note", a remark; "val_range" if several seeds were tried ("val" is then their mean). Every row after the first
-    has "p_value", of McNemar's test against the first row, and "tied". A row whose fit failed has "error", and its
-    "val" and "val_ci" are None. All rows are scored on the same images: those of validation, or with folds all
-    training images, each by the fit that left its fold out.
+    has "p_value", of McNemar's test against the first row; "p_corrected", the same after Holm's correction for all
+    rows; and "tied", by the latter. A row whose fit failed has "error", and its "val" and "val_ci" are None. All rows
+    are scored on the same images: those of validation, or with folds all training images, each by the fit that left its
+    fold out.
 
-    ``folds`` is 0 if validation chose. ``learning_curve`` is the winner's. ``fewshot`` has rows per family, see
-    ``Evaluation``.
+    ``chosen`` is the winner's row, the first unless the simplest is preferred, and ``simplest`` that of the simplest
+    head that is tied with the first: the numbers of rows of the leaderboard. ``folds`` is 0 if validation chose.
+    ``learning_curve`` is the winner's. ``fewshot`` has rows per family, see ``Evaluation``.
     """
 
     leaderboard: list[dict[str, Any]]
     winner: TrainResult
+    chosen: int = 0
+    simplest: int = 0
     folds: int = 0
     learning_curve: dict[str, Any] | None = None
     fewshot: list[dict[str, Any]] | None = None
@@ -65,6 +71,8 @@ class CompareResult:
             "metric": "top1",
             "chosen_by": f"{self.folds}-fold cross-validation" if self.folds else "validation",
             "leaderboard": self.leaderboard,
+            "chosen": self.chosen,
+            "simplest": self.simplest,
             "winner": {"head_id": head_id, **{name: told[name] for name in kept}},
             "baseline": self.winner.baseline,
             "n": self.winner.n,
@@ -86,13 +94,14 @@ def compare(
 ) -> CompareResult:
     """Fit the candidates of a search on train, choose by top-1 on validation or over folds, score the winner on test.
 
-    A tie goes to the earlier, simpler candidate.
+    Of equal scores, the earlier, simpler candidate is first.
 
     Args:
         datasets: each has rows in every split; several are feature sets of the same images, in the same order.
         search: the candidates to try.
         evaluation: how to evaluate them.
-        results: outcomes of earlier comparisons; a fit with a known outcome is not repeated.
+        results: outcomes of earlier comparisons; a fit with a known outcome is not repeated. The winner's head joins
+            them, so that the same comparison again fits nothing.
         progress: called after each fit, in this thread, with (done, total).
         augmented: the training rows, then their views. The best candidate is also fitted on these and gets one more
             row, scored as the others are. With folds, the views of the images in the left-out fold are left out too.
@@ -123,17 +132,21 @@ def compare(
         if not entries:
             skipped.append(f"The views were not tried within {evaluation.budget:g} s; {GO_ON}")
         board = _ranked(board + entries)
-        if board[0].table == len(tables):
+        if entries and _winner(board, evaluation.prefer).table == len(tables):
             tried = again
-    table, winner = experiment.tables[board[0].table], candidates[board[0].candidate]
-    head, seconds = _head_of(board[0], tried, experiment, evaluation.first_seed)
+    winner = _winner(board, evaluation.prefer)
+    table = experiment.tables[winner.table]
+    head, seconds = _head_of(winner, tried, experiment, evaluation.first_seed)
     result = score(head, table.parts, seconds, notes + skipped)
+    images = table.whole().without_views()
     return CompareResult(
         [entry.row for entry in board],
-        replace(result, views=board[0].row.get("views", 0)),
+        replace(result, views=winner.row.get("views", 0)),
+        board.index(winner),
+        board.index(_winner(board, "simple")),
         evaluation.folds,
-        _learning_curve(table, winner, seconds, deadline),
-        _fewshot(board, table, candidates, evaluation),
+        _learning_curve(experiment, images, candidates[winner.candidate], evaluation.first_seed, head, seconds),
+        _fewshot(experiment, images, board, evaluation),
     )
 
 
@@ -177,7 +190,7 @@ def _trials(experiment: Experiment, evaluation: Evaluation) -> list[Trial]:
     ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Entry:
     """A row of the leaderboard, its table and candidate; ``right`` bool (m,): rows that the first seed got right."""
 
@@ -222,11 +235,18 @@ def _entries(trials: Sequence[Trial], tried: Tried, experiment: Experiment) -> l
 def _ranked(entries: Sequence[_Entry]) -> list[_Entry]:
     """Return the entries, best first, ties in their given order; test each against the first."""
     ranked = sorted(entries, key=lambda entry: -1.0 if entry.row["val"] is None else entry.row["val"], reverse=True)
-    for entry in ranked[1:]:
-        if len(entry.right):
-            entry.row["p_value"] = mcnemar(ranked[0].right, entry.right)
-            entry.row["tied"] = entry.row["p_value"] >= TIED
+    rivals = [entry for entry in ranked[1:] if len(entry.right)]
+    p_values = [mcnemar(ranked[0].right, entry.right) for entry in rivals]
+    for entry, p_value, corrected in zip(rivals, p_values, holm(p_values), strict=True):
+        entry.row.update(p_value=p_value, p_corrected=corrected, tied=corrected >= TIED)
     return ranked
+
+
+def _winner(board: Sequence[_Entry], prefer: str) -> _Entry:
+    """Return the first entry, or if the simple one is preferred, the simplest of those that are tied with it."""
+    if prefer == "best":
+        return board[0]
+    return min((e for e in board if e is board[0] or e.row.get("tied")), key=lambda e: (e.candidate, e.table))
 
 
 def _with_views(
@@ -242,7 +262,7 @@ def _with_views(
     for row in (entry.row for entry in entries):
         row["views"] = count_views(table.training, table.parts["train"])
         if row["val"] is not None:
-            where = "on validation" if table.folds is None else "over the folds"
+            where = "on validation" if table.groups is None else "over the folds"
             told = gained(row["views"], row["val"], best.row["val"], where)
             row["note"] = "; ".join(filter(None, [row.get("note"), told])) + "."
     return experiment, entries, tried
@@ -272,31 +292,43 @@ def _streaming(candidates: Sequence[HeadSpec]) -> tuple[list[HeadSpec], list[str
 
 
 def _head_of(entry: _Entry, tried: Tried, experiment: Experiment, seed: int) -> tuple[Head, float]:
-    """Return the winner's head and its fit's seconds.
+    """Return the winner's head, fitted to all training rows, and its fit's seconds; keep it in the results.
 
-    The head was fitted in this comparison, or is fitted now: if only its outcome was known, or if folds chose it.
+    The head was fitted in this comparison, or is kept from an earlier one, or is fitted now: if folds chose it, or if
+    it is too large to be kept.
+
+    Raises:
+        HeadError: the head cannot be fitted to all training rows.
     """
-    table = experiment.tables[entry.table]
-    train, val = table.training, table.parts["val"]
-    if train.stored is not None and tried.best is None:
-        afresh = Experiment(experiment.tables, experiment.candidates)
-        tried = afresh.run([Trial(entry.table, entry.candidate, seed, HOLD_OUT)])
-    if tried.best is not None:
-        trial, head = tried.best
-        if (trial.table, trial.candidate, trial.seed) == (entry.table, entry.candidate, seed):
-            return registry.calibrated(head, val.X, val.y), tried.outcomes[trial].seconds
-    return timed_fit(experiment.candidates[entry.candidate], train, val, seed)
+    whole, trial = experiment.tables[entry.table].whole(), Trial(0, entry.candidate, seed)
+    alone = replace(experiment, tables=[whole], deadline=np.inf)
+    key = alone.key(trial)
+    if (kept := experiment.results.head(key)) and (outcome := experiment.results.get(key)):
+        return kept, outcome.seconds
+    if tried.best is None or tried.best[0] != Trial(entry.table, entry.candidate, seed):
+        tried = replace(alone, results=Results()).run([trial])
+        if tried.best is None:
+            raise HeadError(f"The winner could not be fitted to all training rows: {tried.errors[trial]}")
+        if experiment.results.get(key) is None:
+            experiment.results.put(key, tried.outcomes[trial])
+    fitted, head = tried.best
+    val = whole.parts["val"]
+    head = registry.calibrated(head, val.X, val.y)
+    experiment.results.keep(key, head)
+    return head, tried.outcomes[fitted].seconds
 
 
-def _learning_curve(table: Table, winner: HeadSpec, seconds: float, deadline: float) -> dict[str, Any] | None:
+def _learning_curve(
+    experiment: Experiment, images: Table, spec: HeadSpec, seed: int, winner: Head, seconds: float
+) -> dict[str, Any] | None:
     """Return the winner's learning curve; None if its rows are streamed, it takes long to fit, or the time is over."""
-    if table.training.stored is not None or seconds > CURVE_SECONDS or time.monotonic() > deadline:
+    if images.training.stored is not None or seconds > CURVE_SECONDS or time.monotonic() > experiment.deadline:
         return None
-    return learning_curve(winner, table.parts["train"], table.parts["val"])
+    return learning_curve(spec, images, seed, experiment, winner)
 
 
 def _fewshot(
-    board: Sequence[_Entry], table: Table, candidates: Sequence[HeadSpec], evaluation: Evaluation
+    experiment: Experiment, images: Table, board: Sequence[_Entry], evaluation: Evaluation
 ) -> list[dict[str, Any]] | None:
     """Score the best candidate of each family on few rows per class; return None if this is not asked for."""
     if not evaluation.fewshot:
@@ -304,7 +336,6 @@ def _fewshot(
     best: dict[str, HeadSpec] = {}
     for entry in board:
         if entry.row["val"] is not None:
-            best.setdefault(entry.row["head"], candidates[entry.candidate])
-    train, val = table.parts["train"], table.parts["val"]
+            best.setdefault(entry.row["head"], experiment.candidates[entry.candidate])
     draws = max(MIN_DRAWS, evaluation.seeds)
-    return [few_shot(spec, train, val, k, draws) for k in evaluation.fewshot for spec in best.values()]
+    return few_shot(list(best.values()), images, evaluation.fewshot, draws, experiment)

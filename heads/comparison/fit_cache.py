@@ -1,21 +1,28 @@
-"""The cache of fit outcomes, keyed by all that determines a fit: an interrupted comparison goes on where it stopped."""
+"""The cache of fits, keyed by all that determines a fit: an interrupted comparison goes on where it stopped.
+
+Of each fit its outcome is kept, and of a winner the head too, so that the same comparison again fits nothing.
+"""
 
 from __future__ import annotations
 
 import binascii
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
+from featurestore import layout
 from featurestore.dataset import AT_A_TIME
-from featurestore.errors import StoreError
+from featurestore.errors import HeadError, StoreError
 from featurestore.storage.files import make_folder, read_sealed, write_sealed
+from heads import artifact
+from heads.base import Head
 
 VERSION = 1  # of the fits' meaning: results of another version are not found
+MAX_KEPT = 2**26  # bytes of a head's arrays; larger ones hold training rows and are made again
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,12 @@ class Outcome:
 
 
 class Results:
-    """Outcomes by key, in a folder; without a folder, in memory."""
+    """Outcomes and heads by key, in a folder; without a folder, in memory."""
 
     def __init__(self, folder: PurePath | None = None) -> None:
         self._folder = folder
         self._memory: dict[str, Outcome] = {}
+        self._heads: dict[str, Head] = {}
 
     def get(self, key: str) -> Outcome | None:
         """Return the outcome of a fit; None if it is unknown or its file cannot be read."""
@@ -57,6 +65,27 @@ class Results:
         right = np.packbits(outcome.right).tobytes().hex()
         told = {"rows": len(outcome.right), "right": right, "seconds": outcome.seconds, "note": outcome.note}
         write_sealed(path, {"key": key, **told})
+
+    def head(self, key: str) -> Head | None:
+        """Return the head of a fit, with its history; None if it was not kept or cannot be read."""
+        if self._folder is None:
+            return self._heads.get(key)
+        try:
+            head, meta = artifact.load(self._folder / layout.KEPT_HEADS / key)
+            return replace(head, history=tuple(meta["history"])) if meta["key"] == key else None
+        except (StoreError, HeadError, KeyError, TypeError):
+            return None
+
+    def keep(self, key: str, head: Head) -> None:
+        """Store the head of a fit, unless it is large.
+
+        Raises:
+            HeadError: the head has numbers that are not finite.
+        """
+        if self._folder is None:
+            self._heads[key] = head
+        elif sum(array.nbytes for array in head.arrays.values()) <= MAX_KEPT:
+            artifact.save(head, self._folder / layout.KEPT_HEADS / key, {"key": key, "history": list(head.history)})
 
     def _path(self, key: str) -> PurePath:
         assert self._folder is not None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 UNBALANCED = 3.0  # ratio of the largest class to the smallest from which a default search also tries class weights
 MAX_FOLDS = MAX_SEEDS = 100
 MAX_SHOTS = 1_000_000  # images per class
+PREFERENCES = ("best", "simple")
 
 Grid = tuple[Mapping[str, Any], ...]
 
@@ -84,6 +85,7 @@ class Evaluation:
         seeds: how many; a family whose fit is random is fitted once per seed and ranked by the mean.
         fewshot: for each k, the best candidate of each family is fitted to k rows per class and scored on validation.
             The rows are drawn anew for each of at least three seeds.
+        prefer: which head wins: "best", the first on the leaderboard, or "simple", the simplest that is tied with it.
         budget: seconds after which no new fit begins; the fits done until then are ranked.
         first_seed: the head of this seed is kept; further seeds follow it.
     """
@@ -91,6 +93,9 @@ class Evaluation:
     folds: Annotated[int, Option("Choose by this many folds of train, not on validation.", flag="--cv")] = 0
     seeds: Annotated[int, Option("How many seeds for heads whose fit is random.")] = 1
     fewshot: tuple[int, ...] = ()
+    prefer: Annotated[
+        str, Option("Keep the best head, or the simple one: the simplest that is tied with the best.", metavar="WHICH")
+    ] = "best"
     budget: Annotated[float | None, Option("Begin nothing more after 60s, 5m or 1h.", parse=budget, metavar="TIME")] = (
         None
     )
@@ -105,7 +110,8 @@ class Evaluation:
         """Raise UsageError for what no comparison can be made with, before any features are read.
 
         Raises:
-            UsageError: no seed or too many, one fold or too many, few-shot with no image, or no time.
+            UsageError: no seed or too many, one fold or too many, few-shot with no image, an unknown preference, or no
+                time.
         """
         if not 1 <= self.seeds <= MAX_SEEDS:
             got = "more" if self.seeds > 0 else "none"
@@ -119,6 +125,8 @@ class Evaluation:
             )
         for k in self.fewshot:
             check_count("--fewshot-k", k, 1, MAX_SHOTS)
+        if self.prefer not in PREFERENCES:
+            raise UsageError(f"Expected: --prefer {' or '.join(PREFERENCES)}. Got: {self.prefer!r}.")
         if self.budget is not None:
             check_amount("--budget in seconds", self.budget)
 

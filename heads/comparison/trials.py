@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -12,82 +11,27 @@ from dataclasses import dataclass, field
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from featurestore.dataset import Dataset
 from featurestore.machine import available_cores
 from heads import registry
-from heads.base import Head, standardisation
-from heads.comparison.fit_cache import Outcome, Results, digest, key_of
-from heads.comparison.streaming import streamed_rows
+from heads.base import Head
+from heads.comparison.fit_cache import Outcome, Results, key_of
+from heads.comparison.tables import HOLD_OUT, Table
 from heads.families.linear import LinearProblem, fit_many
-from heads.solvers.rows import MemoryRows, Rows
 from heads.solvers.sweep import LabelledRows
 from heads.spec import HeadSpec
 from heads.train import timed_fit
-
-HOLD_OUT = -1  # the fold of trials that are scored on the validation split
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One fit of one candidate: the numbers of its table and candidate, its seed, and the fold it is scored on."""
+    """One fit of one candidate: the numbers of its table and candidate, its seed, and the part of the table."""
 
     table: int
     candidate: int
     seed: int
-    fold: int
-
-
-class Table:
-    """The rows of one feature set: per fold, those that are fitted and those that are scored.
-
-    Attributes:
-        parts: the splits.
-        name: of the feature set.
-        training: the rows to fit: the training rows, then their views if there are any.
-        folds: the fold of each row of ``training``, int (n,); a view has its image's. None if validation is scored.
-        digest: of all that decides an outcome, except the candidate, the seed and the fold.
-    """
-
-    def __init__(self, parts: dict[str, Dataset], folds: int, augmented: Dataset | None = None) -> None:
-        """``folds``: how many train is cut into; 0 for none. ``augmented``: the training rows, then their views."""
-        train, val = parts["train"], parts["val"]
-        self._number_of_folds = folds
-        self.parts, self.name = parts, train.feature_set
-        self.training = train if augmented is None else augmented
-        self.folds = self.training.folds(folds) if folds else None
-        columns = [(part.keys, part.y) for part in ((train,) if folds else (train, val))]
-        more: list[np.ndarray | str] = [] if self.folds is None else [self.folds[: len(train)].astype(str)]
-        if augmented is not None:
-            views = augmented.X[len(train) :]
-            more += [augmented.keys[len(train) :], hashlib.sha256(np.ascontiguousarray(views).data).hexdigest()]
-        self._rows: tuple[Rows, np.ndarray] | None = None
-        self.digest = digest(train.fingerprint, *(column for pair in columns for column in pair), *more)
-
-    def with_views(self, augmented: Dataset) -> Table:
-        """Return the same splits and folds as a table that is fitted on ``augmented``."""
-        return Table(self.parts, self._number_of_folds, augmented)
-
-    def rows(self) -> tuple[Rows, np.ndarray]:
-        """Return ``training`` for sweeps, and its rows' order there, int (n,): by fold or by place in the store."""
-        if self._rows is None:
-            training = self.training
-            if training.stored is not None:
-                self._rows = streamed_rows(training), training.stored.order
-            else:
-                order = np.arange(len(training)) if self.folds is None else np.argsort(self.folds, kind="stable")
-                self._rows = MemoryRows(training.X[order], *standardisation(training.X)), order
-        return self._rows
-
-    def fitted(self, fold: int) -> Dataset:
-        """Return the rows that trials of a fold are fitted to."""
-        return self.training if self.folds is None else self.training.take(self.folds != fold)
-
-    def judged(self, fold: int) -> Dataset:
-        """Return the rows that trials of a fold are scored on: images, never views."""
-        train = self.parts["train"]
-        return self.parts["val"] if self.folds is None else train.take(self.folds[: len(train)] == fold)
+    part: int = HOLD_OUT
 
 
 @dataclass
@@ -121,12 +65,14 @@ class Experiment:
         tables, candidates: looked up by the numbers in the trials.
         results: known outcomes.
         deadline: in seconds of ``time.monotonic``; no fit begins after it.
+        start: a linear head that is close to those that are fitted.
     """
 
     tables: Sequence[Table]
     candidates: Sequence[HeadSpec]
     results: Results = field(default_factory=Results)
     deadline: float = np.inf
+    start: Head | None = None
 
     def run(self, trials: Sequence[Trial], progress: Progress | None = None) -> Tried:
         """Run the trials that ``results`` does not know, and store each outcome there as soon as it is known.
@@ -134,7 +80,7 @@ class Experiment:
         ``progress`` is called in this thread with (done, total).
         """
         tried = Tried()
-        keys = {trial: self._key(trial) for trial in trials}
+        keys = {trial: self.key(trial) for trial in trials}
         for trial, key in keys.items():
             if (known := self.results.get(key)) is not None:
                 tried.outcomes[trial] = known
@@ -149,17 +95,18 @@ class Experiment:
                 progress(len(tried.outcomes) + len(tried.errors), len(trials))
         return tried
 
-    def _key(self, trial: Trial) -> str:
+    def key(self, trial: Trial) -> str:
+        """Return the key of a trial's outcome, and of its head."""
         candidate = self.candidates[trial.candidate]
         seed = trial.seed if registry.FAMILIES[candidate.head].random else 0
-        return key_of(self.tables[trial.table].digest, **candidate.to_json(), seed=seed, fold=trial.fold)
+        return key_of(self.tables[trial.table].digest, **candidate.to_json(), seed=seed, fold=trial.part)
 
     def _fits(self, trials: Sequence[Trial]) -> Iterator[Made]:
         sweeps: dict[tuple[int, str], list[Trial]] = defaultdict(list)
         others = []
         for trial in trials:
             name = self.candidates[trial.candidate].head
-            if registry.FAMILIES[name].loss:
+            if registry.FAMILIES[name].loss and self.tables[trial.table].shares_passes:
                 sweeps[trial.table, name].append(trial)
             else:
                 others.append(trial)
@@ -176,21 +123,22 @@ class Experiment:
     def _sweep(self, trials: Sequence[Trial]) -> Iterator[Made]:
         """Fit trials of one linear family and one table; all of them share each pass over the rows.
 
-        The mean and the scale of features come from all training rows, even with folds. The left-out fold contributes
-        to both, but they do not depend on its labels.
+        The mean and the scale of features come from all training rows, also from those that a part leaves out: they do
+        not depend on labels.
         """
         table, specs = self.tables[trials[0].table], [self.candidates[trial.candidate] for trial in trials]
-        family, folds = registry.FAMILIES[specs[0].head], table.folds
+        family, groups = registry.FAMILIES[specs[0].head], table.groups
         assert family.loss is not None and family.C is not None
         rows, order = table.rows()
         classes, y = np.unique(table.training.y, return_inverse=True)
-        judged = {trial.fold: table.judged(trial.fold) for trial in trials}
-        data = LabelledRows(rows, y[order], len(classes), None if folds is None else folds[order])
+        scored = {trial.part: table.scored(trial.part) for trial in trials}
+        data = LabelledRows(rows, y[order], len(classes), None if groups is None else groups[order])
         problems = [
-            LinearProblem(family.C(**spec.params), spec.class_weight, trial.fold)
+            LinearProblem(family.C(**spec.params), spec.class_weight, table.left_out(trial.part))
             for trial, spec in zip(trials, specs, strict=True)
         ]
-        for fit in fit_many(data, family.loss, problems):
+        start = None if self.start is None else (self.start.arrays["coef"], self.start.arrays["intercept"])
+        for fit in fit_many(data, family.loss, problems, start):
             trial, spec = trials[fit.problem], specs[fit.problem]
             arrays: dict[str, np.ndarray] = {
                 "mean": rows.basis.mean,
@@ -200,9 +148,9 @@ class Experiment:
                 "intercept": fit.intercept,
             }
             head = family.head(spec.head, dict(spec.params), classes, arrays)
-            part = judged[trial.fold]
+            part = scored[trial.part]
             note = "" if fit.converged else f"not solved within {fit.passes} passes"
-            yield trial, Outcome(head.predict(part.X) == part.y, fit.seconds, note), head if folds is None else None
+            yield trial, Outcome(head.predict(part.X) == part.y, fit.seconds, note), head if groups is None else None
             if time.monotonic() > self.deadline:
                 return
 
@@ -213,15 +161,15 @@ class Experiment:
             if time.monotonic() > self.deadline:
                 return None
             table = self.tables[trial.table]
-            judged = table.judged(trial.fold)
+            scored = table.scored(trial.part)
             try:
                 head, seconds = timed_fit(
-                    self.candidates[trial.candidate], table.fitted(trial.fold), judged, trial.seed
+                    self.candidates[trial.candidate], table.fitted(trial.part), scored, trial.seed
                 )
             except Exception as error:  # one failed candidate must not cost the others
                 return trial, f"{type(error).__name__}: {error}", None
-            outcome = Outcome(head.predict(judged.X) == judged.y, seconds)
-            return trial, outcome, head if table.folds is None else None
+            outcome = Outcome(head.predict(scored.X) == scored.y, seconds)
+            return trial, outcome, head if table.groups is None else None
 
         cores = available_cores()
         workers = min(cores, 4)

@@ -1,6 +1,8 @@
-"""The significance test of whether one head is better than another on the same rows."""
+"""Tests of whether one head is better than another on the same rows, and their correction for many heads."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,7 +23,24 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
         >>> round(mcnemar(a, b), 4)
         0.0078
     """
-    from scipy.stats import binomtest
+    from scipy.special import bdtr  # scipy.stats has the test itself, but takes a second to import
 
     a, b = int(np.sum(right_a & ~right_b)), int(np.sum(~right_a & right_b))
-    return float(binomtest(a, a + b).pvalue) if a + b else 1.0
+    return min(1.0, 2 * float(bdtr(min(a, b), a + b, 0.5))) if a + b else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for how many there are, in their order.
+
+    Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6:65-70: of
+    m tests, the chance that any true hypothesis gets a corrected value below α is at most α.
+
+    Example:
+        >>> [round(p, 4) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    p, m = np.asarray(p_values, np.float64), len(p_values)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(m)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(m, 0, -1)))
+    return corrected.tolist()

@@ -47,11 +47,11 @@ class LinearHead(Head):
 
 @dataclass(frozen=True)
 class LinearProblem:
-    """One of many fits to the same rows: C above 0, class weight None or "balanced", fold left out (-1: none)."""
+    """One of many fits to the same rows: C above 0, class weight None or "balanced", groups of rows left out."""
 
     C: float
     class_weight: str | None = None
-    left_out: int = -1
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,27 @@ class LinearFit:
     converged: bool
 
 
-def fit_many(data: LabelledRows, loss: Loss, problems: Sequence[LinearProblem]) -> Iterator[LinearFit]:
+def fit_many(
+    data: LabelledRows,
+    loss: Loss,
+    problems: Sequence[LinearProblem],
+    start: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Iterator[LinearFit]:
     """Fit many linear heads in shared passes over the rows; yield each as soon as it is solved.
 
     Args:
         data: the rows to fit; ``coef`` and ``intercept`` apply to their standardised features.
         loss: of one family.
         problems: the fits to make.
+        start: ``coef`` (d, c) and ``intercept`` (c,) of a fit that is close to them.
     """
-    groups: dict[tuple[str | None, int], dict[float, int]] = {}
+    groups: dict[tuple[str | None, tuple[int, ...]], dict[float, int]] = {}
     for i, problem in enumerate(problems):
         groups.setdefault((problem.class_weight, problem.left_out), {})[problem.C] = i
-    kept = {left_out: data.y[data.fold_of_row != left_out] for _, left_out in groups}
+    fitted = {left_out: data.y[data.fitted(left_out)] for _, left_out in groups}
+    W = None if start is None else data.rows.basis.of_weights(*start)
     paths = [
-        Path(tuple(sorted(Cs)), class_weights(kept[left_out], data.n_classes, weight), left_out)
+        Path(tuple(sorted(Cs)), class_weights(fitted[left_out], data.n_classes, weight), left_out, W)
         for (weight, left_out), Cs in groups.items()
     ]
     numbers = [[Cs[C] for C in path.Cs] for path, Cs in zip(paths, groups.values(), strict=True)]

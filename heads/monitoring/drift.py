@@ -87,7 +87,7 @@ class _Models:
         """Fit a model without each fold, to rows sorted by fold."""
         mean, scale = standardisation(X)
         data = LabelledRows(MemoryRows(X, mean, scale), is_new, 2, fold)
-        problems = [LinearProblem(C, "balanced", left_out) for left_out in range(FOLDS)]
+        problems = [LinearProblem(C, "balanced", (left_out,)) for left_out in range(FOLDS)]
         fits = sorted(fit_many(data, CROSS_ENTROPY, problems), key=lambda fit: fit.problem)
         coef = np.stack([fit.coef[:, 1] - fit.coef[:, 0] for fit in fits])
         return cls(mean, scale, coef, np.stack([fit.intercept[1] - fit.intercept[0] for fit in fits]))

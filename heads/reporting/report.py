@@ -48,6 +48,7 @@ def render(result: CompareResult, dataset: Dataset, gallery: Gallery, *, date: s
         head_id: of the winner, as text.
     """
     winner, rows = result.winner, result.leaderboard
+    simplest = rows[result.simplest]
     test = dataset.part("test")
     predicted, probabilities = winner.head.predict(test.X), winner.head.probabilities(test.X)
     labels = np.union1d(winner.head.classes, test.y)
@@ -56,11 +57,15 @@ def render(result: CompareResult, dataset: Dataset, gallery: Gallery, *, date: s
     order = metrics.confusion_order(matrix) if many else np.arange(len(labels))
     return template(TEMPLATE).render(
         winner=winner,
-        params=describe(rows[0]),
+        params=describe(rows[result.chosen]),
         about=registry.family(winner.head.family).about,
         date=date,
         head_id=head_id,
-        leaderboard=[_leaderboard(some) for some in (rows[:ROWS_SHOWN], rows[ROWS_SHOWN:]) if some],
+        leaderboard=[
+            _leaderboard(some, rows[result.chosen]) for some in (rows[:ROWS_SHOWN], rows[ROWS_SHOWN:]) if some
+        ],
+        chosen=result.chosen,
+        simpler=f"{simplest['head']} {describe(simplest)}".strip() if result.simplest else "",
         families={row["head"] for row in rows},
         any_tied=any(row.get("tied") for row in rows),
         folds=result.folds,
@@ -80,7 +85,7 @@ def render(result: CompareResult, dataset: Dataset, gallery: Gallery, *, date: s
     )
 
 
-def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _leaderboard(rows: list[dict[str, Any]], chosen: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return rows for the table, and the ends of the axis that their intervals share, multiples of 5 %."""
     axis = Axis.of(row["val_ci"] for row in rows if row["val_ci"])
     return {
@@ -99,7 +104,8 @@ def _leaderboard(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "note": row.get("note"),
                 "range": row.get("val_range"),
                 "tied": row.get("tied"),
-                "p_value": row.get("p_value"),
+                "p_corrected": row.get("p_corrected"),
+                "chosen": row is chosen,
             }
             for row in rows
         ],

@@ -60,6 +60,11 @@ class Basis:
         coef = W[:, :-1] if self.axes is None else W[:, :-1] @ self.axes.T
         return np.ascontiguousarray(coef.T), W[:, -1].copy()
 
+    def of_weights(self, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
+        """Return the W, float32 (c, r + 1), of which ``weights`` are these, or are closest to these along the axes."""
+        W = coef.T if self.axes is None else coef.T @ self.axes
+        return np.concatenate([W, intercept[:, None]], axis=1).astype(np.float32)
+
 
 class Rows(Protocol):
     """The training rows, n of them, to be read in many passes.

@@ -1,8 +1,9 @@
 """The solver of many linear heads at once: all values of C, class weights and folds share each pass over the features.
 
-A path is one class weight and one fold, solved from the smallest C to the largest. Each problem starts by extrapolating
-the two solutions before it and keeps their curvature, so that a value of C takes only a few passes. All paths advance
-together: one matrix product multiplies a block of features by the weights of all of them. A solved path drops out.
+A path is one class weight and one choice of rows, such as all but a fold, solved from the smallest C to the largest.
+Each problem starts by extrapolating the two solutions before it and keeps their curvature, so that a value of C takes
+only a few passes. All paths advance together: one matrix product multiplies a block of features by the weights of all
+of them. A solved path drops out.
 
 The objectives are scikit-learn's, ``C Σ w_i loss_i + ||W||² / 2``, divided by ``C Σ w_i``.
 """
@@ -26,7 +27,7 @@ from heads.solvers.rows import Rows
 TOLERANCE = 1e-5  # estimated relative distance of the objective from its minimum; the true one was up to 50 times it
 BLOCK_NUMBERS = 1 << 19  # logits that a thread holds at a time: 2 MiB
 MIN_BLOCK, MAX_BLOCK = 256, 4096  # rows
-LEAST_SHARE = 1e-6  # assumed of a class whose rows are all in the left-out fold: the logarithm of 0 is not finite
+LEAST_SHARE = 1e-6  # assumed of a class whose rows are all left out: the logarithm of 0 is not finite
 ARRAYS = 4 * MEMORY + 12  # as large as W, held per problem: its pairs and those of its start, points, sums
 CURVATURE_FLOOR = 1e-6  # a class whose probabilities are all 0 or 1 has no curvature
 
@@ -106,19 +107,23 @@ class LabelledRows:
         rows: n rows.
         y: int (n,), indices of classes.
         n_classes: c.
-        folds: int (n,), the fold of each row, if some problems leave a fold out; in rows sorted by fold, left-out rows
-            cost almost no work.
+        groups: int (n,), from 0, the group of each row, such as its fold, if some problems leave groups out; in rows
+            sorted by group, left-out rows cost almost no work. None: all rows are of group 0.
     """
 
     rows: Rows
     y: np.ndarray
     n_classes: int
-    folds: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     @functools.cached_property
-    def fold_of_row(self) -> np.ndarray:
-        """The fold of each row, int (n,); -2, which no problem leaves out, if there are none."""
-        return np.full(len(self.y), -2) if self.folds is None else self.folds
+    def group_of_row(self) -> np.ndarray:
+        """The group of each row, int (n,)."""
+        return np.zeros(len(self.y), int) if self.groups is None else self.groups
+
+    def fitted(self, left_out: Sequence[int]) -> np.ndarray:
+        """Return the rows, bool (n,), that are fitted if groups are left out."""
+        return ~np.isin(self.group_of_row, left_out)
 
 
 @dataclass(frozen=True)
@@ -128,14 +133,16 @@ class Path:
     Attributes:
         Cs: above 0, ascending.
         class_weights: float32 (c,), of the rows of each class.
-        left_out: the fold whose rows are not fitted; -1 for none.
-        start: the solution of a problem close to the first one.
+        left_out: the groups whose rows are not fitted.
+        start: the weights, float32 (c, r + 1), of the solution of a problem close to the first one.
+        pairs: the curvature pairs around that solution.
     """
 
     Cs: tuple[float, ...]
     class_weights: np.ndarray
-    left_out: int = -1
-    start: Solution | None = None
+    left_out: tuple[int, ...] = ()
+    start: np.ndarray | None = None
+    pairs: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ def solve(data: LabelledRows, loss: Loss, paths: Sequence[Path], tolerance: floa
     Args:
         data: the rows to fit.
         loss: of one of the families.
-        paths: each has rows of at least two classes outside its left-out fold.
+        paths: each is fitted to rows of at least two classes.
         tolerance: relative limit of the objective's estimated distance from its minimum.
     """
     walks = [_Walk(i, path, loss, _totals(path, data), data.rows, tolerance) for i, path in enumerate(paths)]
@@ -180,26 +187,29 @@ def solve(data: LabelledRows, loss: Loss, paths: Sequence[Path], tolerance: floa
 def solve_from_sample(
     data: LabelledRows, loss: Loss, paths: Sequence[Path], tolerance: float = TOLERANCE
 ) -> Iterator[Solution]:
-    """Solve like ``solve``, in fewer passes over all rows, but with more matrix products per problem; no folds.
+    """Solve like ``solve``, in fewer passes over all rows, but with more matrix products per problem; no groups.
 
     First the paths are solved on the rows' sample, which is in memory. Then all problems are solved on all rows at
     once, each from its solution on the sample.
     """
     sample = data.rows.sample
-    assert sample is not None and data.folds is None
+    assert sample is not None and data.groups is None
     share = len(sample.at) / data.rows.n  # with fewer rows, C grows in proportion: the penalty per row is the same
     nearly = [replace(path, Cs=tuple(C / share for C in path.Cs)) for path in paths]
     starts = list(solve(replace(data, rows=sample.rows, y=data.y[sample.at]), loss, nearly, tolerance))
-    each = [replace(paths[start.path], Cs=(paths[start.path].Cs[start.at],), start=start) for start in starts]
+    each = [
+        replace(paths[start.path], Cs=(paths[start.path].Cs[start.at],), start=start.W, pairs=start.pairs)
+        for start in starts
+    ]
     for solution in solve(data, loss, each, tolerance):
         yield replace(solution, path=starts[solution.path].path, at=starts[solution.path].at)
 
 
 def fits_together(data: LabelledRows, paths: Sequence[Path]) -> bool:
-    """Return whether the rows have no folds but a sample, and room for all problems at once."""
+    """Return whether the rows have no groups but a sample, and room for all problems at once."""
     rows = data.rows
     numbers = ARRAYS * data.n_classes * (len(rows.basis.variances) + 1) * sum(len(path.Cs) for path in paths)
-    return data.folds is None and rows.sample is not None and 4 * numbers <= rows.room
+    return data.groups is None and rows.sample is not None and 4 * numbers <= rows.room
 
 
 class _Walk:
@@ -216,11 +226,10 @@ class _Walk:
         penalised[-1] = loss.penalise_intercept
         start = np.zeros((len(totals), len(self._variances)), np.float32)
         if path.start is not None:
-            start = path.start.W
+            start = path.start
         elif loss.joint:  # without features, the best logits are the logarithms of the class shares
             start[:, -1] = np.log(np.maximum(totals / self.weight, LEAST_SHARE))
-        pairs = path.start.pairs if path.start is not None else ()
-        self._minimizer = Minimizer(start, self._penalty(0), penalised, loss.joint, tolerance, pairs)
+        self._minimizer = Minimizer(start, self._penalty(0), penalised, loss.joint, tolerance, path.pairs)
 
     @property
     def trial(self) -> np.ndarray:
@@ -259,18 +268,20 @@ def _evaluate(
     data: LabelledRows, loss: Loss, walks: Sequence[_Walk], pool: ThreadPoolExecutor, workers: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Evaluate the trials of all walks in one pass over the rows; return the arguments of each ``_Walk.tell``."""
-    rows, y, folds = data.rows, data.y, data.fold_of_row
+    rows, y, groups = data.rows, data.y, data.group_of_row
     p, c = len(walks), len(walks[0].trial)
     W = rows.lower(np.concatenate([walk.trial for walk in walks]))
     stacked = W.reshape(p, c, -1)
     class_weights = np.stack([walk.path.class_weights for walk in walks])
-    left_out = np.array([walk.path.left_out for walk in walks])
+    fitted = np.ones((p, int(groups.max()) + 1), bool)
+    for of_walk, walk in zip(fitted, walks, strict=True):
+        of_walk[list(walk.path.left_out)] = False
     size = int(np.clip(min(BLOCK_NUMBERS // (p * c), -(-rows.n // workers)), MIN_BLOCK, MAX_BLOCK))
     slots = [(np.zeros((p, 1 if loss.joint else c)), np.zeros_like(stacked), np.zeros((p, c))) for _ in range(workers)]
 
     def work(slot: tuple[np.ndarray, np.ndarray, np.ndarray], block: tuple[slice, np.ndarray]) -> None:
         at, X = block
-        weights = class_weights[:, y[at]] * (folds[at] != left_out[:, None])
+        weights = class_weights[:, y[at]] * fitted[:, groups[at]]
         active = weights.any(axis=1)
         own: slice | np.ndarray = slice(None) if active.all() else np.flatnonzero(active)
         weights, V = weights[own], stacked[own]
@@ -289,8 +300,8 @@ def _evaluate(
 
 
 def _totals(path: Path, data: LabelledRows) -> np.ndarray:
-    """Return the total weight of each class's rows outside the left-out fold, float64 (c,)."""
-    fitted = data.y[data.fold_of_row != path.left_out]
+    """Return the total weight of each class's fitted rows, float64 (c,)."""
+    fitted = data.y[data.fitted(path.left_out)]
     return np.bincount(fitted, minlength=len(path.class_weights)) * path.class_weights.astype(float)
 
 

@@ -436,6 +436,15 @@ def test_gc_keeps_the_newest_outcomes(tmp_path: Path) -> None:
     with mock.patch.object(collection, "MAX_RESULTS", 4):
         assert gc(store.path, 0)["kept outcomes"] == 4
     assert sorted(path.stem for path in store.path.glob("results/*/*.json")) == ["2", "3", "4", "5"]
+    for number in range(6):
+        folder = store.path / "results" / "heads" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "head.json").write_text("{}")
+        for path in (folder / "head.json", folder):
+            os.utime(path, (1000 + number,) * 2)
+    with mock.patch.object(collection, "MAX_HEADS", 4):
+        assert gc(store.path, 0)["kept outcomes"] == 4
+    assert sorted(path.name for path in store.path.glob("results/heads/*")) == ["2", "3", "4", "5"]
 
 
 def test_what_gc_has_freed_and_what_is_not_old_enough(tmp_path: Path) -> None:

@@ -19,13 +19,20 @@ from heads.comparison import search, subsampling, trials
 from heads.comparison.compare import compare
 from heads.comparison.fit_cache import Outcome, Results, digest, key_of
 from heads.comparison.space import Evaluation, Search
+from heads.comparison.tables import Table
 from heads.evaluation import learning_curve, metrics
+from heads.evaluation.significance import holm
 from heads.families import svm as machines
 from heads.spec import HeadSpec
 from heads.train import accuracy, train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 QUICK = Search(dict.fromkeys(("ncm", "logreg", "svm", "ridge", "knn", "rbf-svm"), ()))
+
+
+@pytest.fixture
+def no_learning_curve(monkeypatch):
+    monkeypatch.setattr(comparing, "CURVE_SECONDS", -1)
 
 
 @pytest.fixture
@@ -103,7 +110,7 @@ def test_the_json_is_the_contract():
     told = json.loads(json.dumps(compare(DATASET, only("ncm", "knn")).to_json("run", "head", "report.html")))
     assert told.keys() == {
         "run_id", "feature_set", "metric", "chosen_by", "leaderboard", "winner", "baseline", "n", "notes",
-        "learning_curve", "fewshot", "report",
+        "learning_curve", "fewshot", "report", "chosen", "simplest",
     }  # fmt: skip
     assert told["winner"]["head_id"] == "head" and told["fewshot"] is None and told["notes"] == []
     assert (told["run_id"], told["metric"], told["report"]) == ("run", "top1", "report.html")
@@ -111,9 +118,10 @@ def test_the_json_is_the_contract():
     first, *others = told["leaderboard"]
     assert first.keys() == {"head", "params", "class_weight", "val", "val_ci", "fit_seconds"}
     for row in others:
-        assert row.keys() == first.keys() | {"p_value", "tied"}
+        assert row.keys() == first.keys() | {"p_value", "p_corrected", "tied"}
         assert row["val_ci"][0] <= row["val"] <= row["val_ci"][1]
-        assert row["tied"] == (row["p_value"] >= 0.05)
+        assert row["tied"] == (row["p_corrected"] >= 0.05)
+    assert [row["p_corrected"] for row in others] == holm([row["p_value"] for row in others])
     assert told["winner"].keys() == {
         "head_id", "head", "params", "val", "test", "test_ci", "metrics", "calibration", "abstain", "history",
     }  # fmt: skip
@@ -125,6 +133,24 @@ def test_a_tie_goes_to_the_simpler_head():
     assert sum(row["val"] == 1 for row in result.leaderboard) > 1
     assert result.winner.head.family == "ncm"
     assert all(row["tied"] and row["p_value"] == 1 for row in result.leaderboard[1:] if row["val"] == 1)
+
+
+@pytest.mark.parametrize("prefer", ["best", "simple"])
+def test_the_simplest_tied_head_is_named_and_can_be_kept(prefer):
+    """Of all heads that are not significantly worse after Holm's correction, the first family with the smallest C."""
+    result = compare(make_dataset(n=800, noise=1.5), QUICK, Evaluation(prefer=prefer))
+    board, order = result.leaderboard, list(registry.FAMILIES)
+    tied = [at for at, row in enumerate(board) if at == 0 or row["tied"]]
+
+    def simplicity(at):
+        return order.index(board[at]["head"]), registry.weight_of_loss(board[at]["head"], board[at]["params"])
+
+    assert result.simplest == min(tied, key=simplicity) > 0
+    assert any(row["p_value"] < 0.05 <= row["p_corrected"] for row in board[1:])
+    assert result.chosen == (result.simplest if prefer == "simple" else 0)
+    chosen = board[result.chosen]
+    assert (result.winner.head.family, result.winner.head.params) == (chosen["head"], chosen["params"])
+    assert result.winner.val == chosen["val"] and result.learning_curve["params"] == chosen["params"]
 
 
 def test_a_difference_that_is_real_is_not_a_tie():
@@ -177,8 +203,8 @@ def test_a_value_that_no_fit_could_have_is_refused_before_any(monkeypatch):
 def test_a_family_that_fails_costs_neither_the_others_nor_what_it_had(monkeypatch):
     many = trials.fit_many
 
-    def failing(data, loss, problems):
-        for i, fit in enumerate(many(data, loss, problems)):
+    def failing(data, loss, problems, start):
+        for i, fit in enumerate(many(data, loss, problems, start)):
             if loss is registry.FAMILIES["svm"].loss and i == 3:
                 raise MemoryError("no room")
             yield fit
@@ -357,19 +383,54 @@ def test_the_winner_has_the_temperature_of_the_validation_rows(family, way):
 # -- results that are kept -------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_fitted_twice(tmp_path, counted):
-    first = compare(DATASET, QUICK, results=Results(tmp_path))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"search": QUICK},
+        {"search": QUICK, "evaluation": Evaluation(folds=3, fewshot=(2,), first_seed=3)},
+        {"search": only("dense", dense=({"epochs": 3},))},
+        {"search": only("knn"), "augmented": True},
+        {"search": only("logreg"), "augmented": True, "evaluation": Evaluation(folds=3)},
+    ],
+    ids=["a search", "folds and few-shot", "a net", "views", "views and folds"],
+)
+def test_nothing_is_fitted_twice(tmp_path, counted, options):
+    """Neither the candidates nor the winner nor its learning curve; and what is told is the same to the last bit."""
+    train_rows = DATASET.part("train")
+    if "augmented" in options:
+        options = options | {"augmented": train_rows.with_views(train_rows.X + np.float32(0.1), np.arange(200))}
+    first = compare(DATASET, **options, results=Results(tmp_path))
     done = dict(counted)
-    assert done["single"] > 0 and done["swept"] > 0
-    again = compare(DATASET, QUICK, results=Results(tmp_path))
+    assert sum(done.values()) > 0
+    again = compare(DATASET, **options, results=Results(tmp_path))
     assert counted == done
-    assert [(row["head"], row["params"], row["val"]) for row in first.leaderboard] == [
-        (row["head"], row["params"], row["val"]) for row in again.leaderboard
-    ]
-    assert again.winner.head.family == first.winner.head.family
-    assert again.winner.test == pytest.approx(first.winner.test, abs=0.011)
+    assert json.dumps(first.to_json()) == json.dumps(again.to_json())
+    assert first.winner.head.arrays.keys() == again.winner.head.arrays.keys()
+    assert all((again.winner.head.arrays[name] == array).all() for name, array in first.winner.head.arrays.items())
+    assert bool(again.winner.history) == ("dense" in options["search"].grids)
+
+
+def test_a_comparison_with_more_candidates_fits_only_those(tmp_path, counted, no_learning_curve):
+    compare(DATASET, Search({"logreg": ({"C": 0.01},)}), results=Results(tmp_path))
     compare(DATASET, Search({"logreg": ({"C": 0.01}, {"C": 123.0})}), results=Results(tmp_path))
-    assert counted["swept"] == done["swept"] + 1  # C = 0.01 was known
+    assert counted == {"single": 0, "swept": 2}
+
+
+def test_a_head_that_was_not_kept_or_is_damaged_is_made_again(tmp_path, counted, monkeypatch):
+    first = compare(DATASET, only("ncm"), results=Results(tmp_path))
+    kept, done = tmp_path / "heads", counted["single"]
+    (file,) = kept.glob("*/head.npz")
+    file.write_bytes(file.read_bytes()[:-1])
+    again = compare(DATASET, only("ncm"), results=Results(tmp_path))
+    assert counted["single"] == done + 1 and again.winner.test == first.winner.test
+    compare(DATASET, only("ncm"), results=Results(tmp_path))
+    assert counted["single"] == done + 1  # it was kept again
+    (other,) = kept.iterdir()
+    other.rename(kept / ("0" * 64))
+    assert Results(tmp_path).head("0" * 64) is None  # it is the head of another fit
+    monkeypatch.setattr("heads.comparison.fit_cache.MAX_KEPT", 10)
+    compare(DATASET, only("ncm"), results=Results(tmp_path))
+    assert counted["single"] == done + 2 and [path.name for path in kept.iterdir()] == ["0" * 64]
 
 
 @pytest.mark.parametrize(
@@ -381,13 +442,13 @@ def test_nothing_is_fitted_twice(tmp_path, counted):
     ],
     ids=["labels", "features", "split"],
 )
-def test_other_data_are_other_results(tmp_path, counted, change):
+def test_other_data_are_other_results(tmp_path, counted, no_learning_curve, change):
     compare(DATASET, only("ncm"), results=Results(tmp_path))
     compare(replace(DATASET, **change), only("ncm"), results=Results(tmp_path))
     assert counted["single"] == 2
 
 
-def test_an_interrupted_comparison_goes_on(tmp_path, counted, monkeypatch):
+def test_an_interrupted_comparison_goes_on(tmp_path, counted, no_learning_curve):
     def interrupt(done, total):
         if done == 5:
             raise KeyboardInterrupt
@@ -550,18 +611,34 @@ def test_the_learning_curve_is_of_the_winner_s_own_fit():
     curve = compare(DATASET, asked).learning_curve
     train_rows, val = DATASET.part("train"), DATASET.part("val")
     order, points = subsampling.by_turns(train_rows.y, 0), []
+    mean, scale = standardisation(train_rows.X)  # of all training rows
     for n in (20, 36, 64, 112, 200):
         some = train_rows.take(order[:n])
-        head = registry.fit(HeadSpec("logreg", {"C": 0.003}, "balanced"), some.X, some.y)
-        value = accuracy(head, val)
-        points.append({"n": n, "val": value, "val_ci": list(metrics.wilson(value, 100))})
-    expected = {
-        "head": "logreg",
-        "params": {"C": 0.003},
-        "points": points,
-        "at_twice": learning_curve.expect(points, 400),
-    }
-    assert curve == expected
+        reference = LogisticRegression(C=0.003, class_weight="balanced", tol=1e-8, max_iter=5000)
+        reference.fit(standardise(some.X, mean, scale), some.y)
+        value = float(reference.score(standardise(val.X, mean, scale), val.y))
+        points.append((n, pytest.approx(value, abs=0.0101)))  # one row of 100
+    told = curve["points"]
+    assert [(point["n"], point["val"]) for point in told] == points
+    assert [point["val_ci"] for point in told] == [list(metrics.wilson(point["val"], 100)) for point in told]
+    assert (curve["head"], curve["params"]) == ("logreg", {"C": 0.003})
+    assert curve["at_twice"] == learning_curve.expect(told, 400)
+
+
+@pytest.mark.parametrize("family", ["ncm", "rbf-svm"])
+@pytest.mark.parametrize("way", ["folds", "views", "folds and views"])
+def test_the_learning_curve_is_of_images_scored_on_validation(family, way):
+    train_rows, val = DATASET.part("train"), DATASET.part("val")
+    options = {"evaluation": Evaluation(folds=3 if "folds" in way else 0, first_seed=2)}
+    if "views" in way:
+        options["augmented"] = train_rows.with_views(train_rows.X, np.arange(len(train_rows)))
+    result = compare(DATASET, only(family), **options)
+    spec = HeadSpec(family, result.winner.head.params)
+    order = subsampling.by_turns(train_rows.y, 0)
+    for point in result.learning_curve["points"]:
+        some = train_rows.take(order[: point["n"]])
+        assert point["val"] == accuracy(registry.fit(spec, some.X, some.y, 2), val)
+    assert [point["n"] for point in result.learning_curve["points"]] == [20, 36, 64, 112, 200]
 
 
 def test_a_learning_curve_has_no_points_where_no_head_can_be_fitted():
@@ -575,10 +652,13 @@ def test_a_learning_curve_has_no_points_where_no_head_can_be_fitted():
 
 
 def test_no_learning_curve_after_the_budget_or_of_a_slow_head():
-    table = trials.Table({name: DATASET.part(name) for name in ("train", "val")}, 0)
+    table = Table({name: DATASET.part(name) for name in ("train", "val")})
+    spec, train_rows = HeadSpec("ncm"), DATASET.part("train")
+    head = registry.fit(spec, train_rows.X, train_rows.y)
 
     def curve(seconds, left):
-        return comparing._learning_curve(table, HeadSpec("ncm"), seconds, time.monotonic() + left)
+        experiment = trials.Experiment([table], [spec], deadline=time.monotonic() + left)
+        return comparing._learning_curve(experiment, table, spec, 0, head, seconds)
 
     assert curve(0.0, left=-1) is None and curve(60.1, left=60) is None
     assert curve(60.0, left=60)["points"] == curve(0.0, left=np.inf)["points"] != []

@@ -45,6 +45,7 @@ COMPARED = {
     "first_seed": lambda data: {"evaluation": Evaluation(first_seed=3)},
     "folds": lambda data: {"evaluation": Evaluation(folds=3)},
     "fewshot": lambda data: {"evaluation": Evaluation(fewshot=(1, 5))},
+    "prefer": lambda data: {"evaluation": Evaluation(prefer="simple")},
     "budget": lambda data: {"evaluation": Evaluation(budget=1e6)},
     "results": lambda data: {"results": Results()},
     "progress": lambda data: {"progress": lambda done, total: None},

@@ -244,8 +244,15 @@ def test_leaderboard_rows_say_what_sets_them_apart(digits):
     first = result.leaderboard[0]
     rows = [
         first,
-        first | {"class_weight": "balanced", "feature_set": f"other {HOSTILE}", "p_value": 0.25, "tied": True},
-        *[first | {"p_value": 0.001, "tied": False}] * 40,
+        first
+        | {
+            "class_weight": "balanced",
+            "feature_set": f"other {HOSTILE}",
+            "p_value": 0.05,
+            "p_corrected": 0.25,
+            "tied": True,
+        },
+        *[first | {"p_value": 0.001, "p_corrected": 0.04, "tied": False}] * 40,
     ]
     page = Page(render(replace(result, leaderboard=rows, folds=5), data, Gallery(thumbnail, most=1), date="today"))
     assert f"other {HOSTILE}" in page.text and ", balanced" in page.text
@@ -376,10 +383,10 @@ def test_intervals_share_an_axis_in_steps_of_5_percent():
     }
     other = {"head": "logreg", "params": {"C": 1.0}, "val": 0.5, "val_ci": [0.43, 0.57], "fit_seconds": 0.25}
     other |= {"class_weight": "balanced", "views": 2, "feature_set": "set", "note": "a note", "val_range": [0.4, 0.6]}
-    other |= {"tied": True, "p_value": 0.25}
+    other |= {"tied": True, "p_value": 0.05, "p_corrected": 0.25}
     failed = {"head": "ncm", "params": {}, "val": None, "val_ci": None, "fit_seconds": 0.0, "error": "no luck"}
-    told = report._leaderboard([row, other, failed])
-    nothing = dict.fromkeys(("feature_set", "error", "note", "range", "tied", "p_value"))
+    told = report._leaderboard([row, other, failed], other)
+    nothing = dict.fromkeys(("feature_set", "error", "note", "range", "tied", "p_corrected")) | {"chosen": False}
     assert (told["low"], told["high"]) == (0.4, 0.65)
     assert told["rows"] == [
         {"head": "knn", "params": "k 3", "val": 0.57, "ci": [0.52, 0.61], "places": [48.0, 84.0, 68.0], "seconds": 1.5}
@@ -387,7 +394,7 @@ def test_intervals_share_an_axis_in_steps_of_5_percent():
         {
             "head": "logreg", "params": "C 1.0, balanced, 2 views", "val": 0.5, "ci": [0.43, 0.57],
             "places": [12.0, 68.0, 40.0], "seconds": 0.25, "feature_set": "set", "error": None, "note": "a note",
-            "range": [0.4, 0.6], "tied": True, "p_value": 0.25,
+            "range": [0.4, 0.6], "tied": True, "p_corrected": 0.25, "chosen": True,
         },
         {"head": "ncm", "params": "", "val": None, "ci": None, "places": None, "seconds": 0.0} | nothing
         | {"error": "no luck"},
@@ -574,10 +581,16 @@ def test_up_to_30_classes_and_rows_stand_open_and_in_order(n_classes, pairs):
 def test_a_page_tells_apart_the_baseline_notes_and_tied_rows(digits):
     data, result = digits
     winner = replace(result.winner, notes=("a note",), baseline=0.123)
-    board = [result.leaderboard[0], result.leaderboard[1] | {"tied": True, "p_value": 0.5}]
-    page = Page(
-        render(replace(result, winner=winner, leaderboard=board), data, Gallery(thumbnail, most=1), date="today")
-    )
+    board = [result.leaderboard[0], result.leaderboard[1] | {"tied": True, "p_value": 0.5, "p_corrected": 0.5}]
+
+    def page_of(**change):
+        changed = replace(result, winner=winner, leaderboard=board, **change)
+        return Page(render(changed, data, Gallery(thumbnail, most=1), date="today"))
+
+    page, named, taken = page_of(simplest=0), page_of(simplest=1), page_of(simplest=1, chosen=1)
+    assert "simple" not in page.text and "Only the first row was scored" in page.text
+    assert f"tied with the first is {board[1]['head']}" in named.text and "--prefer simple keeps it" in named.text
+    assert "The coloured row is the simplest" in taken.text and "Only the coloured row was scored" in taken.text
     assert "12.3\u202f%" in page.text and "a note" in page.text and "“Tied” is a row" in page.text
     assert "For ridge, C" not in page.text and "over 5 folds" not in page.text
 

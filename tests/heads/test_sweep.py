@@ -250,10 +250,10 @@ def test_a_fold_left_out_is_as_if_its_rows_were_not_there(family: str, kind: str
     loss, (X, y) = FAMILIES[family], blobs(600, 12, 4, 0.5)
     folds = np.random.default_rng(3).integers(0, 3, len(y))
     rows, Z = prepared(X)
-    paths = [Path((0.01, 1.0), class_weights(y[folds != f], 4, kind), f) for f in (0, 1, 2)]
+    paths = [Path((0.01, 1.0), class_weights(y[folds != f], 4, kind), (f,)) for f in (0, 1, 2)]
     found = list(solve(LabelledRows(rows, y, 4, folds), loss, paths))
     for i, path in enumerate(paths):
-        kept = folds != path.left_out
+        kept = ~np.isin(folds, path.left_out)
         check(rows, Z[kept], y[kept], loss, path, [s for s in found if s.path == i])
     order = np.argsort(folds, kind="stable")
     sorted_rows, _ = prepared(X[order])

@@ -320,6 +320,7 @@ def artifacts(tmp_path: Path) -> Path:
     for folder in ("results/ab", "finetune/x"):
         (store / folder).mkdir(parents=True)
     write_sealed(store / "results/ab/abc.json", {"key": "abc"})
+    artifact.save(head, store / "results/heads/abc", {})
     write_sealed(store / "finetune/x/begun.json", {"run_id": "x"})
     write_npz(store / "finetune/x/checkpoint.npz", {"a": np.zeros(9)})
     assert verify(store) == []
@@ -341,6 +342,8 @@ def artifacts(tmp_path: Path) -> Path:
             "`penult finetune`",
         ),
         ("results/ab/abc.json", ["results/ab/abc.json"], ""),
+        ("results/heads/abc/head.json", ["results/heads/abc"], ""),
+        ("results/heads/abc/head.npz", ["results/heads/abc"], ""),
         ("finetune/x/begun.json", ["finetune/x"], "`penult finetune` again"),
         ("finetune/x/checkpoint.npz", ["finetune/x"], "`penult finetune` again"),
     ],

@@ -202,6 +202,7 @@ TABLE: dict[str, Case] = {
     "compare --cv": at(f"{COMPARE}.evaluation.folds", 4),
     "compare --seeds": at(f"{COMPARE}.evaluation.seeds", 3),
     "compare --fewshot-k": at(f"{COMPARE}.evaluation.fewshot", "1,5", (1, 5)),
+    "compare --prefer": at(f"{COMPARE}.evaluation.prefer", "simple"),
     "compare --budget": at(f"{COMPARE}.evaluation.budget", "5m", 300.0),
     "compare --memory-limit": at(f"{COMPARE}.memory_limit", "2GiB", 2**31),
     "compare --gallery-seed": at(f"{COMPARE}.report.gallery_seed", 5),
@@ -511,7 +512,7 @@ FITS = {
 }
 COMPARES = {
     **{"search": {"class_weights": ()}, "sets": (), "memory_limit": None, **FITS},
-    "evaluation": {"seeds": 1, "first_seed": 0, "folds": 0, "fewshot": (), "budget": None},
+    "evaluation": {"seeds": 1, "first_seed": 0, "folds": 0, "fewshot": (), "prefer": "best", "budget": None},
 }
 
 
@@ -676,6 +677,7 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
     assert metavars == shares | stores | buckets | {
         "embed source": "SOURCE... [-- RUNNER OPTIONS]",
         "status --csv": "FILE",
+        "compare --prefer": "WHICH",
         "compare --budget": "TIME",
         "compare --memory-limit": "SIZE",
         "gc --older-than": "TIME",
@@ -791,7 +793,7 @@ def test_fits_are_as_they_were_asked_for_and_say_so(
     }
     run(monkeypatch, "compare", *common, "--heads", "ncm", "--cv", "2", "--seeds", "3", "--budget", "5m")
     compared = {"search": {"grids": {"ncm": []}, "class_weights": []}, "sets": [], "memory_limit": None}
-    compared |= {"seeds": [0, 1, 2], "folds": 2, "fewshot": [], "budget": 300.0}
+    compared |= {"seeds": [0, 1, 2], "folds": 2, "fewshot": [], "prefer": "best", "budget": 300.0}
     assert parameters(store) == compared | data
 
 

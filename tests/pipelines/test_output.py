@@ -429,7 +429,15 @@ def row(head: str, **more: Any) -> dict[str, Any]:
 def compared(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
     winner = row("logreg", params={"C": 0.1}, calibration=None, head_id="id-1", **SCORES)
     plain = {"n": {"train": 1500, "test": 1400}, "learning_curve": None, "fewshot": [], "report": "r.html"}
-    return {"leaderboard": rows, "chosen_by": "validation", "winner": winner, **plain, **more}
+    return {
+        "leaderboard": rows,
+        "chosen_by": "validation",
+        "chosen": 0,
+        "simplest": 0,
+        "winner": winner,
+        **plain,
+        **more,
+    }
 
 
 def test_a_leaderboard_and_its_winner(said: Callable[..., list[str]]) -> None:
@@ -465,6 +473,13 @@ def test_a_leaderboard_and_its_winner(said: Callable[..., list[str]]) -> None:
     assert lines[7].split() == ["images", "per", "class", "head", "val", "range"]
     assert lines[8].split() == ["5", "ncm", "50.0%", "40.0%", "to", "60.0%"]
     assert lines[9:] == ["Note: last", "Head: id-1", "Report: r.html"]
+
+
+def test_the_simplest_tied_head_is_told(said: Callable[..., list[str]]) -> None:
+    rows = (row("logreg", params={"C": 0.1}), row("ncm", tied=True, p_corrected=0.216))
+    named, taken = (said(output.compared, compared(*rows, simplest=1, chosen=chosen)) for chosen in (0, 1))
+    assert named[4] == "ncm is simpler and tied with it (p = 0.22): `--prefer simple` keeps that one."
+    assert taken[4] == "It is the simplest of the heads that are tied with the first."
 
 
 def test_what_a_comparison_has_not_found_is_not_told(said: Callable[..., list[str]]) -> None:

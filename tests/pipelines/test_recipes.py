@@ -98,6 +98,7 @@ KEYS: dict[str, tuple[str, Written]] = {
         "compare.evaluation.fewshot",
         st.sampled_from([('"1,5"', (1, 5)), ("[3]", (3,)), ("7", (7,))]),
     ),
+    "compare.prefer": ("compare.evaluation.prefer", one_of("best", "simple")),
     "compare.cv": ("compare.evaluation.folds", whole(2, 100) | one_of(0)),
     "compare.seeds": ("compare.evaluation.seeds", whole(1, 100)),
     "compare.budget": ("compare.evaluation.budget", TIME),

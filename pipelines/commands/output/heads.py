@@ -53,6 +53,12 @@ def compared(result: Mapping[str, Any]) -> None:
         f"Winner by {result['chosen_by']}: {winner['head']} {describe(winner['head'], winner['params'])}. "
         f"On test: {winner['test']:.1%} (95 % interval {low:.1%} to {high:.1%}, {n['test']:,} images)."
     )
+    if result["chosen"]:
+        say("It is the simplest of the heads that are tied with the first.")
+    elif result["simplest"]:
+        simple = result["leaderboard"][result["simplest"]]
+        named = f"{simple['head']} {describe(simple['head'], simple['params'])}".strip()
+        say(f"{named} is simpler and tied with it (p = {simple['p_corrected']:.2f}): `--prefer simple` keeps that one.")
     if calibration := winner["calibration"]:
         say(
             f"Calibration error on test: {calibration['ece_after']:.1%} with temperature "
