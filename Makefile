@@ -34,7 +34,7 @@ $(VENV)/track: requirements-track.txt $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-track.txt
 	@touch $@
 
-test-track: $(VENV)/track  ## the tests of nights in MLflow, which make test passes over
+test-track: $(VENV)/track  ## the tests with a real MLflow, which make test passes over
 	$(BIN)/python -m pytest tests/pipelines/test_tracking.py
 
 $(AIRFLOW)/installed: requirements-airflow.txt
