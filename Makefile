@@ -35,7 +35,7 @@ $(VENV)/track: requirements-track.txt $(VENV)/installed
 	@touch $@
 
 test-track: $(VENV)/track  ## the tests with a real MLflow, which make test passes over
-	$(BIN)/python -m pytest tests/pipelines/test_tracking.py
+	$(BIN)/python -m pytest tests/pipelines/test_tracking.py tests/pipelines/test_retrain.py -k track
 
 $(AIRFLOW)/installed: requirements-airflow.txt
 	$(PYTHON) -m venv $(AIRFLOW)

@@ -102,7 +102,7 @@ def _attempt(options: TrackOptions, what: str, write: Callable[[Experiment], Non
     uri = str(options.uri)
     try:
         write(Experiment(uri, options.experiment))
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         return _missing(error.name or str(error))
     except Exception as error:  # MLflow and its databases raise nearly anything
         return f"MLflow did not take {what} ({_told(error, uri)})."

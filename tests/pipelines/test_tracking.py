@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from builders import SPEC, commit, only, pictures, take
 from command import json_of, penult
 from featurestore import aliases
+from featurestore.runs import RunRecord
 from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from heads import artifact
@@ -307,6 +309,7 @@ def test_a_training_in_a_real_database(store: Path, place: Path) -> None:
     n = {f"n.{part}": count for part, count in result["n"].items()}
     assert run.data.metrics == rated(result) | n | on_test(result, result)
     assert run.data.tags["penult.kind"] == "train"
+    assert run.info.start_time == 1000 * int(record_time(store, run_id).timestamp()) < run.info.end_time
 
 
 def test_several_sets_and_a_family_that_failed(store: Path, place: Path) -> None:
@@ -364,8 +367,8 @@ def test_what_was_killed_on_the_way_is_completed(store: Path, place: Path, monke
     assert len(client(uri).list_artifacts(run.info.run_id)) == 3
 
 
-def test_aliases_are_tags(store: Path, place: Path) -> None:
-    pytest.importorskip("mlflow")
+def test_aliases_are_tags(store: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{place}/m.db"
     first, second = [run.run_id for run in FeatureStore(store).runs() if run.kind == "train"]
     of_night = OUTCOME | {"run_id": "n", "challenger": OUTCOME["challenger"] | {"head_id": second}}
@@ -393,8 +396,19 @@ def test_aliases_are_tags(store: Path, place: Path) -> None:
     assert marked(uri) == {first: {"champion", "candidate"}, own: {"champion"}}
     promote(FeatureStore(store), second)  # without a word to MLflow
     assert marked(uri)[first] == {"champion", "candidate"}
-    assert track_aliases(store, TrackOptions(uri), pytest.fail) is None
+    assert track_run(store, first, TrackOptions(uri), pytest.fail) is None  # which is there, but not where the tag is
     assert marked(uri) == {first: {"candidate"}, second: {"champion"}, "n": {"champion"}, own: {"champion"}}
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError
+
+    for change in ("set_tag", "delete_tag"):
+        monkeypatch.setattr(mlflow.MlflowClient, change, refuse)
+    assert track_aliases(store, TrackOptions(uri), pytest.fail) is None  # nothing is to be changed
+
+
+def record_time(store: Path, run_id: str) -> datetime:
+    return datetime.fromisoformat(RunRecord.read(FeatureStore(store).run_folder(run_id)).started)
 
 
 def marked(uri: str) -> dict[str, set[str]]:
