@@ -34,8 +34,8 @@ $(VENV)/track: requirements-track.txt $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-track.txt
 	@touch $@
 
-test-track: $(VENV)/track  ## the tests of nights in MLflow, which make test passes over
-	$(BIN)/python -m pytest tests/pipelines/test_tracking.py
+test-track: $(VENV)/track  ## the tests with a real MLflow, which make test passes over
+	$(BIN)/python -m pytest tests/pipelines/test_tracking.py tests/pipelines/test_retrain.py -k track
 
 $(AIRFLOW)/installed: requirements-airflow.txt
 	$(PYTHON) -m venv $(AIRFLOW)

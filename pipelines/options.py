@@ -160,6 +160,19 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
+class TrackOptions:
+    """An MLflow server or database that gets one run per night, comparison or training; needs the extra ``track``."""
+
+    uri: Annotated[str | None, Option("MLflow's tracking URI, such as sqlite:///mlflow.db.", metavar="URI")] = None
+    experiment: Annotated[str, Option("Name of the MLflow experiment.", metavar="NAME")] = "penult"
+
+    def check(self) -> None:
+        """Raise UsageError for invalid options."""
+        if not self.experiment:
+            raise UsageError("Expected: experiment, a name. Got: none.")
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """One head to train; ``params`` maps the family's parameters to values, and the rest have the family's defaults."""
 

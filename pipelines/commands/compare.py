@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +10,8 @@ import typer
 from featurestore.errors import UsageError
 from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 from pipelines.commands.fields import by_fields
-from pipelines.options import CompareOptions
+from pipelines.commands.tracking import Track, check_tracking, track_run
+from pipelines.options import CompareOptions, TrackOptions
 from pipelines.written_options import WrittenOptions
 
 
@@ -21,6 +23,10 @@ def compare(
     store: Store,
     written: WrittenOptions = WrittenOptions(),
     options: Annotated[CompareOptions, {"feature_set": None}] = CompareOptions(),
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the leaderboard to this CSV file too.")
+    ] = None,
+    track: Track = TrackOptions(),
     as_json: Json = False,
 ) -> None:
     """Compare many heads and write a report.
@@ -28,13 +34,20 @@ def compare(
     Heads are ranked on the validation split, or over folds; the winner alone is scored, once, on the test split, and
     kept. Fits that are done are kept too: the same command goes on where it was interrupted, and makes no fit twice.
     """
+    from heads.reporting import leaderboard
     from pipelines.commands import output
     from pipelines.training import compare_heads
 
     if context.args and not written.hidden:
         raise UsageError(f"Expected: an option. Got: {context.args[0]!r}; `penult compare --help` lists them.")
     options = written.put_into(options, context.args)
+    if csv is not None:
+        leaderboard.check(csv)
+    check_tracking(track)
     with output.bar("compare") as progress:
         result = compare_heads(store, options, progress)
     output.compared(result)
     print_json(as_json, result)
+    if csv is not None:
+        leaderboard.write(csv, result)
+    track_run(track, store, result["run_id"])

@@ -12,7 +12,8 @@ from featurestore.errors import UsageError
 from featurestore.options import Option, whole_numbers
 from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
 from pipelines.commands.fields import by_fields
-from pipelines.options import TrainOptions
+from pipelines.commands.tracking import Track, check_tracking, track_run
+from pipelines.options import TrackOptions, TrainOptions
 from pipelines.written_options import WIDTHS
 
 
@@ -48,6 +49,7 @@ def train(
     options: TrainOptions = TrainOptions(),
     own: FamilyOptions = FamilyOptions(),
     param: Annotated[list[str] | None, typer.Option(help="A parameter of the head, NAME=VALUE; repeatable.")] = None,
+    track: Track = TrackOptions(),
     as_json: Json = False,
 ) -> None:
     """Train one head on stored features.
@@ -58,9 +60,11 @@ def train(
     from pipelines.commands import output
     from pipelines.training import train_head
 
+    check_tracking(track)
     result = train_head(store, replace(options, params=parameters(param, own.values())))
     output.trained(result)
     print_json(as_json, result)
+    track_run(track, store, result["run_id"])
 
 
 def parameters(given: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:

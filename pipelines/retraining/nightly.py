@@ -163,7 +163,7 @@ def _close(work: Work) -> None:
     if work.recipe.track.uri is not None:
         from pipelines.retraining.tracking import track
 
-        track(work.recipe.track, night.outcome, work.console.say)
+        track(work.recipe.track, night.outcome, work.store.path, work.console.say)
     tidy(work.store, work.recipe.keep, tables=night.outcome["decision"] != UNCHANGED)
     night.close(_state(work))
 

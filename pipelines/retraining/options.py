@@ -178,19 +178,6 @@ class NotifyOptions:
 
 
 @dataclass(frozen=True)
-class TrackOptions:
-    """An MLflow server or database that gets one run per night; needs the extra ``track``."""
-
-    uri: Annotated[str | None, Option("MLflow's tracking URI, such as sqlite:///mlflow.db.")] = None
-    experiment: Annotated[str, Option("Name of the MLflow experiment.")] = "penult"
-
-    def check(self) -> None:
-        """Raise UsageError for invalid options."""
-        if not self.experiment:
-            raise UsageError("Expected: experiment, a name. Got: none.")
-
-
-@dataclass(frozen=True)
 class KeepOptions:
     """How much of earlier nights is kept; what the champions that are kept need is never removed."""
 

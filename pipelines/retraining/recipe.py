@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import UsageError
-from pipelines.options import CompareOptions, EmbedOptions
+from pipelines.options import CompareOptions, EmbedOptions, TrackOptions
 from pipelines.retraining.key_lines import key_lines
 from pipelines.retraining.options import (
     ChecksOptions,
@@ -30,7 +30,6 @@ from pipelines.retraining.options import (
     PromoteOptions,
     PublishOptions,
     SourceOptions,
-    TrackOptions,
 )
 from pipelines.retraining.tables import MAX_SHOWN, TABLES, Refused, Table, hint
 from pipelines.sources.uris import printable

@@ -21,7 +21,7 @@ from featurestore.splits import Split
 from pipelines.backbones import MIN_INPUT_SIZE
 from pipelines.backbones.engine_options import check_request
 from pipelines.option_fields import Leaf, leaves, made
-from pipelines.options import CompareOptions, EmbedOptions
+from pipelines.options import CompareOptions, EmbedOptions, TrackOptions
 from pipelines.retraining.logical_date import checked, with_date
 from pipelines.retraining.options import (
     ChecksOptions,
@@ -31,7 +31,6 @@ from pipelines.retraining.options import (
     PromoteOptions,
     PublishOptions,
     SourceOptions,
-    TrackOptions,
 )
 from pipelines.sources.places import is_foreign, is_uri
 from pipelines.written_options import CropFlags, WrittenOptions

@@ -81,6 +81,7 @@ TEXTS = {
     "--storage-option": ["", "x", "endpoint", "endpoint=", "secret_access_key=x", "ENDPOINT=x"],
     "--date": ["", "x", "yesterday", "2026", "2026-13-01", "2026-02-30", "1.11.2026"],
     "--log-format": ["", "yaml", "JSON"],
+    "--experiment": [""],
 }
 # Names of what a store may hold: a sentence, and exit code 1, as for a store that is not there.
 HELD = {"--set", "--head", "--store"}
@@ -91,7 +92,8 @@ FREE = {
     "--tensorboard": "a path; one that cannot be written is tested below",
     "--layer": "only the built network knows its layers; see test_backbones.py",
     "--unfreeze-from": "only the built network knows its layers; see test_finetune.py",
-    "--csv": "a path",
+    "--csv": "a path; see test_leaderboard.py",
+    "--track": "only the server can tell; see test_tracking.py",
     "--cache": "a path; one that cannot be written keeps no copies",
     "--image-column": "only a table knows its columns; see test_tables.py",
     "--label-column": "only a table knows its columns; see test_tables.py",

@@ -42,6 +42,8 @@ from pipelines.sources.listing import Hints
 COMMAND = get_command(commands.app)
 COPIED = Copied(files=3, bytes=2, copied_files=1, copied_bytes=1)
 NIGHT = {"decision": "kept", "date": "2026-11-01"}
+RUN = {"run_id": "run"}
+TRACKING = {f"pipelines.tracking.{name}": None for name in ("require", "track_run", "track_aliases")}
 # What each command calls that is replaced here, and what that answers.
 JOBS: dict[str, dict[str, Any]] = {
     "demo": {
@@ -62,11 +64,24 @@ JOBS: dict[str, dict[str, Any]] = {
     },
     "forget": {"pipelines.embedding.forget.forget": {}},
     "label": {"pipelines.embedding.labels.import_labels": mock.DEFAULT},
-    "train": {"pipelines.training.train_head": {}},
-    "compare": {"pipelines.training.compare_heads": {}},
+    "train": {"pipelines.training.train_head": RUN, **TRACKING},
+    "compare": {
+        "heads.reporting.leaderboard.check": None,
+        "pipelines.training.compare_heads": RUN,
+        "heads.reporting.leaderboard.write": None,
+        **TRACKING,
+    },
     "finetune": {"pipelines.finetuning.finetune.finetune": {}},
-    "promote": {"featurestore.store.FeatureStore": mock.DEFAULT, "pipelines.stored_heads.promote": mock.DEFAULT},
-    "rollback": {"featurestore.store.FeatureStore": mock.DEFAULT, "pipelines.stored_heads.rollback": mock.DEFAULT},
+    "promote": {
+        "featurestore.store.FeatureStore": mock.DEFAULT,
+        "pipelines.stored_heads.promote": mock.DEFAULT,
+        **TRACKING,
+    },
+    "rollback": {
+        "featurestore.store.FeatureStore": mock.DEFAULT,
+        "pipelines.stored_heads.rollback": mock.DEFAULT,
+        **TRACKING,
+    },
     "champion": {"featurestore.store.FeatureStore": mock.DEFAULT, "pipelines.stored_heads.champion": mock.DEFAULT},
     "predict": {"pipelines.predict.predict": [Prediction("file:///a.png", "a", 1.0)]},
     "export": {"pipelines.export.export": {}},
@@ -107,6 +122,20 @@ def at(path: str, given: object, value: Any = None, beside: tuple[str, ...] = ()
 
 def flag(path: str, value: Any = True, beside: tuple[str, ...] = ()) -> Case:
     return Case(None, {path: value}, beside)
+
+
+def tracked(job: str, experiment: str | None = None) -> dict[str, Any]:
+    """What is asked of MLflow: a run or the aliases, in an experiment if another than that by default."""
+    if experiment is not None:
+        return {f"track_{job}.options.experiment": experiment}
+    options = {"uri": "sqlite:///m.db", "experiment": "penult"}
+    return {
+        "require": True,
+        f"track_{job}": True,
+        f"track_{job}.store": "store",
+        f"track_{job}.options": options,
+        f"track_{job}.say": True,
+    }
 
 
 EMBED = "embed.options"
@@ -218,6 +247,18 @@ TABLE: dict[str, Case] = {
             ("--split-seed", "split.seed", 5),
             ("--views", "views", 3),
             ("--views-set", "views_set", "those"),
+        )
+    },
+    "compare --csv": Case(
+        "b.csv",
+        {"check": True, "check.path": "b.csv", "write": True, "write.path": "b.csv", "write.result": {"run_id": "run"}},
+    ),
+    **{
+        f"{command} {option}": Case(given, tracked(job, *values), beside)
+        for command, job in (("train", "run"), ("compare", "run"), ("promote", "aliases"), ("rollback", "aliases"))
+        for option, given, values, beside in (
+            ("--track", "sqlite:///m.db", (), ()),
+            ("--experiment", "mine", ("mine",), ("--track", "sqlite:///m.db")),
         )
     },
     "finetune --unfreeze-from": at(f"{TUNE}.unfreeze_from", "block6a"),
@@ -674,10 +715,17 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
     stores = {f"{command} --store": "PLACE" for command in STORE}
     of_buckets = {"--storage-option": "KEY=VALUE", "--cache": "DIR", "--cache-limit": "SIZE"}
     buckets = {f"{command} {name}": word for command in (*STORE, "copy") for name, word in of_buckets.items()}
-    assert metavars == shares | stores | buckets | {
+    tracked = {"--track": "URI", "--experiment": "NAME"}
+    tracking = {
+        f"{command} {name}": word
+        for command in ("train", "compare", "promote", "rollback")
+        for name, word in tracked.items()
+    }
+    assert metavars == shares | stores | buckets | tracking | {
         "embed source": "SOURCE... [-- RUNNER OPTIONS]",
         "status --csv": "FILE",
         "compare --prefer": "WHICH",
+        "compare --csv": "FILE",
         "compare --budget": "TIME",
         "compare --memory-limit": "SIZE",
         "gc --older-than": "TIME",

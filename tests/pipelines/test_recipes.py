@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from featurestore.errors import UsageError
 from heads.comparison import search
 from heads.comparison.space import Search
-from pipelines.options import CompareOptions, EmbedOptions
+from pipelines.options import CompareOptions, EmbedOptions, TrackOptions
 from pipelines.retraining import options as own
 from pipelines.retraining import recipe as recipes
 from pipelines.retraining.key_lines import MAX_LINES, key_lines
@@ -279,7 +279,7 @@ def test_a_recipe_becomes_the_options_that_a_caller_would_construct(file: Path, 
         own.PromoteOptions(),
         own.PublishOptions(),
         own.NotifyOptions(),
-        own.TrackOptions(),
+        TrackOptions(),
         own.KeepOptions(),
     )
     for path, value in arrived.items():

@@ -6,6 +6,7 @@ import copy
 import datetime
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from pipelines.embedding import worker
 from pipelines.maintenance import gc, verify
 from pipelines.options import TrainOptions
 from pipelines.retraining import RetrainOptions, retrain
-from pipelines.retraining.night import nights
+from pipelines.retraining.night import Console, nights
 from pipelines.retraining.options import CHECKS
 from pipelines.stored_heads import promote
 from pipelines.training import train_head
@@ -176,6 +177,36 @@ def test_a_night_is_done_once(begun: World, first: dict[str, Any], engine: Count
     assert second["embed"]["new"] == 15
     fine = ("failures", "appeared", "vanished", "flips", "test_shrank", "small_classes")
     assert {status_of(second, check) for check in fine} == {"ok"}
+
+
+TRACKED = LEAST + '\n[track]\nuri = "sqlite:///{folder}/m.db"\n'
+
+
+def test_a_night_that_cannot_be_tracked_ends_as_any_other(begun: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    begun.write(TRACKED.replace("{folder}", str(begun.folder)))
+    said: list[str] = []
+    told = retrain(begun.recipe, begun.store, RetrainOptions(date=datetime.date(2026, 11, 2)), Console(said.append))
+    assert told["decision"] == "unchanged" and nights(begun.store)[-1].told["state"]
+    (line,) = [line for line in said if "mlflow" in line]
+    assert line.startswith("Tracking needs the package mlflow: `pip install 'penult[track]'`")
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # see test_tracking.py
+def test_a_tracked_night_and_its_aliases(begun: World, first: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = pytest.importorskip("mlflow").MlflowClient
+    monkeypatch.chdir(begun.folder)
+    begun.write(TRACKED.replace("{folder}", str(begun.folder)))
+    begun.add(5)
+    told = begun.night(2)
+    challenger = told["challenger"]["head_id"]
+    assert told["decision"] in ("kept", "promoted")
+    there = client(f"sqlite:///{begun.folder}/m.db")
+    (run,) = there.search_runs([there.get_experiment_by_name("penult").experiment_id])
+    assert run.data.tags["penult.head_id"] == challenger and run.data.tags["penult.run_id"] == told["run_id"]
+    marks = {tag.removeprefix("penult.alias.") for tag in run.data.tags if tag.startswith("penult.alias.")}
+    assert marks == {name for name in aliases.names(begun.store) if aliases.resolve(begun.store, name) == challenger}
+    assert "challenger" in marks and begun.champion in (challenger, first["challenger"]["head_id"])
 
 
 def test_another_recipe_on_the_same_date_is_another_night(begun: World) -> None:
