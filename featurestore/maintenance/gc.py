@@ -14,7 +14,8 @@ from featurestore.storage.base import storage_of
 from featurestore.storage.files import delete, exists, is_folder, is_link, listed
 from featurestore.storage.table import Table
 
-MAX_RESULTS, MAX_HEADS = 20_000, 50  # kept outcomes of comparisons, and heads of their winners
+MAX_RESULTS = 20_000  # kept outcomes of comparisons
+MAX_HEADS = 10  # of their winners
 LOG = logging.getLogger("penult")
 
 

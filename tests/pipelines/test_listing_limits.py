@@ -14,7 +14,7 @@ from featurestore import aliases, limits, options
 from featurestore.maintenance import verify
 from featurestore.storage import compaction, files, table
 from heads import artifact, base
-from heads.comparison import compare, search, space, streaming, subsampling
+from heads.comparison import compare, fewer_rows, fit_cache, search, space, streaming
 from heads.evaluation import calibration, learning_curve
 from heads.families import dense, linear, neighbors, svm
 from heads.solvers import lbfgs, rows, sweep
@@ -42,7 +42,8 @@ GIBI = 1024 * MEBI
         (artifact, {"FORMAT_VERSION": 1, "MAX_BYTES": 4 * GIBI, "MAX_NAMES_BYTES": GIBI // 4}),
         (base, {"MAX_COUNT": 2_147_483_647}),
         (compare, {"TIED": 0.05, "CURVE_SECONDS": 60}),
-        (subsampling, {"CURVE_SHARES": (0.1, 0.18, 0.32, 0.56, 1.0)}),
+        (fewer_rows, {"CURVE_SHARES": (0.1, 0.18, 0.32, 0.56)}),
+        (fit_cache, {"VERSION": 1, "MAX_KEPT": 64 * MEBI}),
         (search, {"MAX_BYTES": 65_536, "MAX_POINTS": 100_000, "MAX_NUMBERS": 1000}),
         (space, {"UNBALANCED": 3, "MAX_FOLDS": 100, "MAX_SEEDS": 100, "MAX_SHOTS": 1_000_000}),
         (streaming, {"SHARE": 0.25, "SAMPLE_SHARE": 0.2, "MAX_SAMPLED": 0.25, "ROOM_SHARE": 0.1}),
