@@ -2,8 +2,8 @@
 
 Eight nets of each shape, which differ in seed and dropout, for the same number of epochs on the same rows. Keras fits
 plainly (``model.fit`` on arrays), with as many at a time as there are cores: in processes with one thread each, and in
-threads of one process, as penult itself did before. Imports, and the start of processes, are not timed; the building and
-tracing of each model is, as each fit needs it.
+threads of one process, as penult itself did before. Imports, and the start of processes, are not timed; the building
+and tracing of each model is, as each fit needs it.
 
     python -m benchmarks.nets
 """
@@ -143,9 +143,8 @@ def main() -> None:
     }
     rows = []
     for hidden in ([256], [512, 256]):
-        taken = {
-            way: [run(hidden, fits, arguments.epochs) for _ in range(arguments.rounds)] for way, run in ways.items()
-        }
+        rounds = range(arguments.rounds)
+        taken = {way: [run(hidden, fits, arguments.epochs) for _ in rounds] for way, run in ways.items()}
         least = {way: min(seconds for seconds, _ in each) for way, each in taken.items()}
         for way, each in taken.items():
             accuracies = each[0][1]

@@ -5,8 +5,8 @@ optimiser go through a kernel in blocks of rows that stay in a core's cache: the
 of the next is computed, and no gradient is ever held whole.
 
 Nets share the matrices of features. They do not share products: a net has its own order of rows, and products of
-stacked batches take as long as one after another. So a net's numbers depend on its seed and its rows alone, not on which
-nets are trained beside it, nor on the number of cores.
+stacked batches take as long as one after another. So a net's numbers depend on its seed and its rows alone, not on
+which nets are trained beside it, nor on the number of cores.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class TrainedNet:
 def train(nets: Iterable[Net]) -> Iterator[TrainedNet]:
     """Train nets; yield each as soon as it is done.
 
-    A net is taken from ``nets`` when a core is free for it. Whoever stops to iterate ends the nets in training, within an
-    epoch.
+    A net is taken from ``nets`` when a core is free for it. Whoever stops to iterate ends the nets in training, within
+    an epoch.
     """
     workers, given, stop = available_cores(), enumerate(nets), threading.Event()
     with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
@@ -127,7 +127,7 @@ class _Layer:
             self._blocks.append((rows, part, gradient, more, *(total[rows] for total in kernel_sums)))
 
     def update(self, X: np.ndarray, D: np.ndarray, update: Update) -> None:
-        """Take a step; ``X`` (b, k) was the layer's input, ``D`` (b, h) are the derivatives of the loss by its output."""
+        """Take a step; ``X`` (b, k) was the layer's input, ``D`` (b, h) the derivatives of the loss by its output."""
         for rows, part, gradient, *others in self._blocks:
             np.matmul(X[:, rows].T, D, out=gradient)
             update(part, gradient, *others)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ def keras_histories(seeds: int, asked: dict[str, Any]) -> list[dict[str, list[fl
 
 
 def test_each_row_is_in_one_batch_of_an_epoch() -> None:
-    """Without hidden layers, a row that is one feature alone moves only that feature's weights, by 1 / rows of its batch."""
+    """Without hidden layers, a row that is one feature alone moves its feature's weights alone, by 1 / rows of its batch."""
     n, c = 70, 3
     y = np.arange(n) % c
     X = np.eye(n, dtype=np.float32)
@@ -168,7 +169,7 @@ def test_the_order_is_new_in_each_epoch() -> None:
     problem = Problem(X, y, 2, None, 0, X[:0], y[:0], nothing)
     asked = {"hidden": [], "optimizer": "sgd", "batch_size": 69, "patience": 0, "learning_rate": 0.01}
     moved = [fit_dense(problem, **asked, epochs=epochs)["kernel0"] for epochs in (1, 2, 3)]
-    last = {int(abs(after - before).max(axis=1).argmax()) for before, after in zip(moved, moved[1:], strict=False)}
+    last = {int(abs(after - before).max(axis=1).argmax()) for before, after in pairwise(moved)}
     assert len(last) == 2
 
 
