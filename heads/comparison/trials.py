@@ -98,8 +98,11 @@ class Experiment:
     def key(self, trial: Trial) -> str:
         """Return the key of a trial's outcome, and of its head."""
         candidate = self.candidates[trial.candidate]
-        seed = trial.seed if registry.FAMILIES[candidate.head].random else 0
-        return key_of(self.tables[trial.table].digest, **candidate.to_json(), seed=seed, fold=trial.part)
+        family = registry.FAMILIES[candidate.head]
+        fit = candidate.to_json() | {"seed": trial.seed if family.random else 0, "fold": trial.part}
+        if family.version > 1:
+            fit["family_version"] = family.version
+        return key_of(self.tables[trial.table].digest, **fit)
 
     def _fits(self, trials: Sequence[Trial]) -> Iterator[Made]:
         sweeps: dict[tuple[int, str], list[Trial]] = defaultdict(list)

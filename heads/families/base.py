@@ -25,6 +25,7 @@ class Family:
         defaults: every parameter with its default.
         grid: the parameters that ``compare`` tries, those not given at their defaults, the most regular first.
         check: takes all parameters as keywords, raises UsageError for invalid ones.
+        version: of the fits' meaning: outcomes that were kept of another version are not found.
         votes: whether scores are shares of votes, used as probabilities; otherwise they are logits with a temperature.
         weighted: whether it takes ``class_weight="balanced"``.
         random: whether the fit depends on its seed beyond the solver's tolerance.
@@ -43,6 +44,7 @@ class Family:
     defaults: Mapping[str, Any]
     grid: tuple[Mapping[str, Any], ...]
     check: Callable[..., object] = dict  # accepts any keywords
+    version: int = 1
     votes: bool = False
     weighted: bool = True
     random: bool = False

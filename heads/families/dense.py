@@ -1,18 +1,18 @@
-"""Dense nets: fully connected ReLU layers with dropout, trained by Keras."""
+"""Dense nets: fully connected ReLU layers with dropout, trained many at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from heads.backend import import_keras
 from heads.base import Head, Problem, check_param, class_weights, dense_layer, is_count, is_number
 from heads.families.base import Family
+from heads.solvers import nets, optimizers
 
-OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
+OPTIMIZERS = tuple(optimizers.OPTIMIZERS)
 MAX_EPOCHS = 100_000
 MAX_LAYERS, MAX_WIDTH = 16, 2**16  # of hidden layers: a kernel between two of this width takes 16 GiB
 MAX_BATCH_ROWS = 2**20
@@ -93,90 +93,81 @@ def check_dense(**params: Any) -> None:
     DenseParams(**params).check()
 
 
+@dataclass(frozen=True)
+class SharedProblem(Problem):
+    """A problem whose matrices other problems share, such as one fold of several: no copy of them is made.
+
+    Attributes:
+        X, X_val: float32, not standardised; may be the same.
+        rows, rows_val: int (k,) and (m,), the rows of X and y to fit, and those of X_val and y_val.
+        mean, scale: float32 (d,), as ``heads.base.standardisation`` gives them for the rows to fit.
+    """
+
+    rows: np.ndarray
+    rows_val: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class DenseFit:
+    """A trained net: the number of its problem, its arrays, seconds; or the ``error`` that ended its training."""
+
+    problem: int
+    arrays: dict[str, np.ndarray]
+    seconds: float
+    error: Exception | None = None
+
+
+def fit_dense_nets(problems: Iterable[tuple[Problem, Mapping[str, Any]]]) -> Iterator[DenseFit]:
+    """Train a dense net per problem, as many at a time as there are cores; yield each as soon as it is done.
+
+    A problem is taken when a core is free for it, so a generator of problems needs memory only for those in training.
+    Give the longest first. Nets come out bit-equal whatever is trained beside them and on how many cores. Whoever stops
+    to iterate ends the nets in training, within an epoch. ``Problem.on_epoch`` is called in other threads.
+
+    Args:
+        problems: each with the parameters of its net.
+
+    Raises:
+        UsageError: an invalid parameter, when its problem is taken.
+    """
+    for trained in nets.train(_net(problem, DenseParams(**params)) for problem, params in problems):
+        arrays = {
+            f"{kind}{i}": array
+            for i, layer in enumerate(trained.layers)
+            for kind, array in zip(("kernel", "bias"), layer, strict=True)
+        }
+        yield DenseFit(trained.net, arrays, trained.seconds, trained.error)
+
+
 def fit_dense(problem: Problem, **params: Any) -> dict[str, np.ndarray]:
     """Minimise cross-entropy; stop ``patience`` epochs after the best validation loss; see ``DenseParams``.
 
     The weights of the best validation loss are kept, also with ``patience`` 0, which never stops before the last
     epoch. The accuracies passed to ``problem.on_epoch`` are shares of right predictions. Those of the training rows are
-    measured during the epoch and with dropout, as Keras does.
-
-    All randomness comes from the seed: initialisation, dropout and the order of rows are seeded here, not through
-    Keras's process-wide generator, so that fits may run in parallel.
+    measured during the epoch and with dropout, as Keras does. All randomness comes from the seed.
     """
-    asked = DenseParams(**params)
+    (fit,) = fit_dense_nets([(problem, params)])
+    if fit.error is not None:
+        raise fit.error
+    return fit.arrays
+
+
+def _net(problem: Problem, asked: DenseParams) -> nets.Net:
     asked.check()
-    keras = import_keras()
-    draw = np.random.default_rng(problem.seed)
-    model = _net(keras, problem, asked, draw)
-    weights = class_weights(problem.y, problem.n_classes, problem.class_weight)[problem.y]
-    has_val = len(problem.y_val) > 0
-    best = keras.callbacks.EarlyStopping(patience=asked.patience or asked.epochs, restore_best_weights=True)
-    tell = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: problem.on_epoch(
-            {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items() if np.isfinite(value)}}
-        )
+    rows, rows_val, standard = np.arange(len(problem.y)), np.arange(len(problem.y_val)), None
+    if isinstance(problem, SharedProblem):
+        rows, rows_val, standard = problem.rows, problem.rows_val, (problem.mean, problem.scale)
+    return nets.Net(
+        fitted=nets.Samples(problem.X, problem.y, rows),
+        scored=nets.Samples(problem.X_val, problem.y_val, rows_val),
+        standard=standard,
+        class_weights=class_weights(problem.y[rows], problem.n_classes, problem.class_weight),
+        seed=problem.seed,
+        on_epoch=problem.on_epoch,
+        **vars(asked),
     )
-    model.fit(
-        _batches(problem, weights, asked.batch_size, draw),
-        epochs=asked.epochs,
-        validation_data=(problem.X_val, problem.y_val) if has_val else None,
-        validation_batch_size=1024,
-        callbacks=[tell, best] if has_val else [tell],
-        shuffle=False,  # our data set shuffles, from the seed
-        verbose=0,
-    )
-    layers = [layer.get_weights() for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    return {
-        f"{kind}{i}": array
-        for i, layer in enumerate(layers)
-        for kind, array in zip(("kernel", "bias"), layer, strict=True)
-    }
-
-
-def _net(keras: Any, problem: Problem, asked: DenseParams, draw: np.random.Generator) -> Any:
-    """Return a compiled Keras model with new weights; ``draw`` seeds each layer."""
-
-    def seed() -> int:
-        return int(draw.integers(2**31))
-
-    def dense(width: int, activation: str | None = None) -> Any:
-        initializer = keras.initializers.GlorotUniform(seed=seed())
-        return keras.layers.Dense(width, activation=activation, kernel_initializer=initializer)
-
-    stack = [keras.Input((problem.X.shape[1],))]
-    for width in asked.hidden:
-        stack += [dense(width, "relu"), keras.layers.Dropout(asked.dropout, seed=seed())]
-    model = keras.Sequential([*stack, dense(problem.n_classes)])
-    model.compile(
-        optimizer=keras.optimizers.get(
-            {"class_name": asked.optimizer, "config": {"learning_rate": asked.learning_rate}},
-        ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    return model
-
-
-def _batches(problem: Problem, weights: np.ndarray, batch_size: int, draw: np.random.Generator) -> Any:
-    """Return a Keras data set of (X, y, weight) batches, with the rows in a new order each epoch."""
-    import keras
-
-    class Batches(keras.utils.PyDataset):
-        def __init__(self) -> None:
-            super().__init__()
-            self.on_epoch_end()
-
-        def __len__(self) -> int:
-            return -(-len(problem.y) // batch_size)
-
-        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            rows = self.order[index * batch_size : (index + 1) * batch_size]
-            return problem.X[rows], problem.y[rows], weights[rows]
-
-        def on_epoch_end(self) -> None:
-            self.order = draw.permutation(len(problem.y))
-
-    return Batches()
 
 
 DENSE = Family(
@@ -186,5 +177,6 @@ DENSE = Family(
     defaults=asdict(DenseParams()),
     grid=({"hidden": [256]}, {"hidden": [512, 256], "dropout": 0.5}),
     check=check_dense,
+    version=2,  # 1 was Keras's trainer
     random=True,
 )

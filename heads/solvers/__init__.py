@@ -1,4 +1,4 @@
-"""How linear heads are fitted, many at once: every C, class weight and fold shares each pass over the features.
+"""How heads are fitted, many at once: linear ones share each pass over the features, dense nets the matrix.
 
 Imports ``heads.base``. Knows rows and columns, no store and no families.
 """

@@ -13,14 +13,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from featurestore.machine import available_cores
+from heads.solvers.blas import one_blas_thread
 from heads.solvers.lbfgs import MEMORY, Minimizer, Pair, Point
 from heads.solvers.rows import Rows
 
@@ -176,7 +175,7 @@ def solve(data: LabelledRows, loss: Loss, paths: Sequence[Path], tolerance: floa
     workers = available_cores()
     with ThreadPoolExecutor(workers) as pool:
         while walks:
-            with _one_blas_thread():
+            with one_blas_thread():
                 points = _evaluate(data, loss, walks, pool, workers)
                 list(pool.map(_Walk.tell, walks, points))
             for walk in walks:
@@ -308,13 +307,3 @@ def _totals(path: Path, data: LabelledRows) -> np.ndarray:
 def _over_rows(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the sums (p, c) over the rows of values (p, c, b) times weights (p, b)."""
     return (values @ weights[:, :, None])[:, :, 0]
-
-
-@functools.cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def _one_blas_thread() -> AbstractContextManager[object]:
-    """Limit BLAS to one thread: our own threads each multiply their blocks of rows."""
-    return _controller().limit(limits=1)

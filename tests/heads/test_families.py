@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 from featurestore.errors import HeadError, UsageError
 from heads import registry
 from heads.base import MAX_FLOAT, class_weights, fit_temperature, softmax, standardisation, standardise
-from heads.families import dense as nets
 from heads.families.linear import C_of_alpha, checked_C
 from heads.solvers.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE
 from heads.spec import HeadSpec
@@ -405,27 +404,6 @@ def test_every_parameter_has_limits_or_a_list():
     for optimizer in ("adam", "adamw", "rmsprop", "sgd"):
         assert registry.complete("dense", {"optimizer": optimizer})["optimizer"] == optimizer
     assert registry.complete("knn", {"metric": "euclidean"}) == {"k": 5, "metric": "euclidean"}
-
-
-def test_batches_of_a_net_have_each_row_once_an_epoch_with_its_own_weight():
-    X, y = problem(3, n=70)
-    codes = np.unique(y, return_inverse=True)[1]
-    told = nets.Problem(X, codes, 3, None, 0, X[:0], codes[:0], dict)
-    weights = np.arange(70, dtype=np.float32)
-    batches = nets._batches(told, weights, 32, np.random.default_rng(0))
-    orders = []
-    for _ in range(2):
-        parts = [batches[at] for at in range(len(batches))]
-        assert [len(part[2]) for part in parts] == [32, 32, 6]
-        rows = np.concatenate([part[2] for part in parts]).astype(int)
-        assert sorted(rows) == list(range(70)) and (rows != np.arange(70)).any()
-        assert (np.concatenate([part[0] for part in parts]) == X[rows]).all()
-        assert (np.concatenate([part[1] for part in parts]) == codes[rows]).all()
-        orders.append(rows)
-        batches.on_epoch_end()
-    assert (orders[0] != orders[1]).any()
-    assert len(nets._batches(told, weights, 35, np.random.default_rng(0))) == 2
-    assert len(nets._batches(told, weights, 71, np.random.default_rng(0))) == 1
 
 
 BAD = [

@@ -1,0 +1,305 @@
+"""Dense nets trained together: the steps are Keras's, the results those of Keras, and no net depends on another."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featurestore.errors import UsageError
+from heads import registry
+from heads.base import Problem, class_weights, standardisation, standardise
+from heads.families.dense import DenseHead, SharedProblem, fit_dense, fit_dense_nets
+from heads.solvers import nets
+from heads.spec import HeadSpec
+
+SMALL = {"hidden": [9, 5], "dropout": 0.0, "batch_size": 1000, "learning_rate": 0.02, "patience": 0}
+TINY_STEP = {**SMALL, "epochs": 1, "learning_rate": 1e-300}  # leaves the weights as they begin
+
+
+def nothing(_: dict[str, float]) -> None:
+    pass
+
+
+def blobs(n: int = 150, m: int = 60, d: int = 7, c: int = 4, **more: Any) -> Problem:
+    """Overlapping classes of unequal size; one feature is always 0."""
+    draw = np.random.default_rng(3)
+    y = np.concatenate([np.arange(c), np.minimum(draw.geometric(0.5, n + m - c) - 1, c - 1)])
+    X = (draw.normal(size=(c, d))[y] + draw.normal(size=(n + m, d))).astype(np.float32)
+    X[:, 2] = 0
+    given = {"class_weight": None, "seed": 5, "on_epoch": nothing, **more}
+    return Problem(X=X[:n], y=y[:n], n_classes=c, X_val=X[n:], y_val=y[n:], **given)
+
+
+def keras_model(problem: Problem, arrays: dict[str, np.ndarray], optimizer: Any, dropout: float = 0.0) -> Any:
+    """The same net in Keras, with these weights."""
+    import keras
+
+    kernels = [arrays[f"kernel{at}"] for at in range(len(arrays) // 2)]
+    stack: list[Any] = [keras.Input((problem.X.shape[1],))]
+    for kernel in kernels[:-1]:
+        stack += [keras.layers.Dense(kernel.shape[1], "relu"), keras.layers.Dropout(dropout)]
+    model = keras.Sequential([*stack, keras.layers.Dense(problem.n_classes)])
+    model.set_weights([arrays[f"{kind}{at}"] for at in range(len(kernels)) for kind in ("kernel", "bias")])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "class_weight"),
+    [("adam", None), ("adam", "balanced"), ("adamw", "balanced"), ("rmsprop", "balanced"), ("sgd", "balanced")],
+)
+def test_steps_and_history_are_keras_s(optimizer: str, class_weight: str | None) -> None:
+    """All rows are one batch, so that their order does not matter."""
+    import keras
+
+    history: list[dict[str, float]] = []
+    problem = blobs(class_weight=class_weight)
+    began = fit_dense(problem, **{**TINY_STEP, "optimizer": optimizer})
+    asked = {**SMALL, "optimizer": optimizer, "epochs": 12}
+    done = fit_dense(replace(problem, on_epoch=history.append, X_val=problem.X[:0], y_val=problem.y[:0]), **asked)
+    spied: list[dict[str, float]] = []
+    fit_dense(replace(problem, on_epoch=spied.append), **asked)
+
+    rate = {"class_name": optimizer, "config": {"learning_rate": 0.02}}
+    model = keras_model(problem, began, keras.optimizers.get(rate))
+    told = model.fit(
+        problem.X,
+        problem.y,
+        sample_weight=class_weights(problem.y, problem.n_classes, class_weight)[problem.y],
+        batch_size=1000,
+        epochs=12,
+        shuffle=False,
+        validation_data=(problem.X_val, problem.y_val),
+        verbose=0,
+    ).history
+    names = [f"{kind}{at}" for at in range(3) for kind in ("kernel", "bias")]
+    assert list(done) == names
+    for name, expected in zip(names, model.get_weights(), strict=True):
+        assert done[name].dtype == np.float32
+        np.testing.assert_allclose(done[name], expected, rtol=1e-4, atol=2e-5, err_msg=name)
+        assert not np.allclose(began[name], expected, atol=1e-3)
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 13))
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose([epoch[name] for epoch in history], told[name], rtol=1e-4)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose([epoch[name] for epoch in spied], told[name], rtol=1e-4)
+
+
+def test_new_kernels_are_glorot_uniform() -> None:
+    arrays = fit_dense(blobs(d=200), **{**TINY_STEP, "hidden": [100]})
+    limit = np.sqrt(6 / 300)
+    spread = np.sort(arrays["kernel0"].ravel()) / limit
+    assert abs(spread - np.linspace(-1, 1, spread.size)).max() < 0.02 and -1 <= spread[0] <= spread[-1] <= 1
+    assert abs(arrays["kernel1"]).max() == pytest.approx(np.sqrt(6 / 104), rel=0.02)
+    assert not arrays["bias0"].any()
+
+
+@cache
+def digits() -> Problem:
+    from sklearn.datasets import load_digits
+
+    X, y = load_digits(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(len(y))
+    X, y = X[rows].astype(np.float32), y[rows]
+    X = standardise(X, *standardisation(X[:600]))
+    return Problem(X[:600], y[:600], 10, None, 0, X[600:], y[600:], nothing)
+
+
+def test_results_are_those_of_keras() -> None:
+    """The same net with dropout on the digits: Keras's scores are among ours over seeds, and ours among Keras's."""
+    asked = {"hidden": [24, 16], "dropout": 0.4, "epochs": 6, "batch_size": 32, "learning_rate": 0.005, "patience": 0}
+    ours: list[list[dict[str, float]]] = [[] for _ in range(24)]
+    each = [(replace(digits(), seed=seed, on_epoch=ours[seed].append), asked) for seed in range(24)]
+    assert sum(fit.error is None for fit in fit_dense_nets(each)) == 24
+    theirs = keras_histories(3, asked)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        for epoch in (0, 5):
+            own = np.array([history[epoch][name] for history in ours])
+            keras = np.array([history[name][epoch] for history in theirs])
+            apart = abs(own.mean() - keras.mean()) / own.std() * np.sqrt(len(keras))
+            assert apart < 3.5, (name, epoch, own.mean(), own.std(), keras)
+
+
+def keras_histories(seeds: int, asked: dict[str, Any]) -> list[dict[str, list[float]]]:
+    import keras
+
+    problem, found = digits(), []
+    for seed in range(seeds):
+        keras.utils.set_random_seed(seed)
+        began = fit_dense(replace(problem, seed=1000 + seed), **{**asked, "epochs": 1, "learning_rate": 1e-300})
+        model = keras_model(problem, began, keras.optimizers.Adam(asked["learning_rate"]), asked["dropout"])
+        scored = (problem.X_val, problem.y_val)
+        told = model.fit(problem.X, problem.y, batch_size=32, epochs=6, validation_data=scored, verbose=0)
+        found.append(told.history)
+    return found
+
+
+def test_each_row_is_in_one_batch_of_an_epoch() -> None:
+    """Without hidden layers, a row that is one feature alone moves its feature's weights alone, by 1 / rows of its batch."""
+    n, c = 70, 3
+    y = np.arange(n) % c
+    X = np.eye(n, dtype=np.float32)
+    asked = {"hidden": [], "optimizer": "sgd", "batch_size": 32, "patience": 0}
+    lone = set()
+    for seed in range(3):
+        problem = Problem(X, y, c, None, seed, X[:0], y[:0], nothing)
+        began = fit_dense(problem, **asked, epochs=1, learning_rate=1e-300)["kernel0"]
+        done = fit_dense(problem, **asked, epochs=1, learning_rate=0.01)["kernel0"]
+        p = np.exp(began) / np.exp(began).sum(axis=1, keepdims=True)
+        by = (began - done)[np.arange(n), y] / (p[np.arange(n), y] - 1) / 0.01
+        np.testing.assert_allclose(np.sort(by), [1 / 32] * 64 + [1 / 6] * 6, rtol=0.02)
+        lone.add(tuple(np.flatnonzero(by > 0.1)))
+    assert len(lone) == 3  # the order depends on the seed
+
+
+def test_the_order_is_new_in_each_epoch() -> None:
+    """The rows of the small last batch move most; in two epochs they are others."""
+    n, y = 70, np.arange(70) % 2
+    X = np.eye(n, dtype=np.float32)
+    problem = Problem(X, y, 2, None, 0, X[:0], y[:0], nothing)
+    asked = {"hidden": [], "optimizer": "sgd", "batch_size": 69, "patience": 0, "learning_rate": 0.01}
+    moved = [fit_dense(problem, **asked, epochs=epochs)["kernel0"] for epochs in (1, 2, 3)]
+    last = {int(abs(after - before).max(axis=1).argmax()) for before, after in pairwise(moved)}
+    assert len(last) == 2
+
+
+def various() -> list[tuple[Problem, dict[str, Any]]]:
+    """Nets of many kinds, each with and without rows to validate on."""
+    kinds: list[dict[str, Any]] = [
+        {"hidden": [9, 5]},
+        {"hidden": [300], "dropout": 0.0, "optimizer": "adamw", "batch_size": 7},
+        {"hidden": [], "optimizer": "sgd", "learning_rate": 0.1},
+        {"hidden": [40, 30, 20], "optimizer": "rmsprop", "batch_size": 33, "patience": 1},
+    ]
+    whole = blobs()
+    return [
+        (replace(whole, seed=seed, class_weight=weight, X_val=whole.X_val[:m], y_val=whole.y_val[:m]), kind)
+        for kind in ({"epochs": 8, "patience": 2, **kind} for kind in kinds)
+        for seed, weight, m in ((0, None, 60), (1, "balanced", 0))
+    ]
+
+
+def test_a_net_is_the_same_alone_among_others_and_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [fit_dense(problem, **params) for problem, params in various()]
+    assert len({arrays["kernel0"].tobytes() for arrays in alone}) == len(alone)
+    for cores in (1, 2, 5):
+        monkeypatch.setattr(nets, "available_cores", lambda cores=cores: cores)
+        found = {fit.problem: fit.arrays for fit in fit_dense_nets(reversed(various()))}
+        for expected, arrays in zip(reversed(alone), (found[at] for at in range(len(alone))), strict=True):
+            assert arrays.keys() == expected.keys()
+            assert all(arrays[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_a_fit_ends_as_many_epochs_after_the_best_as_it_has_patience(patience: int) -> None:
+    history: list[dict[str, float]] = []
+    whole = blobs()
+    problem = replace(whole, X=whole.X[:30], y=whole.y[:30], on_epoch=history.append)
+    asked = {"hidden": [16], "batch_size": 8, "learning_rate": 0.01, "epochs": 200, "patience": patience}
+    arrays = fit_dense(problem, **asked)
+    losses = [epoch["val_loss"] for epoch in history]
+    assert len(losses) < 200 and losses.index(min(losses)) == len(losses) - 1 - patience
+    assert val_loss(arrays, problem) == pytest.approx(min(losses), rel=1e-5)
+    assert val_loss(arrays, problem) < losses[-1] * (1 - 1e-4)
+
+
+def val_loss(arrays: dict[str, np.ndarray], problem: Problem) -> float:
+    """In float64, by the head itself."""
+    head = DenseHead("dense", {"hidden": [0] * (len(arrays) // 2 - 1)}, np.arange(problem.n_classes), arrays)
+    scores = head._scores(problem.X_val).astype(float)
+    own = scores[np.arange(len(scores)), problem.y_val]
+    return float((np.logaddexp.reduce(scores, axis=1) - own).mean())
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e300])
+def test_a_net_that_diverges_ends_after_its_patience(rate: float) -> None:
+    """As in Keras: the first validation loss counts as the best, though it is not a number, and none is less."""
+    history: list[dict[str, float]] = []
+    asked = {"hidden": [5], "optimizer": "sgd", "learning_rate": rate, "epochs": 50, "patience": 3}
+    arrays = fit_dense(blobs(on_epoch=history.append), **asked)
+    assert len(history) == 4 and not np.isfinite(arrays["kernel0"]).all()
+    assert all("val_loss" not in epoch and "val_accuracy" in epoch for epoch in history)
+    history.clear()
+    fit_dense(blobs(on_epoch=history.append), **{**asked, "patience": 0, "epochs": 9})
+    assert len(history) == 9
+
+
+def test_folds_of_a_shared_matrix_are_as_if_each_had_its_own() -> None:
+    whole = blobs()
+    X, y = whole.X * [[1, 5, 1, 1, 0.1, 1, 1]] + 3, np.array(["a", "b", "c", "d"])[whole.y]
+    X = X.astype(np.float32)
+    folds = np.arange(len(X)) % 3
+    params = {"hidden": [8], "epochs": 4}
+
+    def shared() -> Iterator[tuple[Problem, dict[str, Any]]]:
+        for fold in range(3):
+            rows, left_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            mean, scale = standardisation(X[rows])
+            told = (X, whole.y, 4, "balanced", 0, X, whole.y, nothing)
+            yield SharedProblem(*told, rows=rows, rows_val=left_out, mean=mean, scale=scale), params
+
+    for fit in fit_dense_nets(shared()):
+        own, left_out = folds != fit.problem, folds == fit.problem
+        head = registry.fit(
+            HeadSpec("dense", params, "balanced"), X[own], y[own], validation=(X[left_out], y[left_out])
+        )
+        assert all(fit.arrays[name].tobytes() == head.arrays[name].tobytes() for name in fit.arrays)
+
+
+def test_one_net_that_fails_costs_no_other() -> None:
+    good = blobs()
+    bad = replace(good, y_val=good.y_val + 4)  # no such classes
+    asked = {"hidden": [4], "epochs": 2}
+    fits = {fit.problem: fit for fit in fit_dense_nets([(good, asked), (bad, asked), (good, asked)])}
+    assert isinstance(fits[1].error, IndexError) and fits[1].arrays == {}
+    assert fits[0].error is fits[2].error is None and fits[0].arrays.keys() == fits[2].arrays.keys()
+    with pytest.raises(IndexError):
+        fit_dense(bad, **asked)
+    with pytest.raises(UsageError, match="Parameter epochs"):
+        list(fit_dense_nets([(good, asked), (good, {"epochs": 0})]))
+
+
+def test_problems_are_taken_when_a_core_is_free_and_an_end_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nets, "available_cores", lambda: 2)
+    taken: list[int] = []
+    epochs: list[dict[str, float]] = []
+
+    def problems() -> Iterator[tuple[Problem, dict[str, Any]]]:
+        for number in range(9):
+            taken.append(number)
+            endless = {"hidden": [4], "epochs": 100_000, "patience": 0}
+            yield blobs(on_epoch=epochs.append), {"hidden": [4], "epochs": 1} if number == 0 else endless
+
+    fits = fit_dense_nets(problems())
+    assert next(fits).problem == 0 and taken == [0, 1, 2]
+    fits.close()  # type: ignore[attr-defined]
+    told = len(epochs)
+    time.sleep(0.05)
+    assert len(epochs) == told < 10_000 and taken == [0, 1, 2]
+
+
+def test_nets_are_trained_without_keras() -> None:
+    script = """
+import sys
+sys.modules["keras"] = sys.modules["tensorflow"] = None  # to import them raises
+import numpy as np
+from heads import registry
+from heads.spec import HeadSpec
+X = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+y = np.where(X[:, 0] > 0, "a", "b")
+head = registry.fit(HeadSpec("dense", {"hidden": [8], "epochs": 30, "learning_rate": 0.02}), X, y, validation=(X, y))
+assert (head.predict(X) == y).mean() > 0.9
+heavy = [name for name in ("sklearn", "keras", "tensorflow") if sys.modules.get(name)]
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
