@@ -145,7 +145,7 @@ def keras_histories(seeds: int, asked: dict[str, Any]) -> list[dict[str, list[fl
 
 
 def test_each_row_is_in_one_batch_of_an_epoch() -> None:
-    """Without hidden layers, a row that is one feature alone moves its feature's weights alone, by 1 / rows of its batch."""
+    """Without hidden layers, a row that is one feature alone moves that feature's weights alone, by 1 / rows of its batch."""
     n, c = 70, 3
     y = np.arange(n) % c
     X = np.eye(n, dtype=np.float32)
