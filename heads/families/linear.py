@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from heads.base import Head, Problem, check_param, class_weights, dense_layer, is_number
+from heads.base import ClassWeight, Head, Problem, check_param, class_weights, dense_layer, is_number
 from heads.families.base import HALF_DECADES, Family
 from heads.solvers.rows import MemoryRows
 from heads.solvers.sweep import (
     CROSS_ENTROPY,
     SQUARED,
     SQUARED_HINGE,
+    TOLERANCE,
     LabelledRows,
     Loss,
     Path,
@@ -47,10 +48,10 @@ class LinearHead(Head):
 
 @dataclass(frozen=True)
 class LinearProblem:
-    """One of many fits to the same rows: C above 0, class weight None or "balanced", fold left out (-1: none)."""
+    """One of many fits to the same rows: C above 0, class weight as of ``class_weights``, fold left out (-1: none)."""
 
     C: float
-    class_weight: str | None = None
+    class_weight: ClassWeight = None
     left_out: int = -1
 
 
@@ -66,15 +67,18 @@ class LinearFit:
     converged: bool
 
 
-def fit_many(data: LabelledRows, loss: Loss, problems: Sequence[LinearProblem]) -> Iterator[LinearFit]:
+def fit_many(
+    data: LabelledRows, loss: Loss, problems: Sequence[LinearProblem], tolerance: float = TOLERANCE
+) -> Iterator[LinearFit]:
     """Fit many linear heads in shared passes over the rows; yield each as soon as it is solved.
 
     Args:
         data: the rows to fit; ``coef`` and ``intercept`` apply to their standardised features.
         loss: of one family.
         problems: the fits to make.
+        tolerance: relative limit of the objective's estimated distance from its minimum.
     """
-    groups: dict[tuple[str | None, int], dict[float, int]] = {}
+    groups: dict[tuple[ClassWeight, int], dict[float, int]] = {}
     for i, problem in enumerate(problems):
         groups.setdefault((problem.class_weight, problem.left_out), {})[problem.C] = i
     kept = {left_out: data.y[data.fold_of_row != left_out] for _, left_out in groups}
@@ -85,7 +89,7 @@ def fit_many(data: LabelledRows, loss: Loss, problems: Sequence[LinearProblem]) 
     numbers = [[Cs[C] for C in path.Cs] for path, Cs in zip(paths, groups.values(), strict=True)]
     began = time.perf_counter()
     way = solve_from_sample if fits_together(data, paths) else solve
-    for solution in way(data, loss, paths):
+    for solution in way(data, loss, paths, tolerance):
         now = time.perf_counter()
         coef, intercept = data.rows.basis.weights(solution.W)
         yield LinearFit(
