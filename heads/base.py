@@ -16,6 +16,8 @@ MAX_FLOAT = sys.float_info.max
 MAX_COUNT = 2**31 - 1
 CHUNK_ROWS = 2048  # rows scored at a time, so that prediction needs little memory besides X
 
+ClassWeight = str | tuple[float, ...] | None
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -172,10 +174,15 @@ def fit_temperature(scores: np.ndarray, y: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(unit - 7, unit + 7), method="bounded").x))
 
 
-def class_weights(y: np.ndarray, n_classes: int, kind: str | None) -> np.ndarray:
-    """Return the weight of each class's rows, float32 (c,): 1, or for "balanced" ``n / (c * count)`` (0 if no rows)."""
+def class_weights(y: np.ndarray, n_classes: int, kind: ClassWeight) -> np.ndarray:
+    """Return the weight of each class's rows, float32 (c,).
+
+    It is 1 for None, ``n / (c * count)`` for "balanced" (0 if no rows), and else as given, one per class.
+    """
     if kind is None:
         return np.ones(n_classes, np.float32)
+    if kind != "balanced":
+        return np.array(kind, np.float32)
     counts = np.bincount(y, minlength=n_classes)
     return np.where(counts > 0, len(y) / (n_classes * np.maximum(counts, 1)), 0).astype(np.float32)
 

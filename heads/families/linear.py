@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from heads.base import Head, Problem, check_param, class_weights, dense_layer, is_number
+from heads.base import ClassWeight, Head, Problem, check_param, class_weights, dense_layer, is_number
 from heads.families.base import HALF_DECADES, Family
 from heads.solvers.rows import MemoryRows
 from heads.solvers.sweep import (
     CROSS_ENTROPY,
     SQUARED,
     SQUARED_HINGE,
+    TOLERANCE,
     LabelledRows,
     Loss,
     Path,
@@ -47,10 +48,10 @@ class LinearHead(Head):
 
 @dataclass(frozen=True)
 class LinearProblem:
-    """One of many fits to the same rows: C above 0, class weight None or "balanced", groups of rows left out."""
+    """One of many fits to the same rows: C above 0, class weight as of ``class_weights``, groups of rows left out."""
 
     C: float
-    class_weight: str | None = None
+    class_weight: ClassWeight = None
     left_out: tuple[int, ...] = ()
 
 
@@ -71,6 +72,7 @@ def fit_many(
     loss: Loss,
     problems: Sequence[LinearProblem],
     start: tuple[np.ndarray, np.ndarray] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Iterator[LinearFit]:
     """Fit many linear heads in shared passes over the rows; yield each as soon as it is solved.
 
@@ -79,8 +81,9 @@ def fit_many(
         loss: of one family.
         problems: the fits to make.
         start: ``coef`` (d, c) and ``intercept`` (c,) of a fit that is close to them.
+        tolerance: relative limit of the objective's estimated distance from its minimum.
     """
-    groups: dict[tuple[str | None, tuple[int, ...]], dict[float, int]] = {}
+    groups: dict[tuple[ClassWeight, tuple[int, ...]], dict[float, int]] = {}
     for i, problem in enumerate(problems):
         groups.setdefault((problem.class_weight, problem.left_out), {})[problem.C] = i
     fitted = {left_out: data.y[data.fitted(left_out)] for _, left_out in groups}
@@ -92,7 +95,7 @@ def fit_many(
     numbers = [[Cs[C] for C in path.Cs] for path, Cs in zip(paths, groups.values(), strict=True)]
     began = time.perf_counter()
     way = solve_from_sample if fits_together(data, paths) else solve
-    for solution in way(data, loss, paths):
+    for solution in way(data, loss, paths, tolerance):
         now = time.perf_counter()
         coef, intercept = data.rows.basis.weights(solution.W)
         yield LinearFit(
