@@ -15,7 +15,8 @@ BESIDE = {
     "tests": "what it does: `make test`; whether a wrong line is noticed: `make mutants`",
     "benchmarks": "how fast it is, and in how much memory: `make bench`",
     "docs": "pages on the corpus, the store, the commands, [nights](docs/retrain.md), [buckets](docs/objects.md), "
-    "[clusters](docs/cluster.md), [scale](docs/scale.md), [MLflow and tables](docs/tracking.md), the figures, "
+    "[clusters](docs/cluster.md), [scale](docs/scale.md), [MLflow and tables](docs/tracking.md), "
+    "[scikit-learn](docs/estimators.md), the figures, "
     "[extending penult](docs/extending.md); recipes",
     "examples": "a script that makes a corpus of 256 classes from fonts; Dags for Airflow; a cluster on this machine",
 }

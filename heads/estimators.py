@@ -169,9 +169,9 @@ class SweepLogisticRegressionCV(_Sweep):
     Example:
         >>> from sklearn.datasets import load_digits
         >>> X, y = load_digits(return_X_y=True)
-        >>> model = SweepLogisticRegressionCV(Cs=[1e-4, 1e-3, 1e-2]).fit(X[:1000], y[:1000])
+        >>> model = SweepLogisticRegressionCV(Cs=[0.01, 0.1, 1.0]).fit(X[:1000], y[:1000])
         >>> model.C_
-        0.001
+        0.1
         >>> model.predict(X[1000:1005]).tolist()
         [1, 4, 0, 5, 3]
     """
