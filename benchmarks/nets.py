@@ -1,4 +1,4 @@
-"""Claim: many dense nets are trained in a quarter of the time, at most, of as many Keras fits side by side.
+"""How much faster many dense nets are trained than as many Keras fits side by side.
 
 Eight nets of each shape, which differ in seed and dropout, for the same number of epochs on the same rows. Keras fits
 plainly (``model.fit`` on arrays), with as many at a time as there are cores: in processes with one thread each, and in
