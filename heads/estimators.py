@@ -89,7 +89,7 @@ class _Sweep(ClassifierMixin, BaseEstimator):
     def _validate(
         self, data: LabelledRows, count: int, weight: ClassWeight, mean: np.ndarray, X: np.ndarray, y: np.ndarray
     ) -> list[LinearFit]:
-        """Fit and score every C on every one of ``count`` splits; return the best fit of each split, the smallest C of equal ones."""
+        """Fit and score every C on ``count`` splits; return each split's best fit, the smallest C of equal ones."""
         scorer = get_scorer(self.scoring or "accuracy")
         problems = [LinearProblem(float(C), weight, (fold,)) for fold in range(count) for C in self.Cs_]
         self.scores_ = np.full((count, len(self.Cs_)), -np.inf)

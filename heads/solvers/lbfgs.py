@@ -90,8 +90,8 @@ class Minimizer:
             self._point = trial
         elif self._accept(trial):
             self._stalled = False
-        elif self._step.max() < 1e-3:  # no descent that float32 can resolve: drop the pairs and retry once, then stop
-            self.done, self._stalled, self.pairs = self._stalled, True, []
+        elif not self._step.max() >= 1e-3:  # or NaN: no descent that float32 can resolve
+            self.done, self._stalled, self.pairs = self._stalled, True, []  # the second time in a row ends it
             self._step = np.ones_like(self._step)
         else:
             self._aim(self._direction, self._step)

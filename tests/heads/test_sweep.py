@@ -558,3 +558,15 @@ def test_another_penalty_is_first_tried_along_the_line_that_is_given_if_it_leads
         minimizer.move(1e-20, np.full((1, 1), 1 + towards, np.float32))
         assert minimizer.evaluations == 0 and not minimizer.done
         np.testing.assert_allclose(minimizer.trial.item(), 1 + expected if expected else 2, rtol=1e-6)
+
+
+def test_an_objective_that_is_not_finite_ends():
+    """A penalty that float32 cannot hold once made a fit go on for good."""
+    start = np.zeros((1, 3), np.float32)
+    minimizer = Minimizer(start, 1.0, np.ones(3, np.float32), joint=True, tolerance=1e-5)
+    for evaluations in range(20):
+        value = np.array([1.0 if evaluations == 0 else np.nan])
+        minimizer.tell(Point(minimizer.trial, value, start + np.float32(1 if evaluations == 0 else np.nan), start + 1))
+        if minimizer.done:
+            break
+    assert minimizer.done and (start == minimizer.best.W).all()
