@@ -22,7 +22,7 @@ BEFORE = {  # columns before those of the parameters, and after them
 }
 AFTER = {
     "views": pa.int64(),
-    **dict.fromkeys(("val", "val_low", "val_high", "val_min", "val_max", "p_value"), pa.float64()),
+    **dict.fromkeys(("val", "val_low", "val_high", "val_min", "val_max", "p_value", "p_corrected"), pa.float64()),
     "tied": pa.bool_(),
     "fit_seconds": pa.float64(),
     **dict.fromkeys(("test", "test_low", "test_high"), pa.float64()),
@@ -40,7 +40,7 @@ def table(result: Mapping[str, Any]) -> pa.Table:
     * "run_id", "rank" from 1, "feature_set", "head", "class_weight" ("none" or "balanced");
     * one column per parameter of a family, under its own name, or with "param_" before one that is taken;
     * "views"; "val" with its interval "val_low" to "val_high", and over several seeds "val_min" to "val_max";
-      "p_value" and "tied" against the first; "fit_seconds";
+      "p_value", "p_corrected" and "tied" against the first; "fit_seconds";
     * "test", "test_low" and "test_high" of the winner alone, as no other head sees the test split; "note"; "error".
 
     Args:
@@ -101,7 +101,7 @@ def _row(rank: int, row: Mapping[str, Any], result: Mapping[str, Any]) -> dict[s
     told |= {"run_id": result["run_id"], "rank": rank, "class_weight": row.get("class_weight") or "none"}
     told["feature_set"] = row.get("feature_set") or result["feature_set"]
     told |= _ends("val", ("low", "high"), row["val_ci"]) | _ends("val", ("min", "max"), row.get("val_range"))
-    if rank == 1:
+    if rank == 1 + result.get("chosen", 0):
         winner = result["winner"]
         told |= {"test": winner["test"]} | _ends("test", ("low", "high"), winner["test_ci"])
     return told

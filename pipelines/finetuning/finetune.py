@@ -189,8 +189,9 @@ def _checked_trainer(job: _Job) -> Trainer:
 
 
 def _class_weight(record: RunRecord) -> str | None:
-    """Return the class weight that the run's head was fitted with; the winner of a comparison leads its leaderboard."""
-    fitted = record.result["leaderboard"][0] if record.kind == "compare" else record.parameters
+    """Return the class weight that the run's head was fitted with."""
+    told = record.result
+    fitted = told["leaderboard"][told.get("chosen", 0)] if record.kind == "compare" else record.parameters
     return fitted.get("class_weight")
 
 

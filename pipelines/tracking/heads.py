@@ -71,6 +71,7 @@ def entry_of(store: FeatureStore, record: RunRecord) -> Entry:
     told, asked, folder = record.result, record.parameters, store.run_folder(record.run_id)
     winner = told.get("winner", told)
     board = told.get("leaderboard") or [{**told, "class_weight": asked.get("class_weight")}]
+    chosen = told.get("chosen", 0)
     common = {
         "label_set": asked["label_set"],
         **{f"split.{part}": asked[key] for part, key in (("val", "val"), ("test", "test"), ("seed", "split_seed"))},
@@ -83,7 +84,7 @@ def entry_of(store: FeatureStore, record: RunRecord) -> Entry:
         name = " ".join(filter(None, [row["head"], row.get("feature_set")]))
         note = row.get("error") or row.get("note") or ""
         tags = {RUN_ID: record.run_id, ROW: str(rank), KIND: record.kind, NAME: name, NOTE: note}
-        metrics = _metrics(row) | n | (_tested(told, winner) if rank == 1 else {})
+        metrics = _metrics(row) | n | (_tested(told, winner) if rank == 1 + chosen else {})
         children.append(
             Entry(tags, _params(store, row, told) | common, metrics, started=_time(record), failed="error" in row)
         )
@@ -92,8 +93,8 @@ def entry_of(store: FeatureStore, record: RunRecord) -> Entry:
             **{RUN_ID: record.run_id, HEAD_ID: record.run_id, KIND: record.kind, NAME: record.run_id},
             NOTE: "\n\n".join(told["notes"]),
         },
-        _params(store, board[0], told) | common,
-        _metrics(board[0]) | n | _tested(told, winner),
+        _params(store, board[chosen], told) | common,
+        _metrics(board[chosen]) | n | _tested(told, winner),
         [storage_of(folder).local(folder / name) for name in FILES if is_file(folder / name)],
         children,
         _time(record),

@@ -25,9 +25,10 @@ BOARD = [
     {"head": "dense", "params": {"hidden": [16, 8], "optimizer": "adam", "k": "two"}, "class_weight": None,
      "val": 0.1 + 0.2, "val_ci": [0.25, 0.35], "fit_seconds": 1.5, "val_range": [0.28, 0.32], "note": 'a "b", c'},
     {"head": "knn", "params": {"k": 3}, "class_weight": None, "val": 0.3, "val_ci": [0.2, 1 / 3], "fit_seconds": 0.001,
-     "p_value": 1e-17, "tied": False},
+     "p_value": 1e-17, "p_corrected": 2e-17, "tied": False},
     {"head": "logreg", "params": {"C": 1}, "class_weight": "balanced", "feature_set": "other", "val": 0.25,
-     "val_ci": [0.2, 0.3], "fit_seconds": 2.0, "p_value": 0.5, "tied": True, "views": 2},
+     "val_ci": [0.2, 0.3], "fit_seconds": 2.0, "p_value": 0.5, "p_corrected": 0.75, "tied": True,
+     "views": 2},
     {"head": "logreg", "params": {"C": 2.5}, "class_weight": None, "val": None, "val_ci": None, "fit_seconds": 0.0,
      "error": "MemoryError: no room"},
 ]  # fmt: skip
@@ -51,6 +52,7 @@ COLUMNS: dict[str, tuple[pa.DataType, list[Any]]] = {
     "val_min": (pa.float64(), [0.28, None, None, None]),
     "val_max": (pa.float64(), [0.32, None, None, None]),
     "p_value": (pa.float64(), [None, 1e-17, 0.5, None]),
+    "p_corrected": (pa.float64(), [None, 2e-17, 0.75, None]),
     "tied": (pa.bool_(), [None, False, True, None]),
     "fit_seconds": (pa.float64(), [1.5, 0.001, 2.0, 0.0]),
     "test": (pa.float64(), [2 / 3, None, None, None]),
@@ -65,6 +67,11 @@ def test_a_table_has_every_field_of_every_row() -> None:
     found = leaderboard.table(RESULT)
     assert found.schema == pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
     assert found.to_pydict() == {name: values for name, (_, values) in COLUMNS.items()}
+
+
+def test_the_test_scores_are_in_the_row_that_was_chosen() -> None:
+    found = leaderboard.table(RESULT | {"chosen": 2}).to_pydict()
+    assert found["test"] == [None, None, 2 / 3, None] and found["test_high"] == [None, None, 0.75, None]
 
 
 def test_a_csv_file_is_read_back_as_the_table(tmp_path: Path) -> None:

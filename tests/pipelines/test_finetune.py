@@ -282,6 +282,13 @@ def test_again_from_the_fine_tuned_head_on_the_command_line(
     assert "→" in capsys.readouterr().err
 
 
+def test_the_class_weight_is_that_of_the_chosen_row() -> None:
+    board = [{"class_weight": None}, {"class_weight": "balanced"}]
+    for chosen, expected in (({}, None), ({"chosen": 0}, None), ({"chosen": 1}, "balanced")):
+        record = RunRecord("id", "compare", "2026-01-02", {}, {"leaderboard": board, **chosen})
+        assert finetune._class_weight(record) == expected
+
+
 def test_a_comparisons_winner_with_its_class_weight(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network is made as it was asked for, and the weights of rare classes are in its loss."""
     app(["compare", "--heads", "ridge", "--class-weight", "balanced", "--store", str(store)], standalone_mode=False)

@@ -252,6 +252,22 @@ def test_notes_are_the_description(store: Path) -> None:
     assert heads.entry_of(opened, noted).tags["mlflow.note.content"] == "One.\n\nTwo."
 
 
+def test_the_winner_is_the_row_that_was_chosen(store: Path) -> None:
+    """With `--prefer simple` it need not be the first."""
+    opened = FeatureStore(store)
+    record = next(run for run in opened.runs() if run.kind == "compare")
+    board = record.result["leaderboard"]
+    seen, firsts = set(), []
+    for at, row in enumerate(board):
+        if row["head"] not in seen:
+            seen.add(row["head"])
+            firsts.append(at)
+    assert len(firsts) > 1
+    entry = heads.entry_of(opened, replace(record, result=record.result | {"chosen": firsts[1]}))
+    assert entry.params["head"] == board[firsts[1]]["head"] and entry.metrics["val"] == board[firsts[1]]["val"]
+    assert ["test" in child.metrics for child in entry.children] == [at == firsts[1] for at in firsts]
+
+
 def test_a_comparison_in_a_real_database(store: Path, place: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     uri, run_id = f"sqlite:///{place}/m.db", newest(store, "compare")
