@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from threadpoolctl import ThreadpoolController
+
+_lock = threading.Lock()
+_inside, _limits = 0, ExitStack()
 
 
 @functools.cache
@@ -13,6 +18,21 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def one_blas_thread() -> AbstractContextManager[object]:
-    """Limit BLAS to one thread, for who multiplies in threads of their own."""
-    return _controller().limit(limits=1)
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Limit BLAS to one thread, for who multiplies in threads of their own.
+
+    The limit is of the process: of several threads inside, the first sets it and the last lifts it.
+    """
+    global _inside
+    with _lock:
+        if _inside == 0:
+            _limits.enter_context(_controller().limit(limits=1))
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _limits.close()

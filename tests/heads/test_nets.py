@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from featurestore.errors import UsageError
 from heads import registry
 from heads.base import Problem, class_weights, standardisation, standardise
 from heads.families.dense import DenseHead, SharedProblem, fit_dense, fit_dense_nets
 from heads.solvers import nets
+from heads.solvers.blas import one_blas_thread
 from heads.spec import HeadSpec
 
 SMALL = {"hidden": [9, 5], "dropout": 0.0, "batch_size": 1000, "learning_rate": 0.02, "patience": 0}
@@ -306,3 +308,20 @@ heavy = [name for name in ("sklearn", "keras", "tensorflow") if sys.modules.get(
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_blas_is_limited_until_the_last_thread_is_done() -> None:
+    """Of two that train in one process, the first to end must not lift the limit of the other."""
+    with threadpool_limits(2):
+        first, second = one_blas_thread(), one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        assert threads() == {1}
+        first.__exit__(None, None, None)
+        assert threads() == {1}
+        second.__exit__(None, None, None)
+        assert threads() == {2}
+
+
+def threads() -> set[int]:
+    return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
