@@ -138,7 +138,7 @@ def compare(
     table = experiment.tables[winner.table]
     head, seconds = _head_of(winner, tried, experiment, evaluation.first_seed)
     result = score(head, table.parts, seconds, notes + skipped)
-    images = table.whole().without_views()
+    images = next(each for each in tables if each.name == table.name).whole()  # without views
     return CompareResult(
         [entry.row for entry in board],
         replace(result, views=winner.row.get("views", 0)),

@@ -63,10 +63,6 @@ class Table:
         whole._prepared = self._prepared
         return whole
 
-    def without_views(self) -> Table:
-        """Return the same splits as a table that is fitted on images alone."""
-        return self if self.training is self.parts["train"] else Table(self.parts, self._number_of_folds)
-
     def rows(self) -> tuple[Rows, np.ndarray]:
         """Return ``training`` for sweeps, and its rows' order there, int (n,): by group or by place in the store."""
         if self._prepared is None:
