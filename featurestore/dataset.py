@@ -75,8 +75,8 @@ class Dataset:
         check_name(split)
         return self.take(np.flatnonzero(self.splits == split))
 
-    def take(self, rows: np.ndarray) -> Dataset:
-        """Return some rows, by number or mask."""
+    def take(self, rows: np.ndarray | slice) -> Dataset:
+        """Return some rows, by number, mask or slice; a slice is no copy."""
         return replace(
             self,
             X=self.X[rows],

@@ -43,8 +43,8 @@ class StoredVectors:
                 vectors = vectors_of(batch.column("vector"))
                 yield vectors if wanted.all() else vectors[wanted]
 
-    def take(self, rows: np.ndarray) -> StoredVectors:
-        """Return some of the vectors, by number (each once) or mask."""
+    def take(self, rows: np.ndarray | slice) -> StoredVectors:
+        """Return some of the vectors, by number (each once), mask or slice."""
         rows = np.arange(self.n)[rows]
         numbers = np.full(self.n + 1, -1)  # the last entry is for rows that were not among the n vectors
         numbers[rows] = np.arange(len(rows))

@@ -45,6 +45,23 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class SharedProblem(Problem):
+    """A problem whose matrices other problems share, such as one fold of several: no copy of them is made.
+
+    Attributes:
+        X, X_val: float32, not standardised; may be the same.
+        rows, rows_val: int (k,) and (m,), the rows of X and y to fit, and those of X_val and y_val. Only the y of these
+            are indices of classes.
+        mean, scale: float32 (d,), as ``standardisation`` gives them for the rows to fit.
+    """
+
+    rows: np.ndarray
+    rows_val: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
 class Head:
     """A fitted head for d features and c classes.
 
@@ -172,6 +189,18 @@ def fit_temperature(scores: np.ndarray, y: np.ndarray) -> float:
 
     unit = float(np.log(scores.std() + 1e-12))  # scores may be of any size: search around their own spread
     return float(np.exp(minimize_scalar(loss, bounds=(unit - 7, unit + 7), method="bounded").x))
+
+
+def coded(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes of labels y, str (n,), sorted, and the labels as indices of them, int (n,).
+
+    Raises:
+        HeadError: fewer than two classes.
+    """
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise HeadError(f"Expected: training labels of at least two classes. Got: {', '.join(classes)!r}.")
+    return classes, codes
 
 
 def class_weights(y: np.ndarray, n_classes: int, kind: ClassWeight) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from featurestore.errors import HeadError, UsageError
 from featurestore.limits import check_seed
-from heads.base import Head, Problem, fit_temperature, standardisation, standardise
+from heads.base import Head, Problem, coded, fit_temperature, standardisation, standardise
 from heads.families.base import Family
 from heads.families.dense import DENSE
 from heads.families.linear import LOGREG, RIDGE, SVM
@@ -127,9 +127,7 @@ def fit(
     check_weight(spec.head, spec.class_weight)
     check_seed("--seed", seed)
     X, y = _checked(X, y, "training")
-    classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise HeadError(f"Expected: training labels of at least two classes. Got: {', '.join(classes)!r}.")
+    classes, codes = coded(y)
     X_val, y_val = (X[:0], y[:0]) if validation is None else _of_classes(classes, X.shape[1], *validation)
 
     mean, scale = standardisation(X)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from featurestore.dataset import Dataset
-from heads.base import standardisation
+from heads.base import SharedProblem, coded, standardisation
 from heads.comparison.fit_cache import digest
 from heads.comparison.streaming import streamed_rows
 from heads.comparison.subsampling import by_turns, first_of_each
 from heads.solvers.rows import MemoryRows, Rows
+from heads.train import check_finite
 
 HOLD_OUT = -1  # the part of fits to all training rows, which are scored on the validation split
 
@@ -80,12 +81,54 @@ class Table:
 
     def fitted(self, part: int) -> Dataset:
         """Return the rows that fits of a part are made to."""
-        return self.training if self.groups is None else self.training.take(~np.isin(self.groups, self.left_out(part)))
+        return self.training.take(self._fitted_rows(part))
 
     def scored(self, part: int) -> Dataset:
         """Return the rows that fits of a part are scored on: images, never views."""
+        split, rows = self._scored_rows(part)
+        return split.take(rows)
+
+    def shared(self, part: int) -> tuple[np.ndarray, SharedProblem]:
+        """Return the classes of a part, str (c,), and the problem of its fits, without class weights and of seed 0.
+
+        Raises:
+            HeadError: the part's rows have fewer than two classes, or features that are not finite.
+        """
+        fitted = self.fitted(part)  # of a fold it is a copy, which does not stay
+        check_finite(fitted)
+        classes, codes = coded(fitted.y)
+        mean, scale = standardisation(fitted.X)
+        rows = np.arange(len(self.training))[self._fitted_rows(part)]
+        y = np.zeros(len(self.training), int)
+        y[rows] = codes
+        split, left_out = self._scored_rows(part)
+        rows_val = np.arange(len(split))[left_out]
+        problem = SharedProblem(
+            X=self.training.X,
+            y=y,
+            n_classes=len(classes),
+            class_weight=None,
+            seed=0,
+            X_val=split.X,
+            y_val=np.searchsorted(classes, split.y),
+            on_epoch=lambda _: None,
+            rows=rows,
+            rows_val=rows_val[np.isin(split.y[rows_val], classes)],
+            mean=mean,
+            scale=scale,
+        )
+        return classes, problem
+
+    def _fitted_rows(self, part: int) -> np.ndarray | slice:
+        """Return which rows of ``training`` fits of a part are made to."""
+        return slice(None) if self.groups is None else np.flatnonzero(~np.isin(self.groups, self.left_out(part)))
+
+    def _scored_rows(self, part: int) -> tuple[Dataset, np.ndarray | slice]:
+        """Return the split that fits of a part are scored on, and which of its rows."""
+        if self.groups is None:
+            return self.parts["val"], slice(None)
         train = self.parts["train"]
-        return self.parts["val"] if self.groups is None else train.take(self.groups[: len(train)] == part)
+        return train, np.flatnonzero(self.groups[: len(train)] == part)
 
 
 class Beginnings(Table):
@@ -110,9 +153,8 @@ class Beginnings(Table):
         """Return the groups that fits of a part do without: those of the larger parts, and the rest."""
         return tuple(range(part + 1, len(self.sizes) + 1))
 
-    def scored(self, part: int) -> Dataset:
-        """Return validation."""
-        return self.parts["val"]
+    def _scored_rows(self, part: int) -> tuple[Dataset, np.ndarray | slice]:
+        return self.parts["val"], slice(None)
 
 
 class Shots(Table):
@@ -126,7 +168,7 @@ class Shots(Table):
         self.groups = self._prepared = None
         self.digest = digest(whole.digest, "shots", str(k))
 
-    def fitted(self, part: int) -> Dataset:
+    def _fitted_rows(self, part: int) -> np.ndarray | slice:
         """Return the rows that are drawn; the number of the part is the seed."""
         y = self.training.y
-        return self.training.take(first_of_each(y, by_turns(y, part), self.k))
+        return first_of_each(y, by_turns(y, part), self.k)

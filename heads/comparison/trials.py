@@ -1,19 +1,21 @@
-"""The fits of a comparison: linear families in sweeps, others in parallel; known outcomes are not fitted again."""
+"""The fits of a comparison: linear families in sweeps, nets together, others in parallel; none that is known."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from featurestore.machine import available_cores
 from heads import registry
-from heads.base import Head
+from heads.base import Head, Problem
 from heads.comparison.fit_cache import Outcome, Results, key_of
 from heads.comparison.tables import HOLD_OUT, Table
 from heads.families.linear import LinearProblem, fit_many
@@ -106,21 +108,20 @@ class Experiment:
 
     def _fits(self, trials: Sequence[Trial]) -> Iterator[Made]:
         sweeps: dict[tuple[int, str], list[Trial]] = defaultdict(list)
+        together: dict[str, list[Trial]] = defaultdict(list)
         others = []
         for trial in trials:
             name = self.candidates[trial.candidate].head
             if registry.FAMILIES[name].loss and self.tables[trial.table].shares_passes:
                 sweeps[trial.table, name].append(trial)
+            elif registry.FAMILIES[name].fit_many:
+                together[name].append(trial)
             else:
                 others.append(trial)
         for some in sweeps.values():
-            left = dict.fromkeys(some)
-            try:
-                for made in self._sweep(some):
-                    del left[made[0]]
-                    yield made
-            except Exception as error:  # one family that fails must not cost the others
-                yield from ((trial, f"{type(error).__name__}: {error}", None) for trial in left)
+            yield from _guarded(self._sweep, some)
+        for some in together.values():
+            yield from _guarded(self._together, some)
         yield from self._side_by_side(others)
 
     def _sweep(self, trials: Sequence[Trial]) -> Iterator[Made]:
@@ -157,6 +158,42 @@ class Experiment:
             if time.monotonic() > self.deadline:
                 return
 
+    def _together(self, trials: Sequence[Trial]) -> Iterator[Made]:
+        """Fit trials of one family that fits many side by side; none has a copy of the features."""
+        family = registry.FAMILIES[self.candidates[trials[0].candidate].head]
+        assert family.fit_many is not None
+        shared = cache(lambda table, part: self.tables[table].shared(part))
+        begun: list[tuple[Trial, list[dict[str, float]]]] = []
+        failed: list[Made] = []
+
+        def problems() -> Iterator[tuple[Problem, Mapping[str, Any]]]:
+            for trial in reversed(trials):  # the longest first
+                if time.monotonic() > self.deadline:
+                    return
+                try:
+                    _, problem = shared(trial.table, trial.part)
+                except Exception as error:  # a part without rows to fit must not cost the others
+                    failed.append((trial, _told(error), None))
+                    continue
+                spec, history = self.candidates[trial.candidate], list[dict[str, float]]()
+                begun.append((trial, history))
+                weight, seed = spec.class_weight, trial.seed
+                yield replace(problem, class_weight=weight, seed=seed, on_epoch=history.append), spec.params
+
+        for fit in family.fit_many(problems()):
+            trial, history = begun[fit.problem]
+            if fit.error is not None:
+                yield trial, _told(fit.error), None
+                continue
+            table, spec = self.tables[trial.table], self.candidates[trial.candidate]
+            classes, problem = shared(trial.table, trial.part)
+            arrays = {"mean": problem.mean, "scale": problem.scale, "temperature": np.asarray(1.0), **fit.arrays}
+            head = family.head(spec.head, dict(spec.params), classes, arrays, tuple(history))
+            scored = table.scored(trial.part)
+            outcome = Outcome(head.predict(scored.X) == scored.y, fit.seconds)
+            yield trial, outcome, head if table.groups is None else None
+        yield from failed
+
     def _side_by_side(self, trials: Sequence[Trial]) -> Iterator[Made]:
         """Fit the families that cannot share passes, a few trials at a time."""
 
@@ -170,7 +207,7 @@ class Experiment:
                     self.candidates[trial.candidate], table.fitted(trial.part), scored, trial.seed
                 )
             except Exception as error:  # one failed candidate must not cost the others
-                return trial, f"{type(error).__name__}: {error}", None
+                return trial, _told(error), None
             outcome = Outcome(head.predict(scored.X) == scored.y, seconds)
             return trial, outcome, head if table.groups is None else None
 
@@ -187,3 +224,18 @@ class Experiment:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _guarded(way: Callable[[Sequence[Trial]], Iterator[Made]], trials: Sequence[Trial]) -> Iterator[Made]:
+    """Fit trials of one family; if it fails, those that are left have its error: it must not cost other families."""
+    left = dict.fromkeys(trials)
+    try:
+        for made in way(trials):
+            del left[made[0]]
+            yield made
+    except Exception as error:
+        yield from ((trial, _told(error), None) for trial in left)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

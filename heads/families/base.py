@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from heads.base import Head
+from heads.base import Head, Problem
 from heads.solvers.sweep import Loss
 
 HALF_DECADES = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One of many fits: the number of its problem, the head's arrays, seconds; or the ``error`` that ended it."""
+
+    problem: int
+    arrays: dict[str, np.ndarray]
+    seconds: float
+    error: Exception | None = None
+
+
+FitMany = Callable[[Iterable[tuple[Problem, Mapping[str, Any]]]], Iterator[Fit]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,9 @@ class Family:
         weighted: whether it takes ``class_weight="balanced"``.
         random: whether the fit depends on its seed beyond the solver's tolerance.
         loss: of a linear family, whose fits share their passes over the features; None for others.
+        fit_many: fits many problems, each with all its parameters, side by side; yields each fit as soon as it is done.
+            A problem is taken when there is room for it, and may be a ``SharedProblem``. Arrays are those of ``fit``,
+            to the last bit. None: a comparison calls ``fit`` in threads.
         C: takes all parameters as keywords, returns the weight of the loss relative to the penalty (smaller is more
             regular); None if the family has no penalty.
         is_slow: takes the numbers of training rows, classes, rows to score and features; returns whether a comparison
@@ -49,5 +65,6 @@ class Family:
     weighted: bool = True
     random: bool = False
     loss: Loss | None = None
+    fit_many: FitMany | None = None
     C: Callable[..., float] | None = None
     is_slow: Callable[[int, int, int, int], bool] = lambda _rows, _classes, _to_score, _width: False

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from heads.base import Head, Problem, check_param, class_weights, dense_layer, is_count, is_number
-from heads.families.base import Family
+from heads.base import Head, Problem, SharedProblem, check_param, class_weights, dense_layer, is_count, is_number
+from heads.families.base import Family, Fit
 from heads.solvers import nets, optimizers
 
 OPTIMIZERS = tuple(optimizers.OPTIMIZERS)
@@ -93,33 +93,7 @@ def check_dense(**params: Any) -> None:
     DenseParams(**params).check()
 
 
-@dataclass(frozen=True)
-class SharedProblem(Problem):
-    """A problem whose matrices other problems share, such as one fold of several: no copy of them is made.
-
-    Attributes:
-        X, X_val: float32, not standardised; may be the same.
-        rows, rows_val: int (k,) and (m,), the rows of X and y to fit, and those of X_val and y_val.
-        mean, scale: float32 (d,), as ``heads.base.standardisation`` gives them for the rows to fit.
-    """
-
-    rows: np.ndarray
-    rows_val: np.ndarray
-    mean: np.ndarray
-    scale: np.ndarray
-
-
-@dataclass(frozen=True)
-class DenseFit:
-    """A trained net: the number of its problem, its arrays, seconds; or the ``error`` that ended its training."""
-
-    problem: int
-    arrays: dict[str, np.ndarray]
-    seconds: float
-    error: Exception | None = None
-
-
-def fit_dense_nets(problems: Iterable[tuple[Problem, Mapping[str, Any]]]) -> Iterator[DenseFit]:
+def fit_dense_nets(problems: Iterable[tuple[Problem, Mapping[str, Any]]]) -> Iterator[Fit]:
     """Train a dense net per problem, as many at a time as there are cores; yield each as soon as it is done.
 
     A problem is taken when a core is free for it, so a generator of problems needs memory only for those in training.
@@ -138,7 +112,7 @@ def fit_dense_nets(problems: Iterable[tuple[Problem, Mapping[str, Any]]]) -> Ite
             for i, layer in enumerate(trained.layers)
             for kind, array in zip(("kernel", "bias"), layer, strict=True)
         }
-        yield DenseFit(trained.net, arrays, trained.seconds, trained.error)
+        yield Fit(trained.net, arrays, trained.seconds, trained.error)
 
 
 def fit_dense(problem: Problem, **params: Any) -> dict[str, np.ndarray]:
@@ -179,4 +153,5 @@ DENSE = Family(
     check=check_dense,
     version=2,  # 1 was Keras's trainer
     random=True,
+    fit_many=fit_dense_nets,
 )

@@ -37,9 +37,9 @@ def no_learning_curve(monkeypatch):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Counts fits: of single heads, and of values of C in sweeps."""
-    counts = {"single": 0, "swept": 0}
-    one, many = trials.timed_fit, trials.fit_many
+    """Counts fits: of single heads, of values of C in sweeps, and of nets."""
+    counts = {"single": 0, "swept": 0, "nets": 0}
+    one, many, dense = trials.timed_fit, trials.fit_many, registry.FAMILIES["dense"]
 
     def timed_fit(*args):
         counts["single"] += 1
@@ -50,8 +50,14 @@ def counted(monkeypatch):
             counts["swept"] += 1
             yield fit
 
+    def fit_nets(problems):
+        for fit in dense.fit_many(problems):
+            counts["nets"] += 1
+            yield fit
+
     monkeypatch.setattr(trials, "timed_fit", timed_fit)
     monkeypatch.setattr(trials, "fit_many", fit_many)
+    monkeypatch.setitem(registry.FAMILIES, "dense", replace(dense, fit_many=fit_nets))
     return counts
 
 
@@ -413,7 +419,7 @@ def test_nothing_is_fitted_twice(tmp_path, counted, options):
 def test_a_comparison_with_more_candidates_fits_only_those(tmp_path, counted, no_learning_curve):
     compare(DATASET, Search({"logreg": ({"C": 0.01},)}), results=Results(tmp_path))
     compare(DATASET, Search({"logreg": ({"C": 0.01}, {"C": 123.0})}), results=Results(tmp_path))
-    assert counted == {"single": 0, "swept": 2}
+    assert counted == {"single": 0, "swept": 2, "nets": 0}
 
 
 def test_a_head_that_was_not_kept_or_is_damaged_is_made_again(tmp_path, counted, monkeypatch):
@@ -477,11 +483,13 @@ def test_an_interrupt_ends_the_fits_that_were_not_begun(monkeypatch):
     assert len(begun) < 50
 
 
-@pytest.mark.parametrize("families", [("logreg", "svm"), ("knn",)], ids=["fitted together", "fitted one by one"])
+@pytest.mark.parametrize(
+    "families", [("logreg", "svm"), ("knn",), ("dense",)], ids=["in shared passes", "one by one", "nets"]
+)
 def test_a_budget_ends_the_search_and_says_so(tmp_path, monkeypatch, families):
     clock = iter(range(0, 10_000, 7))  # past the end of the budget, never just at it
     monkeypatch.setattr(trials.time, "monotonic", lambda: float(next(clock)))
-    asked = only(*families, knn=[{"k": k} for k in range(1, 23)])
+    asked = only(*families, knn=[{"k": k} for k in range(1, 23)], dense=[{"epochs": n} for n in range(1, 23)])
     result = compare(DATASET, asked, Evaluation(budget=60.0), results=Results(tmp_path))
     tried = len(result.leaderboard)
     assert 0 < tried < 22
@@ -489,6 +497,16 @@ def test_a_budget_ends_the_search_and_says_so(tmp_path, monkeypatch, families):
     assert result.winner.notes == (told,) and result.learning_curve is None
     monkeypatch.undo()
     assert len(compare(DATASET, asked, results=Results(tmp_path)).leaderboard) == 22
+
+
+def test_an_interrupt_ends_the_nets_that_are_trained():
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    endless, short = {"epochs": 100_000, "patience": 0}, {"epochs": 1}
+    with pytest.raises(KeyboardInterrupt):
+        compare(DATASET, only("dense", dense=[endless, endless, short]), progress=interrupt)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
 
 def test_damaged_results_are_made_anew(tmp_path):

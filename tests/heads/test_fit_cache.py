@@ -49,7 +49,7 @@ def _random_family():
         return {"coef": coef, "intercept": np.zeros(problem.n_classes)}
 
     with pytest.MonkeyPatch.context() as patch:
-        dense = replace(registry.FAMILIES["dense"], fit=by_chance, head=registry.FAMILIES["ncm"].head)
+        dense = replace(registry.FAMILIES["dense"], fit=by_chance, fit_many=None, head=registry.FAMILIES["ncm"].head)
         patch.setitem(registry.FAMILIES, "dense", dense)
         patch.setattr(comparing, "CURVE_SECONDS", -1)  # whose fits are kept too
         yield

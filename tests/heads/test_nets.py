@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -15,14 +15,25 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from builders import DATASET, only
+from featurestore.dataset import Dataset
 from featurestore.errors import UsageError
+from featurestore.splits import SPLITS
 from heads import registry
-from heads.base import Problem, class_weights, standardisation, standardise
-from heads.families.dense import DenseHead, SharedProblem, fit_dense, fit_dense_nets
+from heads.base import Problem, SharedProblem, class_weights, standardisation, standardise
+from heads.comparison.compare import compare
+from heads.comparison.space import Evaluation
+from heads.comparison.subsampling import by_turns, first_of_each
+from heads.comparison.tables import Table
+from heads.comparison.trials import Experiment, Trial
+from heads.families.base import Fit
+from heads.families.dense import DenseHead, fit_dense, fit_dense_nets
 from heads.solvers import nets
 from heads.solvers.blas import one_blas_thread
 from heads.spec import HeadSpec
+from heads.train import accuracy, train
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 SMALL = {"hidden": [9, 5], "dropout": 0.0, "batch_size": 1000, "learning_rate": 0.02, "patience": 0}
 TINY_STEP = {**SMALL, "epochs": 1, "learning_rate": 1e-300}  # leaves the weights as they begin
 
@@ -259,6 +270,104 @@ def test_folds_of_a_shared_matrix_are_as_if_each_had_its_own() -> None:
             HeadSpec("dense", params, "balanced"), X[own], y[own], validation=(X[left_out], y[left_out])
         )
         assert all(fit.arrays[name].tobytes() == head.arrays[name].tobytes() for name in fit.arrays)
+
+
+NETS = only("dense", dense=({"hidden": [8], "epochs": 5}, {"hidden": [9, 4], "epochs": 4, "dropout": 0.5}))
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_the_nets_of_a_comparison_are_those_of_train(views: bool) -> None:
+    """Rows of seeds, with and without folds; then the winner, to the last bit."""
+    augmented = views_of(DATASET.part("train")) if views else None
+    search = replace(NETS, class_weights=(None, "balanced"))
+    for folds in (0, 3):
+        result = compare(DATASET, search, Evaluation(seeds=2, first_seed=3, folds=folds), augmented=augmented)
+        for row in result.leaderboard:
+            spec = HeadSpec("dense", row["params"], row["class_weight"])
+            each = [right(spec, seed, folds, augmented if "views" in row else None) for seed in (3, 4)]
+            assert row["val"] == pytest.approx(np.mean(each)) and row["val_range"] == sorted(each)
+        with_views = augmented if result.winner.views else None
+        weight = result.leaderboard[result.chosen]["class_weight"]
+        won, own = result.winner, train(DATASET, HeadSpec("dense", result.winner.head.params, weight), 3, with_views)
+        assert won.head.arrays.keys() == own.head.arrays.keys() and list(won.head.classes) == list(own.head.classes)
+        assert all(won.head.arrays[name].tobytes() == own.head.arrays[name].tobytes() for name in own.head.arrays)
+        assert won.history == own.history != () and (won.val, won.test) == (own.val, own.test)
+
+
+def views_of(part: Dataset) -> Dataset:
+    draw = np.random.default_rng(0)
+    return part.with_views(part.X + draw.normal(size=part.X.shape).astype(np.float32), np.arange(len(part)))
+
+
+def right(spec: HeadSpec, seed: int, folds: int, augmented: Dataset | None) -> float:
+    """Top-1 on validation or over folds, of single fits."""
+    rows, val = DATASET.part("train"), DATASET.part("val")
+    fitted = rows if augmented is None else augmented
+    if not folds:
+        return accuracy(registry.fit(spec, fitted.X, fitted.y, seed, (val.X, val.y)), val)
+    total, of_image, of_row = 0, rows.folds(folds), fitted.folds(folds)
+    for fold in range(folds):
+        own, scored = fitted.take(of_row != fold), rows.take(of_image == fold)
+        head = registry.fit(spec, own.X, own.y, seed, (scored.X, scored.y))
+        total += int((head.predict(scored.X) == scored.y).sum())
+    return total / len(rows)
+
+
+def test_nets_of_few_rows_are_those_of_single_fits() -> None:
+    result = compare(DATASET, only("dense", dense=({"hidden": [8], "epochs": 5},)), Evaluation(fewshot=(2,)))
+    rows, val, spec = DATASET.part("train"), DATASET.part("val"), HeadSpec("dense", result.winner.head.params)
+    each = []
+    for draw in range(3):
+        some = rows.take(first_of_each(rows.y, by_turns(rows.y, draw), 2))
+        each.append(accuracy(registry.fit(spec, some.X, some.y, draw, (val.X, val.y)), val))
+    assert result.fewshot is not None and result.fewshot[0]["val_range"] == [min(each), max(each)]
+
+
+def test_a_net_of_a_comparison_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a part of one class, whose nets cannot begin."""
+    dense = registry.FAMILIES["dense"]
+
+    def one_fails(problems: Iterable[tuple[Problem, Any]]) -> Iterator[Fit]:
+        return dense.fit_many(
+            (replace(problem, y_val=problem.y_val + 4) if params["hidden"] == [9, 4] else problem, params)
+            for problem, params in problems
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setitem(registry.FAMILIES, "dense", replace(dense, fit_many=one_fails))
+        good, failed = compare(DATASET, NETS).leaderboard
+    assert failed["params"]["hidden"] == [9, 4] and failed["error"].startswith("IndexError: ")
+    assert good["params"]["hidden"] == [8] and good["val"] == right(HeadSpec("dense", good["params"]), 0, 0, None)
+
+    rows = DATASET.part("train")
+    y = np.where(rows.folds(3) == 0, rows.y, "class 0")  # without fold 0 there is one class
+    two = table_of(replace(rows, y=y))
+    tried = Experiment([two], NETS.candidates(y, 10, 100)[0]).run(
+        [Trial(0, at, 0, fold) for at in (0, 1) for fold in range(3)]
+    )
+    assert {(trial.part, error) for trial, error in tried.errors.items()} == {
+        (0, "HeadError: Expected: training labels of at least two classes. Got: 'class 0'.")
+    }
+    assert len(tried.outcomes) == 4
+
+
+def table_of(rows: Dataset) -> Table:
+    """Three folds of training rows."""
+    return Table({**{name: DATASET.part(name) for name in SPLITS}, "train": rows}, 3)
+
+
+def test_a_class_that_a_part_lacks_does_not_count_in_its_validation() -> None:
+    rows = DATASET.part("train")
+    here = rows.folds(3) == 1
+    some = here & (np.arange(len(rows)) % 2 == 0)
+    y = np.where(some, "another class", rows.y)
+    classes, problem = table_of(replace(rows, y=y)).shared(1)
+    assert list(classes) == [f"class {number}" for number in range(4)]
+    assert problem.rows.tolist() == np.flatnonzero(~here).tolist()
+    assert problem.rows_val.tolist() == np.flatnonzero(here & ~some).tolist()
+    assert (classes[problem.y[problem.rows]] == y[~here]).all()
+    assert (classes[problem.y_val[problem.rows_val]] == y[here & ~some]).all()
+    assert problem.X is problem.X_val is rows.X
 
 
 def test_one_net_that_fails_costs_no_other() -> None:
