@@ -2,11 +2,14 @@
 
 In a step, nearly all work is on the first kernel: the product with the batch, the gradient, the optimiser. Gradient and
 optimiser go through a kernel in blocks of rows that stay in a core's cache: the gradient of a block is used before that
-of the next is computed, and no gradient is ever held whole.
+of the next is computed, and no gradient is ever held whole. In float32 there is little left to gain: of a step of
+1280-512-256 the products, which run at what the processor can, are 56 %, the optimiser 33 %, of it a third the square
+root.
 
 Nets share the matrices of features. They do not share products: a net has its own order of rows, and products of
 stacked batches take as long as one after another. So a net's numbers depend on its seed and its rows alone, not on
-which nets are trained beside it, nor on the number of cores.
+which nets are trained beside it, nor on the number of cores. BLAS would break that: with two threads, products of some
+shapes differ in their last bits. A lone net therefore takes one core.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from heads.base import slices
 from heads.solvers.blas import one_blas_thread
 from heads.solvers.optimizers import OPTIMIZERS, Update
 
-BLOCK_NUMBERS = 1 << 15  # weights updated at a time: with gradient and sums 640 KiB
+BLOCK_NUMBERS = 1 << 17  # weights updated at a time, with gradient and sums 2.5 MiB; products of fewer rows are slower
 SCORED_ROWS = 256  # validation rows scored at a time
 
 
