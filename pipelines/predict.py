@@ -16,7 +16,7 @@ from featurestore.schema import storable
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore
 from heads.base import Head
-from pipelines.backbones import PUBLISHED, canary, finetuned
+from pipelines.backbones import PUBLISHED, canary, finetuned, kept
 from pipelines.backbones.engines import Engine, open_engine
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.worker import OVERFLOW
@@ -101,8 +101,11 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
     if weights is None:
         embeds = (r for r in reversed(store.runs()) if r.kind == "embed" and r.result["feature_set"] == feature_set)
         weights = next((run.parameters["weights"] for run in embeds), PUBLISHED)
-    seen = spec.preprocessing
-    tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, seen.input_size, seen.crop)
+    seen, find = spec.preprocessing, kept.finder(spec.backbone)
+    if find is not None:
+        tap = find(store.path, spec.backbone)
+    else:
+        tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, seen.input_size, seen.crop)
     actual = feature_spec(tap, spec.width, spec.precision, spec.dtype, spec.augmentation)
     if actual != spec:
         raise SpecMismatch(f"{feature_set} cannot be computed here ({spec.difference(actual)}): give --weights FILE.")
