@@ -19,7 +19,8 @@ It is a TOML file beside the model:
 
 Further keys: ``channels`` ("RGB" or "BGR"), ``antialias`` (true or false), ``input`` (its name, where there are
 several), ``prefix_tokens`` (those before the image's own, which avg and max leave out) and ``l2`` (true divides a
-vector by its length). What a spec leaves out has the default of ``ModelSpec``, and is told to the user.
+vector by its length). ``from = "preprocessor_config.json"`` takes what ships with the network, see
+``pipelines.backbones.shipped``; keys beside it count more. What a spec leaves out has the default of ``ModelSpec``, and is told to the user.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from featurestore.spec import Preprocessing
 from featurestore.storage.files import size_of
 from heads.base import is_number
 from pipelines.backbones import MAX_INPUT_SIZE, MIN_INPUT_SIZE
+from pipelines.backbones import shipped
 from pipelines.backbones.base import Normalization
 from pipelines.backbones.pooling import POSITIONS, TOKENS, Pooling
 
@@ -47,9 +49,9 @@ INTERPOLATIONS = {
     ("nearest", True): "pillow-nearest",
     ("nearest", False): "pillow-nearest",
     ("bilinear", True): "pillow-bilinear",
-    ("bilinear", False): "pillow-bilinear-plain",
+    ("bilinear", False): "plain-bilinear",
     ("bicubic", True): "pillow-bicubic",
-    ("bicubic", False): "pillow-bicubic-plain",
+    ("bicubic", False): "plain-bicubic",
     ("lanczos", True): "pillow-lanczos",
 }  # by interpolation and antialias: what featurestore.spec.RESIZES calls them
 
@@ -172,7 +174,9 @@ def read(path: Path) -> tuple[ModelSpec, Reference | None]:
     except (OSError, ValueError, RecursionError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{path}: Expected: a TOML file. Got: {said}.") from error
-    reference = told.pop("reference", None)
+    reference, ships = told.pop("reference", None), told.pop("from", None)
+    if ships is not None:
+        told = shipped.read(path.parent / str(ships)) | told
     try:
         return ModelSpec.of(told), None if reference is None else _reference(reference, path.parent)
     except UsageError as error:
