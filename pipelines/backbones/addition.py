@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path, PurePath
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.canary import MAX_DEVIATION, deviation
-from featurestore.errors import BackboneError, EngineError, PenultError, UsageError
+from featurestore.errors import BackboneError, EngineError, PenultError, StoreError, UsageError
+from featurestore.storage.base import location
 from featurestore.store import FeatureStore
 from pipelines.backbones import canary, foreign, models, proof
 from pipelines.backbones.base import near
 from pipelines.backbones.engine_options import BATCH_SIZES, EngineOptions
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.foreign import Foreign
-from pipelines.backbones.graphs import tensors
+from pipelines.backbones.graphs import import_openvino, tensors
+from pipelines.backbones.keras_models import END
 from pipelines.backbones.model_spec import ModelSpec, read
 from pipelines.images import decoder
 
@@ -63,9 +66,8 @@ def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: boo
             "nothing shows that the preprocessing is right: add one, or say --unproved."
         )
     sha256 = models.digest_of(models.files_of(model))
-    graph = models.read(model)
-    layer = _tapped(graph, told, model)
-    content = models.as_content(graph)
+    content = _known(location(store), sha256) or models.as_content(models.read(model))
+    layer = _tapped(import_openvino().Core().read_model(*content), told, model)
     cosine = None if reference is None else proof.check(content, told, layer, reference)
     with tempfile.TemporaryDirectory(prefix="penult-") as folder:
         about = {"sha256": sha256, "graph_sha256": foreign.digest_of_graph(content), "layer": layer}
@@ -73,9 +75,17 @@ def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: boo
         foreign.put(Path(folder), backbone, content)
         backbone = _run(backbone, told)
     opened = FeatureStore.create(store)
-    new = foreign.keep(opened, backbone, content)
+    backbone, new = foreign.keep(opened, backbone, content)
     defaults = {f.name: getattr(told, f.name) for f in fields(told) if getattr(told, f.name) == f.default}
     return Added(backbone, new, defaults, cosine)
+
+
+def _known(store: PurePath, sha256: str) -> Content | None:
+    """Return the graph that a store has of a model, so that two specs of one model share it."""
+    known = (backbone for backbone in foreign.names(store).values() if backbone.sha256 == sha256)
+    with suppress(StoreError):
+        return next((backbone.graph(backbone.tap()) for backbone in known), None)
+    return None
 
 
 def _tapped(graph: openvino.Model, spec: ModelSpec, model: Path) -> str:
@@ -99,7 +109,7 @@ def _tapped(graph: openvino.Model, spec: ModelSpec, model: Path) -> str:
         if spec.output not in known:
             raise UsageError(f"{model} has no output {spec.output!r}{near(spec.output, known)}.")
         return spec.output
-    ends = [min(names) for output in graph.outputs if (names := output.names)]
+    ends = [END] if END in known else [min(names) for output in graph.outputs if (names := output.names)]
     if len(ends) != 1:
         raise UsageError(f"Expected: output = one of {', '.join(ends) or 'its tensors'}. Got: a spec without.")
     return ends[0]

@@ -1,14 +1,14 @@
 """Networks that users add to a store, each a graph with a spec: ``STORE/backbones/models/NAME.json``.
 
-The graph lies beside it as OpenVINO's IR, ``<sha256>.xml`` and ``<sha256>.bin``, under the digest of the model it was
-made from. That digest and all values of the spec that move a number are part of a feature set's identity.
+The graph lies beside it as OpenVINO's IR, ``<sha256>.xml`` and ``<sha256>.bin``, by its own digest. The digest of the
+model it was made from and all values of the spec that move a number are part of a feature set's identity.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -87,7 +87,7 @@ class Foreign(Backbone):
             StoreCorrupt: it is missing or damaged.
         """
         place = location(self.folder)
-        content = tuple(read_bytes(place / f"{self.sha256}{suffix}", MAX_BYTES) for suffix in SUFFIXES)
+        content = tuple(read_bytes(place / f"{self.graph_sha256}{suffix}", MAX_BYTES) for suffix in SUFFIXES)
         if digest_of_graph(content) != self.graph_sha256:  # type: ignore[arg-type]
             raise StoreCorrupt(f"Expected: the graph of {self.name} in {self.folder} as it was added. Got: another.")
         return content  # type: ignore[return-value]
@@ -120,14 +120,14 @@ def put(folder: PurePath, backbone: Foreign, content: Content) -> None:
     """Write a network's graph, then its description, each whole or not at all."""
     make_folder(folder)
     for suffix, data in zip(SUFFIXES, content, strict=True):
-        if not exists(folder / f"{backbone.sha256}{suffix}"):
-            with replacing(folder / f"{backbone.sha256}{suffix}") as temporary:
+        if not exists(folder / f"{backbone.graph_sha256}{suffix}"):
+            with replacing(folder / f"{backbone.graph_sha256}{suffix}") as temporary:
                 temporary.write_bytes(data)
     write_sealed(folder / f"{backbone.name}{layout.JSON}", backbone.to_json())
 
 
-def keep(store: FeatureStore, backbone: Foreign, content: Content) -> bool:
-    """Add a network to a store, whose lock is taken; return whether it is new there.
+def keep(store: FeatureStore, backbone: Foreign, content: Content) -> tuple[Foreign, bool]:
+    """Add a network to a store, whose lock is taken; return it as it lies there, and whether it is new.
 
     Raises:
         BackboneError: another network has its name.
@@ -136,11 +136,11 @@ def keep(store: FeatureStore, backbone: Foreign, content: Content) -> bool:
     folder = layout.models(store.path)
     with store.lock():
         if backbone.name in (known := names(store.path)):
-            if known[backbone.name].to_json() == backbone.to_json():
-                return False
+            if known[backbone.name] == replace(backbone, folder=str(folder)):
+                return known[backbone.name], False
             raise BackboneError(f"{store.path} has another backbone {backbone.name}: choose another name.")
         put(folder, backbone, content)
-    return True
+    return replace(backbone, folder=str(folder)), True
 
 
 def names(store: PurePath) -> dict[str, Foreign]:
@@ -180,7 +180,7 @@ def described(path: PurePath) -> Foreign:
 def files_of(path: PurePath) -> list[PurePath]:
     """Return a description and, as far as it can be read, the two files of the graph it names."""
     try:
-        digest = described(path).sha256
+        digest = described(path).graph_sha256
     except StoreError:
         return [path]
     return [path, *(path.with_name(f"{digest}{suffix}") for suffix in SUFFIXES)]

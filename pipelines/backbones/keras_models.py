@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import openvino
 
 MAX_BYTES = 8 << 30  # of a model with its weights: the largest vision transformers in float32 take 4 to 5
+END = "output"  # the name of the last layer's output, besides its own
 
 
 def read(model: Path) -> openvino.Model:
@@ -31,17 +32,19 @@ def read(model: Path) -> openvino.Model:
     import tensorflow as tf
 
     network = keras.models.load_model(model, compile=False, safe_mode=True)
-    shape = network.input_shape
-    if not isinstance(shape, tuple):
-        raise BackboneError(f"Expected: a network with one input. Got: {model}, {len(shape)} inputs.")
-    signature = tf.TensorSpec((None, *shape[1:]), tf.float32)
-    named = {layer.name: layer.output for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)}
-    every = keras.Model(network.inputs, {name: output for name, output in named.items() if hasattr(output, "shape")})
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        count = f"{len(network.inputs)} inputs and {len(network.outputs)} outputs"
+        raise BackboneError(f"Expected: a network with one input and one output. Got: {model} with {count}.")
+    layers = (layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer))
+    named = {layer.name: layer.output for layer in layers if hasattr(layer.output, "shape")}
+    last = next(name for name, output in named.items() if output is network.outputs[0])
+    every = keras.Model(network.inputs, named)
+    signature = tf.TensorSpec(network.inputs[0].shape, tf.float32)
     function = tf.function(lambda pixels: every(pixels, training=False), input_signature=[signature], autograph=False)
     graph = import_openvino().convert_model(function.get_concrete_function())
-    for result in graph.get_results():  # they were there so that every layer's tensor has the layer's name
-        if not result.input_value(0).names & set(network.output_names):
-            graph.remove_result(result)
+    for result in graph.get_results():  # all stay: without them, the layouts that Keras has would be lost
+        if last in result.output(0).names:
+            result.input_value(0).get_tensor().add_names({END})
     return graph
 
 

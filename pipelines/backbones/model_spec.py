@@ -35,8 +35,7 @@ from featurestore.errors import UsageError
 from featurestore.spec import Preprocessing
 from featurestore.storage.files import size_of
 from heads.base import is_number
-from pipelines.backbones import MAX_INPUT_SIZE, MIN_INPUT_SIZE
-from pipelines.backbones import shipped
+from pipelines.backbones import MAX_INPUT_SIZE, MIN_INPUT_SIZE, shipped
 from pipelines.backbones.base import Normalization
 from pipelines.backbones.pooling import POSITIONS, TOKENS, Pooling
 

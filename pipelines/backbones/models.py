@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import openvino
 
 KNOWN = "an .onnx, .xml (with its .bin), .tflite, .keras or .h5 file, or a SavedModel's folder"
+MESSAGE_LENGTH = 300  # characters kept of an error
+NOISE = ("Exception from", "Check '", "FrontEnd API", "Model wasn't fully", "Summary")  # of OpenVINO's errors
 SAVED_MODEL = "saved_model.pb"
 # A StringStringEntryProto of ONNX: field 1 "location", field 2 a path of up to 127 bytes, or of up to 16,383.
 LOCATION = re.compile(rb"\x0a\x08location\x12(?:([\x00-\x7f])|([\x80-\xff][\x00-\x7f]))")
@@ -36,6 +38,8 @@ def files_of(model: Path) -> list[Path]:
     Raises:
         BackboneError: there is no such model, it is of another kind, incomplete, too large, or names files elsewhere.
     """
+    if not model.exists():
+        raise BackboneError(f"There is no model {model}: give {KNOWN}.")
     if model.is_dir():
         files = [model / SAVED_MODEL, *sorted(path for path in model.rglob("variables/*") if path.is_file())]
     elif model.suffix == ".onnx":
@@ -121,7 +125,9 @@ def _external(model: Path) -> list[Path]:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, short enough for a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = next((line for line in lines if not line.startswith(("Exception from", "Check '"))), type(error).__name__)
-    return said[:300].rstrip(".") + "."
+    """Return the line of an error that says most, short enough for a sentence."""
+    lines = [line.strip(" -:") for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(NOISE)]
+    missing = (line for line in telling if line.startswith("No conversion rule"))
+    said = next(missing, telling[0] if telling else type(error).__name__)
+    return said[:MESSAGE_LENGTH].rstrip(".") + "."

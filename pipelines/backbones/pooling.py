@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from featurestore.errors import UsageError
 
 POSITIONS = ("avg", "max", "none")  # over a map (n, h, w, c)
@@ -75,7 +77,7 @@ class Pooling:
             return features
         features = ops.convert(features, "f32").output(0)
         length = ops.sqrt(ops.reduce_sum(ops.multiply(features, features), [1], True))
-        return ops.divide(features, ops.maximum(length, [[1e-12]])).output(0)
+        return ops.divide(features, ops.maximum(length, np.array([[1e-12]], np.float32))).output(0)
 
     def _of_tokens(self, tokens: Any) -> Any:
         from openvino import opset13 as ops

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.errors import BackboneError, ImageError, PenultError
+from featurestore.errors import BackboneError, UsageError
 from pipelines.backbones.base import Content
 from pipelines.backbones.graphs import import_openvino, tensors
 from pipelines.backbones.model_spec import INTERPOLATIONS, ModelSpec, Reference
@@ -59,30 +59,22 @@ def check(content: Content, spec: ModelSpec, layer: str, reference: Reference) -
         return cosine(got, wanted)
     said = f"{reference.image} does not give the vector of {reference.vector}: {_apart(got, wanted)}"
     since = time.monotonic()
-    for changes in mistakes(spec, trial.outputs):
+    for group in mistakes(spec, trial.outputs):
+        best, changes = max(((trial.closeness(spec, changes, wanted), changes) for changes in group), key=_first)
+        if best >= COSINE:
+            raise BackboneError(f"{said}. With {_written(changes)} it matches: correct the spec.")
         if time.monotonic() - since > SEARCH_SECONDS:
             break
-        try:
-            tried = replace(spec, **changes)
-            tried.check()
-            if matches(trial.vector(tried), wanted):
-                raise BackboneError(f"{said}. With {_written(changes)} it matches: correct the spec.")
-        except ImageError:
-            raise
-        except PenultError as error:
-            if isinstance(error, BackboneError):
-                raise
     raise BackboneError(
         f"{said}. No usual mistake explains it (channels, scale, mean, std, resize, interpolation, output, pooling): "
         "make the vector anew in the network's home framework, from this very picture."
     )
 
 
-def mistakes(spec: ModelSpec, outputs: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yield changes of a spec that would undo a usual mistake, then every two of them; the cheap ones first."""
+def mistakes(spec: ModelSpec, outputs: Iterable[str]) -> Iterator[list[dict[str, Any]]]:
+    """Yield changes of a spec that would undo usual mistakes, those of one kind together; then every two of them."""
     told = asdict(spec)
-    interpolations = [dict(zip(("interpolation", "antialias"), pair, strict=True)) for pair in INTERPOLATIONS]
-    shapes = [{"resize": name, "crop_ratio": 1.0} for name in ("squash", "pad")]
+    shapes: list[dict[str, Any]] = [{"resize": name, "crop_ratio": 1.0} for name in ("squash", "pad")]
     shapes += [{"resize": "crop", "crop_ratio": ratio} for ratio in CROP_RATIOS]
     poolings: list[dict[str, Any]] = [{"pooling": kind} for kind in dict.fromkeys(TOKENS + POSITIONS)]
     poolings += [{"pooling": "avg", "prefix_tokens": prefix} for prefix in (0, 1, 5)]
@@ -90,18 +82,15 @@ def mistakes(spec: ModelSpec, outputs: Iterable[str]) -> Iterator[dict[str, Any]
         [{"channels": "BGR" if spec.channels == "RGB" else "RGB"}],
         list(SCALES),
         shapes,
-        interpolations,
+        [dict(zip(("interpolation", "antialias"), pair, strict=True)) for pair in INTERPOLATIONS],
         poolings,
         [{"l2": not spec.l2}],
+        [{"output": name} for name in list(outputs)[::-1][:MAX_TAPS]],
     ]
-    groups = [[changes for changes in group if _changed(changes, told)] for group in groups]
-    for group in groups:
-        yield from group
-    for name in list(outputs)[::-1][:MAX_TAPS]:
-        if name != spec.output:
-            yield {"output": name}
-    for one, other in combinations(groups, 2):
-        yield from ({**a, **b} for a, b in product(one, other))
+    changing = [some for group in groups if (some := [one for one in group if _changed(one, told)])]
+    yield from changing
+    for one, other in combinations(changing[:-1], 2):
+        yield [{**a, **b} for a, b in product(one, other)]
 
 
 def matches(got: np.ndarray | None, wanted: np.ndarray) -> bool:
@@ -145,6 +134,16 @@ class _Trial:
         network = self._network(spec)
         return None if network is None else np.array(network(np.ascontiguousarray(scaled)[None])[0])[0].ravel()
 
+    def closeness(self, spec: ModelSpec, changes: dict[str, Any], wanted: np.ndarray) -> float:
+        """Return the cosine of the changed spec's vector and the wanted one; -1 if it is too long, short or none."""
+        tried = replace(spec, **changes)
+        try:
+            tried.check()
+        except UsageError:
+            return -1.0
+        got = self.vector(tried)
+        return cosine(got, wanted) if got is not None and matches(got, wanted) else -1.0
+
     def _network(self, spec: ModelSpec) -> Any:
         key = (spec.output, spec.pooled(), spec.size, spec.layout)
         if key not in self._networks:
@@ -187,6 +186,10 @@ def _apart(got: np.ndarray | None, wanted: np.ndarray) -> str:
         return f"{len(got):,} numbers instead of {len(wanted):,}"
     longer = float(np.linalg.norm(got)) / max(float(np.linalg.norm(wanted)), 1e-30)
     return f"cosine {cosine(got, wanted):.5f} and {longer:.3g} times as long, at least {COSINE} and 1 is needed"
+
+
+def _first(pair: tuple[float, dict[str, Any]]) -> float:
+    return pair[0]
 
 
 def _changed(changes: dict[str, Any], told: dict[str, Any]) -> bool:

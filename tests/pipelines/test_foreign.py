@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from command import json_of, penult
-from conftest import write_picture
 from featurestore.canary import deviation
 from featurestore.errors import BackboneError
 from featurestore.store import FeatureStore
@@ -40,6 +39,18 @@ SPEC: dict[str, Any] = {
     "pooling": "avg",
 }
 FILES = ("net.keras", "net.h5", "saved_model", "net.onnx", "external.onnx", "net.tflite", "net.xml")
+
+
+def draw_picture(path: Path, seed: int, width: int, height: int) -> Path:
+    """A smooth picture with some noise, so that resize rules differ but do not alias."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(seed)
+    coarse = Image.fromarray(draw.integers(0, 256, (6, 8, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    noise = draw.integers(-40, 40, (height, width, 3))
+    Image.fromarray(np.clip(np.asarray(coarse, int) + noise, 0, 255).astype(np.uint8)).save(path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +84,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     openvino = import_openvino()
     openvino.save_model(openvino.Core().read_model(folder / "net.onnx"), folder / "net.xml", compress_to_fp16=False)
 
-    write_picture(folder / "ref.png", 7, (150, 100))
+    draw_picture(folder / "ref.png", 7, 150, 100)
     picture = Image.open(folder / "ref.png").convert("RGB")
     side = int(SIDE / 0.875)
     picture = picture.resize((int(side * 150 / 100), side), Image.Resampling.BICUBIC)
@@ -129,7 +140,7 @@ def test_every_format_gives_what_keras_gives(zoo: Path, tmp_path: Path, file: st
 def test_it_embeds_trains_predicts_and_is_checked(zoo: Path, tmp_path: Path) -> None:
     corpus, store = tmp_path / "corpus", ("--store", tmp_path / "store")
     for number in range(60):
-        write_picture(corpus / ("a" if number % 3 else "b") / f"{number}.png", number, (90, 70))
+        draw_picture(corpus / ("a" if number % 3 else "b") / f"{number}.png", number, 90, 70)
     spec = written(tmp_path, zoo)
     assert penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, *store).returncode == 0
     done = json_of(penult("embed", corpus, *store, "--backbone", "mine", "--json"))
@@ -139,7 +150,7 @@ def test_it_embeds_trains_predicts_and_is_checked(zoo: Path, tmp_path: Path) -> 
     assert (seen.crop, seen.crop_ratio, seen.resize, seen.input_size) == ("shortest", 0.875, "pillow-bicubic", SIDE)
 
     json_of(penult("train", *store, "--head", "logreg", "--json"))
-    new = write_picture(tmp_path / "new.png", 99, (90, 70))
+    new = draw_picture(tmp_path / "new.png", 99, 90, 70)
     (told,) = json_of(penult("predict", new, *store, "--json"))
     assert told["label"] in ("a", "b") and "error" not in told
     names = {row["name"]: row for row in json_of(penult("backbones", *store, "--json"))}
@@ -154,7 +165,7 @@ def test_it_embeds_trains_predicts_and_is_checked(zoo: Path, tmp_path: Path) -> 
     damaged = penult("verify", *store)
     assert damaged.returncode == 1 and "backbones/models/mine.json" in damaged.stderr
     worker.engine_for.cache_clear()
-    write_picture(corpus / "a" / "new.png", 100, (90, 70))
+    draw_picture(corpus / "a" / "new.png", 100, 90, 70)
     refused = penult("embed", corpus, *store, "--backbone", "mine")
     assert refused.returncode == 1 and "Expected: the graph of mine" in refused.stderr
     mended = penult("doctor", *store)
@@ -299,7 +310,9 @@ def test_tokens_are_pooled_as_the_spec_says(tmp_path: Path, pooling: dict[str, A
     if l2:
         wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
     np.testing.assert_allclose(open_engine(added.backbone.tap(), EngineOptions())(pixels), wanted, rtol=1e-5)
-    assert added.backbone.tap().pooling == str(ModelSpec.of({"size": 64, "layout": "NCHW", **pooling, "l2": l2}).pooled())
+    assert added.backbone.tap().pooling == str(
+        ModelSpec.of({"size": 64, "layout": "NCHW", **pooling, "l2": l2}).pooled()
+    )
 
 
 def test_a_graph_of_one_image_at_a_time_runs_so(tmp_path: Path) -> None:
@@ -453,9 +466,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hostile_model_is_one_sentence(
-    zoo: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hostile_model_is_one_sentence(zoo: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     model, spec = hostile(zoo, folder, kind), written(tmp_path, None, crop_ratio=None, resize="squash")
