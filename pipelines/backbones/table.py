@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from featurestore.errors import BackboneError, UsageError
 from featurestore.limits import check_count
-from featurestore.spec import CROPS, FeatureSpec
+from featurestore.spec import CROPS, FeatureSpec, Preprocessing
 from pipelines.backbones import DEFAULT, MAX_INPUT_SIZE, MIN_INPUT_SIZE, PUBLISHED
 from pipelines.backbones.applications import APPLICATIONS
 from pipelines.backbones.base import Backbone, near
@@ -79,6 +79,11 @@ class Tap:
             return TABLE[self.backbone].published_sha256(self.needs_top)
         return file_digest(Path(self.weights))
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a file's bytes become the network's input."""
+        return TABLE[self.backbone].preprocessing(self)
+
     def fetch(self) -> None:
         """Bring published weights onto this machine unless they are there.
 
@@ -143,7 +148,7 @@ def feature_spec(
     return FeatureSpec(
         backbone=tap.backbone,
         weights_sha256=tap.weights_sha256,
-        preprocessing=TABLE[tap.backbone].preprocessing(tap),
+        preprocessing=tap.preprocessing,
         layer=tap.layer,
         pooling=tap.pooling,
         width=width,
