@@ -16,7 +16,7 @@ from featurestore.errors import BackboneError, EngineError, PenultError, StoreEr
 from featurestore.storage.base import location
 from featurestore.store import FeatureStore
 from pipelines.backbones import canary, foreign, models, proof
-from pipelines.backbones.base import near
+from pipelines.backbones.base import Content, near
 from pipelines.backbones.engine_options import BATCH_SIZES, EngineOptions
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.foreign import Foreign

@@ -20,7 +20,8 @@ It is a TOML file beside the model:
 Further keys: ``channels`` ("RGB" or "BGR"), ``antialias`` (true or false), ``input`` (its name, where there are
 several), ``prefix_tokens`` (those before the image's own, which avg and max leave out) and ``l2`` (true divides a
 vector by its length). ``from = "preprocessor_config.json"`` takes what ships with the network, see
-``pipelines.backbones.shipped``; keys beside it count more. What a spec leaves out has the default of ``ModelSpec``, and is told to the user.
+``pipelines.backbones.shipped``; keys beside it count more. What a spec leaves out has the default of ``ModelSpec``,
+and is told to the user.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What ships with a network, read as values of a spec: timm's ``config.json``, Hugging Face's preprocessor config.
 
-Only what such a file says is taken. Where its meaning depends on code that is not in it, the value is asked for by name.
+Only what such a file says is taken. Where its meaning depends on code that is elsewhere, it is asked for by name.
 
 Sources: ``pretrained_cfg`` and ``create_transform`` of timm; ``BaseImageProcessor`` of transformers; their numbers for
 interpolation are Pillow's.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from featurestore.errors import BackboneError, UsageError
 from featurestore.limits import check_count
-from featurestore.spec import CROPS, FeatureSpec
+from featurestore.spec import CROPS, FeatureSpec, Preprocessing
 from pipelines.backbones import DEFAULT, MAX_INPUT_SIZE, MIN_INPUT_SIZE, PUBLISHED
 from pipelines.backbones.applications import APPLICATIONS
 from pipelines.backbones.base import Backbone, near
@@ -87,6 +87,11 @@ class Tap:
             return self.network.published_sha256(self.needs_top)
         return file_digest(Path(self.weights))
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a file's bytes become the network's input."""
+        return self.network.preprocessing(self)
+
     def fetch(self) -> None:
         """Bring published weights onto this machine unless they are there.
 
@@ -151,7 +156,7 @@ def feature_spec(
     return FeatureSpec(
         backbone=tap.backbone,
         weights_sha256=tap.weights_sha256,
-        preprocessing=tap.network.preprocessing(tap),
+        preprocessing=tap.preprocessing,
         layer=tap.layer,
         pooling=tap.pooling,
         width=width,

@@ -25,7 +25,7 @@ SPEC = FeatureSpec(
 
 
 def changed(value: Any) -> Any:
-    return value + 1 if isinstance(value, int) else f"{value}x"
+    return value + 1 if isinstance(value, int | float) else f"{value}x"
 
 
 def variants() -> dict[str, FeatureSpec]:
@@ -122,6 +122,7 @@ specs = st.builds(
         crop=st.text(),
         resize=st.text(),
         decode=st.text(),
+        crop_ratio=st.floats(0.1, 1),
     ),
     layer=st.text(),
     pooling=st.text(),

@@ -1,9 +1,10 @@
-"""Networks of one's own: every file format, the proof with its usual mistakes, and models that are not what they say."""
+"""Networks of one's own: every format, the proof with its usual mistakes, and models that are not what they say."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -16,14 +17,14 @@ from PIL import Image
 
 from command import json_of, penult
 from featurestore.canary import deviation
-from featurestore.errors import BackboneError
+from featurestore.errors import BackboneError, UsageError
 from featurestore.store import FeatureStore
 from heads.backend import import_keras
 from pipelines.backbones import addition, foreign, models
 from pipelines.backbones.engine_options import EngineOptions
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.graphs import import_openvino
-from pipelines.backbones.model_spec import ModelSpec
+from pipelines.backbones.model_spec import read
 from pipelines.embedding import worker
 
 SIDE, WIDTH = 64, 24
@@ -481,6 +482,94 @@ def test_a_hostile_model_is_one_sentence(zoo: Path, tmp_path: Path, kind: str, m
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
 
 
-def test_reading_a_model_names_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(BackboneError, match=r"Expected: .*gone\.onnx, a part of the model"):
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=r"There is no model .*gone\.onnx: give an \.onnx"):
         models.files_of(tmp_path / "gone.onnx")
+
+
+# -- what ships with a network
+
+TIMM = {
+    "architecture": "vit",
+    "pretrained_cfg": {
+        "input_size": [3, 64, 64],
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.25, 0.5],
+    },
+}
+HUGGING_FACE = {
+    "image_processor_type": "BitImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": 72},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": 64, "width": 64},
+    "do_rescale": True,
+    "rescale_factor": 0.00392156862745098,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.25, 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        (TIMM, {"resize": "crop", "shortest_side": 71}),
+        (HUGGING_FACE, {"resize": "crop", "shortest_side": 72}),
+        (TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "squash"}}, {"resize": "squash"}),  # type: ignore[operator]
+        (HUGGING_FACE | {"do_center_crop": False, "size": {"height": 64, "width": 64}}, {"resize": "squash"}),
+        (HUGGING_FACE | {"resample": 2}, {"interpolation": "bilinear"}),
+        (HUGGING_FACE | {"do_rescale": False}, {"scale": 1.0}),
+        (HUGGING_FACE | {"do_normalize": False}, {"mean": (0, 0, 0), "std": (1, 1, 1)}),
+    ],
+)
+def test_a_file_that_ships_with_a_network_fills_the_spec(
+    tmp_path: Path, told: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "spec.toml").write_text('from = "config.json"\noutput = "tokens"\npooling = "cls"\n')
+    spec, _ = read(tmp_path / "spec.toml")
+    usual = {
+        "size": 64,
+        "layout": "NCHW",
+        "channels": "RGB",
+        "interpolation": "bicubic",
+        "antialias": True,
+        "scale": 1 / 255,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.25, 0.5),
+        "output": "tokens",
+        "pooling": "cls",
+    }
+    side = wanted.pop("shortest_side", None)
+    for key, value in (usual | wanted).items():
+        assert getattr(spec, key) == pytest.approx(value), key
+    assert side is None or spec.preprocessing().shortest_side == side
+    (tmp_path / "spec.toml").write_text('from = "config.json"\nchannels = "BGR"\nsize = 96\n')
+    spec, _ = read(tmp_path / "spec.toml")
+    assert (spec.channels, spec.size) == ("BGR", 96), "what the spec says itself counts more"
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({}, "which is neither"),
+        (HUGGING_FACE | {"size": 64}, "whose meaning depends on code"),
+        (HUGGING_FACE | {"do_center_crop": False}, "a crop after the resize of the shortest edge"),
+        (HUGGING_FACE | {"size": {"height": 64, "width": 32}}, "a square"),
+        ({"image_mean": [0, 0, 0]}, "one without a usable 'resample'"),
+        ({"crop_pct": 0.9}, "one without a usable 'input_size'"),
+        ({"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "border"}}, "crop_mode center or squash"),  # type: ignore[operator]
+        ({"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_pct": 0}}, "crop_ratio = a number"),  # type: ignore[operator]
+    ],
+)
+def test_what_such_a_file_leaves_open_is_asked_for(tmp_path: Path, told: dict[str, Any], said: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "spec.toml").write_text('from = "config.json"\n')
+    with pytest.raises(UsageError, match=re.escape(said)) as error:
+        read(tmp_path / "spec.toml")
+    assert str(tmp_path) in str(error.value)
