@@ -40,6 +40,7 @@ def files_of(model: Path) -> list[Path]:
     """
     if not model.exists():
         raise BackboneError(f"There is no model {model}: give {KNOWN}.")
+    _check_size(model, [model])
     if model.is_dir():
         files = [model / SAVED_MODEL, *sorted(path for path in model.rglob("variables/*") if path.is_file())]
     elif model.suffix == ".onnx":
@@ -55,9 +56,13 @@ def files_of(model: Path) -> list[Path]:
             raise BackboneError(f"Expected: {file}, a part of the model {model.name}. Got: no such file.")
         if not file.resolve().is_relative_to(files[0].parent.resolve()):
             raise BackboneError(f"{file} leads out of the model's folder: put the file itself there.")
+    _check_size(model, files)
+    return files
+
+
+def _check_size(model: Path, files: list[Path]) -> None:
     if (size := sum(file.stat().st_size for file in files)) > MAX_BYTES:
         raise BackboneError(f"Expected: a model of up to {MAX_BYTES >> 30} GiB. Got: {model}, {size / 2**30:.1f} GiB.")
-    return files
 
 
 def digest_of(files: list[Path]) -> str:
