@@ -13,6 +13,7 @@ import numpy as np
 from featurestore.errors import EngineError, UsageError
 from featurestore.limits import check_amount
 from featurestore.machine import available_cores
+from featurestore.store import FeatureStore
 from pipelines.backbones import kept
 from pipelines.backbones.engine_options import PRECISIONS, EngineOptions
 from pipelines.backbones.engines import Engine, open_engine
@@ -33,9 +34,12 @@ def measure(name: str, store: PurePath | None = None, seconds: float = 2.0) -> l
 
     Raises:
         UsageError: no such backbone, or no time.
+        StoreNotFound: there is no store at that place.
         BackboneError: the network cannot be run.
     """
     check_amount("--seconds", seconds)
+    if store is not None:
+        FeatureStore(store)  # so that a wrong place is said, whatever the name
     find = kept.finder(name)
     if find is not None and store is None:
         raise UsageError(f"There is no backbone {name!r} in the table: name the --store that has it.")

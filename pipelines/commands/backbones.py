@@ -20,13 +20,14 @@ def backbones(
     as_json: Json = False,
 ) -> None:
     """List the backbones, with a store its own too, or the layers of one of them."""
+    from featurestore.store import FeatureStore
     from pipelines.backbones import foreign, networks
     from pipelines.backbones import table as known
     from pipelines.commands import output
 
-    own = {} if store is None else foreign.names(store)
+    own = {} if store is None else foreign.names(FeatureStore(store).path)
     if name is None:
-        rows = [row._asdict() for row in known.table(own.values())]
+        rows = [row._asdict() for row in known.table(tuple(own.values()))]
     else:
         layers = own[name].layers() if name in own else networks.layers(name)
         rows = [{"layer": layer, "shape": list(shape)} for layer, shape in layers]
