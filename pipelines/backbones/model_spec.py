@@ -18,10 +18,10 @@ It is a TOML file beside the model:
     vector = "ref.npy"
 
 Further keys: ``channels`` ("RGB" or "BGR"), ``antialias`` (true or false), ``input`` (its name, where there are
-several), ``prefix_tokens`` (those before the image's own, which avg and max leave out) and ``l2`` (true divides a
-vector by its length). ``from = "preprocessor_config.json"`` takes what ships with the network, see
-``pipelines.backbones.shipped``; keys beside it count more. What a spec leaves out has the default of ``ModelSpec``,
-and is told to the user.
+several), ``output_layout`` (where the output has another layout than the input), ``prefix_tokens`` (those before the
+image's own, which avg and max leave out) and ``l2`` (true divides a vector by its length).
+``from = "preprocessor_config.json"`` takes what ships with the network, see ``pipelines.backbones.shipped``; keys
+beside it count more. What a spec leaves out has the default of ``ModelSpec``, and is told to the user.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class ModelSpec:
     antialias: bool = True
     crop_ratio: float = 1.0
     input: str = ""
+    output_layout: str = ""
     prefix_tokens: int = 0
     l2: bool = False
 
@@ -101,6 +102,7 @@ class ModelSpec:
         )
         for key, choices in (
             ("layout", LAYOUTS),
+            ("output_layout", ("", *LAYOUTS)),
             ("channels", CHANNELS),
             ("resize", tuple(RESIZES)),
             ("interpolation", tuple(dict.fromkeys(name for name, _ in INTERPOLATIONS))),
@@ -138,7 +140,7 @@ class ModelSpec:
 
     def pooled(self) -> Pooling:
         """Return how the output becomes one vector per image."""
-        return Pooling(self.pooling, self.prefix_tokens, self.l2)
+        return Pooling(self.pooling, self.prefix_tokens, self.l2, self.output_layout)
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> ModelSpec:

@@ -12,7 +12,7 @@ from featurestore.errors import UsageError
 
 POSITIONS = ("avg", "max", "none")  # over a map (n, h, w, c)
 TOKENS = ("cls", "avg", "max", "cls+avg", "none")  # over tokens (n, t, d)
-_WRITTEN = re.compile(r"(?P<kind>[a-z+]+)(?: after (?P<prefix>\d{1,4}))?(?P<l2>, l2)?")
+_WRITTEN = re.compile(r"(?P<kind>[a-z+]+)(?: after (?P<prefix>\d{1,4}))?(?: of (?P<layout>NHWC|NCHW))?(?P<l2>, l2)?")
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,18 @@ class Pooling:
             "none" flattens.
         prefix: tokens before those of the image's patches, such as CLS and registers: "avg" and "max" leave them out.
         l2: the vector is divided by its length.
+        layout: of positions, "NHWC" or "NCHW"; "" if it is that of the network's input.
     """
 
     kind: str
     prefix: int = 0
     l2: bool = False
+    layout: str = ""
 
     def __str__(self) -> str:
         """Return the kind, and what is not at its default."""
-        return self.kind + (f" after {self.prefix}" if self.prefix else "") + (", l2" if self.l2 else "")
+        prefix, layout = f" after {self.prefix}" * bool(self.prefix), f" of {self.layout}" * bool(self.layout)
+        return self.kind + prefix + layout + ", l2" * self.l2
 
     @classmethod
     def parse(cls, text: str) -> Pooling:
@@ -45,14 +48,14 @@ class Pooling:
         if found is None or found["kind"] not in {*POSITIONS, *TOKENS}:
             known = ", ".join(dict.fromkeys(POSITIONS + TOKENS))
             raise UsageError(f"Expected: a pooling, one of {known}. Got: {text!r}.")
-        return cls(found["kind"], int(found["prefix"] or 0), bool(found["l2"]))
+        return cls(found["kind"], int(found["prefix"] or 0), bool(found["l2"]), found["layout"] or "")
 
     def of(self, features: Any, layout: str) -> Any:
         """Return an output of an OpenVINO graph, pooled to (n, d).
 
         Args:
             features: the output: positions (n, h, w, c) or (n, c, h, w), tokens (n, t, d), or vectors (n, d).
-            layout: of positions, "NHWC" or "NCHW".
+            layout: of the network's input, "NHWC" or "NCHW".
 
         Raises:
             UsageError: this pooling has no meaning for an output of this rank.
@@ -68,7 +71,7 @@ class Pooling:
             )
         if axes == 4 and self.kind != "none":
             reduce = ops.reduce_mean if self.kind == "avg" else ops.reduce_max
-            features = reduce(features, [1, 2] if layout == "NHWC" else [2, 3], False).output(0)
+            features = reduce(features, [1, 2] if (self.layout or layout) == "NHWC" else [2, 3], False).output(0)
         elif axes == 3 and self.kind != "none":
             features = self._of_tokens(features)
         elif axes > 2:

@@ -16,7 +16,7 @@ import numpy as np
 from featurestore.errors import BackboneError, UsageError
 from pipelines.backbones.base import Content
 from pipelines.backbones.graphs import import_openvino, tensors
-from pipelines.backbones.model_spec import INTERPOLATIONS, ModelSpec, Reference
+from pipelines.backbones.model_spec import INTERPOLATIONS, LAYOUTS, ModelSpec, Reference
 from pipelines.backbones.pooling import POSITIONS, TOKENS
 from pipelines.images import decoder
 
@@ -84,6 +84,7 @@ def mistakes(spec: ModelSpec, outputs: Iterable[str]) -> Iterator[list[dict[str,
         shapes,
         [dict(zip(("interpolation", "antialias"), pair, strict=True)) for pair in INTERPOLATIONS],
         poolings,
+        [{"output_layout": layout} for layout in LAYOUTS],
         [{"l2": not spec.l2}],
         [{"output": name} for name in list(outputs)[::-1][:MAX_TAPS]],
     ]

@@ -24,7 +24,7 @@ THREADS_PER_CORE = 2  # as the embed loop has them
 MILLION = 1_000_000
 
 
-def measure(name: str, store: PurePath | None = None, seconds: float = 2.0) -> list[dict[str, Any]]:
+def measure(name: str, store: PurePath | None, seconds: float = 2.0) -> list[dict[str, Any]]:
     """Return a row per precision and batch size: images per second, and hours for a million images.
 
     Args:

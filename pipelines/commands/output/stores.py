@@ -28,8 +28,8 @@ def added_backbone(added: Added) -> None:
         say("  Not proved: nothing shows that its preprocessing is right.")
     else:
         say(f"  The reference gives the expected vector (cosine {added.cosine:.6f}).")
-    if added.defaults:
-        say("  Left out of the spec, so: " + ", ".join(f"{key} {value}" for key, value in added.defaults.items()))
+    if taken := [f"{key} {value}" for key, value in added.defaults.items() if value != ""]:
+        say("  Left out of the spec, so: " + ", ".join(taken))
 
 
 def status(counted: Mapping[str, Any]) -> None:
