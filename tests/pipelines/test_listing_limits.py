@@ -86,7 +86,7 @@ GIBI = 1024 * MEBI
         (missing_files, {"MAX_FOLDERS": 100}),
         (stored_heads, {"CANDIDATES_SHOWN": 5}),
         (samples, {"BAND_PIXELS": 4_194_304}),
-        (squares, {"MAX_RESIZED": 16 * MEBI, "MIN_CROP_RATIO": 0.1}),
+        (squares, {"MAX_RESIZED": 16 * MEBI, "MIN_CROP_RATIO": 0.1, "BAND_ROWS": 16}),
         (webdataset, {"MAX_SIDE_FILE_BYTES": MEBI}),
         (
             tars,
