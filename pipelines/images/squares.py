@@ -36,6 +36,7 @@ from featurestore.spec import CROPS, RESIZES, Preprocessing
 DECODE = "rgb8-v1"  # the rules of decoder.py
 MAX_RESIZED = 2**24  # pixels of a whole picture that is resized before its centre is cut
 MIN_CROP_RATIO = 0.1
+BAND_ROWS = 16  # that are blended at a time, as their neighbours fit into a core's cache
 
 _PILLOW = {
     "pillow-bilinear": Image.Resampling.BILINEAR,
@@ -129,13 +130,21 @@ def _resized(image: Image.Image, size: tuple[int, int], resize: str, box: Box) -
     """Resize what is in the box to a size; neighbours outside the box count too."""
     if resize not in _BLENDED:
         return image.resize(size, _PILLOW[resize], box)
-    count, pixels = _BLENDED[resize], np.asarray(image)
+    count, pixels = _BLENDED[resize], np.asarray(image).reshape(-1, 3)
     columns, across = _neighbours(box[0], box[2], size[0], image.width, count)
     rows, down = _neighbours(box[1], box[3], size[1], image.height, count)
-    near = pixels[rows.reshape(-1, 1), columns.reshape(-1)].reshape(size[1], count, size[0], count, 3)
-    lines = sum(near[:, :, :, i] * across[:, i, None] for i in range(count))
-    blended = sum(lines[:, i] * down[:, i, None, None] for i in range(count))
-    return Image.fromarray(np.rint(blended).clip(0, 255).astype(np.uint8))
+    made = np.empty((size[1], size[0], 3), np.uint8)
+    for start in range(0, size[1], BAND_ROWS):
+        band = slice(start, start + BAND_ROWS)
+        near = pixels.take(rows[band].reshape(-1, 1) * image.width + columns.reshape(-1), axis=0)
+        lines = _blend(near.reshape(-1, count, near.shape[1] * 3), down[band])
+        made[band] = np.rint(_blend(lines.reshape(-1, size[0], count, 3), across)).clip(0, 255)
+    return Image.fromarray(made)
+
+
+def _blend(near: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sum what lies along the last axis but one, each by its weight (…, count): float32."""
+    return sum(near[..., i, :] * weights[:, i, None] for i in range(weights.shape[1]))
 
 
 def _neighbours(start: float, end: float, size: int, length: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ from pipelines.images.views import random_view
 from pipelines.options import FinetuneOptions
 
 SIDE, WIDTH, RATE, MOMENTUM = 4, 5, 0.05, 0.75
-TAP = Tap("tiny", "none", "features", "none", SIDE, "center")
+TAP = Tap("efficientnet-lite0", "none", "features", "none", SIDE, "center")
 CLASSES = np.array(["a", "b", "c"])
 DRAW = np.random.default_rng(3)
 PIXELS = DRAW.integers(0, 256, (9, SIDE, SIDE, 3), np.uint8)
