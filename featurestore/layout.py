@@ -9,6 +9,7 @@ CATALOG, LABELS = "catalog.lance", "labels.lance"
 FEATURES, RUNS, JOURNALS, RESULTS = "features", "runs", "staging", "results"
 KEPT_HEADS = "heads"  # in the folder of kept results
 BACKBONES, FINETUNINGS, ALIASES, ASIDE = "backbones", "finetune", "aliases", "damaged"
+MODELS = "models"  # in the folder of backbones
 NIGHTS = "nights"
 TABLE, WEIGHTS, JSON = ".lance", ".weights.h5", ".json"  # suffixes of names
 
@@ -59,6 +60,11 @@ def backbone(store: PurePath, run_id: str) -> PurePath:
 def weights(store: PurePath, sha256: str) -> PurePath:
     """Return the file with a fine-tuned backbone's weights."""
     return store / BACKBONES / f"{sha256}{WEIGHTS}"
+
+
+def models(store: PurePath) -> PurePath:
+    """Return the folder with the networks that users added: a description per name, and graphs by digest."""
+    return store / BACKBONES / MODELS
 
 
 def kept_heads(store: PurePath) -> PurePath:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,7 +20,16 @@ from featurestore.errors import FormatError, StoreCorrupt
 FORMAT_VERSION = 1
 LONGEST = 10_000  # most characters of one value
 VIEWS_SUFFIX = "-views"
-CROPS = ("squash", "center", "pad")  # how a rectangle becomes a square
+# How a rectangle becomes a square, and how pixels are resized: the rules are in pipelines/images/squares.py.
+CROPS = ("squash", "center", "pad", "shortest")
+RESIZES = (
+    "pillow-bilinear",
+    "pillow-nearest",
+    "pillow-bicubic",
+    "pillow-lanczos",
+    "plain-bilinear",
+    "plain-bicubic",
+)
 DTYPES = ("float16", "float32")  # of stored vectors
 # These fields had defaults when the first fingerprints were made, and are part of every fingerprint.
 ALWAYS_TOLD = frozenset(("crop", "resize", "decode", "precision", "dtype", "format_version"))
@@ -27,13 +37,25 @@ ALWAYS_TOLD = frozenset(("crop", "resize", "decode", "precision", "dtype", "form
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a file's bytes become the backbone's input."""
+    """How a file's bytes become the backbone's input.
+
+    Example:
+        >>> seen = Preprocessing(224, "torch", crop="shortest", resize="pillow-bicubic", crop_ratio=0.9)
+        >>> seen.shortest_side  # is resized to this; then the central square of 224 pixels is cut
+        248
+    """
 
     input_size: int  # pixels, the side of the square the backbone sees
     normalization: str  # a name from the backbone table, e.g. "lite", "caffe", "tf"
     crop: str = "squash"  # one of CROPS
-    resize: str = "pillow-bilinear"  # antialiased
+    resize: str = "pillow-bilinear"  # one of RESIZES
     decode: str = "rgb8-v1"  # the rules of pipelines/images/decoder.py
+    crop_ratio: float = 1.0  # of crop "shortest": input_size per pixel of the resized shortest side
+
+    @property
+    def shortest_side(self) -> int:
+        """Pixels of the shortest side when crop "shortest" has resized it, as timm and torchvision count them."""
+        return math.floor(self.input_size / self.crop_ratio)
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,15 @@ class FeatureSpec:
             for field in fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         )
+
+
+def crop_ratio(input_size: int, shortest_side: int) -> float:
+    """Return the crop ratio whose ``Preprocessing.shortest_side`` is exactly this many pixels.
+
+    The quotient itself may be one too few: ``floor(33 / (33 / 54))`` is 53.
+    """
+    ratio = input_size / shortest_side
+    return ratio if math.floor(input_size / ratio) == shortest_side else math.nextafter(ratio, 0)
 
 
 Part = TypeVar("Part", Preprocessing, FeatureSpec)

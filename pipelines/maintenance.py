@@ -26,6 +26,7 @@ from featurestore.storage.lock import locked
 from featurestore.storage.npz import read_npz
 from featurestore.store import FeatureStore
 from heads import artifact
+from pipelines.backbones import foreign
 from pipelines.run_kinds import kind_of
 
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -155,6 +156,8 @@ def _put_aside_artifacts(store: PurePath, result: DoctorResult) -> None:
             result.artifacts.append(path.relative_to(store).as_posix())
         if finding.path.startswith(layout.ALIASES):
             result.todo.append(f"`penult promote` again: {finding.path} was damaged.")
+        if finding.path.startswith(f"{layout.BACKBONES}/{layout.MODELS}/"):
+            result.todo.append(f"`penult backbones add` again: {finding.path}, or its graph, was damaged.")
         if (kind := kind_of(_made_by(finding.path))).makes_head:
             result.todo.append(
                 f"`penult {kind.name}` again: {finding.path} was damaged, and what it belongs to is put aside."
@@ -166,9 +169,8 @@ def _made_by(path: str) -> str:
     folder, name = path.split("/")[:2]
     if folder == layout.RUNS:
         return name.partition("-")[2].partition("-")[0]
-    return (
-        "" if folder in (layout.RESULTS, layout.ALIASES, layout.NIGHTS) or name.endswith(layout.WEIGHTS) else "finetune"
-    )
+    by_people = name == layout.MODELS or name.endswith(layout.WEIGHTS)
+    return "" if by_people or folder in (layout.RESULTS, layout.ALIASES, layout.NIGHTS) else "finetune"
 
 
 def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath]]]:
@@ -195,6 +197,8 @@ def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath
         yield from tried(path, [path, layout.run(store, path.stem)], partial(_check_backbone, path))
     for path in (path for path in made if path.name.endswith(layout.WEIGHTS)):
         yield from tried(path, [path], partial(_check_weights, path))
+    for path in (path for path in listed(layout.models(store)) if path.suffix == layout.JSON):
+        yield from tried(path, foreign.files_of(path), partial(_check_model, path))
     for name in aliases.names(store):
         path = layout.alias(store, name)
         yield from tried(path, [path], partial(_check_alias, store, name))
@@ -237,6 +241,12 @@ def _check_weights(path: PurePath) -> None:
     digest = path.name.removesuffix(layout.WEIGHTS)
     if DIGEST.fullmatch(digest) and (found := sha256_of(path)) != digest:
         raise StoreCorrupt(f"{path}: Expected: sha256 {digest}. Got: {found}.")
+
+
+def _check_model(description: PurePath) -> None:
+    """Raise StoreCorrupt unless the description of a network that a user added is intact, and its graph matches."""
+    backbone = foreign.described(description)
+    backbone.graph(backbone.tap())
 
 
 def _check_alias(store: PurePath, name: str) -> None:

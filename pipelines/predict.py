@@ -13,10 +13,10 @@ import numpy as np
 
 from featurestore.errors import ImageError, SpecMismatch, UsageError
 from featurestore.schema import storable
-from featurestore.spec import FeatureSpec
+from featurestore.spec import FeatureSpec, Preprocessing
 from featurestore.store import FeatureStore
 from heads.base import Head
-from pipelines.backbones import PUBLISHED, canary, finetuned
+from pipelines.backbones import PUBLISHED, canary, finetuned, kept
 from pipelines.backbones.engines import Engine, open_engine
 from pipelines.backbones.table import Tap, feature_spec, resolve
 from pipelines.embedding.worker import OVERFLOW
@@ -101,8 +101,11 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
     if weights is None:
         embeds = (r for r in reversed(store.runs()) if r.kind == "embed" and r.result["feature_set"] == feature_set)
         weights = next((run.parameters["weights"] for run in embeds), PUBLISHED)
-    seen = spec.preprocessing
-    tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, seen.input_size, seen.crop)
+    seen, find = spec.preprocessing, kept.finder(spec.backbone)
+    if find is not None:
+        tap = find(store.path, spec.backbone)
+    else:
+        tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, seen.input_size, seen.crop)
     actual = feature_spec(tap, spec.width, spec.precision, spec.dtype, spec.augmentation)
     if actual != spec:
         raise SpecMismatch(f"{feature_set} cannot be computed here ({spec.difference(actual)}): give --weights FILE.")
@@ -118,10 +121,10 @@ def _key(prediction: Prediction) -> bytes | None:
         return None
 
 
-def _decoded(prediction: Prediction, size: int, crop: str) -> np.ndarray | None:
+def _decoded(prediction: Prediction, seen: Preprocessing) -> np.ndarray | None:
     """Return an image's pixels; if it cannot be read or decoded, note why in its prediction and return None."""
     try:
-        return decoder.decode(corpus.read(prediction.uri)[0], size, crop).pixels
+        return decoder.decode(corpus.read(prediction.uri)[0], seen).pixels
     except ImageError as error:
         _fail(prediction, error)
         return None
@@ -160,8 +163,7 @@ def _stored(store: FeatureStore, feature_set: str, keys: list[bytes | None]) -> 
 
 def _embed(rows: list[int], predictions: list[Prediction], run: Engine, X: np.ndarray, spec: FeatureSpec) -> None:
     """Embed images into their rows of X, rounded to the set's dtype; note an error where features cannot be stored."""
-    seen = spec.preprocessing
-    pixels = _each(lambda prediction: _decoded(prediction, seen.input_size, seen.crop), [predictions[i] for i in rows])
+    pixels = _each(lambda prediction: _decoded(prediction, spec.preprocessing), [predictions[i] for i in rows])
     decoded = {i: one for i, one in zip(rows, pixels, strict=True) if one is not None}
     if decoded:
         made, vectors = np.array(list(decoded)), run(np.stack(list(decoded.values())))

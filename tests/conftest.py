@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import decoded
 from hypothesis import settings
 from PIL import Image
 
@@ -29,7 +30,6 @@ from object_servers import ObjectServer
 from pipelines import commands
 from pipelines.backbones import canary
 from pipelines.embedding import worker
-from pipelines.images import decoder
 
 ROOT = Path(__file__).parents[1]
 # Processes that tests start in this folder must not take tests/featurestore for the package of that name.
@@ -99,7 +99,7 @@ class CountingEngine:
 def first_canary(side: int) -> set[bytes]:
     """The pixels of the first built-in picture, by every crop rule."""
     data = (Path(canary.__file__).parent / canary.PICTURES[0]).read_bytes()
-    return {decoder.decode(data, side, crop).pixels.tobytes() for crop in CROPS}
+    return {decoded(data, side, crop).pixels.tobytes() for crop in CROPS}
 
 
 @pytest.fixture

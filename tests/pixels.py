@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import imagecodecs
 import numpy as np
 import tifffile
+from decoding import decoded
 from PIL import Image
 
 from featurestore.errors import ImageError
 from hostile.craft import bmp, chunk, encode, png
-from pipelines.images import decoder
 
 SIDE = 24  # of the square that images are decoded to
 Size = tuple[int, int]
@@ -52,7 +52,7 @@ Make = Callable[[], Case | None]  # None where the encoder cannot write it
 def verdict(case: Case) -> str | None:
     """What is wrong with how penult decodes a file, None where nothing is."""
     try:
-        pixels = decoder.decode(case.data, SIDE).pixels
+        pixels = decoded(case.data, SIDE).pixels
     except ImageError as error:
         sound = error.error_type == "unsupported" and not (case.must and case.right is not None)
         return None if sound else f"{error.error_type}: {error}"

@@ -68,7 +68,7 @@ def _folders(store: PurePath) -> Iterator[PurePath]:
     folders = [path for name in (layout.RUNS, layout.FEATURES, layout.RESULTS) for path in _children(store / name)]
     folders += _children(layout.kept_heads(store))
     own = (layout.BACKBONES, layout.CATALOG, layout.LABELS, layout.ALIASES, layout.NIGHTS)
-    folders += [store / name for name in own]
+    folders += [*(store / name for name in own), layout.models(store)]
     yield from (path for path in folders if is_folder(path) and not is_link(path))
 
 

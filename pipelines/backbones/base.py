@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import keras
 
     from pipelines.backbones.table import Tap
+
+Content = tuple[bytes, bytes]  # the two files of OpenVINO's IR: graph and weights
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Backbone:
         width: how many features its last layer has after pooling, at any input size.
         normalization: of its pixels.
         layer: its last feature layer, which is tapped unless another is asked for.
+        layout: of the input of its own graph, "NHWC" or "NCHW".
+        batch: how many images its graph takes at once; None if any number.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Backbone:
     width: int
     normalization: Normalization
     layer: str
+    layout: str = field(default="NHWC", kw_only=True)
+    batch: int | None = field(default=None, kw_only=True)
 
     def preprocessing(self, tap: Tap) -> Preprocessing:
         """Return how a file's bytes become the network's input; all of it is part of a feature set's identity."""
@@ -121,11 +127,12 @@ class Backbone:
 
     # -- the network: a graph, or a Keras model
 
-    def graph(self, tap: Tap) -> Path | None:
+    def graph(self, tap: Tap) -> Path | Content | None:
         """Return a graph that OpenVINO reads; None if the engines have to convert the Keras model.
 
-        Its only input is float32 (n, s, s, 3), pixels after ``normalization``. A tensor with the name of the tapped
-        layer is its output: float32 (n, h, w, c), which the engine pools, or (n, d).
+        Its only input is float32 (n, s, s, 3), or (n, 3, s, s) if ``layout`` says so: pixels after ``normalization``.
+        A tensor with the name of the tapped layer is its output: of positions (n, h, w, c) or in the layout of the
+        input, or of tokens (n, t, d), both pooled by the engine, or (n, d).
         """
         return None
 

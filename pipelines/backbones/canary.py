@@ -99,7 +99,7 @@ def still_there(
         try:
             data = corpus.read(uri)[0]
             if hashlib.sha256(data).digest() == key:
-                found[key] = uri, decoder.decode(data, preprocessing.input_size, preprocessing.crop).pixels
+                found[key] = uri, decoder.decode(data, preprocessing).pixels
         except ImageError:
             continue  # it cannot be read any more; try the next
     return found
@@ -111,7 +111,7 @@ def _made(spec: FeatureSpec, run: Run) -> Canary:
     for name in PICTURES:
         data = resources.files("pipelines.backbones").joinpath(name).read_bytes()
         names.append(name)
-        pixels.append(decoder.decode(data, spec.preprocessing.input_size, spec.preprocessing.crop).pixels)
+        pixels.append(decoder.decode(data, spec.preprocessing).pixels)
         if spec.augmentation is not None:
             names.append(f"{name} as view 1")
             pixels.append(_first_view(pixels[-1], spec, hashlib.sha256(data).digest()))

@@ -99,7 +99,8 @@ class OpenVINOEngine(Engine):
     """A cached graph, compiled for this CPU; every calling thread has its own infer request."""
 
     def __init__(self, tap: Tap, options: EngineOptions, threads: int, graph: graphs.Handed | None) -> None:
-        precision, batch_size = options.precision, options.images_per_pass(tap.input_size)
+        precision = options.precision
+        batch_size = tap.network.batch or options.images_per_pass(tap.input_size)
         openvino = graphs.import_openvino()
         core = openvino.Core()
         if precision == "bf16" and not _has_native_bf16(core):

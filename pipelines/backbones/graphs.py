@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from featurestore.errors import BackboneError, EngineError, UsageError
 from featurestore.storage.cache import cache_folder
 from pipelines.backbones import networks
-from pipelines.backbones.base import Normalization, near
-from pipelines.backbones.table import TABLE, Tap
+from pipelines.backbones.base import Content, near
+from pipelines.backbones.pooling import Pooling
+from pipelines.backbones.table import Tap
 
 if TYPE_CHECKING:
     import openvino
 
 LOG = logging.getLogger("penult")
-Content = tuple[bytes, bytes]  # the two files of OpenVINO's IR: graph and weights
 GRAPH_VERSION = 1  # raise it when build() or the conversion changes what a cached graph computes
 
 
@@ -58,51 +58,54 @@ def graph(core: openvino.Core, tap: Tap, handed: Handed | None = None) -> openvi
     if handed is not None:
         return core.read_model(*_kept(handed.key, handed.write))
     tap.fetch()
-    backbone = TABLE[tap.backbone]
+    backbone = tap.network
     if (own := backbone.graph(tap)) is not None:
-        return _prepared(_read(core, own), tap, backbone.normalization)
+        return prepared(_read(core, own), tap)
     return core.read_model(*converted(tap))
 
 
 # -- a graph that the backbone brings --------------------------------------------------------------------------------
 
 
-def _read(core: openvino.Core, path: Path) -> openvino.Model:
+def _read(core: openvino.Core, own: Path | Content) -> openvino.Model:
     try:
-        return core.read_model(path)
+        return core.read_model(own) if isinstance(own, Path) else core.read_model(*own)
     except Exception as error:  # a RuntimeError of any of OpenVINO's readers
-        raise BackboneError(f"{path} is no graph that OpenVINO reads: give the file made for it.") from error
+        raise BackboneError(f"{own} is no graph that OpenVINO reads: give the file made for it.") from error
 
 
-def _prepared(model: openvino.Model, tap: Tap, normalization: Normalization) -> openvino.Model:
-    """Return the graph from the pixels of an image to the tapped layer, pooled."""
+def tensors(model: openvino.Model) -> dict[str, Any]:
+    """Return the outputs of all operations of a graph by the names of their tensors, in order."""
+    nodes = (node for node in model.get_ordered_ops() if node.get_type_name() != "Result")
+    return {name: output for node in nodes for output in node.outputs() for name in sorted(output.names)}
+
+
+def prepared(model: openvino.Model, tap: Tap) -> openvino.Model:
+    """Return a backbone's own graph from the pixels of an image to the tapped layer, pooled; ``model`` is changed.
+
+    Raises:
+        UsageError: no such layer, or a layer that cannot be pooled so.
+    """
     openvino = import_openvino()
     from openvino import opset13 as ops
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
-    nodes = (node for node in model.get_ordered_ops() if node.get_type_name() != "Result")
-    outputs = {name: output for node in nodes for output in node.outputs() for name in output.names}
+    backbone, outputs = tap.network, tensors(model)
     if tap.layer not in outputs:
         raise UsageError(f"{tap.backbone} has no layer {tap.layer!r}{near(tap.layer, outputs)}.")
-    features = outputs[tap.layer]
-    rank = features.get_partial_shape().rank.get_length()
-    if rank == 4 and tap.pooling == "avg":
-        features = ops.reduce_mean(features, [1, 2], False).output(0)
-    elif rank == 4 and tap.pooling == "max":
-        features = ops.reduce_max(features, [1, 2], False).output(0)
-    elif rank > 2:
-        features = ops.reshape(features, [0, -1], True).output(0)
+    features = Pooling.parse(tap.pooling).of(outputs[tap.layer], backbone.layout)
     for result in model.get_results():
         model.remove_result(result)
     model.add_results([ops.result(features)])
-    steps = PrePostProcessor(model)
+    steps, normalization = PrePostProcessor(model), backbone.normalization
     pixels = steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
     pixels.set_color_format(ColorFormat.RGB)
-    steps.input().model().set_layout(openvino.Layout("NHWC"))
-    prepared = steps.input().preprocess().convert_element_type(openvino.Type.f32)
+    steps.input().model().set_layout(openvino.Layout(backbone.layout))
+    scaled = steps.input().preprocess().convert_element_type(openvino.Type.f32)
     if normalization.channels == "bgr":
-        prepared.convert_color(ColorFormat.BGR)
-    prepared.mean(list(normalization.mean)).scale(list(normalization.std))
+        scaled.convert_color(ColorFormat.BGR)
+    scaled.mean(list(normalization.mean)).scale(list(normalization.std))
+    steps.output().tensor().set_element_type(openvino.Type.f32)
     return steps.build()
 
 
@@ -117,13 +120,13 @@ def converted(tap: Tap) -> Content:
 def key_of(tap: Tap) -> str:
     """Return what a converted graph is kept under: it tells all that the graph depends on."""
     identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
-    del identity["crop"]  # the graph begins with the cropped square
+    del identity["crop"], identity["registered"]  # the graph begins with the cropped square; a store's is not converted
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def is_converted(tap: Tap) -> bool:
     """Return whether the tap's graph is made from a Keras model, and not one that the backbone brings."""
-    return TABLE[tap.backbone].graph(tap) is None
+    return tap.network.graph(tap) is None
 
 
 def _convert(tap: Tap, path: Path) -> None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePath
 
+from featurestore.storage.base import location
 from featurestore.store import FeatureStore
-from pipelines.backbones import finetuned
-from pipelines.backbones.table import Tap
+from pipelines.backbones import finetuned, foreign
+from pipelines.backbones.table import TABLE, Tap
 
-Find = Callable[[FeatureStore, str], Tap]
-KEPT: dict[str, Find] = {finetuned.PREFIX: finetuned.find}  # by the prefix of their names; each stands for a whole tap
+Find = Callable[[str | PurePath, str], Tap]  # the place of a store, and a name
+
+
+def _finetuned(store: str | PurePath, name: str) -> Tap:
+    return finetuned.find(FeatureStore(store), name)
+
+
+def _added(store: str | PurePath, name: str) -> Tap:
+    return foreign.find(location(store), name)
+
+
+KEPT: dict[str, Find] = {finetuned.PREFIX: _finetuned}  # by the prefix of their names; each stands for a whole tap
 
 
 def finder(name: str) -> Find | None:
     """Return the function that looks a kept backbone up in a store; None if the name is one for ``table.resolve``."""
     prefix, colon, _ = name.partition(":")
-    return KEPT.get(prefix + colon)
+    return KEPT.get(prefix + colon, None if name in TABLE else _added)

@@ -67,7 +67,7 @@ def _unfrozen(tap: Tap, layer: str) -> tuple[keras.Model, keras.Model]:
 def _assemble(tap: Tap) -> tuple[keras.Model, keras.Model]:
     """Return the model from pixels to pooled features, and the network inside it, with its weights."""
     keras = import_keras()
-    backbone = TABLE[tap.backbone]
+    backbone = tap.network
     # Keras pools the default layer itself, because ConvNeXt normalises once more after pooling.
     pooling = tap.pooling if tap.layer == backbone.layer else "none"
     network = backbone.network(tap.needs_top, tap.input_size, pooling)
@@ -80,7 +80,7 @@ def _assemble(tap: Tap) -> tuple[keras.Model, keras.Model]:
 def _core(network: keras.Model, tap: Tap) -> keras.Model:
     """Return the network up to the tapped layer, pooled."""
     keras = import_keras()
-    is_default = tap.layer == TABLE[tap.backbone].layer
+    is_default = tap.layer == tap.network.layer
     features = network.output if is_default else _layer(network, tap.layer).output
     if len(features.shape) == 4 and tap.pooling == "avg":
         features = keras.layers.GlobalAveragePooling2D(name="pooled")(features)

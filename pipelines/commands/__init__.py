@@ -7,10 +7,10 @@ from pipelines.commands.base import app, main
 
 # isort: off
 from pipelines.commands import demo, embed, status, forget, label, train, compare, finetune, promote, champion
-from pipelines.commands import retrain, predict, export, maintenance, lists
+from pipelines.commands import retrain, predict, export, maintenance, backbones, lists
 # isort: on
 
 __all__ = [
-    "app", "champion", "compare", "demo", "embed", "export", "finetune", "forget", "label", "lists", "main",
-    "maintenance", "predict", "promote", "retrain", "status", "train",
+    "app", "backbones", "champion", "compare", "demo", "embed", "export", "finetune", "forget", "label", "lists",
+    "main", "maintenance", "predict", "promote", "retrain", "status", "train",
 ]  # fmt: skip

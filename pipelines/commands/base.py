@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
 from featurestore.errors import PenultError, trouble
 from featurestore.options import memory
@@ -21,8 +22,19 @@ from featurestore.storage.settings import OPTIONS
 from pipelines import signals
 from pipelines.options import LABEL_SET, MOVED_WEIGHTS
 
+
+class Words(TyperGroup):
+    """A group whose commands may have two words, such as ``backbones add`` beside ``backbones``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first words name."""
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
+
+
 app = typer.Typer(
     name="penult",
+    cls=Words,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,29 +1,8 @@
-"""The commands that list what is available: ``penult backbones``, ``heads`` and ``runs``."""
+"""The commands that list what is available: ``penult heads`` and ``runs``."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from pipelines.commands.base import Json, Store, app, print_json, with_storage_options
-
-
-@app.command()
-def backbones(
-    name: Annotated[str | None, typer.Argument(help="A backbone, to list its layers.")] = None, as_json: Json = False
-) -> None:
-    """List the backbones, or the layers of one of them."""
-    from pipelines.backbones import networks
-    from pipelines.backbones import table as known
-    from pipelines.commands import output
-
-    if name is None:
-        rows = [row._asdict() for row in known.table()]
-    else:
-        rows = [{"layer": layer, "shape": list(shape)} for layer, shape in networks.layers(name)]
-    output.table(rows)
-    print_json(as_json, rows)
 
 
 @app.command()

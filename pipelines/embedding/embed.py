@@ -100,7 +100,7 @@ def _tap(options: EmbedOptions, store: str | PurePath) -> Tap:
     default, own = EmbedOptions(), ("weights", "layer", "pooling", "input_size", "crop")
     if given := [name for name in own if getattr(options, name) != getattr(default, name)]:
         raise UsageError(f"{options.backbone} has its own {given[0].replace('_', ' ')}: leave yours out.")
-    return find(FeatureStore(store), options.backbone)
+    return find(store, options.backbone)
 
 
 def _spec(options: EmbedOptions, tap: Tap, store: str | PurePath) -> FeatureSpec:

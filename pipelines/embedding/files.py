@@ -160,6 +160,7 @@ class Loader:
         self, job: EmbedJob, shard: int, contents: Contents, clock: Clock, by: Apart | ModuleType = decoder
     ) -> None:
         self._job, self._shard, self._contents, self._clock, self._by = job, shard, contents, clock, by
+        self._seen = job.tap.preprocessing
 
     def __call__(self, file: File) -> list[Picture]:
         """Fill in the fields of a file; return the views of it that must be embedded."""
@@ -187,7 +188,7 @@ class Loader:
         if file.duplicate:
             file.width, file.height, file.format = self._by.measure(data)
         else:
-            picture = self._by.decode(data, self._job.tap.input_size, self._job.tap.crop)
+            picture = self._by.decode(data, self._seen)
             file.width, file.height, file.format = picture.width, picture.height, picture.format
             pictures = self._views(file.key, picture.pixels)
         self._clock.add("decode", since)

@@ -103,7 +103,7 @@ class Pictures:
             if hashlib.sha256(data).hexdigest() != key:
                 self.lost[key] = "changed"
                 return None
-            pixels = decoder.decode(data, self.tap.input_size, self.tap.crop).pixels
+            pixels = decoder.decode(data, self.tap.preprocessing).pixels
         except ImageError as error:
             self.lost[key] = error.error_type
             return None

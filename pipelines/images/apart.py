@@ -14,11 +14,13 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from typing import IO, Any
 
 import numpy as np
 
 from featurestore.errors import ImageError
+from featurestore.spec import Preprocessing
 from pipelines.images import decoder
 
 
@@ -29,14 +31,14 @@ class Apart:
         self._child: subprocess.Popen[bytes] | None = None
         self._asking = threading.Lock()
 
-    def decode(self, data: bytes, input_size: int, crop: str) -> decoder.Picture:
+    def decode(self, data: bytes, seen: Preprocessing) -> decoder.Picture:
         """Decode as ``decoder.decode`` does.
 
         Raises:
             ImageError: as there; or "crashed", if the child has died of the image.
         """
-        told, pixels = self._asked({"input_size": input_size, "crop": crop}, data)
-        square = np.frombuffer(pixels, np.uint8).reshape(input_size, input_size, 3)
+        told, pixels = self._asked(asdict(seen), data)
+        square = np.frombuffer(pixels, np.uint8).reshape(seen.input_size, seen.input_size, 3)
         return decoder.Picture(square, told["width"], told["height"], told["format"])
 
     def measure(self, data: bytes) -> tuple[int, int, str]:
@@ -98,7 +100,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             asked, data = _received(requests)
             try:
                 if asked:
-                    picture = decoder.decode(data, **asked)
+                    picture = decoder.decode(data, Preprocessing(**asked))
                     told, pixels = (picture.width, picture.height, picture.format), picture.pixels.tobytes()
                 else:
                     told, pixels = decoder.measure(data), b""

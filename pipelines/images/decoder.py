@@ -1,7 +1,7 @@
 """Decoding of image files to uint8 RGB by the rules "rgb8-v1".
 
 * JPEG, PNG, WebP, GIF (first frame), BMP and TIFF (the first page that is not marked as a thumbnail); nothing else.
-* The orientation in the EXIF, or in the XMP if the EXIF has none, is applied after the resize.
+* The orientation in the EXIF, or in the XMP if the EXIF has none, is applied.
 * ICC profiles and gAMA are ignored, as in Keras and torchvision, and therefore in the training of the backbones. On
   photographs Display P3 is 2 to 4 levels of 255 off on average, Adobe RGB 4 to 5. But linear light is 40 to 51 off: a
   file whose ICC profile says linear light is refused.
@@ -12,9 +12,9 @@
   values is scaled to 0..255. If none does, the image's own minimum..maximum is. NaN and infinity are refused.
 * Zero is black, or white where a TIFF says so. What cannot be decoded correctly is refused as "unsupported".
 * JPEG is decoded by libjpeg-turbo with the slow exact DCT and smooth upsampling, bit for bit as Pillow does. A large
-  one is decoded at the smallest of 1/8, 1/4 and 1/2 that leaves both sides at least twice the target.
-* Pillow's antialiased BILINEAR then makes the square: "squash" takes the whole rectangle, "center" its largest
-  central square, "pad" keeps the whole rectangle in shape and adds black, as Keras's pad_to_aspect_ratio does.
+  one is decoded at the smallest of 1/8, 1/4 and 1/2 that leaves both sides at least twice what the shortest side is
+  resized to: the input size, or more with crop "shortest". Without antialiasing it is decoded whole.
+* Then it becomes a square as the backbone's preprocessing says: the rules are in ``squares``.
 
 Any change to these rules needs a new name, since it changes features. A file decoded contrary to the rules is a bug;
 fixing that needs no new name. Until November 2026 the following files were decoded contrary to the rules, and their
@@ -55,10 +55,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from featurestore.errors import ImageError, UsageError
+from featurestore.errors import ImageError
 from featurestore.machine import available_cores
-from featurestore.spec import CROPS
-from pipelines.images import containers, samples, signatures, tiffs
+from featurestore.spec import Preprocessing
+from pipelines.images import containers, samples, signatures, squares, tiffs
 from pipelines.images.containers import MAX_PIXELS, Container
 
 MAX_SIDE = 2**20  # pixels; a row costs memory however short it is
@@ -110,7 +110,7 @@ class _Loaded(NamedTuple):
     format: str
 
 
-def decode(data: bytes, input_size: int, crop: str = "squash") -> Picture:
+def decode(data: bytes, seen: Preprocessing) -> Picture:
     """Decode a file's bytes to a square of RGB by the rules "rgb8-v1".
 
     Thread-safe; the GIL is released while JPEGs are decoded and while pixels are resized. Threads wait for one
@@ -118,39 +118,19 @@ def decode(data: bytes, input_size: int, crop: str = "squash") -> Picture:
 
     Args:
         data: the whole file.
-        input_size: s, the side of the square in pixels.
-        crop: how a rectangle becomes a square, one of ``featurestore.spec.CROPS``.
+        seen: what the backbone sees; all but its normalization counts. Its ``input_size`` is s.
 
     Raises:
         ImageError: the bytes are not an image that these rules can decode; bytes cause no other error.
-        UsageError: the crop rule is unknown.
+        UsageError: there is no such crop, resize, crop ratio or name of rules.
     """
-    if crop not in CROPS:
-        raise UsageError(f"Expected: crop {', '.join(CROPS)}. Got: {crop!r}.")
+    squares.check(seen)
     try:
-        with _loaded(data, input_size) as loaded:
-            square = _square(loaded.image, input_size, crop)
-            if loaded.turn is not None:
-                square = square.transpose(loaded.turn)
+        with _loaded(data, squares.decoded_side(seen)) as loaded:
+            square = squares.square(loaded.image, loaded.turn, (loaded.width, loaded.height), seen)
             return Picture(np.asarray(square), loaded.width, loaded.height, loaded.format)
     except Exception as error:  # Pillow raises nearly anything on damaged files
         raise _image_error(error) from error
-
-
-def _square(image: Image.Image, side: int, crop: str) -> Image.Image:
-    width, height = image.size
-    if crop == "pad":
-        scale = side / max(width, height)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-        padded = Image.new("RGB", (side, side))
-        padded.paste(image.resize(inner, Image.Resampling.BILINEAR), ((side - inner[0]) // 2, (side - inner[1]) // 2))
-        return padded
-    box = None
-    if crop == "center":
-        short = min(width, height)
-        left, top = (width - short) / 2, (height - short) / 2
-        box = (left, top, left + short, top + short)
-    return image.resize((side, side), Image.Resampling.BILINEAR, box)
 
 
 def measure(data: bytes) -> tuple[int, int, str]:
@@ -190,13 +170,13 @@ def thumbnail(data: bytes, side: int = 160) -> bytes:
 
 
 @contextlib.contextmanager
-def _loaded(data: bytes, target: int) -> Iterator[_Loaded]:
-    """Check the header, then decode to RGB; a JPEG may come out reduced, but not below twice the target."""
+def _loaded(data: bytes, target: int | None) -> Iterator[_Loaded]:
+    """Check the header, then decode to RGB; a JPEG may come out reduced, but not below twice the target, if any."""
     header, container = _header(data)
     image = header.image
     assert isinstance(image, ImageFile.ImageFile)
     is_jpeg = header.format == "jpeg"
-    factor = _reduction(image.size, target) if is_jpeg else 1
+    factor = _reduction(image.size, target) if is_jpeg and target else 1
     whole = "progressive" in image.info  # its coefficients are all kept until the last scan
     with _room.taken(image.width * image.height // (1 if whole else factor**2)):
         if is_jpeg:

@@ -25,7 +25,7 @@ SPEC = FeatureSpec(
 
 
 def changed(value: Any) -> Any:
-    return value + 1 if isinstance(value, int) else f"{value}x"
+    return value + 1 if isinstance(value, int | float) else f"{value}x"
 
 
 def variants() -> dict[str, FeatureSpec]:
@@ -104,6 +104,21 @@ def test_identity_of_views_is_pinned() -> None:
     assert views.set_name == "efficientnet-lite0-4df3529f-views"
 
 
+def test_identity_of_other_squares_is_pinned() -> None:
+    seen = Preprocessing(224, "lite", crop="shortest", resize="pillow-bicubic", crop_ratio=0.9)
+    other = replace(SPEC, preprocessing=seen)
+    assert other.to_json() == SPEC.to_json().replace(
+        '{"crop":"squash","decode"', '{"crop":"shortest","crop_ratio":0.9,"decode"'
+    ).replace("pillow-bilinear", "pillow-bicubic")
+    assert other.fingerprint() == "7ed60c30172e9b07c33aa05c8ba12eb3c5eb271a00fc495afea4327e58aee4a8"
+    assert FeatureSpec.from_json(other.to_json()) == other
+    whole = replace(SPEC, preprocessing=replace(seen, crop_ratio=1.0))
+    assert "crop_ratio" not in whole.to_json() and whole.fingerprint() != other.fingerprint()
+    for wrong in ('"0.9"', "1", "true", "null"):
+        with pytest.raises(StoreCorrupt, match="Expected: a feature spec"):
+            FeatureSpec.from_json(other.to_json().replace("0.9", wrong))
+
+
 def test_difference_names_the_field() -> None:
     for name, other in variants().items():
         assert name.split(".")[0] in SPEC.difference(other)
@@ -122,6 +137,7 @@ specs = st.builds(
         crop=st.text(),
         resize=st.text(),
         decode=st.text(),
+        crop_ratio=st.floats(0.1, 1),
     ),
     layer=st.text(),
     pooling=st.text(),

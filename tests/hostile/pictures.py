@@ -29,6 +29,7 @@ from typing import cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
+from decoding import decoded
 
 import pixels
 from faults import Faults
@@ -226,7 +227,7 @@ def _key(uri: str) -> Key:
 
 
 def _decode(*kinds: str) -> None:
-    likes = {name: decoder.decode(data, SIDE).pixels for name, data in seeds().items()}
+    likes = {name: decoded(data, SIDE).pixels for name, data in seeds().items()}
     for name, animal in pictures().items():
         if name.partition("-")[0] in kinds:
             print("at", name, flush=True)
@@ -274,7 +275,7 @@ def _judged(data: bytes) -> tuple[Outcome, np.ndarray | None, list[str]]:
     picture, outcome = None, cast(Outcome, "raised")
     with _watched(data, complaints):
         try:
-            picture = decoder.decode(data, SIDE)
+            picture = decoded(data, SIDE)
             outcome = (picture.width, picture.height)
         except ImageError as error:
             outcome = error.error_type

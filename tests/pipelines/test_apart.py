@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ import pytest
 from clusters import until
 from conftest import write_picture
 from featurestore.errors import ImageError
+from featurestore.spec import Preprocessing
 from pipelines.images import apart, decoder
+
+SEEN = Preprocessing(24, "lite")
 
 
 @pytest.fixture
@@ -32,10 +36,14 @@ def pictures(tmp_path: Path) -> list[bytes]:
     return [*small, (canary / "canary.jpg").read_bytes(), (canary / "canary.png").read_bytes()]
 
 
-@pytest.mark.parametrize("crop", ["squash", "center"])
-def test_it_decodes_and_measures_as_in_this_process(pictures: list[bytes], crop: str, by: apart.Apart) -> None:
+@pytest.mark.parametrize(
+    "seen", [SEEN, replace(SEEN, crop="center"), Preprocessing(24, "x", "shortest", "pillow-bicubic", crop_ratio=0.7)]
+)
+def test_it_decodes_and_measures_as_in_this_process(
+    pictures: list[bytes], seen: Preprocessing, by: apart.Apart
+) -> None:
     for data in pictures:
-        one, other = decoder.decode(data, 24, crop), by.decode(data, 24, crop)
+        one, other = decoder.decode(data, seen), by.decode(data, seen)
         assert (one.pixels == other.pixels).all() and other.pixels.dtype == one.pixels.dtype
         assert (one.width, one.height, one.format) == (other.width, other.height, other.format)
         assert by.measure(data) == decoder.measure(data)
@@ -44,7 +52,7 @@ def test_it_decodes_and_measures_as_in_this_process(pictures: list[bytes], crop:
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_its_errors_are_those_of_this_process(data: bytes, by: apart.Apart) -> None:
     for ours, theirs in (
-        (lambda: decoder.decode(data, 24, "squash"), lambda: by.decode(data, 24, "squash")),
+        (lambda: decoder.decode(data, SEEN), lambda: by.decode(data, SEEN)),
         (lambda: decoder.measure(data), lambda: by.measure(data)),
     ):
         with pytest.raises(ImageError) as here:
@@ -58,15 +66,15 @@ def test_a_child_that_dies_is_the_images_fault_and_the_next_image_gets_another(
     pictures: list[bytes], by: apart.Apart
 ) -> None:
     first, second = pictures[:2]
-    by.decode(first, 24, "squash")
+    by.decode(first, SEEN)
     child = by._child
     timer = threading.Timer(0.2, child.kill)
     os.kill(child.pid, signal.SIGSTOP)  # so that it dies while it has the image
     timer.start()
     with pytest.raises(ImageError, match=r"^Decoding it ended the process that did so \(SIGKILL\): ") as died:
-        by.decode(second, 24, "squash")
+        by.decode(second, SEEN)
     assert died.value.error_type == "crashed"
-    assert (by.decode(second, 24, "squash").pixels == decoder.decode(second, 24, "squash").pixels).all()
+    assert (by.decode(second, SEEN).pixels == decoder.decode(second, SEEN).pixels).all()
     assert by._child.pid != child.pid
 
 

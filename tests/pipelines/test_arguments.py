@@ -98,6 +98,7 @@ FREE = {
     "--image-column": "only a table knows its columns; see test_tables.py",
     "--label-column": "only a table knows its columns; see test_tables.py",
     "--init": "a path",
+    "--spec": "a path; what is in it is tested in test_foreign.py",
     "--reason": "any words; see test_champion.py",
     "--views-set": "is used with --views alone; see test_views.py",
 }
@@ -125,7 +126,8 @@ class Option(NamedTuple):
 def every_option() -> list[Option]:
     """All options, as the command line itself lists them, with their types."""
     found = []
-    callbacks = {command.callback.__name__: command.callback for command in commands.app.registered_commands}
+    registered = commands.app.registered_commands
+    callbacks = {command.name or command.callback.__name__: command.callback for command in registered}
     for command, about in COMMAND.commands.items():
         types = get_type_hints(callbacks[command])
         for parameter in about.params:
@@ -142,6 +144,7 @@ def inner(annotation: Any) -> list[Any]:
 
 
 OPTIONS = every_option()
+GOLDEN = Path(__file__).parents[1] / "golden" / "models"
 
 
 class World(NamedTuple):
@@ -156,6 +159,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("arguments")
     for number in range(60):
         write_picture(folder / "corpus" / "ab"[number % 2] / f"{number:02}.png", number)
+    (folder / "spec.toml").write_text('size = 64\nlayout = "NHWC"\n')
     labels = folder / "labels.csv"
     labels.write_text("path,label\n" + "".join(f"{path},x\n" for path in (folder / "corpus").rglob("*.png")))
     store = folder / "store"
@@ -176,6 +180,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "export": ["--to", str(folder / "exported")],
             "retrain": [str(folder / "nightly.toml")],
             "copy": [str(store), str(folder / "copy")],
+            "backbones add": ["mine", *map(str, (GOLDEN / "net.onnx", "--spec", folder / "spec.toml")), "--unproved"],
+            "backbones bench": ["efficientnet-lite0"],
         }
         yield World(folder, store, least)
         worker.engine_for.cache_clear()
@@ -256,7 +262,7 @@ def test_wrong_values_end_in_a_sentence_and_leave_the_store_as_it_was(world: Wor
 )
 def test_names_that_a_store_does_not_have_end_in_a_sentence(world: World, option: Option) -> None:
     before = contents(world.folder)
-    if (option.command, option.name) in (("embed", "--store"), ("retrain", "--store")):
+    if option.name == "--store" and option.command in ("backbones add", "embed", "retrain"):
         return  # which would be made
     for value in ("nosuch", "../../etc", "\udcff"):
         ended = ask(world, option, value)

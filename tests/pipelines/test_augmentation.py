@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from decoding import decoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_sample_images
@@ -21,7 +22,6 @@ from heads.base import softmax
 from heads.comparison.search import from_options
 from pipelines import commands
 from pipelines.embedding.embed import embed
-from pipelines.images import decoder
 from pipelines.images.augmentation import FILLS, Augmentation
 from pipelines.images.views import random_view
 from pipelines.options import CompareOptions, EmbedOptions, FitData, TrainOptions
@@ -177,7 +177,7 @@ def test_stored_views_are_the_features_of_those_very_views(corpus, tmp_path, eng
         data = file.read_bytes()
         key = hashlib.sha256(data).digest()
         at = int(np.searchsorted(keys, np.array(key, "S32")))
-        pixels = decoder.decode(data, SIDE).pixels
+        pixels = decoded(data, SIDE).pixels
         expected = engine(np.stack([random_view(pixels, STRONG, key, view) for view in (1, 2)]))
         assert np.array_equal(X[rows == at], expected.astype(np.float16).astype(np.float32)), hex_ids(keys[[at]])
 

@@ -6,16 +6,20 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import write_picture
+from featurestore import canary
 from featurestore.errors import BackboneError, UsageError
+from featurestore.spec import Preprocessing
 from featurestore.store import FeatureStore
+from heads import artifact
 from pipelines import commands
 from pipelines.backbones import table
 from pipelines.backbones.base import Backbone, Normalization
@@ -24,6 +28,7 @@ from pipelines.backbones.engines import open_engine
 from pipelines.backbones.graphs import import_openvino
 from pipelines.backbones.table import Tap, resolve
 from pipelines.embedding import worker
+from pipelines.images.decoder import decode
 
 SIDE, CELLS = 64, 4
 NUMBERS = Normalization(mean=(10.0, 20.0, 30.0), std=(50.0, 60.0, 70.0), channels="bgr")
@@ -107,6 +112,47 @@ def test_it_is_listed_embeds_trains_and_predicts(
     (told,) = run(capsys, "predict", new, *store)
     assert told["label"] in ("a", "b") and "error" not in told
     assert run(capsys, "embed", corpus, *store, "--backbone", "mean-colours", "--pooling", "none")["embedded"] == 0
+
+
+@dataclass(frozen=True)
+class CutColours(MeanColours):
+    """The same of squares that are made as its own preprocessing says."""
+
+    def preprocessing(self, tap: Tap) -> Preprocessing:
+        return replace(super().preprocessing(tap), crop="shortest", resize="plain-bicubic", crop_ratio=0.8)
+
+
+def test_its_preprocessing_makes_the_squares(
+    toy: MeanColours, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that are embedded, those of the canary, and those of images that are predicted."""
+    table.TABLE[toy.name] = cut = CutColours(**vars(toy))
+    store, taken = ("--store", tmp_path / "store"), ("--backbone", toy.name, "--pooling", "none", "--dtype", "float32")
+    draw = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "corpus" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(number % 2 * 100, 256, (70, 130, 3), np.uint8)).save(path)
+    done = run(capsys, "embed", tmp_path / "corpus", *store, *taken)
+    opened = FeatureStore(tmp_path / "store")
+    seen = opened.spec(done["feature_set"]).preprocessing
+    assert seen == resolve(toy.name).preprocessing == cut.preprocessing(resolve(toy.name))
+    assert (seen.crop, seen.resize, seen.shortest_side) == ("shortest", "plain-bicubic", 80)
+    data = opened.dataset(done["feature_set"])
+    squares = np.stack([decode(Path(uri.removeprefix("file://")).read_bytes(), seen).pixels for uri in data.uris])
+    np.testing.assert_allclose(data.X, expected(squares).reshape(40, -1), rtol=1e-5, atol=1e-5)
+    kept = canary.read(tmp_path / "store" / "features" / f"{done['feature_set']}.lance")
+    assert kept is not None and len(kept.vectors) == 2
+    for name, vector in kept.vectors.items():
+        square = decode((Path(table.__file__).parent / name).read_bytes(), seen).pixels
+        np.testing.assert_allclose(vector, expected(square).reshape(-1), rtol=1e-5, atol=1e-5)
+
+    head, _ = artifact.load(tmp_path / "store" / "runs" / trained(capsys, store))
+    new = tmp_path / "new.png"
+    Image.fromarray(draw.integers(0, 256, (90, 65, 3), np.uint8)).save(new)
+    (told,) = run(capsys, "predict", new, *store)
+    X = expected(decode(new.read_bytes(), seen).pixels).reshape(1, -1).astype(np.float32)
+    assert told["probability"] == pytest.approx(head.probabilities(X).max(), abs=1e-5)
 
 
 def trained(capsys: pytest.CaptureFixture[str], store: tuple[object, ...]) -> str:

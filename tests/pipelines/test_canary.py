@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from decoding import decoded
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -32,7 +33,7 @@ from pipelines.embedding import beam, worker
 from pipelines.embedding.embed import embed
 from pipelines.export import export
 from pipelines.finetuning.finetune import finetune
-from pipelines.images import decoder, views
+from pipelines.images import views
 from pipelines.images.augmentation import Augmentation
 from pipelines.maintenance import doctor, gc, verify
 from pipelines.options import EmbedOptions, FinetuneOptions, PredictOptions, TrainOptions
@@ -98,7 +99,7 @@ def test_a_set_keeps_the_vectors_of_the_pictures_and_where_they_were_computed(st
     canary_then = kept.read(canary_of(store).parent)
     assert canary_then is not None and list(canary_then.vectors) == list(canary.PICTURES)
     for name, vector in canary_then.vectors.items():
-        expected = CountingEngine(8)(decoder.decode(picture(name), 224).pixels[None])[0]
+        expected = CountingEngine(8)(decoded(picture(name), 224).pixels[None])[0]
         assert vector.dtype == np.float32 and np.array_equal(vector, expected)
     assert canary_then.versions.keys() == set(kept.LIBRARIES)
     assert canary_then.versions["numpy"] == np.__version__ and canary_then.processor
@@ -606,7 +607,7 @@ def test_images_that_are_still_what_they_were(tmp_path: Path) -> None:
         assert [uri for uri, _ in found.values()] == [files[number].as_uri() for number in expected]
         for number, (key, (_, pixels)) in zip(expected, found.items(), strict=True):
             assert key == hashlib.sha256(files[number].read_bytes()).digest()
-            assert np.array_equal(pixels, decoder.decode(files[number].read_bytes(), 8, "center").pixels)
+            assert np.array_equal(pixels, decoded(files[number].read_bytes(), 8, "center").pixels)
 
 
 def test_when_a_set_was_embedded_last(tmp_path: Path) -> None:

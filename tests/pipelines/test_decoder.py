@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import simplejpeg
 import sklearn.datasets
+from decoding import decoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from featurestore.errors import ImageError, UsageError
 from pipelines.images import containers, decoder, samples, signatures
-from pipelines.images.decoder import decode, thumbnail
+from pipelines.images.decoder import thumbnail
 
 PHOTOS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
 
@@ -47,7 +48,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> int:
 
 def failure(data: bytes) -> str:
     with pytest.raises(ImageError) as caught:
-        decode(data, 32)
+        decoded(data, 32)
     assert len(str(caught.value)) > 10
     return caught.value.error_type
 
@@ -75,7 +76,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 )
 def test_each_format_equals_pillow(format, options):
     data = encode(photo(), format, **options)
-    picture = decode(data, 96)
+    picture = decoded(data, 96)
     assert (picture.width, picture.height, picture.format) == (400, 300, format.lower())
     assert picture.pixels.shape == (96, 96, 3) and picture.pixels.dtype == np.uint8
     np.testing.assert_array_equal(picture.pixels, squashed(Image.open(BytesIO(data)), 96))
@@ -89,18 +90,18 @@ def test_reduced_jpegs_equal_pillows_draft(path, side):
     factor = {60: 2, 100: 2, 224: 1, 400: 1}[side]
     image.draft(None, (640 // factor, 427 // factor))
     assert image.size == (640 // factor, -(-427 // factor))
-    np.testing.assert_array_equal(decode(data, side).pixels, squashed(image, side))
+    np.testing.assert_array_equal(decoded(data, side).pixels, squashed(image, side))
 
 
 @pytest.mark.parametrize("size", [(3, 400), (400, 3), (1, 90), (7, 7), (3, 3), (5, 2), (17, 16)])
 def test_narrow_and_tiny_jpegs_are_decoded_whole(size):
     data = encode(photo(*size), "JPEG", quality=95)
-    np.testing.assert_array_equal(decode(data, 16).pixels, squashed(Image.open(BytesIO(data)), 16))
+    np.testing.assert_array_equal(decoded(data, 16).pixels, squashed(Image.open(BytesIO(data)), 16))
 
 
 def test_a_square_of_the_target_size_is_copied_out():
     files = [encode(photo(96, 96).rotate(angle), "JPEG") for angle in (0, 90)]
-    first, second = (decode(data, 96).pixels for data in files)
+    first, second = (decoded(data, 96).pixels for data in files)
     for pixels, data in zip((first, second), files, strict=True):
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(BytesIO(data))))
 
@@ -117,7 +118,7 @@ def test_reduction_keeps_twice_the_target(monkeypatch):
     monkeypatch.setattr(simplejpeg, "decode_jpeg", spy)
     data = encode(photo(2000, 1601), "JPEG")
     for side in (500, 400, 200, 100, 7):
-        decode(data, side)
+        decoded(data, side)
     assert shapes == [(1601, 2000), (801, 1000), (401, 500), (201, 250), (201, 250)]
 
 
@@ -129,7 +130,7 @@ def test_exif_orientation_is_applied(format, orientation):
     options = {"lossless": True} if format == "WEBP" else {}
     data = encode(photo(), format, exif=exif, **options)
     expected = ImageOps.exif_transpose(Image.open(BytesIO(data)))
-    picture = decode(data, 100)
+    picture = decoded(data, 100)
     assert (picture.width, picture.height) == expected.size == ((400, 300) if orientation < 5 else (300, 400))
     assert difference(picture.pixels, squashed(expected, 100)) <= 1  # turned before or after the resize
     small = Image.open(BytesIO(thumbnail(data, 40)))
@@ -153,7 +154,7 @@ def test_exif_orientation_is_applied(format, orientation):
     ids="png16 tiff16 tiff32 tiff32-full tiff32-bytes f-unit f-bytes f-words f-any png8".split(),  # noqa: SIM905
 )
 def test_a_ramp_stays_a_ramp(data):
-    pixels = decode(data, 256).pixels
+    pixels = decoded(data, 256).pixels
     assert difference(pixels[0, :, 0], np.arange(256)) <= 1
     assert (pixels == pixels[:1, :, :1]).all()
 
@@ -163,11 +164,11 @@ def test_unsigned_32_bit_tiff_does_not_wrap():
     tag = struct.pack("<HHI", TiffImagePlugin.SAMPLEFORMAT, 3, 1)
     data = signed.replace(tag + b"\2", tag + b"\1")
     assert data != signed
-    assert difference(decode(data, 256).pixels[0, :, 0], np.arange(256)) <= 1
+    assert difference(decoded(data, 256).pixels[0, :, 0], np.arange(256)) <= 1
 
 
 def test_constant_float_and_non_finite():
-    assert (decode(encode(Image.fromarray(np.full((8, 8), 7e9, "f4")), "TIFF"), 8).pixels == 0).all()
+    assert (decoded(encode(Image.fromarray(np.full((8, 8), 7e9, "f4")), "TIFF"), 8).pixels == 0).all()
     values = np.zeros((8, 8), "f4")
     values[3, 3] = np.nan
     assert failure(encode(Image.fromarray(values), "TIFF")) == "unsupported"
@@ -180,7 +181,7 @@ def test_16_bit_rgb_png_keeps_its_high_byte():
     data = b"\x89PNG\r\n\x1a\n" + b"".join(
         png_chunk(kind, part) for kind, part in ((b"IHDR", header), (b"IDAT", zlib.compress(body)), (b"IEND", b""))
     )
-    assert difference(decode(data, 256).pixels[0, :, 0], np.arange(256)) <= 1
+    assert difference(decoded(data, 256).pixels[0, :, 0], np.arange(256)) <= 1
 
 
 def transparent_pictures():
@@ -206,35 +207,35 @@ def transparent_pictures():
     ("data", "color"), [pytest.param(data, color, id=name) for name, data, color in transparent_pictures()]
 )
 def test_alpha_is_composited_over_white(data, color):
-    assert difference(decode(data, 8).pixels, np.array(color)) <= 1
+    assert difference(decoded(data, 8).pixels, np.array(color)) <= 1
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
 def test_small_modes_equal_pillow(mode, format):
     data = encode(photo().convert(mode), format)
-    np.testing.assert_array_equal(decode(data, 50).pixels, squashed(Image.open(BytesIO(data)), 50))
+    np.testing.assert_array_equal(decoded(data, 50).pixels, squashed(Image.open(BytesIO(data)), 50))
 
 
 def test_gray_and_cmyk_jpeg():
     for mode in ("L", "CMYK"):
         data = encode(photo().convert(mode), "JPEG", quality=95)
-        np.testing.assert_array_equal(decode(data, 250).pixels, squashed(Image.open(BytesIO(data)), 250))
-        assert np.abs(decode(data, 250).pixels.astype(int) - squashed(photo().convert(mode), 250)).mean() < 3
+        np.testing.assert_array_equal(decoded(data, 250).pixels, squashed(Image.open(BytesIO(data)), 250))
+        assert np.abs(decoded(data, 250).pixels.astype(int) - squashed(photo().convert(mode), 250)).mean() < 3
 
 
 def test_first_frame_of_a_gif_and_first_page_of_a_tiff():
     frames = [Image.new("RGB", (9, 9), color) for color in ("red", "lime")]
     for format in ("GIF", "TIFF", "WEBP"):
         data = encode(frames[0], format, save_all=True, append_images=frames[1:])
-        assert difference(decode(data, 9).pixels, np.array((255, 0, 0))) <= 2
+        assert difference(decoded(data, 9).pixels, np.array((255, 0, 0))) <= 2
 
 
 def test_extreme_aspect_and_single_pixel():
     for size in ((1, 60000), (60000, 1), (1, 1)):
         for format in ("PNG", "JPEG"):
             data = encode(Image.new("RGB", size, "red"), format)
-            assert difference(decode(data, 224).pixels, np.array((255, 0, 0))) <= 2
+            assert difference(decoded(data, 224).pixels, np.array((255, 0, 0))) <= 2
             assert max(Image.open(BytesIO(thumbnail(data))).size) == 160
 
 
@@ -249,17 +250,17 @@ def test_thumbnail_keeps_the_aspect():
 
 def test_unknown_crop_is_a_usage_error():
     with pytest.raises(UsageError, match="center"):
-        decode(PHOTOS[0].read_bytes(), 32, crop="middle")
+        decoded(PHOTOS[0].read_bytes(), 32, crop="middle")
 
 
 def test_threads_give_the_same_pixels():
     files = [encode(photo(300 + i, 200), format) for i in range(8) for format in ("JPEG", "PNG")]
-    expected = [decode(data, 64).pixels for data in files]
+    expected = [decoded(data, 64).pixels for data in files]
     wrong = []
 
     def work():
         for data, pixels in zip(files, expected, strict=True):
-            if not np.array_equal(decode(data, 64).pixels, pixels):
+            if not np.array_equal(decoded(data, 64).pixels, pixels):
                 wrong.append(1)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -339,7 +340,7 @@ def test_decoders_print_nothing(capfd):
     data = encode(photo(), "TIFF", compression="tiff_lzw")
     at = len(data) // 2
     with contextlib.suppress(ImageError):
-        decode(data[:at] + bytes(99) + data[at + 99 :], 32)
+        decoded(data[:at] + bytes(99) + data[at + 99 :], 32)
     assert failure(encode(photo(), "TIFF", compression="tiff_deflate").replace(b"\x78\x9c", b"\xff\xff")) == "corrupt"
     assert capfd.readouterr() == ("", "")
 
@@ -362,7 +363,7 @@ def test_threads_share_the_room_for_pixels(monkeypatch):
 
     monkeypatch.setattr(samples, "to_rgb", spy)
     with ThreadPoolExecutor(4) as pool:
-        widths = [picture.width for picture in pool.map(lambda data: decode(data, 32), files * 8)]
+        widths = [picture.width for picture in pool.map(lambda data: decoded(data, 32), files * 8)]
     assert widths == [400, 800] * 8
     assert most[0] == 400 * 300 * 2
 
@@ -374,10 +375,10 @@ def test_bands_of_rows_change_nothing(monkeypatch):
     files += [
         encode(Image.fromarray(ramp(dtype, top)), "TIFF") for dtype, top in (("u2", 65535), ("i4", 1e6), ("f4", 9))
     ]
-    whole = [decode(data, 96).pixels for data in files]
+    whole = [decoded(data, 96).pixels for data in files]
     monkeypatch.setattr(samples, "BAND_PIXELS", 7 * 400)
     for data, pixels in zip(files, whole, strict=True):
-        np.testing.assert_array_equal(decode(data, 96).pixels, pixels)
+        np.testing.assert_array_equal(decoded(data, 96).pixels, pixels)
 
 
 @pytest.mark.parametrize("number", range(10))
@@ -413,9 +414,9 @@ def test_harmless_junk_in_a_jpeg_still_decodes():
     padding = bytes(100)
     before_end = data[:-2] + padding + data[-2:]
     for side in (100, 50):  # whole and reduced by 1/2
-        expected = decode(data, side).pixels
+        expected = decoded(data, side).pixels
         for harmless in (before_tables, before_end, data + b"trailing" + bytes(100)):
-            np.testing.assert_array_equal(decode(harmless, side).pixels, expected)
+            np.testing.assert_array_equal(decoded(harmless, side).pixels, expected)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
@@ -454,15 +455,15 @@ def test_pillows_warnings_do_not_leak():
         warnings.simplefilter("always")
         for picture in (odd, palette, exif):
             with contextlib.suppress(ImageError):
-                decode(picture, 32)
+                decoded(picture, 32)
     assert not seen
-    decode(exif, 32)
+    decoded(exif, 32)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"II"])
 def test_garbled_exif_does_not_fail_a_picture(exif):
     data = encode(photo(), "JPEG", exif=exif)
-    np.testing.assert_array_equal(decode(data, 100).pixels, decode(encode(photo(), "JPEG"), 100).pixels)
+    np.testing.assert_array_equal(decoded(data, 100).pixels, decoded(encode(photo(), "JPEG"), 100).pixels)
 
 
 def test_pillows_global_switches_stay_as_they_are():
@@ -470,7 +471,7 @@ def test_pillows_global_switches_stay_as_they_are():
         return ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
 
     before = switches()
-    decode(encode(photo(), "PNG"), 32)
+    decoded(encode(photo(), "PNG"), 32)
     assert switches() == before
 
 
@@ -486,7 +487,7 @@ def test_damaged_bytes_decode_or_fail_cleanly(data, draw):
     patch = draw.draw(st.binary(max_size=40))
     keep = draw.draw(st.integers(0, len(data)))
     try:
-        assert decode((data[:start] + patch + data[start + len(patch) :])[:keep], 16).pixels.shape == (16, 16, 3)
+        assert decoded((data[:start] + patch + data[start + len(patch) :])[:keep], 16).pixels.shape == (16, 16, 3)
     except ImageError as error:
         assert error.error_type in {
             "empty",
@@ -501,4 +502,4 @@ def test_damaged_bytes_decode_or_fail_cleanly(data, draw):
 @given(st.binary(max_size=200))
 def test_any_bytes_fail_cleanly(data):
     with pytest.raises(ImageError):
-        decode(data, 16)
+        decoded(data, 16)

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from decoding import decoded
 
 from conftest import CountingEngine, first_canary, write_picture
 from featurestore.errors import (
@@ -124,14 +125,13 @@ def test_what_a_run_says_of_itself(
 
 
 def test_features_belong_to_their_pictures(corpus: Path, tmp_path: Path, engine: CountingEngine) -> None:
-    from pipelines.images.decoder import decode
 
     result = embed(str(corpus), tmp_path / "store", SMALL_SHARDS)
     data = FeatureStore(tmp_path / "store").dataset()
     assert data.fingerprint == result.fingerprint
     for row, uri, label in zip(data.X, data.uris, data.y, strict=True):
         path = Path(uri.removeprefix("file://"))
-        expected = engine(decode(path.read_bytes(), 224).pixels[None])[0].astype(np.float16)
+        expected = engine(decoded(path.read_bytes(), 224).pixels[None])[0].astype(np.float16)
         assert np.array_equal(row, expected.astype(np.float32))
         assert label == path.parent.name
 

@@ -17,6 +17,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from decoding import decoded
 from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
@@ -242,7 +243,7 @@ def test_its_features_are_the_networks_own(world: dict[str, Any], done: dict[str
     assert (again.feature_set, again.embedded, again.unchanged) == (done["feature_set"], 0, 66)
     rows = store.catalog.read(["uri", "sha256"]).sort_by("sha256")
     paths = [uri.removeprefix("file://") for uri in rows.column("uri").to_pylist()]
-    pixels = np.stack([decoder.decode(Path(path).read_bytes(), tap.input_size, tap.crop).pixels for path in paths])
+    pixels = np.stack([decoder.decode(Path(path).read_bytes(), tap.preprocessing).pixels for path in paths])
     expected = networks.build(tap).predict(pixels, verbose=0)
     stored, found = store.vectors(done["feature_set"], keys_of(rows.column("sha256")))
     assert found.all() and seeded.cosine(stored, expected).min() > 0.99999
@@ -262,7 +263,7 @@ def test_predict_finds_the_weights(world: dict[str, Any], done: dict[str, Any], 
         hidden.rename(world["weights"])
     store = FeatureStore(world["store"])
     tap = finetuned.find(store, done["backbone"])
-    X = networks.build(tap).predict(decoder.decode(new.read_bytes(), 64).pixels[None], verbose=0)
+    X = networks.build(tap).predict(decoded(new.read_bytes(), 64).pixels[None], verbose=0)
     head, _ = artifact.load(store.run_folder(done["run_id"]))
     assert told.label == head.predict(X)[0]
     assert told.probability == pytest.approx(head.probabilities(X).max(), abs=1e-3)

@@ -23,7 +23,7 @@ from pipelines import stored_heads
 from pipelines.backbones import canary, engine_options, engines
 from pipelines.backbones import table as networks
 from pipelines.embedding import labels, membership
-from pipelines.images import augmentation, containers, decoder, samples, tiffs
+from pipelines.images import augmentation, containers, decoder, samples, squares, tiffs
 from pipelines.sources import class_names, levels, listing, manifests, missing_files, tars, uris, webdataset
 
 MEBI = 1024 * 1024
@@ -86,6 +86,7 @@ GIBI = 1024 * MEBI
         (missing_files, {"MAX_FOLDERS": 100}),
         (stored_heads, {"CANDIDATES_SHOWN": 5}),
         (samples, {"BAND_PIXELS": 4_194_304}),
+        (squares, {"MAX_RESIZED": 16 * MEBI, "MIN_CROP_RATIO": 0.1, "BAND_ROWS": 16}),
         (webdataset, {"MAX_SIDE_FILE_BYTES": MEBI}),
         (
             tars,

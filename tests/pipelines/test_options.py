@@ -89,12 +89,21 @@ JOBS: dict[str, dict[str, Any]] = {
     "doctor": {"pipelines.maintenance.doctor": mock.DEFAULT},
     "gc": {"pipelines.maintenance.gc": {}},
     "copy": {"pipelines.maintenance.copy": COPIED},
-    "backbones": {"pipelines.backbones.table.table": [], "pipelines.backbones.networks.layers": []},
+    "backbones": {
+        "featurestore.store.FeatureStore": mock.DEFAULT,
+        "pipelines.backbones.foreign.names": {},
+        "pipelines.backbones.table.table": [],
+        "pipelines.backbones.networks.layers": [],
+    },
+    "backbones add": {"pipelines.backbones.addition.add": mock.DEFAULT},
+    "backbones bench": {"pipelines.backbones.speed.measure": []},
     "heads": {},
     "runs": {"featurestore.store.FeatureStore": mock.DEFAULT, "pipelines.retraining.night.nights": []},
     "retrain": {"pipelines.retraining.nightly.retrain": NIGHT, "pipelines.commands.output.log_as": None},
 }
 ARGUMENTS = {  # the least that a command takes, but for its store
+    "backbones add": ["mine", "net.onnx", "--spec", "spec.toml"],
+    "backbones bench": ["mine"],
     "copy": ["store", "other"],
     "embed": ["corpus"],
     "label": ["labels.csv"],
@@ -143,6 +152,9 @@ VIEW = "embed#2.options.augmentation"
 TRAIN, COMPARE = "train_head.options", "compare_heads.options"
 TUNE = "finetune.options"
 STORE = {
+    "backbones": ["FeatureStore.path"],
+    "backbones add": ["add.store"],
+    "backbones bench": ["measure.store"],
     "embed": ["embed.store"],
     "status": ["FeatureStore.path"],
     "forget": ["forget.store"],
@@ -171,6 +183,9 @@ TABLE: dict[str, Case] = {
     **{f"{command} --storage-option": BUCKET for command in (*STORE, "copy")},
     **{f"{command} --cache": FOLDER for command in (*STORE, "copy")},
     **{f"{command} --cache-limit": LIMIT for command in (*STORE, "copy")},
+    "backbones add --spec": at("add.spec", "other.toml"),
+    "backbones add --unproved": flag("add.unproved"),
+    "backbones bench --seconds": at("measure.seconds", 3.5),
     "embed --backbone": at(f"{EMBED}.backbone", "ResNet50"),
     "embed --weights": at(f"{EMBED}.weights", "w.h5"),
     "embed --layer": at(f"{EMBED}.layer", "conv"),
@@ -322,7 +337,12 @@ POSITIONAL = {
     "copy store": at("copy.store", "elsewhere"),
     "copy to": at("copy.to", "elsewhere"),
     "predict images": at("predict.pictures", "b.png", ("b.png",)),
-    "backbones name": Case("ResNet50", {"table": None, "layers": True, "layers.backbone": "ResNet50"}),
+    "backbones add name": at("add.name", "other"),
+    "backbones add model": at("add.model", "other.xml"),
+    "backbones bench name": at("measure.name", "other"),
+    "backbones name": Case(
+        "ResNet50", {"table": None, "table.added": None, "layers": True, "layers.backbone": "ResNet50"}
+    ),
 }
 
 
@@ -649,7 +669,7 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "doctor": ({"doctor": {"store": "store", "progress": True}}, ["bar", "repaired"]),
     "gc": ({"gc": {"store": "store", "older_than": 604_800.0}}, ["freed"]),
     "copy": ({"copy": {"store": "store", "to": "other", "progress": True}}, ["bar", "say"]),
-    "backbones": ({"table": {}}, ["table"]),
+    "backbones": ({"FeatureStore": {"path": "store"}, "names": {}, "table": {"added": ()}}, ["table"]),
     "heads": ({}, ["table"]),
     "runs": ({"FeatureStore": {"path": "store"}, "nights": {}}, ["table"]),
     "retrain": (
@@ -741,6 +761,8 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
 
 # How Python callers call the jobs: names, order, and what is given by its name alone.
 CALLS: dict[str, str] = {
+    "pipelines.backbones.addition.add": "store name model spec unproved=",
+    "pipelines.backbones.speed.measure": "name store seconds=",
     "pipelines.embedding.embed.embed": "source store options= progress= * as_source= began=",
     "pipelines.embedding.forget.forget": "store source * unknown_origin=",
     "pipelines.embedding.labels.import_labels": "file store label_set= * withdraw=",

@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 
+import decoding
 import numpy as np
 import pytest
 import tifffile
@@ -29,12 +30,12 @@ def test_the_right_pixels_or_unsupported(container, at_least):
 
 def failure(data: bytes) -> str:
     with pytest.raises(ImageError) as caught:
-        decoder.decode(data, 32)
+        decoding.decoded(data, 32)
     return f"{caught.value.error_type}: {caught.value}"
 
 
 def decoded(data: bytes) -> np.ndarray:
-    return decoder.decode(data, pixels.SIDE).pixels
+    return decoding.decoded(data, pixels.SIDE).pixels
 
 
 # --- refused by name

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
+from decoding import decoded
 from PIL import Image
 
 from featurestore.errors import ImageError
@@ -28,14 +29,14 @@ def square(*values: float, dtype: str) -> np.ndarray:
 
 
 def levels(data: bytes) -> np.ndarray:
-    pixels = decoder.decode(data, SIDE).pixels
+    pixels = decoded(data, SIDE).pixels
     assert (pixels == pixels[..., :1]).all()  # grey
     return pixels[..., 0].reshape(-1)
 
 
 def failure(data: bytes) -> str:
     with pytest.raises(ImageError) as caught:
-        decoder.decode(data, SIDE)
+        decoded(data, SIDE)
     return f"{caught.value.error_type}: {caught.value}"
 
 
@@ -131,7 +132,7 @@ def test_a_clear_colour_of_16_bits_is_compared_in_all_of_them(monkeypatch: pytes
     right[1, 2], right[3, 3] = (0x12, 0x56, 0x9A), (0x13, 0x56, 0x9A)
     for band in (2**22, SIDE):
         monkeypatch.setattr(samples, "BAND_PIXELS", band)
-        assert (decoder.decode(deep_png(values, 2, clear), SIDE).pixels == right).all()
+        assert (decoded(deep_png(values, 2, clear), SIDE).pixels == right).all()
     grey = square(300, 301, 556, dtype="u2")[..., None]
     found = levels(deep_png(grey, 0, chunk(b"tRNS", struct.pack(">H", 300))))
     assert found[:3].tolist() == [255, 1, 2] and (found[3:] == 255).all()
@@ -140,8 +141,8 @@ def test_a_clear_colour_of_16_bits_is_compared_in_all_of_them(monkeypatch: pytes
 def test_rgb_of_fewer_bits_keeps_the_high_8_of_them() -> None:
     values = np.full((SIDE, SIDE, 3), (0x0123, 0x0456, 0x0FFF), np.uint16)
     said = chunk(b"sBIT", b"\x0c\x0c\x0c")
-    assert (decoder.decode(deep_png(values, 2, said), SIDE).pixels == (0x12, 0x45, 0xFF)).all()
-    assert (decoder.decode(deep_png(values, 2), SIDE).pixels == (0x01, 0x04, 0x0F)).all()
+    assert (decoded(deep_png(values, 2, said), SIDE).pixels == (0x12, 0x45, 0xFF)).all()
+    assert (decoded(deep_png(values, 2), SIDE).pixels == (0x01, 0x04, 0x0F)).all()
 
 
 # --- bands
@@ -155,14 +156,14 @@ def test_bands_of_any_height_put_every_row_in_its_place(band: int, monkeypatch: 
     monkeypatch.setattr(samples, "BAND_PIXELS", band)
     rgba = np.arange(SIDE * SIDE * 4, dtype=np.uint8).reshape(SIDE, SIDE, 4)
     rgba[..., 3] = 255
-    assert (decoder.decode(encode(Image.fromarray(rgba), "PNG"), SIDE).pixels == rgba[..., :3]).all()
+    assert (decoded(encode(Image.fromarray(rgba), "PNG"), SIDE).pixels == rgba[..., :3]).all()
     rows = max(1, band // SIDE)
     assert sizes == [(top, min(top + rows, SIDE)) for top in range(0, SIDE, rows)]
 
 
 def test_what_needs_no_conversion_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "_rows", lambda image, band: pytest.fail("converted"))
-    decoder.decode(encode(Image.new("RGB", (SIDE, SIDE), "red"), "PNG"), SIDE)
+    decoded(encode(Image.new("RGB", (SIDE, SIDE), "red"), "PNG"), SIDE)
 
 
 # --- tables of images.py
@@ -196,12 +197,12 @@ def test_formats_are_known_by_their_first_bytes() -> None:
 def test_files_of_just_the_limit_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(Image.new("RGB", (SIDE, SIDE)), "PNG")
     monkeypatch.setattr(signatures, "MAX_FILE_BYTES", len(data))
-    decoder.decode(data, SIDE)
+    decoded(data, SIDE)
     assert failure(data + b"x") == f"too_large: {len(data) + 1} bytes are more than the limit of {len(data)}."
     monkeypatch.setattr(decoder, "MAX_PIXELS", 16)
-    decoder.decode(data, SIDE)
+    decoded(data, SIDE)
     monkeypatch.setattr(decoder, "MAX_SIDE", 4)
-    decoder.decode(data, SIDE)
+    decoded(data, SIDE)
     for size in ((5, 1), (1, 5)):
         assert failure(encode(Image.new("RGB", size), "PNG")) == (
             f"too_large: {size[0]}×{size[1]} pixels are more than the limit of 16, or 4 per side."
@@ -265,7 +266,7 @@ def test_a_jpeg_of_four_colours_keeps_them() -> None:
     values = np.arange(16 * 16 * 4, dtype=np.uint32).reshape(16, 16, 4) % 251
     data = encode(Image.fromarray(values.astype(np.uint8), "CMYK"), "JPEG", quality=100)
     right = 255 - simplejpeg.decode_jpeg(data, colorspace="CMYK")
-    assert (decoder.decode(data, 16).pixels == np.asarray(Image.fromarray(right, "CMYK").convert("RGB"))).all()
+    assert (decoded(data, 16).pixels == np.asarray(Image.fromarray(right, "CMYK").convert("RGB"))).all()
 
 
 def test_a_thumbnail_is_a_jpeg_of_its_quality() -> None:
@@ -281,5 +282,5 @@ def test_the_filter_of_warnings_is_added_once() -> None:
     with warnings.catch_warnings():
         warnings.resetwarnings()
         for _ in range(3):
-            decoder.decode(data, SIDE)
+            decoded(data, SIDE)
         assert [(one[0], one[3].pattern) for one in warnings.filters] == [("ignore", r"PIL\.")]

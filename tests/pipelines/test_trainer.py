@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import decoded
 from PIL import Image
 
 from featurestore.dataset import Dataset
@@ -22,13 +23,12 @@ from pipelines.backbones.table import Tap
 from pipelines.finetuning import checkpoint, epochs, finetune, trainer
 from pipelines.finetuning.pictures import Pictures, Watch
 from pipelines.finetuning.trainer import Trainer
-from pipelines.images import decoder
 from pipelines.images.augmentation import Augmentation
 from pipelines.images.views import random_view
 from pipelines.options import FinetuneOptions
 
 SIDE, WIDTH, RATE, MOMENTUM = 4, 5, 0.05, 0.75
-TAP = Tap("tiny", "none", "features", "none", SIDE, "center")
+TAP = Tap("efficientnet-lite0", "none", "features", "none", SIDE, "center")
 CLASSES = np.array(["a", "b", "c"])
 DRAW = np.random.default_rng(3)
 PIXELS = DRAW.integers(0, 256, (9, SIDE, SIDE, 3), np.uint8)
@@ -223,7 +223,7 @@ def trained(
 
 def squares(dataset: Dataset, rows: range) -> list[np.ndarray]:
     paths = [Path(uri.removeprefix("file://")) for uri in dataset.uris[list(rows)]]
-    return [decoder.decode(path.read_bytes(), 32, "center").pixels for path in paths]
+    return [decoded(path.read_bytes(), 32, "center").pixels for path in paths]
 
 
 @pytest.mark.parametrize("augmentation", [BENT, Augmentation(seed=4)], ids=["views", "plain"])

@@ -4,9 +4,10 @@ from pipelines.commands.output.console import bar, log_as, say, table
 from pipelines.commands.output.heads import compared, exported, finetuned, pointed, predicted, promoted, trained
 from pipelines.commands.output.nights import night, night_row
 from pipelines.commands.output.sources import embedded, failed, forgotten, labelled, write_csv
-from pipelines.commands.output.stores import freed, repaired, run_row, status, verified
+from pipelines.commands.output.stores import added_backbone, freed, repaired, run_row, status, verified
 
 __all__ = [
+    "added_backbone",
     "bar",
     "compared",
     "embedded",

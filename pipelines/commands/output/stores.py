@@ -11,9 +11,25 @@ from pipelines.run_kinds import kind_of
 if TYPE_CHECKING:
     from featurestore.maintenance.verify import Finding
     from featurestore.runs import RunRecord
+    from pipelines.backbones.addition import Added
     from pipelines.maintenance import DoctorResult
 
+SHORT = 12  # digits of a digest, for people
 FORGOTTEN = "removed images"  # as in pipelines.maintenance
+
+
+def added_backbone(added: Added) -> None:
+    """Print what is known of a network that was added."""
+    one = added.backbone
+    batch = "any number of images" if one.batch is None else f"{one.batch} at a time"
+    known = "" if added.new else ", which the store has already"
+    say(f"{one.name}{known}: {one.width:,} numbers per image, {batch}, sha256 {one.sha256[:SHORT]}")
+    if added.cosine is None:
+        say("  Not proved: nothing shows that its preprocessing is right.")
+    else:
+        say(f"  The reference gives the expected vector (cosine {added.cosine:.6f}).")
+    if taken := [f"{key} {value}" for key, value in added.defaults.items() if value != ""]:
+        say("  Left out of the spec, so: " + ", ".join(taken))
 
 
 def status(counted: Mapping[str, Any]) -> None:

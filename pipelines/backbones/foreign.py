@@ -1,0 +1,204 @@
+"""Networks that users add to a store, each a graph with a spec: ``STORE/backbones/models/NAME.json``.
+
+The graph lies beside it as OpenVINO's IR, ``<sha256>.xml`` and ``<sha256>.bin``, by its own digest. The digest of the
+model it was made from and all values of the spec that move a number are part of a feature set's identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+from featurestore import layout
+from featurestore.errors import BackboneError, StoreCorrupt, StoreError, UsageError
+from featurestore.spec import Preprocessing
+from featurestore.storage.base import location
+from featurestore.storage.files import (
+    exists,
+    is_plain_name,
+    listed,
+    make_folder,
+    read_bytes,
+    read_sealed,
+    replacing,
+    write_sealed,
+)
+from featurestore.store import FeatureStore
+from pipelines.backbones import PUBLISHED
+from pipelines.backbones.base import Backbone, Content, near
+from pipelines.backbones.model_spec import RESIZES, ModelSpec
+from pipelines.backbones.models import MAX_BYTES
+from pipelines.backbones.table import TABLE, Tap
+
+SUFFIXES = (".xml", ".bin")  # of the two files of OpenVINO's IR
+TOLD = ("sha256", "graph_sha256", "width", "batch", "layer")  # of a description, besides its name and the spec
+
+
+@dataclass(frozen=True)
+class Foreign(Backbone):
+    """A network that a user added.
+
+    Attributes:
+        model: its spec.
+        sha256: of the model that was added, in hex.
+        graph_sha256: of the two files of its graph, one behind the other.
+        folder: where these lie.
+    """
+
+    model: ModelSpec
+    sha256: str
+    graph_sha256: str
+    folder: str
+
+    def tap(self) -> Tap:
+        """Return what is computed with it: its spec leaves nothing to choose."""
+        return Tap(
+            self.name,
+            PUBLISHED,
+            self.layer,
+            str(self.model.pooled()),
+            self.input_size,
+            RESIZES[self.model.resize],
+            registered=self,
+        )
+
+    def preprocessing(self, tap: Tap) -> Preprocessing:
+        """Return what the spec says."""
+        return self.model.preprocessing()
+
+    def published_sha256(self, top: bool) -> str:
+        """Return the digest of the model that was added."""
+        return self.sha256
+
+    def fetch(self, top: bool) -> None:
+        """Do nothing: the graph is read where it lies."""
+
+    def at_hand(self) -> str:
+        """Return "yes"."""
+        return "yes"
+
+    def graph(self, tap: Tap) -> Content:
+        """Return the graph.
+
+        Raises:
+            StoreCorrupt: it is missing or damaged.
+        """
+        place = location(self.folder)
+        content = tuple(read_bytes(place / f"{self.graph_sha256}{suffix}", MAX_BYTES) for suffix in SUFFIXES)
+        if digest_of_graph(content) != self.graph_sha256:  # type: ignore[arg-type]
+            raise StoreCorrupt(f"Expected: the graph of {self.name} in {self.folder} as it was added. Got: another.")
+        return content  # type: ignore[return-value]
+
+    def layers(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the tapped layer, with the shape of one image's vector: the spec leaves no other."""
+        return [(self.layer, (self.width,))]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a store keeps of it."""
+        return {"name": self.name, "spec": asdict(self.model), **{key: getattr(self, key) for key in TOLD}}
+
+
+def digest_of_graph(content: Content) -> str:
+    """Return the sha256 of the two files of a graph, in hex."""
+    digest = hashlib.sha256(content[0])
+    digest.update(content[1])
+    return digest.hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError for a name that a backbone of a store cannot have."""
+    if not is_plain_name(name) or ":" in name or name.startswith((".", "-")):
+        raise UsageError(f"Expected: a name, such as dinov2-small. Got: {name!r}.")
+    if name in TABLE:
+        raise UsageError(f"There is a backbone {name} already: choose another name.")
+
+
+def put(folder: PurePath, backbone: Foreign, content: Content) -> None:
+    """Write a network's graph, then its description, each whole or not at all."""
+    make_folder(folder)
+    for suffix, data in zip(SUFFIXES, content, strict=True):
+        if not exists(folder / f"{backbone.graph_sha256}{suffix}"):
+            with replacing(folder / f"{backbone.graph_sha256}{suffix}") as temporary:
+                temporary.write_bytes(data)
+    write_sealed(folder / f"{backbone.name}{layout.JSON}", backbone.to_json())
+
+
+def keep(store: FeatureStore, backbone: Foreign, content: Content) -> tuple[Foreign, bool]:
+    """Add a network to a store, whose lock is taken; return it as it lies there, and whether it is new.
+
+    Raises:
+        BackboneError: another network has its name.
+        StoreLocked: another run holds the store's lock.
+    """
+    folder = layout.models(store.path)
+    with store.lock():
+        if backbone.name in (known := names(store.path)):
+            if known[backbone.name] == replace(backbone, folder=str(folder)):
+                return known[backbone.name], False
+            raise BackboneError(f"{store.path} has another backbone {backbone.name}: choose another name.")
+        put(folder, backbone, content)
+    return replace(backbone, folder=str(folder)), True
+
+
+def names(store: PurePath) -> dict[str, Foreign]:
+    """Return the networks of a store by their names, sorted; none if there is no store."""
+    paths = listed(layout.models(store))
+    return {path.stem: described(path) for path in paths if path.suffix == layout.JSON}
+
+
+def find(store: PurePath, name: str) -> Tap:
+    """Return what is computed with a network of a store.
+
+    Raises:
+        UsageError: neither the store nor the table has a backbone of this name.
+        StoreCorrupt: its description is damaged.
+    """
+    path = layout.models(store) / f"{name}{layout.JSON}"
+    if not is_plain_name(name) or not exists(path):
+        raise UsageError(f"There is no backbone {name!r}{near(name, [*TABLE, *names(store)])}.")
+    return described(path).tap()
+
+
+def described(path: PurePath) -> Foreign:
+    """Return the network that a description tells of.
+
+    Raises:
+        StoreCorrupt: the description is damaged.
+    """
+    told = read_sealed(path, required=True)
+    try:
+        return made(path.stem, ModelSpec.of(told["spec"]), str(path.parent), {key: told[key] for key in TOLD})
+    except (KeyError, TypeError, UsageError) as error:
+        raise StoreCorrupt(
+            f"Expected: the description of a backbone in {path}. Got: another file ({error})."
+        ) from error
+
+
+def files_of(path: PurePath) -> list[PurePath]:
+    """Return a description and, as far as it can be read, the two files of the graph it names."""
+    try:
+        digest = described(path).graph_sha256
+    except StoreError:
+        return [path]
+    return [path, *(path.with_name(f"{digest}{suffix}") for suffix in SUFFIXES)]
+
+
+def made(name: str, model: ModelSpec, folder: str, told: Mapping[str, Any]) -> Foreign:
+    """Return the network of a name, a spec and what ``TOLD`` lists."""
+    batch = told["batch"]
+    return Foreign(
+        name,
+        model.size,
+        int(told["width"]),
+        model.normalization(),
+        str(told["layer"]),
+        model,
+        str(told["sha256"]),
+        str(told["graph_sha256"]),
+        folder,
+        layout=model.layout,
+        batch=None if batch is None else int(batch),
+    )

