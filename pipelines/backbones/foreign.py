@@ -15,7 +15,7 @@ from typing import Any
 from featurestore import layout
 from featurestore.errors import BackboneError, StoreCorrupt, StoreError, UsageError
 from featurestore.spec import Preprocessing
-from featurestore.storage.base import location
+from featurestore.storage.base import location, storage_of
 from featurestore.storage.files import (
     exists,
     is_plain_name,
@@ -108,6 +108,11 @@ def digest_of_graph(content: Content) -> str:
     return digest.hexdigest()
 
 
+def where(folder: PurePath) -> str:
+    """Return a folder's address, which means the same in every process of a run."""
+    return storage_of(folder).uri(folder)
+
+
 def check_name(name: str) -> None:
     """Raise UsageError for a name that a backbone of a store cannot have."""
     if not is_plain_name(name) or ":" in name or name.startswith((".", "-")):
@@ -136,11 +141,11 @@ def keep(store: FeatureStore, backbone: Foreign, content: Content) -> tuple[Fore
     folder = layout.models(store.path)
     with store.lock():
         if backbone.name in (known := names(store.path)):
-            if known[backbone.name] == replace(backbone, folder=str(folder)):
+            if known[backbone.name] == replace(backbone, folder=where(folder)):
                 return known[backbone.name], False
             raise BackboneError(f"{store.path} has another backbone {backbone.name}: choose another name.")
         put(folder, backbone, content)
-    return replace(backbone, folder=str(folder)), True
+    return replace(backbone, folder=where(folder)), True
 
 
 def names(store: PurePath) -> dict[str, Foreign]:
@@ -170,7 +175,7 @@ def described(path: PurePath) -> Foreign:
     """
     told = read_sealed(path, required=True)
     try:
-        return made(path.stem, ModelSpec.of(told["spec"]), str(path.parent), {key: told[key] for key in TOLD})
+        return made(path.stem, ModelSpec.of(told["spec"]), where(path.parent), {key: told[key] for key in TOLD})
     except (KeyError, TypeError, UsageError) as error:
         raise StoreCorrupt(
             f"Expected: the description of a backbone in {path}. Got: another file ({error})."
