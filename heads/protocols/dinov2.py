@@ -32,7 +32,9 @@ def logistic_regression(parts: Parts) -> tuple[list[Row], list[str]]:
     Raises:
         HeadError: too few rows to choose C on, or none to fit.
     """
-    from heads.estimators import SweepLogisticRegressionCV  # with it comes scikit-learn, which takes a while
+    from sklearn.exceptions import ConvergenceWarning  # only here: scikit-learn's import takes a while
+
+    from heads.estimators import SweepLogisticRegressionCV
 
     train, val, test = parts[TRAIN], parts[VAL], parts[TEST]
     X, y = np.concatenate([train.X, val.X]), np.concatenate([train.y, val.y])
@@ -51,7 +53,8 @@ def logistic_regression(parts: Parts) -> tuple[list[Row], list[str]]:
         except ValueError as error:
             raise HeadError(f"The logistic regression cannot be fitted. {error}") from None
     scores = accuracies(test.y, model.predict_log_proba(test.X), model.classes_)
-    return [{"C": model.C_} | scores], [str(warning.message) for warning in told]
+    unsolved = [str(warning.message) for warning in told if issubclass(warning.category, ConvergenceWarning)]
+    return [{"C": model.C_} | scores], [f"{message.partition(':')[0]}." for message in unsolved]
 
 
 def nearest_neighbours(parts: Parts) -> tuple[list[Row], list[str]]:
