@@ -43,7 +43,7 @@ def linear_probe(parts: Parts) -> tuple[list[Row], list[str]]:
         if new:
             W = fit(X[fitted], labels[fitted], len(classes), DECAYS[new])
             right.update(zip(new, (_predicted(X[chooses], W) == labels[chooses]).sum(axis=1).tolist(), strict=True))
-        return max(tried, key=lambda at: right[at]) if any(right[at] for at in tried) else 0
+        return max(tried, key=lambda at: right[at])
 
     with np.errstate(over="ignore", invalid="ignore"):  # a large weight decay diverges, and its scores are NaN
         best = peak(list(range(0, len(DECAYS), COARSE)))
