@@ -50,6 +50,7 @@ def evaluate(
         "seconds": {name: of_set.seconds for name, of_set in done.items()},
         "notes": list(dict.fromkeys(note for of_set in done.values() for note in of_set.notes)),
         **left_out(first),
+        **({"feature_set": first.feature_set} if len(done) == 1 else {}),
     }
     asked = {"protocol": protocol, "sets": list(sets)}
     RunRecord(run_id, "protocol", started, asked | data.to_json(), outcome).write(opened.run_folder(run_id))

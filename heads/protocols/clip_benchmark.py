@@ -100,7 +100,8 @@ def fit(X: np.ndarray, y: np.ndarray, c: int, decays: np.ndarray) -> np.ndarray:
 
 LINEAR_PROBE = Protocol(
     "linear layer by AdamW, weight decay of 97 values",
-    "Cherti et al. 2022, Reproducible scaling laws for contrastive language-image learning, arXiv:2212.07143",
+    "after Radford et al. 2021, Learning Transferable Visual Models From Natural Language Supervision, "
+    "arXiv:2103.00020, A.3",
     "clip_benchmark/metrics/linear_probe.py of LAION-AI/CLIP_benchmark at commit "
     "48de38c1689fa6d8b4dd53e3370c669c3bb18117",
     linear_probe,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import typer
@@ -53,15 +53,10 @@ def compare(
     if context.args and not written.hidden:
         raise UsageError(f"Expected: an option. Got: {context.args[0]!r}; `penult compare --help` lists them.")
     if protocol is not None:
-        from pipelines.protocols import evaluate
-
-        fixed = [*given(written), *given(options), *([] if csv is None else ["--csv"]), *given(track, TRACKED)]
-        if refused := [flag for flag in fixed if flag not in WITH_PROTOCOL]:
-            raise UsageError(f"--protocol says all but the data and the split: leave {' and '.join(refused)} out.")
-        options = written.put_into(options)
-        result = evaluate(store, protocol, options.data, options.sets)
-        output.evaluated(result)
-        print_json(as_json, result)
+        asked = [*given(written), *given(options), *([] if csv is None else ["--csv"]), *given(track, TRACKED)]
+        if fixed := [flag for flag in asked if flag not in WITH_PROTOCOL]:
+            raise UsageError(f"--protocol says all but the data and the split: leave {' and '.join(fixed)} out.")
+        _evaluate(store, protocol, written.put_into(options), as_json)
         return
     options = written.put_into(options, context.args)
     if csv is not None:
@@ -74,3 +69,13 @@ def compare(
     if csv is not None:
         leaderboard.write(csv, result)
     track_run(track, store, result["run_id"])
+
+
+def _evaluate(store: PurePath, protocol: str, options: CompareOptions, as_json: bool) -> None:
+    """Make a published evaluation in place of a comparison."""
+    from pipelines.commands import output
+    from pipelines.protocols import evaluate
+
+    result = evaluate(store, protocol, options.data, options.sets)
+    output.evaluated(result)
+    print_json(as_json, result)
