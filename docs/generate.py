@@ -16,7 +16,7 @@ BESIDE = {
     "benchmarks": "how fast it is, and in how much memory: `make bench`",
     "docs": "pages on the corpus, the store, the commands, [nights](docs/retrain.md), [buckets](docs/objects.md), "
     "[clusters](docs/cluster.md), [scale](docs/scale.md), [MLflow and tables](docs/tracking.md), "
-    "[scikit-learn](docs/estimators.md), the figures, "
+    "[scikit-learn](docs/estimators.md), [published evaluations](docs/protocols.md), the figures, "
     "[extending penult](docs/extending.md); recipes",
     "examples": "a script that makes a corpus of 256 classes from fonts; Dags for Airflow; a cluster on this machine",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -210,8 +210,12 @@ def check_finite(dataset: Dataset) -> None:
         )
 
 
-def check_dataset(dataset: Dataset) -> list[str]:
+def check_dataset(dataset: Dataset, splits: Sequence[str] = SPLITS) -> list[str]:
     """Raise HeadError if a dataset cannot train and score a head; return notes on classes that train lacks.
+
+    Args:
+        dataset: the rows.
+        splits: those that must not be empty.
 
     Raises:
         HeadError: no labelled rows, an empty split, fewer than two classes, or features not finite.
@@ -220,7 +224,7 @@ def check_dataset(dataset: Dataset) -> list[str]:
         raise HeadError(
             f"Feature set {dataset.feature_set} has no labelled rows: import labels with `penult label FILE`."
         )
-    for split in SPLITS:
+    for split in splits:
         if not np.any(dataset.splits == split):
             raise HeadError(
                 f"The {split} split of {dataset.feature_set} is empty: "

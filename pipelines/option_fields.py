@@ -88,3 +88,13 @@ def made(kind: Any, values: Mapping[tuple[str, ...], Any], default: Any = MISSIN
         elif own is not MISSING:
             found[field.name] = own
     return kind(**found)
+
+
+def given(options: Any, words: Mapping[str, Option | None] | None = None) -> Iterator[str]:
+    """Yield the flag of each option whose value in an object of an options class is not the class's default."""
+    for leaf in leaves(type(options), words=words):
+        value = options
+        for name in leaf.path:
+            value = getattr(value, name)
+        if value != leaf.default:
+            yield leaf.flag

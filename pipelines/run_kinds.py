@@ -51,6 +51,12 @@ def _of_head(result: Mapping[str, Any]) -> str:
     return f"{best['head']} {best['test']:.1%} on test"
 
 
+def _of_protocol(result: Mapping[str, Any]) -> str:
+    scores = [row["top1"] for row in result["scores"]]
+    told = " to ".join(dict.fromkeys(f"{score:.1%}" for score in (min(scores), max(scores))))
+    return f"{result['protocol']} {told} on test"
+
+
 def _of_night(result: Mapping[str, Any]) -> str:
     labels, checks = result["labels"]["changed"], [c for c in result["checks"] if c["status"] != "ok"]
     told = [f"{result['date']} {result['decision']}", f"{result['embed']['new'] + result['embed']['changed']:,} new"]
@@ -67,6 +73,7 @@ _JOBS = (
     RunKind("label", lambda r: f"{r['added']:,} added, {r['changed']:,} changed", source="file"),
     RunKind("train", _of_head, makes_head=True),
     RunKind("compare", _of_head, makes_head=True),
+    RunKind("protocol", _of_protocol),
     RunKind("retrain", _of_night, source="recipe"),
     RunKind(
         "finetune",

@@ -37,7 +37,9 @@ def load_dataset(store: FeatureStore, data: FitData, memory_limit: int | None = 
 
 
 def load_datasets(store: FeatureStore, data: FitData, sets: Sequence[str], memory_limit: int | None) -> list[Dataset]:
-    """Load several feature sets, each with the images that all of them hold, in the same order."""
+    """Load several feature sets, each with the images that all of them hold, in the same order; or that of ``data``."""
+    if not sets:
+        return [load_dataset(store, data, memory_limit)]
     datasets = [load_dataset(store, replace(data, feature_set=name), memory_limit) for name in sets]
     keys = functools.reduce(np.intersect1d, [dataset.keys for dataset in datasets])
     return [dataset.take(np.searchsorted(dataset.keys, keys)) for dataset in datasets]
@@ -64,7 +66,7 @@ def train_head(store: str | PurePath, options: TrainOptions = TrainOptions()) ->
     result = train(dataset, options.spec, options.seed, augmented)
     run_id = opened.new_run_id("train")
     report = keep(opened, run_id, CompareResult.of(result), dataset, started, options.report)
-    outcome = {**result.to_json(run_id, run_id), "report": str(report), **_left_out(dataset)}
+    outcome = {**result.to_json(run_id, run_id), "report": str(report), **left_out(dataset)}
     asked = options.spec.to_json() | {"seed": options.seed} | options.data.to_json()
     RunRecord(run_id, "train", started, asked, outcome).write(opened.run_folder(run_id))
     if options.list_misclassified:
@@ -91,7 +93,7 @@ def compare_heads(
     options.check()
     data, sets, limit = options.data, options.sets, options.memory_limit
     opened, started = FeatureStore(store), utc_now()
-    datasets = load_datasets(opened, data, sets, limit) if sets else [load_dataset(opened, data, limit)]
+    datasets = load_datasets(opened, data, sets, limit)
     if data.views and datasets[0].stored is not None:
         raise UsageError("--views needs the training features in memory: raise --memory-limit, or leave --views out.")
     result = compare(
@@ -105,7 +107,7 @@ def compare_heads(
     dataset = next(dataset for dataset in datasets if dataset.feature_set == result.winner.feature_set)
     run_id = run_id or opened.new_run_id("compare")
     report = keep(opened, run_id, result, dataset, started, options.report)
-    outcome = {**result.to_json(run_id, run_id, str(report)), **_left_out(dataset)}
+    outcome = {**result.to_json(run_id, run_id, str(report)), **left_out(dataset)}
     asked = {
         "search": asdict(options.search),
         "seeds": list(options.evaluation.each_seed),
@@ -147,7 +149,7 @@ def keep(
     return folder / layout.REPORT
 
 
-def _left_out(dataset: Dataset) -> dict[str, Any]:
+def left_out(dataset: Dataset) -> dict[str, Any]:
     """Return as JSON how many labelled images are not in a dataset, by reason, with the URIs of ambiguous ones."""
     return {"excluded": dataset.excluded, "ambiguous_uris": list(dataset.ambiguous_uris)}
 

@@ -35,10 +35,15 @@ class Optimizer:
     step: Callable[[float, int], Update]
 
 
-def _adam(rate: float, step: int, weight_decay: float = 0.0) -> Update:
+def adam(rate: float, step: int, weight_decay: float = 0.0, epsilon: float = EPSILON) -> Update:
+    """Return the update of one step of Adam, or with a weight decay of AdamW; see ``Optimizer.step``.
+
+    Kingma & Ba 2015, "Adam" (arXiv:1412.6980); Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"
+    (arXiv:1711.05101).
+    """
     unbiased = math.sqrt(1 - SQUARE_DECAY**step) / (1 - MEAN_DECAY**step)
     root = math.sqrt(1 - SQUARE_DECAY)
-    factor, epsilon = rate * unbiased * (1 - MEAN_DECAY) / root, EPSILON / root
+    factor, least = rate * unbiased * (1 - MEAN_DECAY) / root, epsilon / root
 
     def update(W: np.ndarray, G: np.ndarray, room: np.ndarray, mean: np.ndarray, square: np.ndarray) -> None:
         if weight_decay:
@@ -49,7 +54,7 @@ def _adam(rate: float, step: int, weight_decay: float = 0.0) -> Update:
         np.multiply(square, SQUARE_DECAY, out=square)
         np.add(square, G, out=square)
         np.sqrt(square, out=room)
-        np.add(room, epsilon, out=room)
+        np.add(room, least, out=room)
         np.divide(mean, room, out=room)
         np.multiply(room, factor, out=room)
         np.subtract(W, room, out=W)
@@ -58,7 +63,7 @@ def _adam(rate: float, step: int, weight_decay: float = 0.0) -> Update:
 
 
 def _adamw(rate: float, step: int) -> Update:
-    return _adam(rate, step, WEIGHT_DECAY)
+    return adam(rate, step, WEIGHT_DECAY)
 
 
 def _rmsprop(rate: float, step: int) -> Update:
@@ -86,7 +91,7 @@ def _sgd(rate: float, step: int) -> Update:
 
 
 OPTIMIZERS = {
-    "adam": Optimizer(2, _adam),
+    "adam": Optimizer(2, adam),
     "adamw": Optimizer(2, _adamw),
     "rmsprop": Optimizer(1, _rmsprop),
     "sgd": Optimizer(0, _sgd),

@@ -8,14 +8,9 @@ from typing import Annotated
 from featurestore.options import Option
 from pipelines.options import TrackOptions
 
-Track = Annotated[
-    TrackOptions,
-    {
-        "uri": Option(
-            "Tell this MLflow server or database too, such as sqlite:///mlflow.db.", flag="--track", metavar="URI"
-        )
-    },
-]
+_URI = "Tell this MLflow server or database too, such as sqlite:///mlflow.db."
+TRACKED = {"uri": Option(_URI, flag="--track", metavar="URI")}
+Track = Annotated[TrackOptions, TRACKED]
 
 
 def check_tracking(track: TrackOptions) -> None:

@@ -73,7 +73,7 @@ TEXTS = {
     **dict.fromkeys(
         (
             *("--backbone", "--pooling", "--precision", "--engine", "--flip", "--fill", "--optimizer", "--schedule"),
-            *("--format", "--class-weight", "--heads", "--prefer"),
+            *("--format", "--class-weight", "--heads", "--prefer", "--protocol"),
         ),
         WORDS,
     ),

@@ -13,19 +13,20 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from conftest import CountingEngine, write_picture
-from featurestore.errors import UsageError
+from featurestore.errors import PenultError, UsageError
 from featurestore.runs import RunRecord
 from featurestore.splits import Split
 from featurestore.store import FeatureStore
 from heads import registry
 from heads.comparison import compare as comparison
 from heads.comparison.search import from_options
+from heads.protocols import table
 from pipelines import demo
 from pipelines.commands import app
 from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
 from pipelines.embedding.labels import import_labels
-from pipelines.options import CompareOptions, FitData, ReportOptions
+from pipelines.options import CompareOptions, EmbedOptions, FitData, ReportOptions
 from pipelines.sources import corpus as sources
 from pipelines.training import compare_heads, load_dataset
 
@@ -126,6 +127,78 @@ def test_options_that_are_wrong(store: Path, options: tuple[str, ...], message: 
     done = penult("train", "--store", store, *options)
     assert isinstance(done.exception, UsageError) and done.output == ""
     assert message in str(done.exception)
+
+
+PROTOCOLS = {
+    "dinov2-logreg": ["C"],
+    "dinov2-knn": ["k"],
+    "big-vision-fewshot": ["shots", "top1_range", "top1_by_seed"],
+    "clip-benchmark": ["weight_decay", "mean_per_class_recall"],
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_published_evaluation_is_told_and_recorded_and_keeps_no_head(store: Path, name: str) -> None:
+    done = penult("compare", "--store", store, "--protocol", name, "--val", "0.2", "--json")
+    told = json_of(done)
+    data = load_dataset(FeatureStore(store), FitData(split=Split(0.2)))
+    evaluated = table.evaluate(data, name)
+    assert told["scores"] == [{"feature_set": data.feature_set, **row} for row in evaluated.rows]
+    assert set(told["scores"][0]) - {"feature_set", "top1", "top1_ci"} == set(PROTOCOLS[name])
+    assert (told["protocol"], told["n"]["classes"], sum(told["n"].values())) == (name, 5, len(data) + 5)
+    assert f"Paper: {told['paper']}" in done.stderr and f"Code: {told['code']}" in done.stderr
+    for row in told["scores"]:
+        assert f"{row['top1']:.1%}" in done.stderr
+    kept = record(store, told["run_id"])
+    assert (kept.kind, kept.result, kept.parameters["val"]) == ("protocol", told, 0.2)
+    assert not (FeatureStore(store).run_folder(told["run_id"]) / "head.npz").exists()
+    best, worst = (f"{pick(row['top1'] for row in told['scores']):.1%}" for pick in (max, min))
+    summary = f"{name} {best} on test" if best == worst else f"{name} {worst} to {best} on test"
+    assert summary in penult("runs", "--store", store).stderr.replace("\n", " ")
+
+
+def test_a_published_evaluation_of_several_sets_is_on_the_images_of_both(
+    tmp_path: Path, engine: CountingEngine
+) -> None:
+    for number in range(120):
+        write_picture(tmp_path / "corpus" / "ab"[number % 2] / f"{number}.png", number)
+    first = embed(str(tmp_path / "corpus"), tmp_path / "store").feature_set
+    for number in range(120, 140):
+        write_picture(tmp_path / "corpus" / "ab"[number % 2] / f"{number}.png", number)
+    second = embed(str(tmp_path / "corpus"), tmp_path / "store", EmbedOptions(dtype="float32")).feature_set
+    sets = ("--set", first, "--set", second)
+    done = penult("compare", "--store", tmp_path / "store", *sets, "--protocol", "dinov2-knn", "--json")
+    told = json_of(done)
+    assert [(row["feature_set"], row["k"]) for row in told["scores"]] == [
+        (name, k) for name in (first, second) for k in (10, 20)
+    ]
+    assert told["n"]["train"] + told["n"]["val"] + told["n"]["test"] == 120
+    assert told["seconds"].keys() == {first, second} and len(told["notes"]) == 1
+    assert first in done.stderr and second in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--C", "1"), "leave --C out."),
+        (("--heads", "knn", "--cv", "5", "--csv", "b.csv"), "leave --heads and --cv and --csv out."),
+        (("--hidden", "8", "16"), "leave --hidden out."),
+        (("--views", "2", "--memory-limit", "1GB"), "leave --memory-limit and --views out."),
+        (("--track", "sqlite:///m.db", "--experiment", "x"), "leave --track and --experiment out."),
+        (("--val", "0"), "clip-benchmark chooses on validation, and the val split of "),
+        (("--protocol", "clip"), "There is no protocol 'clip': choose one of dinov2-logreg, "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_a_published_evaluation_cannot_be_made_with(store: Path, options: tuple[str, ...], message: str) -> None:
+    done = penult("compare", "--store", store, "--protocol", "clip-benchmark", *options)
+    assert isinstance(done.exception, PenultError) and done.output == ""
+    assert message in str(done.exception)
+
+
+def test_the_help_names_every_protocol() -> None:
+    said = " ".join(penult("compare", "--help").output.replace("-\n", "-").split()).replace("- ", "-")
+    assert all(name in said for name in table.PROTOCOLS) and table.PROTOCOLS.keys() == PROTOCOLS.keys()
 
 
 def test_nets_are_listed_as_words(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from heads import artifact, base
 from heads.comparison import compare, fewer_rows, fit_cache, search, space, streaming
 from heads.evaluation import calibration, learning_curve
 from heads.families import dense, linear, neighbors, svm
+from heads.protocols import big_vision, clip_benchmark, dinov2
 from heads.solvers import lbfgs, rows, sweep
 from pipelines import options as jobs
 from pipelines import stored_heads
@@ -56,6 +57,9 @@ GIBI = 1024 * MEBI
         (dense, {"MAX_EPOCHS": 100_000, "MAX_LAYERS": 16, "MAX_WIDTH": 65_536, "MAX_BATCH_ROWS": MEBI}),
         (neighbors, {"KNN_MAX_WORK": 1e13}),
         (svm, {"RBF_MAX_ROWS": 10_000, "RBF_MAX_CLASSES": 100}),
+        (dinov2, {"HELD_OUT": 10, "NEIGHBOURS": (10, 20, 100, 200), "TEMPERATURE": 0.07, "TOLERANCE": 1e-9}),
+        (big_vision, {"SHOTS": (1, 5, 10, 25), "SEEDS": 3, "PENALTY": 1024, "BIAS": 100, "LEAST_DEVIATION": 1e-5}),
+        (clip_benchmark, {"EPOCHS": 20, "BATCH": 512, "RATE": 0.1, "EPSILON": 1e-8, "SPANS": (8, 4, 2, 1)}),
         (jobs, {"MAX_SHARD_IMAGES": MEBI, "MAX_TOP": 1_000_000, "MOMENTUM": 0.9}),
         (engines, {"MAX_THREADS": 1024}),
         (engine_options, {"MAX_BATCH_PIXELS": 33_554_432}),

@@ -68,6 +68,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "compare": {
         "heads.reporting.leaderboard.check": None,
         "pipelines.training.compare_heads": RUN,
+        "pipelines.protocols.evaluate": RUN,
         "heads.reporting.leaderboard.write": None,
         **TRACKING,
     },
@@ -585,6 +586,20 @@ def compares(store: str, **options: Any) -> dict[str, Any]:
     return {"store": store, "options": COMPARES | options, "progress": True}
 
 
+def evaluates(store: str, protocol: str, **options: Any) -> dict[str, Any]:
+    return {"store": store, "protocol": protocol, "data": FITS["data"], "sets": ()} | options
+
+
+def said(job: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a job is told, but for what is none by default."""
+    return {path: value for path, value in flat(job, arguments).items() if value is not None}
+
+
+TABLE["compare --protocol"] = Case(  # another job, and no other
+    "dinov2-knn",
+    dict.fromkeys(("compare_heads", *said("compare_heads", compares("store"))))
+    | {"evaluate": True, **said("evaluate", evaluates("store", "dinov2-knn")), "shown": ["evaluated"]},
+)
 LISTED = {"source": "corpus", "hints": asdict(Hints())}
 SHARES = {"max_failure_rate": 0.05, "max_removed": 0.5}
 # By command, the jobs in their order, what each is asked for, and the functions of ``output`` that tell of it.
@@ -629,6 +644,12 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "compare": ({"compare_heads": compares("store")}, ["bar", "compared"]),
     "compare --set a --set b": ({"compare_heads": compares("store", sets=("a", "b"))}, ["bar", "compared"]),
+    "compare --protocol a": ({"evaluate": evaluates("store", "a")}, ["evaluated"]),
+    "compare --protocol a --set b": (
+        {"evaluate": evaluates("store", "a", data=FITS["data"] | {"feature_set": "b"})},
+        ["evaluated"],
+    ),
+    "compare --protocol a --set b --set c": ({"evaluate": evaluates("store", "a", sets=("b", "c"))}, ["evaluated"]),
     "finetune": (
         {
             "finetune": {
@@ -746,6 +767,7 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
         "status --csv": "FILE",
         "compare --prefer": "WHICH",
         "compare --csv": "FILE",
+        "compare --protocol": "NAME",
         "compare --budget": "TIME",
         "compare --memory-limit": "SIZE",
         "gc --older-than": "TIME",
@@ -768,6 +790,7 @@ CALLS: dict[str, str] = {
     "pipelines.embedding.labels.import_labels": "file store label_set= * withdraw=",
     "pipelines.training.train_head": "store options=",
     "pipelines.training.compare_heads": "store options= progress= * run_id=",
+    "pipelines.protocols.evaluate": "store protocol data= sets=",
     "pipelines.retraining.nightly.retrain": "recipe store options= console=",
     "pipelines.finetuning.finetune.finetune": "store head_id options weights= progress= say=",
     "pipelines.predict.predict": "pictures store head_id= options= say=",

@@ -1,7 +1,16 @@
 """All output for people, on stderr: tables, plain lines, and progress bars where there is a terminal."""
 
 from pipelines.commands.output.console import bar, log_as, say, table
-from pipelines.commands.output.heads import compared, exported, finetuned, pointed, predicted, promoted, trained
+from pipelines.commands.output.heads import (
+    compared,
+    evaluated,
+    exported,
+    finetuned,
+    pointed,
+    predicted,
+    promoted,
+    trained,
+)
 from pipelines.commands.output.nights import night, night_row
 from pipelines.commands.output.sources import embedded, failed, forgotten, labelled, write_csv
 from pipelines.commands.output.stores import added_backbone, freed, repaired, run_row, status, verified
@@ -11,6 +20,7 @@ __all__ = [
     "bar",
     "compared",
     "embedded",
+    "evaluated",
     "exported",
     "failed",
     "finetuned",

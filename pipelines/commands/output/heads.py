@@ -86,6 +86,35 @@ def compared(result: Mapping[str, Any]) -> None:
     say(f"Report: {result['report']}")
 
 
+def evaluated(result: Mapping[str, Any]) -> None:
+    """Print the results of a published evaluation, and where it is published."""
+    table([dict(_result(row, several=len(result["seconds"]) > 1)) for row in result["scores"]])
+    n = result["n"]
+    say(
+        f"{result['protocol']}: {result['about']}, of {n['classes']:,} classes, on {n['train']:,} images of train, "
+        f"{n['val']:,} of val and {n['test']:,} of test."
+    )
+    say(f"Paper: {result['paper']}")
+    say(f"Code: {result['code']}")
+    _notes(result)
+    say("No head is kept: `penult train` and `penult compare` without --protocol keep one.")
+    say(f"Run: {result['run_id']}")
+
+
+def _result(row: Mapping[str, Any], several: bool) -> Iterator[tuple[str, str]]:
+    """Yield the columns of one row of a published evaluation."""
+    if several:
+        yield "set", row["feature_set"]
+    for name, value in row.items():
+        heading = {"top1": "top-1", "top5": "top-5", "top1_ci": "interval", "top1_range": "range"}.get(name, name)
+        if name in ("C", "weight_decay", "k", "shots"):
+            yield heading.replace("_", " "), f"{value:.4g}"
+        elif name in ("top1_ci", "top1_range"):
+            yield heading, "{:.1%} to {:.1%}".format(*value)
+        elif name in ("top1", "top5", "mean_per_class_recall"):
+            yield heading.replace("_", " "), f"{value:.1%}"
+
+
 def _remarks(row: Mapping[str, Any]) -> Iterator[str]:
     """Yield the remarks on a row of a leaderboard."""
     if row.get("tied"):
