@@ -49,7 +49,7 @@ from heads import artifact, registry
 from heads.comparison import search
 from heads.comparison.fit_cache import Outcome, Results, key_of
 from heads.spec import HeadSpec
-from pipelines.backbones import finetuned
+from pipelines.backbones import finetuned, foreign
 from pipelines.embedding import worker
 from pipelines.embedding.embed import embed
 from pipelines.finetuning import checkpoint
@@ -85,10 +85,11 @@ def faults(seed: int, count: int) -> Faults:
 
 
 RUN, HEAD, RESULT = f"runs/{TRAINED}/run.json", f"runs/{TRAINED}/head.json", f"results/{KEY[:2]}/{KEY}.json"
-BACKBONE, BEGUN = f"backbones/{TUNED}.json", f"finetune/{DIGEST}/begun.json"
+BACKBONE, MODEL = f"backbones/{TUNED}.json", "backbones/models/mine.json"
+BEGUN = f"finetune/{DIGEST}/begun.json"
 NOTE, ENTRY = f"staging/{PENDING}/run.json", f"staging/{PENDING}/shards/0.json"
 LEDGER = "catalog.lance/ledger.json"
-PLACES = ("penult.json", LEDGER, RUN, HEAD, RESULT, BACKBONE, BEGUN, NOTE, ENTRY)
+PLACES = ("penult.json", LEDGER, RUN, HEAD, RESULT, BACKBONE, MODEL, BEGUN, NOTE, ENTRY)
 
 
 def store_in(folder: Path) -> Path:
@@ -114,6 +115,9 @@ def _template() -> Path:
     (store.path / "backbones" / f"{weights}.weights.h5").write_bytes(b"weights")
     tap = {"backbone": "MobileNet", "layer": "x", "pooling": "avg", "input_size": 32, "crop": "squash"}
     write_sealed(store.path / BACKBONE, {"id": TUNED, "sha256": weights, **tap})
+    (store.path / MODEL).parent.mkdir()
+    about = {"sha256": weights, "graph_sha256": weights, "width": 3, "batch": None, "layer": "x"}
+    write_sealed(store.path / MODEL, {"name": "mine", "spec": {"size": 64, "layout": "NHWC"}, **about})
     with checkpoint.own_folder(store.path / "finetune" / DIGEST, new_run_id):
         pass
     store.run_folder(UNFINISHED).mkdir()
@@ -150,6 +154,7 @@ def use(store: Path) -> dict[str, str]:
     reader("head", lambda: artifact.load(store / "runs" / TRAINED)[0].predict(np.zeros((2, SPEC.width), np.float32)))
     reader("results", lambda: Results(store / "results").get(KEY))
     reader("backbone", lambda: finetuned.find(opened(), finetuned.PREFIX + TUNED))
+    reader("model", lambda: foreign.find(store, "mine"))
     reader("begun", begun)
     reader("journals", lambda: [(staging.damaged(), list(staging.entries())) for staging in pending(store)])
     reader("status", lambda: status(opened()))
