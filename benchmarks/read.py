@@ -76,7 +76,7 @@ def main() -> None:
                 "reader": "FeatureStore.vectors (keys and checksums checked, in key order)",
                 "seconds": round(ours, 2),
                 "GB/s": round(gigabytes / ours, 2),
-                "ratio": round(ratio, 1),
+                "ratio": round(ratio, 2),
             },
         ],
     )

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore import layout
+from featurestore.concurrency import ahead_of
 from featurestore.dataset import Dataset, LabelledContents, assemble, hex_ids, labelled_contents
 from featurestore.errors import HeadError, StoreCorrupt, UsageError
-from featurestore.index import contains
+from featurestore.index import located
 from featurestore.listings import Listings
-from featurestore.schema import intact, keys_of, vectors_of
+from featurestore.schema import intact, keys_of, vectors_of, widened
 from featurestore.splits import Split, check_name
 from featurestore.storage.table import Pin
 from featurestore.vectors import StoredVectors
 
 FEW_KEYS = 500  # up to so many are looked up by a filter
 BATCH_ROWS = 2048  # of vectors stay in the CPU cache while they are checked and copied
+CHECKERS = 2  # threads that check batches while the caller takes others: they keep up with Lance
+AHEAD = 4  # batches that are read and not yet taken
 
 
 class Reader(Listings):
@@ -128,23 +132,11 @@ class Reader(Listings):
         Returns:
             X: float32 (n, d); found: bool (n,). Rows of X that were not found hold zeros.
         """
-        width = self.spec(feature_set).width
-        X, found = np.zeros((len(keys), width), np.float32), np.zeros(len(keys), bool)
         condition = f"view = {self.spec(feature_set).first_view}"
         if len(keys) <= FEW_KEYS:
             listed = ", ".join(f"X'{key}'" for key in hex_ids(keys))
             condition += f" AND sha256 IN ({listed})" if listed else " AND false"
-        for batch in self.batches(feature_set, condition, few=len(keys) <= FEW_KEYS):
-            batch_keys = keys_of(batch.column("sha256"))
-            at = np.minimum(np.searchsorted(keys, batch_keys), max(len(keys) - 1, 0))
-            wanted = keys[at] == batch_keys if len(keys) else np.zeros(len(batch_keys), bool)
-            rows = vectors_of(batch.column("vector"))
-            if wanted.all():
-                X[at] = rows
-            else:
-                X[at[wanted]] = rows[wanted]
-            found[at[wanted]] = True
-        return X, found
+        return self._in_order(feature_set, keys, 1, condition)
 
     def stored(self, feature_set: str, keys: np.ndarray, memory_limit: int) -> tuple[StoredVectors, np.ndarray]:
         """Return what ``vectors`` does, but leave the vectors in the store; found: bool (n,)."""
@@ -152,8 +144,8 @@ class Reader(Listings):
         condition = f"view = {spec.first_view}"
         numbers, found = [np.empty(0, np.int64)], np.zeros(len(keys), bool)
         for batch in self.table(feature_set).scan(["sha256"], condition, pin.version):
-            batch_keys = keys_of(batch.column(0))
-            numbers.append(np.where(contains(keys, batch_keys), np.searchsorted(keys, batch_keys), -1))
+            at, wanted = located(keys, keys_of(batch.column(0)))
+            numbers.append(np.where(wanted, at, -1))
             found[numbers[-1][numbers[-1] >= 0]] = True
         scan = partial(self.batches, feature_set, condition, pin=pin)
         return StoredVectors(scan, np.concatenate(numbers), len(keys), spec.width, memory_limit), found
@@ -169,17 +161,25 @@ class Reader(Listings):
         Returns:
             X: float32 (m, d), m up to n * views, ordered by content and view; rows: int64 (m,), indices into keys.
         """
-        parts, rows, numbers = [np.empty((0, self.spec(feature_set).width), np.float32)], [], []
-        for batch in self.batches(feature_set, f"view <= {int(views)}"):
-            batch_keys = keys_of(batch.column("sha256"))
-            at = np.searchsorted(keys, batch_keys)
-            wanted = contains(keys, batch_keys)
-            parts.append(vectors_of(batch.column("vector"))[wanted].astype(np.float32))
-            rows.append(at[wanted])
-            numbers.append(batch.column("view").to_numpy()[wanted])
-        X, at = np.concatenate(parts), np.concatenate([*rows, np.empty(0, np.int64)])
-        order = np.lexsort((np.concatenate([*numbers, np.empty(0, np.int16)]), at))
-        return X[order], at[order]
+        X, found = self._in_order(feature_set, keys, views, f"view <= {int(views)}")
+        return X if found.all() else X[found], np.flatnonzero(found) // views
+
+    def _in_order(
+        self, feature_set: str, keys: np.ndarray, views: int, condition: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first views of contents, float32 (n * views, d), and which were found, bool (n * views,)."""
+        spec, few = self.spec(feature_set), len(keys) <= FEW_KEYS and views == 1
+        X, found = np.zeros((len(keys) * views, spec.width), np.float32), np.zeros(len(keys) * views, bool)
+        for batch in self.batches(feature_set, condition, few=few):
+            at, wanted = located(keys, keys_of(batch.column("sha256")))
+            view = batch.column("view").to_numpy() - spec.first_view
+            at, wanted, vectors = at * views + view, wanted & (view >= 0), vectors_of(batch.column("vector"))
+            if not wanted.all():
+                at, vectors = at[wanted], vectors[wanted]
+            for rows, wide in widened(vectors):
+                X[at[rows]] = wide
+            found[at] = True
+        return X, found
 
     def batches(
         self,
@@ -197,8 +197,8 @@ class Reader(Listings):
             StoreCorrupt: a row's checksum does not match.
         """
         table = self.table(feature_set)
-        columns, version = ["sha256", "view", "vector", "checksum"], pin.version if pin else None
-        for batch in table.scan(columns, condition, version, batch_rows, few):
+
+        def checked(batch: pa.RecordBatch) -> pa.RecordBatch:
             wrong = np.flatnonzero(~intact(batch))
             if len(wrong):
                 key = batch.column("sha256")[int(wrong[0])].as_py().hex()
@@ -206,7 +206,11 @@ class Reader(Listings):
                     f"Expected in {table.path}: intact rows. Got: a wrong checksum for image {key}; "
                     "`penult doctor` embeds what is damaged anew."
                 )
-            yield batch
+            return batch
+
+        columns, version = ["sha256", "view", "vector", "checksum"], pin.version if pin else None
+        with ThreadPoolExecutor(CHECKERS) as pool:
+            yield from ahead_of(pool, checked, table.scan(columns, condition, version, batch_rows, few), AHEAD)
 
     def to_arrow(self, feature_set: str | None = None) -> pa.Table:
         """Return a whole feature set as an Arrow table, each row checked."""

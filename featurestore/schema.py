@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from featurestore.spec import FeatureSpec
 
 SPEC_KEY = b"penult.spec"
 KEY_BYTES = 32  # of a sha256
+IN_CACHE = 2**16  # float32 numbers, which stay in a core's cache
+BIAS = np.float32(2.0**112)  # the exponents of float32 are biased by 127, those of float16 by 15
+FINEST = np.array([2.0**-136], np.float32)  # the bits of the smallest float16, where float32 has such bits
 OK, FAILED = "ok", "failed"
 
 CATALOG = pa.schema(
@@ -132,6 +136,32 @@ def keys_of(column: Any) -> np.ndarray:
 def vectors_of(column: pa.FixedSizeListArray) -> np.ndarray:
     """Convert Arrow vectors to an array (n, d) in the stored dtype, read-only, without a copy."""
     return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+
+
+def widened(vectors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield vectors (n, d) in the stored dtype as float32, exactly: rows, and float32 (b, d) that lasts until the next.
+
+    numpy converts float16 number by number. Whole arrays take a sixth of the time: shifted by 13 bits, but for the
+    sign, the bits of a float16 are those of a float32 that is too small by a factor of 2^112, also if it is subnormal.
+    Left to numpy are infinity and NaN, and all numbers in a thread that takes subnormal ones for 0 (MXCSR.DAZ).
+    """
+    n, d = vectors.shape
+    if vectors.dtype != np.float16:
+        yield slice(0, n), vectors
+        return
+    wide, exact = np.empty((max(1, IN_CACHE // d), d), np.float32), (FINEST * BIAS).all()
+    for start in range(0, n, len(wide)):
+        part = vectors[start : start + len(wide)]
+        to, bits = wide[: len(part)], part.view(np.int16)
+        if exact and bits.max() < 0x7C00 and part.view(np.uint16).max() < 0xFC00:
+            shifted = to.view(np.int32)
+            np.copyto(shifted, bits)  # fills the upper half with the sign
+            np.left_shift(shifted, 13, out=shifted)
+            np.bitwise_and(shifted, ~0x70000000, out=shifted)
+            np.multiply(to, BIAS, out=to)
+        else:
+            np.copyto(to, part)
+        yield slice(start, start + len(part)), to
 
 
 def checksums(keys: np.ndarray, views: np.ndarray, vectors: np.ndarray) -> np.ndarray:

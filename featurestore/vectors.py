@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from featurestore.schema import vectors_of
+from featurestore.schema import vectors_of, widened
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class StoredVectors:
         """Return all vectors in memory, float32 (n, width)."""
         X, order, start = np.empty((self.n, self.width), np.float32), self.order, 0
         for piece in self.pieces():
-            X[order[start : start + len(piece)]] = piece
-            start += len(piece)
+            for _, wide in widened(piece):
+                X[order[start : start + len(wide)]] = wide
+                start += len(wide)
         return X

@@ -6,7 +6,6 @@ memory are fewer than the features, there are only as many axes as rows: weights
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,13 +15,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from featurestore.errors import HeadError
+from featurestore.schema import widened
 from heads.base import floored, slices, standardise
 
 MAX_ROTATED = 4096  # axes; an eigendecomposition takes cubic time, so wider problems are not rotated
 LEAST_VARIANCE = 1e-9  # relative to the largest
 MAKERS = 2  # threads that turn pieces into blocks, while another thread reads
 AHEAD = 4  # blocks that are read in advance
-IN_CACHE = 64  # rows converted from float16 at a time, so that they stay in the processor's cache
 BASIS_ROWS = 4096  # of a sample, converted to float32 at a time
 LEAST_SAMPLED = 50  # rows per feature; solutions of a smaller sample are too far from those of all rows
 
@@ -243,21 +242,9 @@ def _basis(some: StreamedRows) -> Basis:
 
 
 def _subtract(X: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:
-    """Write X (b, d) less ``mean`` into float32 ``out``.
-
-    float16 is converted by a table: numpy converts number by number, at a quarter of the speed.
-    """
-    if X.dtype != np.float16:
-        np.subtract(X, mean, out=out, dtype=np.float32)
-        return
-    for rows in slices(len(X), IN_CACHE):
-        np.subtract(np.take(_widened(), X[rows].view(np.uint16), mode="clip"), mean, out=out[rows])
-
-
-@functools.cache
-def _widened() -> np.ndarray:
-    """Return every float16 as float32, float32 (65536,), indexed by its bits."""
-    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    """Write X (b, d), in a stored dtype, less ``mean`` into float32 ``out``."""
+    for rows, wide in widened(X):
+        np.subtract(wide, mean, out=out[rows])
 
 
 def _ahead(items: Iterator[T], make: Callable[[T], T]) -> Iterator[T]:

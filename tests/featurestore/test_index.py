@@ -15,6 +15,7 @@ from featurestore.index import (
     KeySet,
     Known,
     contains,
+    located,
     pair_digests,
     present,
     row_digests,
@@ -88,7 +89,10 @@ def test_nothing_is_known_of_nothing() -> None:
 
 @given(st.sets(digests), st.lists(digests))
 def test_contains_is_a_set(there: set[bytes], asked: list[bytes]) -> None:
-    assert contains(np.sort(array(list(there))), array(asked)).tolist() == [k in there for k in asked]
+    keys = np.sort(array(list(there)))
+    assert contains(keys, array(asked)).tolist() == [k in there for k in asked]
+    at, found = located(keys, array(asked))
+    assert keys[at[found]].tolist() == array(asked)[found].tolist()
 
 
 @given(st.lists(digests), st.lists(st.lists(digests, max_size=5)))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +34,7 @@ from featurestore.schema import (
     spec_of,
     storable,
     vectors_of,
+    widened,
 )
 from featurestore.spec import FeatureSpec, Preprocessing
 
@@ -262,3 +268,53 @@ def test_the_largest_numbers_that_can_be_stored() -> None:
     X = np.array([[65504.0], [-65504.0], [65505.0], [1e38], [np.nan], [np.inf]], np.float32)
     assert storable(X, "float16").tolist() == [True, True, False, False, False, False]
     assert storable(X, "float32").tolist() == [True, True, True, True, False, False]
+
+
+# -- float16 as float32 --------------------------------------------------------------------------------------------
+
+EVERY = np.arange(2**16, dtype=np.uint16)
+
+
+def as_float32(vectors: np.ndarray) -> np.ndarray:
+    out = np.full(vectors.shape, np.nan, np.float32)
+    for rows, wide in widened(vectors):
+        out[rows] = wide
+    return out
+
+
+@contextmanager
+def subnormals_taken_for_zero() -> Iterator[None]:
+    """Set MXCSR.DAZ, as libraries compiled for speed do; it is at byte 28 of glibc's ``fenv_t`` on x86-64."""
+    libm, before = ctypes.CDLL("libm.so.6"), ctypes.create_string_buffer(32)
+    assert libm.fegetenv(before) == 0
+    changed = ctypes.create_string_buffer(before.raw[:28] + bytes([before.raw[28] | 0x40]) + before.raw[29:], 32)
+    assert libm.fesetenv(changed) == 0
+    try:
+        yield
+    finally:
+        libm.fesetenv(before)
+
+
+@given(
+    st.integers(1, 70_000),
+    st.sampled_from([EVERY, EVERY[:0x7C00], EVERY[:0x8000], EVERY[0x8000:], EVERY[0x8000:0xFC00]]),
+    st.sampled_from(DTYPES),
+    st.integers(0, 2**32 - 1),
+)
+def test_every_vector_is_widened_as_by_numpy(width: int, values: np.ndarray, dtype: str, seed: int) -> None:
+    """To the bit, in any order: subnormal numbers and negative zeros, with or without infinities and NaN of a sign."""
+    order = np.random.default_rng(seed).permutation(values)
+    vectors = np.resize(order, (-(-len(order) // width), width)).view(np.float16)
+    stored = vectors.astype(dtype)
+    assert np.array_equal(as_float32(stored).view(np.uint32), vectors.astype(np.float32).view(np.uint32))
+    assert as_float32(stored[:0]).shape == (0, width)
+
+
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="MXCSR is x86's")
+def test_vectors_are_widened_where_subnormal_numbers_are_taken_for_zero() -> None:
+    finite = EVERY[np.isfinite(EVERY.view(np.float16))].view(np.float16).reshape(-1, 8)
+    expected = finite.astype(np.float32).view(np.uint32)
+    with subnormals_taken_for_zero():
+        assert not (np.array([1e-40], np.float32) * np.float32(1e30)).any()  # they are
+        wide = as_float32(finite)
+    assert np.array_equal(wide.view(np.uint32), expected)

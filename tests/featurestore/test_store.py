@@ -1199,6 +1199,14 @@ def test_what_is_known_of_views(single: FeatureStore) -> None:
     assert empty.shape == (0, 8) and none.tolist() == []
 
 
+def test_a_view_that_no_set_of_views_has_takes_no_other_views_place(single: FeatureStore) -> None:
+    name = add_views(single, 1, {b"%d" % i: [1, 2, 0] for i in range(3)})
+    keys = np.sort(np.array([key(b"%d" % i) for i in range(3)], "S32"))
+    X, rows = single.views(name, keys, 2)
+    assert rows.tolist() == [0, 0, 1, 1, 2, 2]
+    assert np.array_equal(X, [vector(k) + np.float32(100 * view) for k in keys.tolist() for view in (1, 2)])
+
+
 def test_vectors_stay_in_the_store_above_half_the_memory(filled: FeatureStore) -> None:
     commit(filled, "r2", pictures(range(60, 70)), replace(SPEC, layer="other"))  # labelled, and not in this set
     size = 60 * SPEC.width * 4
