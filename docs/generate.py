@@ -14,7 +14,8 @@ COLUMNS = "110"
 BESIDE = {
     "tests": "what it does: `make test`; whether a wrong line is noticed: `make mutants`",
     "benchmarks": "how fast it is, and in how much memory: `make bench`",
-    "docs": "pages on the corpus, the store, the commands, [networks of your own](docs/backbones.md), [nights](docs/retrain.md), [buckets](docs/objects.md), "
+    "docs": "pages on the corpus, the store, the commands, [networks of your own](docs/backbones.md), "
+    "[nights](docs/retrain.md), [buckets](docs/objects.md), "
     "[clusters](docs/cluster.md), [scale](docs/scale.md), [MLflow and tables](docs/tracking.md), "
     "[scikit-learn](docs/estimators.md), [published evaluations](docs/protocols.md), the figures, "
     "[extending penult](docs/extending.md); recipes",

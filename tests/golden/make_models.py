@@ -24,8 +24,10 @@ MEAN, STD, CROP_RATIO = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875
 
 def main() -> None:
     """Write every file anew."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    spec = (FOLDER / "net.toml").read_text()
+    shutil.rmtree(FOLDER)
     FOLDER.mkdir()
+    (FOLDER / "net.toml").write_text(spec)
     keras, openvino = import_keras(), import_openvino()
     import tensorflow as tf
     import tf2onnx

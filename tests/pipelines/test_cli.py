@@ -83,6 +83,8 @@ def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         f"photos/{path.parent.name}/{path.name},{int(path.parent.name) % 2}" for path in tmp_path.rglob("photos/*/*")
     ]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    for name in ("net.onnx", "net.toml", "ref.png", "ref.npy"):
+        shutil.copy(Path(__file__).parents[1] / "golden" / "models" / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     said = []
     for line in examples():
