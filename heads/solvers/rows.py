@@ -103,9 +103,16 @@ class MemoryRows:
         Z = standardise(X, mean, scale)
         axes = _axes(Z)
         rotated = Z if axes is None else Z @ axes
-        self.basis = Basis(mean, scale, axes, _above_zero(np.einsum("ij,ij->j", rotated, rotated) / self.n))
+        self.basis = Basis(mean, scale, axes, above_zero(np.einsum("ij,ij->j", rotated, rotated) / self.n))
         self._rotated = np.ones((self.n, rotated.shape[1] + 1), np.float32)
         self._rotated[:, :-1] = rotated
+
+    @classmethod
+    def rotated(cls, rotated: np.ndarray, basis: Basis) -> MemoryRows:
+        """Return rows that are in the basis already, float32 (n, r + 1) whose last column is 1."""
+        made = cls.__new__(cls)
+        made.n, made.basis, made._rotated = len(rotated), basis, rotated
+        return made
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield consecutive rows, at most ``size`` at a time."""
@@ -130,6 +137,7 @@ class StreamedRows:
         basis: Basis,
         sample: Sample | None = None,
         room: int = 0,
+        features: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         """
         Args:
@@ -138,8 +146,10 @@ class StreamedRows:
             basis: the basis of the weights.
             sample: some of the rows, in memory.
             room: bytes that all problems solved together may take.
+            features: what each pass makes of raw rows (b, d), float32 (b, k); None: they stay as they are.
         """
         self._read, self.n, self.basis, self.sample, self.room = read, n, basis, sample, room
+        self._features = features
 
     @classmethod
     def surveyed(cls, read: Callable[[], Iterator[np.ndarray]], n: int, sampled: int, room: int = 0) -> StreamedRows:
@@ -156,11 +166,22 @@ class StreamedRows:
         """
         at = np.sort(np.random.default_rng(0).permutation(n)[:sampled])
         mean, scale, held = _survey(read(), n, at)
-        width = len(mean)
-        some = cls(lambda: iter([held]), len(at), Basis(mean, scale, None, np.ones(width, np.float32)))
-        some.basis = basis = _basis(some)
-        enough = len(at) >= LEAST_SAMPLED * width
-        return cls(read, n, basis, Sample(some, at) if enough else None, room)
+        basis, sample = _of_sample(mean, scale, held, at)
+        return cls(read, n, basis, sample, room)
+
+    def mapped(
+        self, features: Callable[[np.ndarray], np.ndarray], centre: np.ndarray, held: np.ndarray, at: np.ndarray
+    ) -> StreamedRows:
+        """Return the same rows as other features, with the basis of a sample of them; a large enough one is kept.
+
+        Args:
+            features: maps raw rows (b, d) to float32 (b, k); each pass calls it, in threads.
+            centre: float32 (k,), the origin of the basis.
+            held: the features of the sample, float32 (m, k).
+            at: the numbers of the sample's rows, int (m,).
+        """
+        basis, sample = _of_sample(centre, np.ones_like(centre), held, at)
+        return StreamedRows(self._read, self.n, basis, sample, self.room, features)
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield centred rows, at most ``size`` at a time, prepared in threads."""
@@ -175,6 +196,8 @@ class StreamedRows:
 
     def _centred(self, raw: Block) -> Block:
         rows, part = raw
+        if self._features is not None:
+            part = self._features(part)
         block = np.empty((len(part), part.shape[1] + 1), np.float32)
         block[:, -1] = 1
         _subtract(part, self.basis.mean, block[:, :-1])
@@ -228,6 +251,13 @@ def _finite(X: np.ndarray) -> np.ndarray:
     return X
 
 
+def _of_sample(mean: np.ndarray, scale: np.ndarray, held: np.ndarray, at: np.ndarray) -> tuple[Basis, Sample | None]:
+    """Return the basis of sampled rows, and the sample if it is large enough."""
+    some = StreamedRows(lambda: iter([held]), len(at), Basis(mean, scale, None, np.ones(len(mean), np.float32)))
+    some.basis = basis = _basis(some)
+    return basis, Sample(some, at) if len(at) >= LEAST_SAMPLED * len(mean) else None
+
+
 def _basis(some: StreamedRows) -> Basis:
     """Return the basis of sampled rows, given mean and scale; with all d axes, as other rows may vary along any."""
     mean, scale = some.basis.mean, some.basis.scale
@@ -237,9 +267,16 @@ def _basis(some: StreamedRows) -> Basis:
         Z = block[:, :-1] / scale
         covariance += (Z.T @ Z if whole else np.square(Z).sum(axis=0)) / some.n
     if not whole:
-        return Basis(mean, scale, None, _above_zero(covariance))
+        return Basis(mean, scale, None, above_zero(covariance))
     variances, axes = np.linalg.eigh(covariance)
-    return Basis(mean, scale, axes.astype(np.float32), _above_zero(variances))
+    return Basis(mean, scale, axes.astype(np.float32), above_zero(variances))
+
+
+def centred(X: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return X (b, d) less ``mean`` as float32."""
+    out = np.empty(X.shape, np.float32)
+    _subtract(X, mean, out)
+    return out
 
 
 def _subtract(X: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:
@@ -289,6 +326,6 @@ def _axes(Z: np.ndarray) -> np.ndarray | None:
     return np.linalg.qr(Z.T @ vectors)[0] if wide else vectors
 
 
-def _above_zero(variances: np.ndarray) -> np.ndarray:
+def above_zero(variances: np.ndarray) -> np.ndarray:
     """Return the variances, raised above 0: steps of L-BFGS stay finite along axes on which no row varies."""
     return np.maximum(variances, max(float(variances.max()), 1e-30) * LEAST_VARIANCE).astype(np.float32)
