@@ -30,13 +30,15 @@ def streamed_rows(train: Dataset) -> StreamedRows:
 
 
 def streamed_kernel_rows(train: Dataset, features: KernelFeatures, plain: StreamedRows) -> KernelRows:
-    """Return the same rows as the features of a kernel; reads a sample of them."""
+    """Return the same rows as the features of a kernel; reads them all once.
+
+    Raises:
+        HeadError: there is no room for them in temporary files.
+    """
     assert train.stored is not None
     fit = int(MAPPED_SHARE * train.stored.memory_limit / (4 * features.axes.shape[1]))
-    count = max(min(fit, int(MAX_SAMPLED * len(train))), 2)
-    at = np.sort(np.random.default_rng(0).permutation(len(train))[:count])
-    sample = train.stored.take(train.stored.order[at])
-    return KernelRows.streamed(features, plain, sample.pieces(), at)
+    sampled = max(min(fit, int(MAX_SAMPLED * len(train))), 2)
+    return KernelRows.streamed(features, plain, train.stored.pieces, sampled)
 
 
 def split(dataset: Dataset) -> dict[str, Dataset]:

@@ -104,8 +104,8 @@ class Table:
         labels.
         """
         if kernel not in self._prepared:
-            made = self._plain() if kernel is None else self._mapped(kernel)
-            self._prepared = {None: self._prepared[None], kernel: made} if None in self._prepared else {kernel: made}
+            self._prepared = {known: made for known, made in self._prepared.items() if known is None}
+            self._prepared[kernel] = self._plain() if kernel is None else self._mapped(kernel)
         return self._prepared[kernel]
 
     def _plain(self) -> Prepared:

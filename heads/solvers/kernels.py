@@ -7,21 +7,28 @@ Inner products of features are the kernel between landmarks, and so between all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from featurestore.errors import HeadError
 from featurestore.machine import available_cores
 from heads.base import slices
 from heads.solvers.blas import one_blas_thread
-from heads.solvers.rows import Basis, MemoryRows, Rows, StreamedRows, above_zero, centred
+from heads.solvers.rows import Basis, MemoryRows, Rows, StreamedRows, above_zero, centred, of_sample
 
 LEAST_EIGENVALUE = 1e-8  # of the landmarks' kernel, relative to the largest; below, float32 has more noise than signal
 BLOCK_ROWS = 1024  # mapped at a time by a thread
+PIECE_ROWS = 4096  # read at a time
 BASIS_ROWS = 16_384  # the most whose features decide the basis of rows in memory
 MOST_GAMMA = 1e20  # the kernel of equal rows is 1 and of others 0; times a squared distance it still is a float32
+
+Read = Callable[[], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -110,29 +117,27 @@ class KernelRows:
         return cls(MemoryRows.rotated(rotated, basis), features)
 
     @classmethod
-    def streamed(
-        cls, features: KernelFeatures, plain: StreamedRows, sample: Iterable[np.ndarray], at: np.ndarray
-    ) -> KernelRows:
-        """Return rows that are read and mapped anew on every pass.
+    def streamed(cls, features: KernelFeatures, plain: StreamedRows, read: Read, sampled: int) -> KernelRows:
+        """Return rows that are mapped once, into a temporary file that each pass reads.
 
         Args:
             features: of the kernel.
             plain: the rows, with the mean and the scale of raw features.
-            sample: some of the rows, raw, in pieces (b, d); a large enough sample's features are kept.
-            at: their numbers, ascending.
+            read: starts a pass; yields raw features (b, d) in pieces.
+            sampled: the most rows to sample.
+
+        Raises:
+            HeadError: there is no room for the file.
         """
-        mean, scale = plain.basis.mean, plain.basis.scale
-
-        def of_raw(X: np.ndarray) -> np.ndarray:
-            return features.of(squared_distances(centred(X, mean) / scale, features.landmarks))
-
-        held, start = np.empty((len(at), features.axes.shape[1]), np.float32), 0
+        at = np.sort(np.random.default_rng(0).permutation(plain.n)[:sampled])
+        stored, held = StoredFeatures(features.axes.shape[1]), []
+        for start, block in _mapped(features, plain, read()):
+            stored.append(block)
+            first, last = np.searchsorted(at, (start, start + len(block)))
+            held.append(block[at[first:last] - start])
         with one_blas_thread():
-            for piece in sample:
-                for rows in slices(len(piece), BLOCK_ROWS):
-                    held[start + rows.start : start + rows.stop] = of_raw(piece[rows])
-                start += len(piece)
-            return cls(plain.mapped(of_raw, features.centre, held, at), features)
+            basis, sample = of_sample(features.centre, np.ones_like(features.centre), np.concatenate(held), at)
+        return cls(StreamedRows(stored.read, plain.n, basis, sample, plain.room), features)
 
     def machine(self, coef: np.ndarray, intercept: np.ndarray) -> dict[str, np.ndarray]:
         """Return the arrays of a head, from ``coef`` (r, c) and ``intercept`` (c,) of the centred features."""
@@ -149,6 +154,53 @@ class KernelRows:
         kernel = gaussian(squared_distances(landmarks, landmarks), self.features.gamma)
         coef = self.features.axes.T @ (kernel @ arrays["coef"])
         return coef, arrays["intercept"] + self.features.centre @ coef
+
+
+class StoredFeatures:
+    """Features in a temporary file, as float16, which ends with this object."""
+
+    def __init__(self, width: int) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as this object lives)
+        self._width = width
+        weakref.finalize(self, self._file.close)
+
+    def append(self, X: np.ndarray) -> None:
+        """Add float16 rows (b, width).
+
+        Raises:
+            HeadError: there is no room.
+        """
+        try:
+            self._file.write(X.data)
+            self._file.flush()
+        except OSError as error:
+            raise HeadError(
+                f"The kernel's features of all training rows do not fit in {tempfile.gettempdir()} ({error.strerror}): "
+                "set TMPDIR to a folder with more room, or lower landmarks."
+            ) from error
+
+    def read(self) -> Iterator[np.ndarray]:
+        """Yield all rows in pieces, float16 (b, width)."""
+        size, at = 2 * self._width * PIECE_ROWS, 0
+        while data := os.pread(self._file.fileno(), size, at):
+            yield np.frombuffer(data, np.float16).reshape(-1, self._width)
+            at += len(data)
+
+
+def _mapped(
+    features: KernelFeatures, plain: StreamedRows, pieces: Iterator[np.ndarray]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield raw pieces as features, float16 (b, r), each with the number of its first row."""
+    mean, scale, start = plain.basis.mean, plain.basis.scale, 0
+    for piece in pieces:
+        out = np.empty((len(piece), features.axes.shape[1]), np.float16)
+
+        def work(rows: slice, piece: np.ndarray = piece, out: np.ndarray = out) -> None:
+            out[rows] = features.of(squared_distances(centred(piece[rows], mean) / scale, features.landmarks))
+
+        in_threads(work, len(piece))
+        yield start, out
+        start += len(piece)
 
 
 def squared_distances(X: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

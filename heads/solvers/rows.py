@@ -137,7 +137,6 @@ class StreamedRows:
         basis: Basis,
         sample: Sample | None = None,
         room: int = 0,
-        features: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         """
         Args:
@@ -146,10 +145,8 @@ class StreamedRows:
             basis: the basis of the weights.
             sample: some of the rows, in memory.
             room: bytes that all problems solved together may take.
-            features: what each pass makes of raw rows (b, d), float32 (b, k); None: they stay as they are.
         """
         self._read, self.n, self.basis, self.sample, self.room = read, n, basis, sample, room
-        self._features = features
 
     @classmethod
     def surveyed(cls, read: Callable[[], Iterator[np.ndarray]], n: int, sampled: int, room: int = 0) -> StreamedRows:
@@ -166,22 +163,8 @@ class StreamedRows:
         """
         at = np.sort(np.random.default_rng(0).permutation(n)[:sampled])
         mean, scale, held = _survey(read(), n, at)
-        basis, sample = _of_sample(mean, scale, held, at)
+        basis, sample = of_sample(mean, scale, held, at)
         return cls(read, n, basis, sample, room)
-
-    def mapped(
-        self, features: Callable[[np.ndarray], np.ndarray], centre: np.ndarray, held: np.ndarray, at: np.ndarray
-    ) -> StreamedRows:
-        """Return the same rows as other features, with the basis of a sample of them; a large enough one is kept.
-
-        Args:
-            features: maps raw rows (b, d) to float32 (b, k); each pass calls it, in threads.
-            centre: float32 (k,), the origin of the basis.
-            held: the features of the sample, float32 (m, k).
-            at: the numbers of the sample's rows, int (m,).
-        """
-        basis, sample = _of_sample(centre, np.ones_like(centre), held, at)
-        return StreamedRows(self._read, self.n, basis, sample, self.room, features)
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield centred rows, at most ``size`` at a time, prepared in threads."""
@@ -196,8 +179,6 @@ class StreamedRows:
 
     def _centred(self, raw: Block) -> Block:
         rows, part = raw
-        if self._features is not None:
-            part = self._features(part)
         block = np.empty((len(part), part.shape[1] + 1), np.float32)
         block[:, -1] = 1
         _subtract(part, self.basis.mean, block[:, :-1])
@@ -251,7 +232,7 @@ def _finite(X: np.ndarray) -> np.ndarray:
     return X
 
 
-def _of_sample(mean: np.ndarray, scale: np.ndarray, held: np.ndarray, at: np.ndarray) -> tuple[Basis, Sample | None]:
+def of_sample(mean: np.ndarray, scale: np.ndarray, held: np.ndarray, at: np.ndarray) -> tuple[Basis, Sample | None]:
     """Return the basis of sampled rows, and the sample if it is large enough."""
     some = StreamedRows(lambda: iter([held]), len(at), Basis(mean, scale, None, np.ones(len(mean), np.float32)))
     some.basis = basis = _basis(some)
