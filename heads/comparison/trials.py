@@ -1,4 +1,4 @@
-"""The fits of a comparison: linear families in sweeps, others in parallel; known outcomes are not fitted again."""
+"""The fits of a comparison: linear families and kernel machines in sweeps, others in parallel; none twice."""
 
 from __future__ import annotations
 
