@@ -14,7 +14,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from heads.comparison.trials import Experiment, Trial
 from heads.evaluation.significance import mcnemar
 from heads.registry import complete
 from heads.spec import HeadSpec
+from pipelines.demo import write_digits
 
 CS = tuple(float(f"{C:.3g}") for C in np.geomspace(0.01, 100, 10))
 GAMMAS = (0.3, 1.0, 3.0)  # of scikit-learn's "scale"
@@ -69,7 +70,7 @@ def icons() -> Iterator[Picture]:
             yield f"{path.parent.name}-{size}-{path.name}", path.parent.name, name, picture.convert("RGB")
 
 
-def write(folder: Path, pictures: Iterator[Picture]) -> Path:
+def write(folder: Path, pictures: Iterator[Picture]) -> None:
     folder.mkdir()
     with (folder / "manifest.csv").open("w") as file:
         rows = csv.writer(file)
@@ -77,32 +78,32 @@ def write(folder: Path, pictures: Iterator[Picture]) -> Path:
         for name, label, group, picture in pictures:
             picture.save(folder / name)
             rows.writerow((name, label, group))
-    return folder / "manifest.csv"
 
 
-def digits(folder: Path) -> Path:
-    from pipelines.demo import write_digits
-
-    write_digits(folder)
-    return folder
-
-
-CORPORA = {
-    "digits": digits,
+CORPORA: dict[str, Callable[[Path], object]] = {
+    "digits": write_digits,
     "letters": lambda folder: write(folder, letters()),
     "icons": lambda folder: write(folder, icons()),
 }
 
 
-def features(folder: Path, name: str) -> Dataset:
-    """Of a corpus, which is made and embedded unless it is there."""
-    store = folder / f"{name}.store"
-    if not store.exists():
-        from pipelines.embedding.embed import embed
-        from pipelines.options import EmbedOptions
+def features(folder: Path, name: str, views: int) -> dict[str, Dataset]:
+    """The splits of a corpus, train with views; it is made and embedded unless it is there."""
+    from pipelines.embedding.embed import embed
+    from pipelines.images.augmentation import Augmentation
+    from pipelines.options import EmbedOptions
 
-        embed(str(CORPORA[name](folder / name)), store, EmbedOptions(input_size=SIDE))
-    return FeatureStore(store).dataset(split=Split(0.2, 0.2))
+    store = folder / f"{name}.store"
+    source = folder / name / "manifest.csv" if name != "digits" else folder / name
+    if not source.exists():
+        CORPORA[name](folder / name)
+    embed(str(source), store, EmbedOptions(input_size=SIDE))
+    if views:
+        embed(str(source), store, EmbedOptions(input_size=SIDE, views=views, augmentation=Augmentation(rotation=10)))
+    opened = FeatureStore(store)
+    data = opened.dataset(opened.resolve(None), split=Split(0.2, 0.2))
+    parts = {split: data.part(split) for split in ("train", "val", "test")}
+    return {**parts, "train": opened.augmented(parts["train"], views)} if views else parts
 
 
 Way = tuple[float, float, dict[tuple[float, float], float], tuple[float, float], np.ndarray]
@@ -143,8 +144,7 @@ def theirs(parts: dict[str, Dataset], unit: float, every: int) -> Way:
     return factor * spent, factor * took, accuracies, best[1], best[2].predict(X_test) == test.y
 
 
-def race(name: str, data: Dataset, heads: list[str], every: int) -> list[dict[str, Any]]:
-    parts = {split: data.part(split) for split in ("train", "val", "test")}
+def race(name: str, parts: dict[str, Dataset], heads: list[str], every: int) -> list[dict[str, Any]]:
     X = standardise(parts["train"].X, *standardisation(parts["train"].X))
     unit = 1 / (X.shape[1] * float(X.var(dtype=np.float64)))
     found = {head: ours(parts, head, unit) for head in heads}
@@ -174,13 +174,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the corpora and their features are made, and found again")
     parser.add_argument("--corpora", default=",".join(CORPORA))
     parser.add_argument("--heads", default="kernel-svm,kernel-logreg")
+    parser.add_argument("--views", type=int, default=2, help="per training image, which are rows to train on too")
     parser.add_argument("--every", type=int, default=1, help="fit SVC for every so many values of C, and scale up")
     arguments = parser.parse_args()
     arguments.folder.mkdir(exist_ok=True)
     rows = []
     for name in arguments.corpora.split(","):
-        data = features(arguments.folder, name)
-        rows += race(name, data, arguments.heads.split(","), arguments.every)
+        parts = features(arguments.folder, name, arguments.views)
+        rows += race(name, parts, arguments.heads.split(","), arguments.every)
         print(*rows[-3:], sep="\n", file=sys.stderr, flush=True)
     show(f"{len(CS)} values of C × {len(GAMMAS)} gammas of kernel machines", rows)
 

@@ -12,6 +12,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,6 +175,8 @@ class StoredFeatures:
             self._file.write(X.data)
             self._file.flush()
         except OSError as error:
+            with suppress(OSError):  # it tries to write once more
+                self._file.close()
             raise HeadError(
                 f"The kernel's features of all training rows do not fit in {tempfile.gettempdir()} ({error.strerror}): "
                 "set TMPDIR to a folder with more room, or lower landmarks."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from test_streaming import TIGHT, compare, make, scores, told
 from threadpoolctl import threadpool_limits
 
 from featurestore.dataset import Dataset
+from featurestore.errors import HeadError
 from heads import artifact, registry
 from heads.base import Head, softmax, standardise
 from heads.comparison import tables
@@ -316,3 +318,35 @@ def test_streamed_kernels_are_those_in_memory(store: Path, tmp_path: Path) -> No
     if heads[0].params == heads[1].params and heads[0].family == heads[1].family:
         assert (heads[0].arrays["landmarks"] == heads[1].arrays["landmarks"]).all()
     assert streamed["winner"]["test"] == pytest.approx(held["winner"]["test"], abs=2.01 / streamed["n"]["test"])
+
+
+def test_features_for_which_there_is_no_room_are_an_error_that_says_so() -> None:
+    """The operating system refuses files above 8 KiB."""
+    stored = kernels.StoredFeatures(8)
+    rows = np.arange(800, dtype=np.float16).reshape(100, 8)
+    stored.append(rows)
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, most[1]))
+    try:
+        with pytest.raises(
+            HeadError, match=r"do not fit in .*: set TMPDIR to a folder with more room, or lower landmarks"
+        ):
+            stored.append(np.zeros((10_000, 8), np.float16))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+
+
+@settings(max_examples=20)
+@given(sizes=st.lists(st.integers(1, 20), min_size=1, max_size=5), width=st.integers(1, 6), piece=st.integers(1, 30))
+def test_stored_features_are_read_as_they_were_written(sizes: list[int], width: int, piece: int) -> None:
+    X = np.random.default_rng(0).normal(size=(sum(sizes), width)).astype(np.float16)
+    stored = kernels.StoredFeatures(width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "PIECE_ROWS", piece)
+        assert list(stored.read()) == []
+        for part in np.split(X, np.cumsum(sizes)[:-1]):
+            stored.append(part)
+        for _ in range(2):
+            pieces = list(stored.read())
+            assert {len(one) for one in pieces[:-1]} <= {piece}
+            np.testing.assert_array_equal(np.concatenate(pieces), X)
