@@ -36,6 +36,7 @@ from heads.comparison.trials import Experiment, Trial
 from heads.families.kernel import kernel_of
 from heads.solvers import kernels
 from heads.solvers.kernels import Kernel, KernelFeatures
+from heads.solvers.rows import Rows, StreamedRows
 from heads.spec import HeadSpec
 from heads.train import train
 
@@ -350,3 +351,56 @@ def test_stored_features_are_read_as_they_were_written(sizes: list[int], width: 
             pieces = list(stored.read())
             assert {len(one) for one in pieces[:-1]} <= {piece}
             np.testing.assert_array_equal(np.concatenate(pieces), X)
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def blocks_of(rows: Rows, size: int) -> np.ndarray:
+    """All rows of one pass, each at the place that its block names."""
+    out = np.full((rows.n, len(rows.basis.variances) + 1), np.nan, np.float32)
+    for at, block in rows.blocks(size):
+        out[at] = block
+    return out
+
+
+@pytest.mark.parametrize("basis_rows", [50, 10_000])
+def test_rows_in_memory_are_centred_features_in_a_basis_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, basis_rows: int
+) -> None:
+    monkeypatch.setattr(kernels, "BASIS_ROWS", basis_rows)
+    monkeypatch.setattr(kernels, "BLOCK_ROWS", 64)
+    X, _ = digits(10, 300)
+    X = X / 10
+    features = Kernel(0.02, False, 20).features(X[:20])
+    squared = kernels.squared_distances(X, features.landmarks)
+    rows = kernels.KernelRows.in_memory(features, squared).rows
+    found = blocks_of(rows, 77)
+    expected = features.of(squared) - features.centre
+    np.testing.assert_allclose(found, rows.basis.rotate(features.of(squared)), atol=1e-4)
+    np.testing.assert_allclose(found[:, :-1] @ rows.basis.axes.T, expected, atol=1e-4)
+    moments = found[:, :-1].T @ found[:, :-1] / len(X)
+    np.testing.assert_allclose(np.diag(moments), rows.basis.variances, rtol=1e-3)
+    apart = moments / np.sqrt(np.outer(rows.basis.variances, rows.basis.variances)) - np.eye(len(moments))
+    assert np.abs(apart).max() < (0.01 if basis_rows > 300 else 0.9)
+
+
+def test_streamed_rows_are_the_features_of_the_pieces() -> None:
+    X = np.random.default_rng(0).normal(2, 3, size=(450, 4)).astype(np.float16)
+    at = np.cumsum([7, 100, 1, 150])
+
+    def read() -> Iterator[np.ndarray]:
+        return iter(np.split(X, at))
+
+    plain = StreamedRows.surveyed(read, len(X), 50, room=123)
+    Z = standardise(X.astype(np.float32), plain.basis.mean, plain.basis.scale)
+    features = Kernel(0.5, True, 3).features(Z[:3])
+    rows = kernels.KernelRows.streamed(features, plain, read, 200).rows
+    expected = features.of(kernels.squared_distances(Z, features.landmarks)) - features.centre
+    found = blocks_of(rows, 60)
+    np.testing.assert_allclose(found[:, :-1], expected, atol=2e-3)
+    assert (found[:, -1] == 1).all() and rows.room == 123
+    assert rows.sample is not None and len(set(rows.sample.at)) == 200 and rows.sample.rows.basis is rows.basis
+    np.testing.assert_allclose(blocks_of(rows.sample.rows, 60), found[rows.sample.at], atol=1e-6)
+    few = kernels.KernelRows.streamed(features, plain, read, 149).rows
+    assert few.sample is None  # of three features it takes 150 rows
