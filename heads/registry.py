@@ -13,6 +13,7 @@ from featurestore.limits import check_seed
 from heads.base import Head, Problem, coded, fit_temperature, standardisation, standardise
 from heads.families.base import Family
 from heads.families.dense import DENSE
+from heads.families.kernel import KERNEL_LOGREG, KERNEL_SVM
 from heads.families.linear import LOGREG, RIDGE, SVM
 from heads.families.neighbors import KNN, NCM
 from heads.families.svm import RBF_SVM
@@ -25,6 +26,8 @@ FAMILIES: dict[str, Family] = {
     "svm": SVM,
     "ridge": RIDGE,
     "knn": KNN,
+    "kernel-logreg": KERNEL_LOGREG,
+    "kernel-svm": KERNEL_SVM,
     "rbf-svm": RBF_SVM,
     "dense": DENSE,
 }

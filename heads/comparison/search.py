@@ -49,7 +49,7 @@ def from_options(
             registry.complete(name, point)
         grids[name] = tuple(given)
     if not heads:  # without named families, the options choose those that have their parameters
-        grids = {name: grid for name, grid in grids.items() if grid}
+        grids = {name: grid for name, grid in grids.items() if grid and registry.family(name).searched}
     return Search(grids, tuple(class_weights))
 
 

@@ -58,8 +58,9 @@ class Search:
         names, counts = np.unique(y, return_counts=True)
         grids, notes = dict(self.grids), []
         if not grids:
-            slow = [name for name, row in registry.FAMILIES.items() if row.is_slow(len(y), len(names), to_score, width)]
-            grids = {name: () for name in registry.FAMILIES if name not in slow}
+            searched = {name: row for name, row in registry.FAMILIES.items() if row.searched}
+            slow = [name for name, row in searched.items() if row.is_slow(len(y), len(names), to_score, width)]
+            grids = {name: () for name in searched if name not in slow}
             notes = [f"{name} was left out: it is slow for {len(y):,} rows and {len(names)} classes." for name in slow]
         unbalanced = counts.max() >= UNBALANCED * counts.min()
         weights = self.class_weights or ((None, "balanced") if unbalanced else (None,))
@@ -136,6 +137,6 @@ def _usable(name: str, weights: Sequence[str | None], asked: bool) -> Sequence[s
     from heads import registry
 
     known = registry.family(name)
-    if not known.weighted or not (asked or known.loss):
+    if not known.weighted or not (asked or (known.loss and not known.kernel)):
         return (None,)
     return weights

@@ -4,18 +4,51 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from featurestore.dataset import Dataset
-from heads.base import SharedProblem, coded, standardisation
+from heads.base import Head, SharedProblem, coded, standardisation, standardise
 from heads.comparison.fit_cache import digest
-from heads.comparison.streaming import streamed_rows
+from heads.comparison.streaming import streamed_kernel_rows, streamed_rows
 from heads.comparison.subsampling import by_turns, first_of_each
-from heads.solvers.rows import MemoryRows, Rows
+from heads.solvers.kernels import Kernel, KernelRows, all_squared_distances
+from heads.solvers.rows import MemoryRows, Rows, StreamedRows
 from heads.train import check_finite
 
 HOLD_OUT = -1  # the part of fits to all training rows, which are scored on the validation split
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Training rows for sweeps.
+
+    Attributes:
+        rows: their features.
+        order: the rows' numbers in ``Table.training``, int (n,): by group or by place in the store.
+        mean, scale: of raw features, float32 (d,).
+        kernel: whose features they are; None: they are the standardised ones.
+    """
+
+    rows: Rows
+    order: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    kernel: KernelRows | None = None
+
+    def arrays(self, coef: np.ndarray, intercept: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the arrays of a head, from a fit's ``coef`` (r, c) and ``intercept`` (c,)."""
+        own = {"coef": coef, "intercept": intercept} if self.kernel is None else self.kernel.machine(coef, intercept)
+        return {"mean": self.mean, "scale": self.scale, "temperature": np.asarray(1.0), **own}
+
+    def start(self, head: Head | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the ``coef`` and ``intercept`` of a head that was fitted to these features; None for None."""
+        if head is None:
+            return None
+        return (
+            (head.arrays["coef"], head.arrays["intercept"]) if self.kernel is None else self.kernel.weights(head.arrays)
+        )
 
 
 class Table:
@@ -49,7 +82,8 @@ class Table:
             views = augmented.X[len(train) :]
             more += [augmented.keys[len(train) :], hashlib.sha256(np.ascontiguousarray(views).data).hexdigest()]
         self.digest = digest(train.fingerprint, *(column for pair in columns for column in pair), *more)
-        self._prepared: tuple[Rows, np.ndarray] | None = None
+        self._prepared: dict[Kernel | None, Prepared] = {}  # at most one of a kernel: each may be as large as training
+        self._squared: tuple[int, np.ndarray] | None = None
 
     def with_views(self, augmented: Dataset) -> Table:
         """Return the same splits and folds as a table that is fitted on ``augmented``."""
@@ -61,19 +95,49 @@ class Table:
             return self
         train = self.parts["train"]
         whole = Table(self.parts, 0, None if self.training is train else self.training)
-        whole._prepared = self._prepared
+        whole._prepared = self._prepared.copy()
         return whole
 
-    def rows(self) -> tuple[Rows, np.ndarray]:
-        """Return ``training`` for sweeps, and its rows' order there, int (n,): by group or by place in the store."""
-        if self._prepared is None:
-            training = self.training
-            if training.stored is not None:
-                self._prepared = streamed_rows(training), training.stored.order
-            else:
-                order = by_turns(training.y, 0) if self.groups is None else np.argsort(self.groups, kind="stable")
-                self._prepared = MemoryRows(training.X[order], *standardisation(training.X)), order
-        return self._prepared
+    def rows(self, kernel: Kernel | None = None) -> Prepared:
+        """Return ``training`` for sweeps: its standardised features, or those of a kernel.
+
+        Landmarks, mean and scale are of all training rows, also of those that a part leaves out: they do not depend on
+        labels.
+        """
+        if kernel not in self._prepared:
+            self._prepared = {known: made for known, made in self._prepared.items() if known is None}
+            self._prepared[kernel] = self._plain() if kernel is None else self._mapped(kernel)
+        return self._prepared[kernel]
+
+    def _plain(self) -> Prepared:
+        training = self.training
+        if training.stored is not None:
+            streamed = streamed_rows(training)
+            return Prepared(streamed, training.stored.order, streamed.basis.mean, streamed.basis.scale)
+        order, (mean, scale) = self._order(), standardisation(training.X)
+        return Prepared(MemoryRows(training.X[order], mean, scale), order, mean, scale)
+
+    def _mapped(self, kernel: Kernel) -> Prepared:
+        training = self.training
+        landmarks = training.take(kernel.choose(len(training))).read().X
+        if training.stored is not None:
+            plain = self.rows()
+            assert isinstance(plain.rows, StreamedRows)
+            features = kernel.features(standardise(landmarks, plain.mean, plain.scale))
+            made = streamed_kernel_rows(training, features, plain.rows)
+            return replace(plain, rows=made.rows, kernel=made)
+        order, (mean, scale) = self._order(), standardisation(training.X)
+        features = kernel.features(standardise(landmarks, mean, scale))
+        if self._squared is None or self._squared[0] != kernel.landmarks:  # the same for every gamma
+            squared = all_squared_distances(
+                lambda rows: standardise(training.X[order[rows]], mean, scale), len(order), features.landmarks
+            )
+            self._squared = kernel.landmarks, squared
+        made = KernelRows.in_memory(features, self._squared[1])
+        return Prepared(made.rows, order, mean, scale, made)
+
+    def _order(self) -> np.ndarray:
+        return by_turns(self.training.y, 0) if self.groups is None else np.argsort(self.groups, kind="stable")
 
     def left_out(self, part: int) -> tuple[int, ...]:
         """Return the groups that fits of a part do without."""
@@ -145,9 +209,9 @@ class Beginnings(Table):
         self.digest = digest(whole.digest, "beginnings", *map(str, sizes))
         self._whole = whole
 
-    def rows(self) -> tuple[Rows, np.ndarray]:
+    def rows(self, kernel: Kernel | None = None) -> Prepared:
         """Return those of the whole table."""
-        return self._whole.rows()
+        return self._whole.rows(kernel)
 
     def left_out(self, part: int) -> tuple[int, ...]:
         """Return the groups that fits of a part do without: those of the larger parts, and the rest."""
@@ -165,7 +229,7 @@ class Shots(Table):
     def __init__(self, whole: Table, k: int) -> None:
         """``whole``: a table without folds and views."""
         self.parts, self.name, self.training, self.k = whole.parts, whole.name, whole.training, k
-        self.groups = self._prepared = None
+        self.groups = None
         self.digest = digest(whole.digest, "shots", str(k))
 
     def _fitted_rows(self, part: int) -> np.ndarray | slice:

@@ -1,4 +1,4 @@
-"""The fits of a comparison: linear families in sweeps, nets together, others in parallel; none that is known."""
+"""The fits of a comparison: linear families and kernel machines in sweeps, nets together, others in parallel."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from heads.base import Head, Problem
 from heads.comparison.fit_cache import Outcome, Results, key_of
 from heads.comparison.tables import HOLD_OUT, Table
 from heads.families.linear import LinearProblem, fit_many
+from heads.solvers.kernels import Kernel
 from heads.solvers.sweep import LabelledRows
 from heads.spec import HeadSpec
 from heads.train import timed_fit
@@ -67,7 +68,7 @@ class Experiment:
         tables, candidates: looked up by the numbers in the trials.
         results: known outcomes.
         deadline: in seconds of ``time.monotonic``; no fit begins after it.
-        start: a linear head that is close to those that are fitted.
+        start: a head of a linear family that is close to those that are fitted.
     """
 
     tables: Sequence[Table]
@@ -107,51 +108,45 @@ class Experiment:
         return key_of(self.tables[trial.table].digest, **fit)
 
     def _fits(self, trials: Sequence[Trial]) -> Iterator[Made]:
-        sweeps: dict[tuple[int, str], list[Trial]] = defaultdict(list)
+        sweeps: dict[tuple[int, Kernel | None], dict[str, list[Trial]]] = {}
         together: dict[str, list[Trial]] = defaultdict(list)
         others = []
         for trial in trials:
             name = self.candidates[trial.candidate].head
             if registry.FAMILIES[name].loss and self.tables[trial.table].shares_passes:
-                sweeps[trial.table, name].append(trial)
+                sweeps.setdefault((trial.table, self._kernel(trial)), {}).setdefault(name, []).append(trial)
             elif registry.FAMILIES[name].fit_many:
                 together[name].append(trial)
             else:
                 others.append(trial)
-        for some in sweeps.values():
+        for some in (some for families in sweeps.values() for some in families.values()):
             yield from _guarded(self._sweep, some)
         for some in together.values():
             yield from _guarded(self._together, some)
         yield from self._side_by_side(others)
 
-    def _sweep(self, trials: Sequence[Trial]) -> Iterator[Made]:
-        """Fit trials of one linear family and one table; all of them share each pass over the rows.
+    def _kernel(self, trial: Trial) -> Kernel | None:
+        candidate = self.candidates[trial.candidate]
+        kernel = registry.FAMILIES[candidate.head].kernel
+        return None if kernel is None else kernel(**candidate.params)
 
-        The mean and the scale of features come from all training rows, also from those that a part leaves out: they do
-        not depend on labels.
-        """
+    def _sweep(self, trials: Sequence[Trial]) -> Iterator[Made]:
+        """Fit trials of one linear family, kernel and table; all of them share each pass over the rows."""
         table, specs = self.tables[trials[0].table], [self.candidates[trial.candidate] for trial in trials]
         family, groups = registry.FAMILIES[specs[0].head], table.groups
         assert family.loss is not None and family.C is not None
-        rows, order = table.rows()
+        prepared = table.rows(self._kernel(trials[0]))
         classes, y = np.unique(table.training.y, return_inverse=True)
         scored = {trial.part: table.scored(trial.part) for trial in trials}
-        data = LabelledRows(rows, y[order], len(classes), None if groups is None else groups[order])
+        order = prepared.order
+        data = LabelledRows(prepared.rows, y[order], len(classes), None if groups is None else groups[order])
         problems = [
             LinearProblem(family.C(**spec.params), spec.class_weight, table.left_out(trial.part))
             for trial, spec in zip(trials, specs, strict=True)
         ]
-        start = None if self.start is None else (self.start.arrays["coef"], self.start.arrays["intercept"])
-        for fit in fit_many(data, family.loss, problems, start):
+        for fit in fit_many(data, family.loss, problems, prepared.start(self.start)):
             trial, spec = trials[fit.problem], specs[fit.problem]
-            arrays: dict[str, np.ndarray] = {
-                "mean": rows.basis.mean,
-                "scale": rows.basis.scale,
-                "temperature": np.asarray(1.0),
-                "coef": fit.coef,
-                "intercept": fit.intercept,
-            }
-            head = family.head(spec.head, dict(spec.params), classes, arrays)
+            head = family.head(spec.head, dict(spec.params), classes, prepared.arrays(fit.coef, fit.intercept))
             part = scored[trial.part]
             note = "" if fit.converged else f"not solved within {fit.passes} passes"
             yield trial, Outcome(head.predict(part.X) == part.y, fit.seconds, note), head if groups is None else None

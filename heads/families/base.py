@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from heads.base import Head, Problem
+from heads.solvers.kernels import Kernel
 from heads.solvers.sweep import Loss
 
 HALF_DECADES = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
@@ -46,8 +47,11 @@ class Family:
         fit_many: fits many problems, each with all its parameters, side by side; yields each fit as soon as it is done.
             A problem is taken when there is room for it, and may be a ``SharedProblem``. Arrays are those of ``fit``,
             to the last bit. None: a comparison calls ``fit`` in threads.
+        kernel: takes all parameters as keywords, returns the kernel whose features the family is linear in; None: it is
+            linear in the features as they are.
         C: takes all parameters as keywords, returns the weight of the loss relative to the penalty (smaller is more
             regular); None if the family has no penalty.
+        searched: whether a comparison with the default search tries it.
         is_slow: takes the numbers of training rows, classes, rows to score and features; returns whether a comparison
             with the default search leaves the family out.
 
@@ -66,5 +70,7 @@ class Family:
     random: bool = False
     loss: Loss | None = None
     fit_many: FitMany | None = None
+    kernel: Callable[..., Kernel] | None = None
     C: Callable[..., float] | None = None
+    searched: bool = True
     is_slow: Callable[[int, int, int, int], bool] = lambda _rows, _classes, _to_score, _width: False

@@ -139,15 +139,20 @@ def C_of_alpha(alpha: float) -> float:
     return 1 / (2 * alpha)
 
 
-def _fit(problem: Problem, loss: Loss, C: float) -> dict[str, np.ndarray]:
+def climb(data: LabelledRows, loss: Loss, C: float, class_weight: ClassWeight) -> LinearFit:
+    """Fit one head; a large C is reached from smaller ones."""
     Cs = [C]
     while Cs[0] > LADDER_FROM * LADDER and loss is not SQUARED:
         Cs.insert(0, Cs[0] / LADDER)
+    *_, last = fit_many(data, loss, [LinearProblem(value, class_weight) for value in Cs])
+    return last
+
+
+def _fit(problem: Problem, loss: Loss, C: float) -> dict[str, np.ndarray]:
     width = problem.X.shape[1]
     rows = MemoryRows(problem.X, np.zeros(width, np.float32), np.ones(width, np.float32))
-    problems = [LinearProblem(value, problem.class_weight) for value in Cs]
-    *_, last = fit_many(LabelledRows(rows, problem.y, problem.n_classes), loss, problems)
-    return {"coef": last.coef, "intercept": last.intercept}
+    fit = climb(LabelledRows(rows, problem.y, problem.n_classes), loss, C, problem.class_weight)
+    return {"coef": fit.coef, "intercept": fit.intercept}
 
 
 LOGREG = Family(

@@ -102,9 +102,16 @@ class MemoryRows:
         Z = standardise(X, mean, scale)
         axes = _axes(Z)
         rotated = Z if axes is None else Z @ axes
-        self.basis = Basis(mean, scale, axes, _above_zero(np.einsum("ij,ij->j", rotated, rotated) / self.n))
+        self.basis = Basis(mean, scale, axes, above_zero(np.einsum("ij,ij->j", rotated, rotated) / self.n))
         self._rotated = np.ones((self.n, rotated.shape[1] + 1), np.float32)
         self._rotated[:, :-1] = rotated
+
+    @classmethod
+    def rotated(cls, rotated: np.ndarray, basis: Basis) -> MemoryRows:
+        """Return rows that are in the basis already, float32 (n, r + 1) whose last column is 1."""
+        made = cls.__new__(cls)
+        made.n, made.basis, made._rotated = len(rotated), basis, rotated
+        return made
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield consecutive rows, at most ``size`` at a time."""
@@ -155,11 +162,8 @@ class StreamedRows:
         """
         at = np.sort(np.random.default_rng(0).permutation(n)[:sampled])
         mean, scale, held = _survey(read(), n, at)
-        width = len(mean)
-        some = cls(lambda: iter([held]), len(at), Basis(mean, scale, None, np.ones(width, np.float32)))
-        some.basis = basis = _basis(some)
-        enough = len(at) >= LEAST_SAMPLED * width
-        return cls(read, n, basis, Sample(some, at) if enough else None, room)
+        basis, sample = of_sample(mean, scale, held, at)
+        return cls(read, n, basis, sample, room)
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield centred rows, at most ``size`` at a time, prepared in threads."""
@@ -227,6 +231,13 @@ def _finite(X: np.ndarray) -> np.ndarray:
     return X
 
 
+def of_sample(mean: np.ndarray, scale: np.ndarray, held: np.ndarray, at: np.ndarray) -> tuple[Basis, Sample | None]:
+    """Return the basis of sampled rows, and the sample if it is large enough."""
+    some = StreamedRows(lambda: iter([held]), len(at), Basis(mean, scale, None, np.ones(len(mean), np.float32)))
+    some.basis = basis = _basis(some)
+    return basis, Sample(some, at) if len(at) >= LEAST_SAMPLED * len(mean) else None
+
+
 def _basis(some: StreamedRows) -> Basis:
     """Return the basis of sampled rows, given mean and scale; with all d axes, as other rows may vary along any."""
     mean, scale = some.basis.mean, some.basis.scale
@@ -236,9 +247,16 @@ def _basis(some: StreamedRows) -> Basis:
         Z = block[:, :-1] / scale
         covariance += (Z.T @ Z if whole else np.square(Z).sum(axis=0)) / some.n
     if not whole:
-        return Basis(mean, scale, None, _above_zero(covariance))
+        return Basis(mean, scale, None, above_zero(covariance))
     variances, axes = np.linalg.eigh(covariance)
-    return Basis(mean, scale, axes.astype(np.float32), _above_zero(variances))
+    return Basis(mean, scale, axes.astype(np.float32), above_zero(variances))
+
+
+def centred(X: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return X (b, d) less ``mean`` as float32."""
+    out = np.empty(X.shape, np.float32)
+    _subtract(X, mean, out)
+    return out
 
 
 def _subtract(X: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:
@@ -276,6 +294,6 @@ def _axes(Z: np.ndarray) -> np.ndarray | None:
     return np.linalg.qr(Z.T @ vectors)[0] if wide else vectors
 
 
-def _above_zero(variances: np.ndarray) -> np.ndarray:
+def above_zero(variances: np.ndarray) -> np.ndarray:
     """Return the variances, raised above 0: steps of L-BFGS stay finite along axes on which no row varies."""
     return np.maximum(variances, max(float(variances.max()), 1e-30) * LEAST_VARIANCE).astype(np.float32)

@@ -21,7 +21,7 @@ from pipelines.written_options import WIDTHS
 class FamilyOptions:
     """Parameters of heads that have an option of their own; None is the family's default."""
 
-    C: Annotated[float | None, Option("logreg, svm, rbf-svm: smaller is more regular.", flag="--C")] = None
+    C: Annotated[float | None, Option("logistic regressions and SVMs: smaller is more regular.", flag="--C")] = None
     hidden: Annotated[str | None, Option("dense: widths of the hidden layers, as 1024,512.")] = None
     dropout: Annotated[float | None, Option("dense: share of each hidden layer left out.")] = None
     optimizer: Annotated[str | None, Option("dense: adam, adamw, rmsprop or sgd.")] = None

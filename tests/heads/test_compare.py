@@ -22,7 +22,7 @@ from heads.comparison.space import Evaluation, Search
 from heads.comparison.tables import Table
 from heads.evaluation import learning_curve, metrics
 from heads.evaluation.significance import holm
-from heads.families import svm as machines
+from heads.families import kernel as machines
 from heads.spec import HeadSpec
 from heads.train import accuracy, train
 
@@ -691,10 +691,11 @@ def test_what_needs_the_rows_in_memory_is_named():
     linear = [HeadSpec("logreg", {"C": 1.0}), HeadSpec("ridge", {"alpha": 1.0}, "balanced")]
     others = [HeadSpec("knn", {"k": 1}), HeadSpec("knn", {"k": 2}), HeadSpec("ncm", {})]
     streamed = "The training features were streamed, as they exceed half of --memory-limit: there is no learning curve."
-    left_out = "knn, ncm: left out, as only logreg, svm, ridge can be fitted to streamed features."
+    swept = "logreg, svm, ridge, kernel-logreg, kernel-svm"
+    left_out = f"knn, ncm: left out, as only {swept} can be fitted to streamed features."
     assert comparing._streaming(linear) == (linear, [streamed])
     assert comparing._streaming([*others, *linear]) == (linear, [streamed, left_out])
-    with pytest.raises(UsageError, match=r"^Within --memory-limit only logreg, svm, ridge can be fitted: raise it"):
+    with pytest.raises(UsageError, match=f"^Within --memory-limit only {swept} can be fitted: raise it"):
         comparing._streaming(others)
 
 
@@ -717,16 +718,19 @@ def names_of(candidates):
 def test_a_default_search_suits_the_data(monkeypatch):
     y = np.repeat(["a", "b"], 100)
     found, notes = Search().candidates(y, 10, 50)
-    assert names_of(found) == set(registry.FAMILIES) and notes == []
+    assert names_of(found) == set(registry.FAMILIES) - {"rbf-svm"} and notes == []
     assert 30 <= len(found) <= 50 and {candidate.class_weight for candidate in found} == {None}
     unbalanced, _ = Search().candidates(np.repeat(["a", "b"], (300, 100)), 10, 50)
     weighted = [candidate for candidate in unbalanced if candidate.class_weight]
     assert names_of(weighted) == {"logreg", "svm", "ridge"} and len(unbalanced) == len(found) + len(weighted)
-    monkeypatch.setattr(machines, "RBF_MAX_ROWS", 199)
+    monkeypatch.setattr(machines, "MAX_WORK", 0)
     found, notes = Search().candidates(y, 10, 50)
-    assert "rbf-svm" not in names_of(found)
-    assert notes == ["rbf-svm was left out: it is slow for 200 rows and 2 classes."]
-    assert names_of(only("rbf-svm").candidates(y, 10, 50)[0]) == {"rbf-svm"}
+    assert "kernel-svm" not in names_of(found)
+    assert notes == [
+        f"{name} was left out: it is slow for 200 rows and 2 classes." for name in ("kernel-logreg", "kernel-svm")
+    ]
+    for name in ("kernel-svm", "rbf-svm"):
+        assert names_of(only(name).candidates(y, 10, 50)[0]) == {name}
 
 
 def test_class_weights_that_are_asked_for_go_to_all_that_can_use_them():
@@ -744,7 +748,7 @@ def test_options_make_a_search():
         ("dense", [256]),
         ("dense", [512, 256]),
     ]
-    assert set(search.from_options(C=[1.0]).grids) == {"logreg", "svm", "rbf-svm"}
+    assert set(search.from_options(C=[1.0]).grids) == {"logreg", "svm", "kernel-logreg", "kernel-svm"}
     assert search.from_options() == Search() == search.from_options(None, [], [], [])
     assert search.from_options(class_weights=["balanced", None]) == Search({}, ("balanced", None))
     assert search.from_options(["ncm", "svm"], [2.0], None, [None]) == Search(
@@ -778,22 +782,23 @@ def test_the_candidates_are_in_the_table_s_order_each_weight_with_its_whole_grid
 @pytest.mark.parametrize(
     ("rows", "classes", "width", "to_score", "out"),
     [
-        (10_000, 100, 1, 1, []),
-        (10_001, 100, 1, 1, ["rbf-svm was left out: it is slow for 10,001 rows and 100 classes."]),
-        (10_000, 101, 1, 1, ["rbf-svm was left out: it is slow for 10,000 rows and 101 classes."]),
+        (75_000, 100, 428, 1, []),  # 75,000 rows × (428 + 3,072 + 365 × 100) are 3e9
+        (75_001, 100, 428, 1, ["kernel-logreg", "kernel-svm"]),
+        (75_000, 101, 428, 1, ["kernel-logreg", "kernel-svm"]),
+        (75_000, 100, 429, 1, ["kernel-logreg", "kernel-svm"]),
         (1000, 2, 1000, 10**7, []),
-        (1000, 2, 1000, 10**7 + 1, ["knn was left out: it is slow for 1,000 rows and 2 classes."]),
-        (1000, 2, 1001, 10**7, ["knn was left out: it is slow for 1,000 rows and 2 classes."]),
-        (1001, 2, 1000, 10**7, ["knn was left out: it is slow for 1,001 rows and 2 classes."]),
+        (1000, 2, 1000, 10**7 + 1, ["knn"]),
+        (1000, 2, 1001, 10**7, ["knn"]),
+        (1001, 2, 1000, 10**7, ["knn"]),
     ],
 )
 def test_a_default_search_leaves_out_what_is_slow(rows, classes, width, to_score, out):
     y = np.array([f"{i:03}" for i in np.arange(rows) % classes])
     found, notes = Search().candidates(y, width, to_score)
-    assert notes == out
-    assert names_of(found) == set(registry.FAMILIES) - {note.partition(" ")[0] for note in out}
-    named, notes = only("knn", "rbf-svm").candidates(y, width, to_score)
-    assert names_of(named) == {"knn", "rbf-svm"} and notes == []
+    assert notes == [f"{name} was left out: it is slow for {rows:,} rows and {classes} classes." for name in out]
+    assert names_of(found) == set(registry.FAMILIES) - {"rbf-svm", *out}
+    named, notes = only("knn", "kernel-svm", "rbf-svm").candidates(y, width, to_score)
+    assert names_of(named) == {"knn", "kernel-svm", "rbf-svm"} and notes == []
 
 
 @pytest.mark.parametrize(("largest", "weights"), [(299, {None}), (300, {None, "balanced"}), (301, {None, "balanced"})])

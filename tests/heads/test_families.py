@@ -327,6 +327,16 @@ TABLE = {
         True, False, False, (SQUARED, C_of_alpha),
     ),
     "knn": ({"k": 5, "metric": "cosine"}, ({"k": 10}, {"k": 3}), False, True, False, None),
+    "kernel-logreg": (
+        {"C": 100.0, "gamma": "0.3 scale", "landmarks": 1024},
+        ({"C": 30.0}, {"C": 100.0}, {"C": 300.0}),
+        True, False, False, (CROSS_ENTROPY, registry.FAMILIES["kernel-logreg"].C),
+    ),
+    "kernel-svm": (
+        {"C": 3.0, "gamma": "0.3 scale", "landmarks": 1024},
+        tuple({"C": C, "gamma": gamma} for gamma in ("0.3 scale", "scale") for C in (1.0, 3.0, 10.0)),
+        True, False, False, (SQUARED_HINGE, registry.FAMILIES["kernel-svm"].C),
+    ),
     "rbf-svm": ({"C": 10.0, "gamma": "scale"}, ({"C": 1.0}, {"C": 10.0}), True, False, False, None),
     "dense": (
         {
@@ -367,6 +377,17 @@ def test_parameters_in_words():
 GOOD_DENSE = dict(TABLE["dense"][0])
 # family, parameter, the least and the most that are allowed or None, the next below and above that are not
 LIMITS = [
+    *(
+        limits
+        for name in ("kernel-logreg", "kernel-svm")
+        for limits in (
+            (name, "C", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "1", None]),
+            (name, "gamma", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, None, [1], "auto", "1"]),
+            (name, "gamma", "scale", "2.5 scale", ["0 scale", "-1 scale", "nan scale", "inf scale", "scale 2", ""]),
+            (name, "gamma", "1e-300 scale", "1e300 scale", ["1 2 scale", "two scale", "0.3*scale", "0.3 Scale"]),
+            (name, "landmarks", 1, 4096, [0, -1, 4097, 1.0, True, "1", None]),
+        )
+    ),
     ("logreg", "C", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "1", None]),
     ("svm", "C", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "1", None]),
     ("rbf-svm", "C", 5e-324, MAX_FLOAT, [0, -1e-9, 10**400, np.inf, np.nan, True, "1", None]),

@@ -121,12 +121,16 @@ def test_known_outcomes_are_not_streamed_anew(store: Path, passes: list[int]) ->
     assert scores(again) == scores(first) and again["winner"]["test"] == first["winner"]["test"]
 
 
-def test_what_is_left_out_is_said(store: Path) -> None:
-    result = told(compare(store, "--memory-limit", TIGHT))
-    assert {row["head"] for row in result["leaderboard"]} == {"logreg", "svm", "ridge"}
+def test_what_is_left_out_is_said(store: Path, tmp_path: Path) -> None:
+    heads = "".join(f"[heads.{name}]\n" for name in ("dense", "knn", "ncm", "logreg", "svm", "ridge"))
+    kernels = "".join(f"[heads.kernel-{name}]\nlandmarks = [20]\n" for name in ("svm", "logreg"))
+    (tmp_path / "search.toml").write_text(heads + kernels)
+    result = told(compare(store, "--search", str(tmp_path / "search.toml"), "--memory-limit", TIGHT))
+    swept = {"logreg", "svm", "ridge", "kernel-logreg", "kernel-svm"}
+    assert {row["head"] for row in result["leaderboard"]} == swept
     assert result["learning_curve"] is None
     assert any("streamed" in note and "no learning curve" in note for note in result["notes"])
-    assert any(note.startswith("ncm, knn, rbf-svm, dense: left out") for note in result["notes"])
+    assert any(note.startswith("ncm, knn, dense: left out") for note in result["notes"])
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_what_is_left_out_is_said(store: Path) -> None:
         (("--cv", "3"), "--cv"),
         (("--fewshot-k", "1"), "--fewshot-k"),
         (("--views", "2"), "--views"),
-        (("--heads", "knn"), "logreg, svm, ridge"),
+        (("--heads", "knn"), "logreg, svm, ridge, kernel-logreg, kernel-svm"),
     ],
 )
 def test_what_needs_the_rows_in_memory_is_refused(store: Path, options: tuple[str, ...], named: str) -> None:

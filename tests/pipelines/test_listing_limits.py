@@ -16,9 +16,9 @@ from featurestore.storage import compaction, files, table
 from heads import artifact, base
 from heads.comparison import compare, fewer_rows, fit_cache, search, space, streaming
 from heads.evaluation import calibration, learning_curve
-from heads.families import dense, linear, neighbors, svm
+from heads.families import dense, kernel, linear, neighbors
 from heads.protocols import big_vision, clip_benchmark, dinov2
-from heads.solvers import lbfgs, rows, sweep
+from heads.solvers import kernels, lbfgs, rows, sweep
 from pipelines import options as jobs
 from pipelines import stored_heads
 from pipelines.backbones import canary, engine_options, engines
@@ -47,7 +47,7 @@ GIBI = 1024 * MEBI
         (fit_cache, {"VERSION": 1, "MAX_KEPT": 64 * MEBI}),
         (search, {"MAX_BYTES": 65_536, "MAX_POINTS": 100_000, "MAX_NUMBERS": 1000}),
         (space, {"UNBALANCED": 3, "MAX_FOLDS": 100, "MAX_SEEDS": 100, "MAX_SHOTS": 1_000_000}),
-        (streaming, {"SHARE": 0.25, "SAMPLE_SHARE": 0.2, "MAX_SAMPLED": 0.25, "ROOM_SHARE": 0.1}),
+        (streaming, {"SHARE": 0.25, "SAMPLE_SHARE": 0.2, "MAX_SAMPLED": 0.25, "MAPPED_SHARE": 0.1, "ROOM_SHARE": 0.1}),
         (calibration, {"TARGETS": (0.9, 0.95, 0.99)}),
         (learning_curve, {"LEAST_POINTS": 4, "RESAMPLES": 1000, "Z": 1.96}),
         (linear, {"LADDER": 10, "LADDER_FROM": 0.001}),
@@ -56,10 +56,11 @@ GIBI = 1024 * MEBI
         (sweep, {"TOLERANCE": 1e-5, "LEAST_SHARE": 1e-6, "CURVATURE_FLOOR": 1e-6}),
         (dense, {"MAX_EPOCHS": 100_000, "MAX_LAYERS": 16, "MAX_WIDTH": 65_536, "MAX_BATCH_ROWS": MEBI}),
         (neighbors, {"KNN_MAX_WORK": 1e13}),
-        (svm, {"RBF_MAX_ROWS": 10_000, "RBF_MAX_CLASSES": 100}),
         (dinov2, {"HELD_OUT": 10, "NEIGHBOURS": (10, 20, 100, 200), "TEMPERATURE": 0.07, "TOLERANCE": 1e-9}),
         (big_vision, {"SHOTS": (1, 5, 10, 25), "SEEDS": 3, "PENALTY": 1024, "BIAS": 100, "LEAST_DEVIATION": 1e-5}),
         (clip_benchmark, {"EPOCHS": 20, "BATCH": 512, "RATE": 0.1, "EPSILON": 1e-8, "SPANS": (8, 4, 2, 1)}),
+        (kernel, {"LANDMARKS": 1024, "MAX_LANDMARKS": 4096, "MAX_WORK": 3e9, "PASSES": 365}),
+        (kernels, {"LEAST_EIGENVALUE": 1e-8, "BASIS_ROWS": 16_384, "MOST_GAMMA": 1e20}),
         (jobs, {"MAX_SHARD_IMAGES": MEBI, "MAX_TOP": 1_000_000, "MOMENTUM": 0.9}),
         (engines, {"MAX_THREADS": 1024}),
         (engine_options, {"MAX_BATCH_PIXELS": 33_554_432}),
