@@ -30,6 +30,8 @@ from heads.backend import import_keras, import_tensorflow
 from heads.base import Head
 from pipelines import keras_head
 from pipelines.backbones import canary, graphs, networks
+from pipelines.backbones.engines import open_engine
+from pipelines.backbones.table import Tap
 from pipelines.options import ExportOptions
 from pipelines.predict import tap_of
 from pipelines.stored_heads import Say, find_head, head_of
@@ -81,6 +83,7 @@ def export(
         EngineError: a package is missing, the conversion fails, or the model gives other probabilities.
         HeadError: the head cannot become layers, or a class name has more than one line.
         SpecMismatch: the features are in bf16, were made with other weights, or the backbone gives other ones now.
+        BackboneError: the backbone is a graph without a Keras model, and the format is not openvino.
         SourceError: no image of the set can be read.
     """
     began, to = time.monotonic(), Path(to)
@@ -93,10 +96,17 @@ def export(
     _check_exportable(head.classes, spec, meta["feature_set"])
     last = keras_head.with_probabilities(head)
     pixels, X = _pictures(opened, meta["feature_set"], spec)
-    model = _classifier(opened, meta["feature_set"], options.weights, last)
+    tap = tap_of(opened, meta["feature_set"], options.weights)
+    joined = not graphs.is_converted(tap) and options.format == OPENVINO
+    model = None if joined else _classifier(opened, meta["feature_set"], tap, last)
+    if joined:
+        canary.check(opened, meta["feature_set"], open_engine(tap))
     with _whole_folder(to) as fresh:
         with _as_engine_error(f"The {options.format} export of head {head_id} failed"):
-            format.write(model, fresh / format.file)
+            if model is None:
+                _write_joined(tap, last, fresh / format.file)
+            else:
+                format.write(model, fresh / format.file)
             parity = _parity(format.load(fresh / format.file), pixels, head.probabilities(X))
         _check_parity(parity, options.format, spec)
         write_text(fresh / LABELS, "".join(f"{name}\n" for name in head.classes))
@@ -126,14 +136,14 @@ def _described(head: Head, spec: FeatureSpec) -> dict[str, Any]:
     }
 
 
-def _classifier(store: FeatureStore, feature_set: str, weights: str | None, last: keras.Model) -> keras.Model:
+def _classifier(store: FeatureStore, feature_set: str, tap: Tap, last: keras.Model) -> keras.Model:
     """Return the model from pixels to probabilities: a set's backbone, checked against the canary, and a head's layers.
 
     Raises:
         SpecMismatch: the backbone gives other features than when the set was made.
     """
     keras = import_keras()
-    first = networks.build(tap_of(store, feature_set, weights))
+    first = networks.build(tap)
     canary.check(store, feature_set, first.predict_on_batch)
     return keras.Model(first.input, last(first.output), name="classifier")
 
@@ -203,6 +213,21 @@ def _write_openvino(model: keras.Model, path: Path) -> None:
         openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
 
 
+def _write_joined(tap: Tap, last: keras.Model, path: Path) -> None:
+    """Write a backbone's own graph and a head's layers as one graph."""
+    openvino, tf = graphs.import_openvino(), import_tensorflow()
+    first = graphs.graph(openvino.Core(), tap)
+    signature = tf.TensorSpec(last.input.shape, tf.float32)
+    function = tf.function(lambda X: {"probabilities": last(X)}, input_signature=[signature], autograph=False)
+    second = openvino.convert_model(function.get_concrete_function())
+    features = first.get_results()[0].input_value(0)
+    for place in second.get_parameters()[0].output(0).get_target_inputs():
+        place.replace_source_output(features)
+    first.get_parameters()[0].output(0).get_tensor().set_names({"pixels"})
+    whole = openvino.Model(second.get_results(), first.get_parameters(), "classifier")
+    openvino.save_model(whole, path, compress_to_fp16=False)
+
+
 def _load_openvino(path: Path) -> Run:
     core = graphs.import_openvino().Core()
     compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -228,11 +253,12 @@ def _export(model: keras.Model, path: Path, format: str) -> None:
     named.export(path, format=format, verbose=False, input_signature=[pixels])
 
 
+OPENVINO = "openvino"
 FORMATS = {
     "keras": Format("model.keras", _write_keras, _load_keras),
     "saved_model": Format("saved_model", _write_saved_model, _load_saved_model),
     "onnx": Format("model.onnx", _write_onnx, _load_onnx, ("onnx", "tf2onnx", "onnxruntime")),
-    "openvino": Format("model.xml", _write_openvino, _load_openvino),
+    OPENVINO: Format("model.xml", _write_openvino, _load_openvino),
     "litert": Format("model.tflite", _write_litert, _load_litert, ("ai_edge_litert",)),
 }
 

@@ -149,8 +149,8 @@ class Backbone:
             UsageError: it cannot be built for this input size.
         """
         raise BackboneError(
-            f"{self.name} is a graph without a Keras model, so it can be neither fine-tuned nor exported, nor run by "
-            "`--engine tensorflow`: take another of `penult backbones` for that."
+            f"{self.name} is a graph without a Keras model, so it can be neither fine-tuned nor run by `--engine "
+            "tensorflow`, and exported as `--format openvino` alone: take another of `penult backbones` for that."
         )
 
     def normalized(self, pixels: Any) -> Any:

@@ -196,6 +196,8 @@ def test_what_needs_keras_refuses_it(
         assert end.value.code == 1
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith("penult: mean-colours is a graph without a Keras model, so it can be neither fine-tuned")
+    told = run(capsys, "export", *store, "--to", tmp_path / "graph", "--format", "openvino")
+    assert told["parity"]["max_difference"] < 1e-3
     assert not (tmp_path / "model").exists()
     assert len(FeatureStore(tmp_path / "store").runs()) == 2
 

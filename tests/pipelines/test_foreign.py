@@ -20,6 +20,7 @@ from conftest import ROOT
 from featurestore.canary import deviation
 from featurestore.errors import BackboneError, UsageError
 from featurestore.store import FeatureStore
+from heads import artifact
 from heads.backend import import_keras
 from pipelines.backbones import addition, foreign, models
 from pipelines.backbones.engine_options import EngineOptions
@@ -567,3 +568,27 @@ def test_a_real_network_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
     (tmp_path / "spec.toml").write_text("\n".join(lines).replace("BGR", "RGB"))
     with pytest.raises(BackboneError, match='With channels = "BGR" it matches'):
         addition.add(tmp_path / "other", "open-nsfw", model, tmp_path / "spec.toml")
+
+
+def test_it_is_exported_with_a_head_as_a_graph(zoo: Path, tmp_path: Path) -> None:
+    """From pixels to probabilities, as OpenVINO alone runs it; the other formats say what can be had."""
+    corpus, store = tmp_path / "corpus", ("--store", tmp_path / "store")
+    for number in range(40):
+        draw_picture(corpus / ("a" if number % 2 else "b") / f"{number}.png", number, 90, 70)
+    spec = written(tmp_path, zoo)
+    assert penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, *store).returncode == 0
+    assert penult("embed", corpus, *store, "--backbone", "mine", "--dtype", "float32").returncode == 0
+    trained = json_of(penult("train", *store, "--head", "logreg", "--json"))
+    told = json_of(penult("export", *store, "--to", tmp_path / "graph", "--format", "openvino", "--json"))
+    assert told["parity"]["max_difference"] < 1e-4 and told["parity"]["pictures"] == 32
+    core = import_openvino().Core()
+    compiled = core.compile_model(told["path"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    head, _ = artifact.load(tmp_path / "store" / "runs" / trained["run_id"])
+    engine = open_engine(foreign.find(tmp_path / "store", "mine"), EngineOptions())
+    pixels = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
+    np.testing.assert_allclose(
+        compiled({"pixels": pixels})["probabilities"], head.probabilities(engine(pixels)), atol=1e-4
+    )
+    refused = penult("export", *store, "--to", tmp_path / "onnx", "--format", "onnx")
+    assert refused.returncode == 1 and "exported as `--format openvino` alone" in refused.stderr
+    assert not (tmp_path / "onnx").exists()
