@@ -110,10 +110,12 @@ Way = tuple[float, float, dict[tuple[float, float], float], tuple[float, float],
 """Processor seconds, seconds, accuracies on validation, the best one's C and gamma, the test rows it got right."""
 
 
-def ours(parts: dict[str, Dataset], head: str, unit: float) -> Way:
+def ours(parts: dict[str, Dataset], head: str, unit: float, landmarks: int) -> Way:
     """All fits of a family as a comparison makes them."""
     points = [(C, gamma) for gamma in GAMMAS for C in CS]
-    specs = [HeadSpec(head, complete(head, {"C": C, "gamma": gamma * unit})) for C, gamma in points]
+    specs = [
+        HeadSpec(head, complete(head, {"C": C, "gamma": gamma * unit, "landmarks": landmarks})) for C, gamma in points
+    ]
     began, spent = time.perf_counter(), time.process_time()
     table = Table(parts)
     tried = Experiment([table], specs).run([Trial(0, at, 0) for at in range(len(specs))])
@@ -144,10 +146,10 @@ def theirs(parts: dict[str, Dataset], unit: float, every: int) -> Way:
     return factor * spent, factor * took, accuracies, best[1], best[2].predict(X_test) == test.y
 
 
-def race(name: str, parts: dict[str, Dataset], heads: list[str], every: int) -> list[dict[str, Any]]:
+def race(name: str, parts: dict[str, Dataset], heads: list[str], landmarks: int, every: int) -> list[dict[str, Any]]:
     X = standardise(parts["train"].X, *standardisation(parts["train"].X))
     unit = 1 / (X.shape[1] * float(X.var(dtype=np.float64)))
-    found = {head: ours(parts, head, unit) for head in heads}
+    found = {head: ours(parts, head, unit, landmarks) for head in heads}
     found["SVC"] = theirs(parts, unit, every)
     n, d = X.shape
     rows = []
@@ -175,13 +177,14 @@ def main() -> None:
     parser.add_argument("--corpora", default=",".join(CORPORA))
     parser.add_argument("--heads", default="kernel-svm,kernel-logreg")
     parser.add_argument("--views", type=int, default=2, help="per training image, which are rows to train on too")
+    parser.add_argument("--landmarks", type=int, default=1024)
     parser.add_argument("--every", type=int, default=1, help="fit SVC for every so many values of C, and scale up")
     arguments = parser.parse_args()
     arguments.folder.mkdir(exist_ok=True)
     rows = []
     for name in arguments.corpora.split(","):
         parts = features(arguments.folder, name, arguments.views)
-        rows += race(name, parts, arguments.heads.split(","), arguments.every)
+        rows += race(name, parts, arguments.heads.split(","), arguments.landmarks, arguments.every)
         print(*rows[-3:], sep="\n", file=sys.stderr, flush=True)
     show(f"{len(CS)} values of C × {len(GAMMAS)} gammas of kernel machines", rows)
 

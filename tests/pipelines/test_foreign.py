@@ -248,14 +248,14 @@ def drawn(path: Path, kind: str) -> Path:
     from openvino import opset13 as ops
 
     pixels = ops.parameter([1 if kind == "fixed" else -1, 3, SIDE, SIDE], np.float32, "pixels")
-    first = 2 if kind == "fixed" else -1
     quarters = ops.reduce_mean(ops.reshape(pixels, [-1, 3, 2, SIDE // 2, 2, SIDE // 2], False), [3, 5], False)
     tokens = ops.transpose(ops.reshape(quarters, [-1, 3, 4], False), [0, 2, 1])
     cls = ops.reduce_max(tokens, [1], True)
     every = ops.concat([cls, tokens], 1)
     if kind == "fixed":
         every = ops.reshape(every, [1, 5, 3], False)
-    del first
+    if kind == "mixing":
+        every = ops.subtract(every, ops.multiply(ops.reduce_mean(every, [0], True), np.float32(0.5)))
     every.output(0).set_names({"last_hidden_state"})
     openvino.save_model(openvino.Model([every], [pixels], "tokens"), path, compress_to_fp16=False)
     return path
@@ -288,6 +288,29 @@ def test_a_graph_of_one_image_at_a_time_runs_so(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
     one, many = (open_engine(each.backbone.tap(), EngineOptions())(pixels) for each in (added, any_batch))
     np.testing.assert_allclose(one, many, rtol=1e-6)
+
+
+def test_a_graph_that_mixes_the_images_of_a_batch_runs_one_at_a_time(tmp_path: Path) -> None:
+    """As a normalisation in training mode does: the batch is of any size, but what comes out depends on it."""
+    spec = written(tmp_path, None, layout="NCHW", pooling="cls")
+    added = addition.add(tmp_path / "store", "mixing", drawn(tmp_path / "t.xml", "mixing"), spec, unproved=True)
+    assert added.backbone.batch == 1
+    pixels = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
+    engine = open_engine(added.backbone.tap(), EngineOptions())
+    np.testing.assert_array_equal(engine(pixels)[2:3], engine(pixels[2:3]))
+
+
+def test_its_speed_is_measured_by_precision_and_batch(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for kind in ("any", "fixed"):
+        spec = written(tmp_path, None, layout="NCHW", pooling="cls")
+        addition.add(store, kind, drawn(tmp_path / f"{kind}.xml", kind), spec, unproved=True)
+        rows = json_of(penult("backbones", "bench", kind, "--store", store, "--seconds", "0.02", "--json"))
+        assert {row["precision"] for row in rows} <= {"f32", "bf16"} and rows[0]["precision"] == "f32"
+        batches = [row["batch"] for row in rows if row["precision"] == "f32"]
+        assert batches == ([1] if kind == "fixed" else [1, 4, 8, 16, 32])
+        for row in rows:
+            assert row["hours_per_million"] == pytest.approx(1e6 / row["images_per_second"] / 3600, abs=0.006)
 
 
 def test_what_moves_a_number_is_in_the_fingerprint(tmp_path: Path) -> None:

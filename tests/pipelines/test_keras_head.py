@@ -37,7 +37,7 @@ def test_layers_give_the_heads_scores(family, classes):
     assert abs(probabilities - head.probabilities(X)).max() < 1e-5
 
 
-@pytest.mark.parametrize("family", ["logreg", "dense", "rbf-svm"])
+@pytest.mark.parametrize("family", ["logreg", "dense", "kernel-svm", "rbf-svm"])
 def test_layers_come_back_from_a_file_in_safe_mode(family, tmp_path):
     head, X = fitted(family, 4)
     keras_head.as_layers(head).save(tmp_path / "head.keras")
