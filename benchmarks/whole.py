@@ -1,0 +1,153 @@
+"""Claim: a whole ``penult compare`` with no options takes a small part of the time of a script of one's own.
+
+Synthetic features of 1,280 numbers and 100 classes. The command is timed as a process, start and report included, then
+the same command again. The seconds of each family are those that its fits had, so that those of nets, which run side by
+side, add up to more than passed.
+
+The script is what one would write: standardised features, ``GridSearchCV`` with penult's own validation split over
+LogisticRegression, LinearSVC, RidgeClassifier, k-NN and SVC, one process per core, and Keras for two nets. It tries
+what penult tries. ``--every`` times only every so many values of a grid, and scales up.
+
+    python -m benchmarks.whole --rows 5000 20000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.estimators import features
+from benchmarks.nets import keras_fit
+from benchmarks.report import show
+from benchmarks.streaming import write_store
+from featurestore.store import FeatureStore
+from heads.base import Problem
+from heads.registry import FAMILIES
+
+WIDTH, CLASSES = 1280, 100
+CORES = os.cpu_count()
+
+
+def compare(store: Path) -> tuple[dict[str, Any], float, float]:
+    """What the command printed as JSON, seconds, and the peak of its memory in MiB."""
+    command = [sys.executable, "-m", "pipelines", "compare", "--store", str(store), "--json"]
+    began = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return json.loads(done.stdout.splitlines()[-1]), seconds, peak
+
+
+def penult(store: Path, rows: int) -> list[dict[str, Any]]:
+    """The command, twice; a row of the table each."""
+    made = []
+    for what in ("penult compare", "the same again"):
+        told, seconds, peak = compare(store)
+        spent: dict[str, float] = defaultdict(float)
+        for row in told["leaderboard"]:
+            spent[row["head"]] += row["fit_seconds"]
+        shares = ", ".join(f"{name} {value:.1f}" for name, value in spent.items()) if not made else "kept"
+        best = told["leaderboard"][0]
+        made.append(
+            {
+                "rows": f"{rows:,}",
+                "what": what,
+                "seconds": round(seconds, 1),
+                "against penult": f"{seconds / made[0]['seconds'] if made else 1:.2g}×",
+                "validation top-1": f"{best['val']:.1%}, {best['head']}",
+                "fits": len(told["leaderboard"]),
+                "seconds of fits": shares,
+                "peak MiB": round(peak),
+            }
+        )
+    return made
+
+
+def script(store: Path, rows: int, every: int, penult_seconds: float) -> dict[str, Any]:
+    """What people would write by hand, on the same rows and splits; one row of the table."""
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from sklearn.model_selection import GridSearchCV, PredefinedSplit
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC, LinearSVC
+
+    data = FeatureStore(store).dataset()
+    used = data.splits != "test"
+    scaler = StandardScaler().fit(data.X[data.splits == "train"])
+    X = scaler.transform(data.X[used]).astype(np.float32)
+    y = np.unique(data.y[used], return_inverse=True)[1]
+    held = data.splits[used] == "val"
+    split = PredefinedSplit(np.where(held, 0, -1))
+    models: dict[str, tuple[Any, str, str]] = {
+        "logreg": (LogisticRegression(max_iter=1000), "C", "C"),
+        "svm": (LinearSVC(), "C", "C"),
+        "ridge": (RidgeClassifier(), "alpha", "alpha"),
+        "knn": (KNeighborsClassifier(), "k", "n_neighbors"),
+        "rbf-svm": (SVC(), "C", "C"),
+    }
+    spent, scores, fits = {}, {}, 0
+    for name, (model, ours, theirs) in models.items():
+        values = sorted({point[ours] for point in FAMILIES[name].grid})
+        some = values[len(values) // (2 * every) :: every] or values[:1]
+        search = GridSearchCV(model, {theirs: some}, cv=split, refit=False, n_jobs=CORES)
+        began = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            search.fit(X, y)
+        spent[name] = (time.perf_counter() - began) * len(values) / len(some)
+        scores[name] = float(search.best_score_)
+        fits += len(some)
+        print(f"{name}: {len(some)} of {len(values)} fits, {spent[name]:.0f} s for all", file=sys.stderr)
+    problem = Problem(X[~held], y[~held], CLASSES, None, 0, X[held], y[held], lambda _: None)
+    began = time.perf_counter()
+    for hidden, dropout in (([256], 0.3), ([512, 256], 0.5)):
+        scores[f"Keras {hidden}"] = keras_fit(problem, hidden, (0, dropout), 20)
+    spent["Keras"] = time.perf_counter() - began
+    best = max(scores, key=lambda name: scores[name])
+    seconds = sum(spent.values())
+    return {
+        "rows": f"{rows:,}",
+        "what": f"a script, every {every}. value" if every > 1 else "a script",
+        "seconds": round(seconds, 1),
+        "against penult": f"{seconds / penult_seconds:.0f}×",
+        "validation top-1": f"{scores[best]:.1%}, {best}",
+        "fits": fits + 2,
+        "seconds of fits": ", ".join(f"{name} {value:.0f}" for name, value in spent.items()),
+        "peak MiB": "",
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[5000, 20_000])
+    parser.add_argument("--every", type=int, default=5, help="time every so many values of the script's grids")
+    parser.add_argument("--script-rows", type=int, default=20_000, help="no script for more rows than this")
+    asked = parser.parse_args(arguments)
+    table = []
+    for rows in asked.rows:
+        with tempfile.TemporaryDirectory(prefix="penult-whole-") as folder:
+            store = Path(folder) / "store"
+            X, y = features(rows, WIDTH, CLASSES)
+            write_store(store, X, np.array([f"class {label:02}" for label in y]), rows)
+            del X
+            table += penult(store, rows)
+            if rows <= asked.script_rows:
+                table.append(script(store, rows, asked.every, table[-2]["seconds"]))
+    show("A comparison with no options, whole process", table)
+
+
+if __name__ == "__main__":
+    main()
