@@ -55,11 +55,14 @@ PEERS: dict[Loss, tuple[type, dict[str, Make]]] = {
 }
 
 
-def features(n: int, d: int, c: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes around means of their own, along directions whose sizes fall off as those of a CNN's features do."""
+def features(n: int, d: int, c: int, spread: float = 0.12) -> tuple[np.ndarray, np.ndarray]:
+    """Classes around means of their own, along directions whose sizes fall off as those of a CNN's features do.
+
+    ``spread`` is the deviation of the means, beside noise of 1.
+    """
     random = np.random.default_rng(0)
     y = random.integers(0, c, n)
-    X = random.normal(size=(c, d))[y] * 0.12 + random.normal(size=(n, d))
+    X = random.normal(size=(c, d))[y] * spread + random.normal(size=(n, d))
     axes = np.linalg.qr(random.normal(size=(d, d)))[0]
     return ((X * np.arange(1, d + 1) ** -0.5 * 10) @ axes).astype(np.float32), y
 

@@ -38,6 +38,7 @@ from heads.base import Problem
 from heads.registry import FAMILIES
 
 WIDTH, CLASSES = 1280, 100
+SPREAD = 0.3  # of the class means, beside noise of 1
 CORES = os.cpu_count()
 
 
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for rows in asked.rows:
         with tempfile.TemporaryDirectory(prefix="penult-whole-") as folder:
             store = Path(folder) / "store"
-            X, y = features(rows, WIDTH, CLASSES)
+            X, y = features(rows, WIDTH, CLASSES, SPREAD)
             write_store(store, X, np.array([f"class {label:02}" for label in y]), rows)
             del X
             table += penult(store, rows)
