@@ -17,6 +17,7 @@ import numpy as np
 from featurestore.errors import HeadError
 from featurestore.schema import widened
 from heads.base import floored, slices, standardise
+from heads.solvers.blas import one_blas_thread
 
 MAX_ROTATED = 4096  # axes; an eigendecomposition takes cubic time, so wider problems are not rotated
 LEAST_VARIANCE = 1e-9  # relative to the largest
@@ -248,7 +249,8 @@ def _basis(some: StreamedRows) -> Basis:
         covariance += (Z.T @ Z if whole else np.square(Z).sum(axis=0)) / some.n
     if not whole:
         return Basis(mean, scale, None, above_zero(covariance))
-    variances, axes = np.linalg.eigh(covariance)
+    with one_blas_thread():  # LAPACK's threads wait for each other: beside other work, ten times as long and more
+        variances, axes = np.linalg.eigh(covariance)
     return Basis(mean, scale, axes.astype(np.float32), above_zero(variances))
 
 
@@ -289,7 +291,9 @@ def _axes(Z: np.ndarray) -> np.ndarray | None:
     if min(n, d) > MAX_ROTATED:
         return None
     wide = n < d
-    _, vectors = np.linalg.eigh((Z @ Z.T if wide else Z.T @ Z).astype(np.float64))
+    gram = (Z @ Z.T if wide else Z.T @ Z).astype(np.float64)
+    with one_blas_thread():  # see _basis
+        _, vectors = np.linalg.eigh(gram)
     vectors = vectors[:, ::-1].astype(np.float32)
     return np.linalg.qr(Z.T @ vectors)[0] if wide else vectors
 

