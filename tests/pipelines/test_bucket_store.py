@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import CountingEngine
+from conftest import ROOT, CountingEngine
 from featurestore.maintenance.verify import verify
 from featurestore.storage import buckets
 from featurestore.storage.base import location
 from pipelines import commands
+from pipelines.embedding import worker
 
 SHARDS = ("--shard-images", "10", "--batch-size", "8")
 
@@ -37,6 +38,21 @@ def done(*arguments: object) -> Any:
     code, told, said = penult(*arguments)
     assert code == 0, said
     return told
+
+
+def test_a_network_of_ones_own_lies_in_the_bucket(corpus: Path, bucket_place: PurePath, tmp_path: Path) -> None:
+    store, own = ("--store", str(bucket_place)), ("--backbone", "own")
+    models = ROOT / "tests" / "golden" / "models"
+    worker.engine_for.cache_clear()
+    assert done("backbones", "add", "own", models / "net.onnx", "--spec", models / "net.toml", *store)["new"]
+    assert done("embed", corpus, *store, *own)["embedded"] == 30
+    assert done("embed", corpus, *store, *own)["unchanged"] == 30
+    assert not done("backbones", "add", "own", models / "net.onnx", "--spec", models / "net.toml", *store)["new"]
+    assert done("verify", *store) == []
+    done("copy", bucket_place, tmp_path / "copy")
+    worker.engine_for.cache_clear()
+    assert done("embed", corpus, "--store", tmp_path / "copy", *own)["unchanged"] == 30
+    assert done("verify", "--store", tmp_path / "copy") == []
 
 
 @pytest.mark.usefixtures("few_resamples")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 import shutil
 import zipfile
@@ -140,6 +141,18 @@ def test_it_embeds_trains_predicts_and_is_checked(zoo: Path, tmp_path: Path) -> 
     assert penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, *store).returncode == 0
     assert json_of(penult("embed", corpus, *store, "--backbone", "mine", "--json"))["embedded"] == 1
     assert penult("verify", *store).returncode == 0
+
+
+def test_a_worker_in_another_folder_finds_its_graph(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run sends to its workers is the store's whole address, however the store was named."""
+    monkeypatch.chdir(tmp_path)
+    assert (
+        penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", zoo / "net.toml", "--store", "s").returncode == 0
+    )
+    sent = pickle.dumps(foreign.find(Path("s"), "mine"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert open_engine(pickle.loads(sent), EngineOptions()).width == WIDTH
 
 
 @pytest.mark.parametrize(
