@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.errors import BackboneError, UsageError
+from featurestore.errors import BackboneError, ImageError, UsageError
 from pipelines.backbones.base import Content
 from pipelines.backbones.graphs import import_openvino, tensors
 from pipelines.backbones.model_spec import INTERPOLATIONS, LAYOUTS, ModelSpec, Reference
@@ -54,7 +54,10 @@ def check(content: Content, spec: ModelSpec, layer: str, reference: Reference) -
     wanted = _vector(reference)
     trial = _Trial(content, reference.image.read_bytes())
     spec = replace(spec, output=layer)
-    got = trial.vector(spec)
+    try:
+        got = trial.vector(spec)
+    except ImageError as error:
+        raise BackboneError(f"The reference {reference.image} cannot be decoded: {error}") from error
     if got is not None and matches(got, wanted):
         return cosine(got, wanted)
     said = f"{reference.image} does not give the vector of {reference.vector}: {_apart(got, wanted)}"
@@ -80,7 +83,7 @@ def mistakes(spec: ModelSpec, outputs: Iterable[str]) -> Iterator[list[dict[str,
     poolings += [{"pooling": "avg", "prefix_tokens": prefix} for prefix in (0, 1, 5)]
     groups: list[list[dict[str, Any]]] = [
         [{"channels": "BGR" if spec.channels == "RGB" else "RGB"}],
-        list(SCALES),
+        [{"mean": spec.mean[::-1], "std": spec.std[::-1]}, *SCALES],
         shapes,
         [dict(zip(("interpolation", "antialias"), pair, strict=True)) for pair in INTERPOLATIONS],
         poolings,

@@ -161,6 +161,7 @@ def test_a_worker_in_another_folder_finds_its_graph(zoo: Path, tmp_path: Path, m
         ({"channels": "BGR"}, 'channels = "RGB"'),
         ({"scale": 1.0}, "scale = 0.00392156862745098"),
         ({"mean": [0.5] * 3, "std": [0.5] * 3}, "mean = [0.485, 0.456, 0.406]"),
+        ({"mean": SPEC["mean"][::-1], "std": SPEC["std"][::-1]}, "mean = [0.485, 0.456, 0.406]"),
         ({"resize": "squash", "crop_ratio": None}, 'resize = "crop", crop_ratio = 0.875'),
         ({"crop_ratio": 1.0}, "crop_ratio = 0.875"),
         ({"interpolation": "nearest"}, 'interpolation = "bicubic"'),
@@ -199,6 +200,16 @@ def test_a_vector_of_something_else_is_refused(zoo: Path, tmp_path: Path) -> Non
     np.save(tmp_path / "ref.npy", np.array([object()]), allow_pickle=True)
     refused = penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, "--store", tmp_path / "store")
     assert refused.returncode == 1 and "a vector saved by numpy.save" in refused.stderr
+
+
+def test_a_reference_that_is_no_picture_is_refused(zoo: Path, tmp_path: Path) -> None:
+    spec = written(tmp_path, zoo)
+    (tmp_path / "ref.png").write_bytes(b"no picture")
+    refused = penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, "--store", tmp_path / "store")
+    assert refused.returncode == 1 and f"{tmp_path / 'ref.png'} cannot be decoded" in refused.stderr
+    (tmp_path / "ref.png").unlink()
+    refused = penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, "--store", tmp_path / "store")
+    assert refused.returncode == 2 and f"Expected: the reference {tmp_path / 'ref.png'}" in refused.stderr
 
 
 def test_without_a_reference_it_has_to_be_said(zoo: Path, tmp_path: Path) -> None:
