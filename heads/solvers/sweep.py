@@ -11,10 +11,13 @@ The objectives are scikit-learn's, ``C Σ w_i loss_i + ||W||² / 2``, divided by
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +28,8 @@ from heads.solvers.rows import Rows
 
 TOLERANCE = 1e-5  # estimated relative distance of the objective from its minimum; the true one was up to 50 times it
 BLOCK_NUMBERS = 1 << 19  # logits that a thread holds at a time: 2 MiB
-MIN_BLOCK, MAX_BLOCK = 256, 4096  # rows
+MIN_BLOCK, MAX_BLOCK = 256, 2048  # rows
+AHEAD = 2  # blocks that wait for a thread
 LEAST_SHARE = 1e-6  # assumed of a class whose rows are all left out: the logarithm of 0 is not finite
 ARRAYS = 4 * MEMORY + 12  # as large as W, held per problem: its pairs and those of its start, points, sums
 CURVATURE_FLOOR = 1e-6  # a class whose probabilities are all 0 or 1 has no curvature
@@ -172,12 +176,12 @@ def solve(data: LabelledRows, loss: Loss, paths: Sequence[Path], tolerance: floa
         tolerance: relative limit of the objective's estimated distance from its minimum.
     """
     walks = [_Walk(i, path, loss, _totals(path, data), data.rows, tolerance) for i, path in enumerate(paths)]
-    workers = available_cores()
-    with ThreadPoolExecutor(workers) as pool:
+    with ExitStack() as stack:
+        lanes = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(available_cores())]
         while walks:
             with one_blas_thread():
-                points = _evaluate(data, loss, walks, pool, workers)
-                list(pool.map(_Walk.tell, walks, points))
+                points = _evaluate(data, loss, walks, lanes)
+                _in_lanes(lanes, _Walk.tell, walks, points)
             for walk in walks:
                 yield from walk.solved()
             walks = [walk for walk in walks if not walk.ended]
@@ -264,7 +268,7 @@ class _Walk:
 
 
 def _evaluate(
-    data: LabelledRows, loss: Loss, walks: Sequence[_Walk], pool: ThreadPoolExecutor, workers: int
+    data: LabelledRows, loss: Loss, walks: Sequence[_Walk], lanes: Sequence[ThreadPoolExecutor]
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Evaluate the trials of all walks in one pass over the rows; return the arguments of each ``_Walk.tell``."""
     rows, y, groups = data.rows, data.y, data.group_of_row
@@ -275,8 +279,10 @@ def _evaluate(
     fitted = np.ones((p, int(groups.max()) + 1), bool)
     for of_walk, walk in zip(fitted, walks, strict=True):
         of_walk[list(walk.path.left_out)] = False
-    size = int(np.clip(min(BLOCK_NUMBERS // (p * c), -(-rows.n // workers)), MIN_BLOCK, MAX_BLOCK))
-    slots = [(np.zeros((p, 1 if loss.joint else c)), np.zeros_like(stacked), np.zeros((p, c))) for _ in range(workers)]
+    most = int(np.clip(BLOCK_NUMBERS // (p * c), MIN_BLOCK, MAX_BLOCK))
+    rounds = -(-rows.n // (most * len(lanes)))
+    size = -(-rows.n // (rounds * len(lanes)))  # all blocks of a pass are nearly equal, and no lane has more of them
+    slots = [(np.zeros((p, 1 if loss.joint else c)), np.zeros_like(stacked), np.zeros((p, c))) for _ in lanes]
 
     def work(slot: tuple[np.ndarray, np.ndarray, np.ndarray], block: tuple[slice, np.ndarray]) -> None:
         at, X = block
@@ -290,12 +296,27 @@ def _evaluate(
         slot[1][own] += (Z.reshape(-1, len(X)) @ X).reshape(V.shape)
         slot[2][own] += second
 
-    blocks = rows.blocks(size)
-    while group := list(islice(blocks, workers)):  # a slot gets the same blocks in every pass: reproducible sums
-        list(pool.map(work, slots, group))
+    _in_lanes(lanes, work, cycle(slots), rows.blocks(size))  # a slot gets the same blocks in every pass
     losses, gradient, second = (sum(parts[1:], parts[0]) for parts in zip(*slots, strict=True))
     gradient = rows.lift(gradient.reshape(p * c, -1)).reshape(p, c, -1)
     return list(zip(losses, gradient, second, strict=True))
+
+
+def _in_lanes(lanes: Sequence[ThreadPoolExecutor], work: Callable[..., None], *arguments: Iterable[Any]) -> None:
+    """Call ``work`` with each of the arguments in turn, each lane with its own ones in order, so sums are reproducible.
+
+    Args:
+        lanes: threads; none waits for another.
+        work: what is called.
+        arguments: as of ``map``; a few are taken ahead.
+    """
+    waiting: deque[Future[None]] = deque()
+    for lane, each in zip(cycle(lanes), zip(*arguments, strict=False), strict=False):
+        waiting.append(lane.submit(work, *each))
+        if len(waiting) > AHEAD * len(lanes):
+            waiting.popleft().result()
+    for done in waiting:
+        done.result()
 
 
 def _totals(path: Path, data: LabelledRows) -> np.ndarray:
