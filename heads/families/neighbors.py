@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heads.base import Head, Problem, check_param, is_count
+from heads.base import CHUNK_ROWS, Head, Problem, check_param, is_count, slices
 from heads.families.base import Family
 from heads.families.linear import LinearHead
 
 METRICS = ("cosine", "euclidean")
+CLOSENESS = 1 << 23  # numbers held at a time, with their order 16 bytes each: 128 MiB
 KNN_MAX_WORK = 1e13  # rows to score × training rows × features: about a minute
 
 
@@ -22,6 +23,10 @@ class NeighborsHead(Head):
     """
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
+        size = max(1, CLOSENESS // len(self.arrays["vectors"]))
+        return np.concatenate([self._votes(X[rows]) for rows in slices(len(X), size)] or [self._votes(X)])
+
+    def _votes(self, X: np.ndarray) -> np.ndarray:
         vectors, k = self.arrays["vectors"], self.params["k"]
         closeness = X @ vectors.T  # ranks by cosine: vectors have length 1, and the length of X changes no order
         if self.params["metric"] == "euclidean":
@@ -56,8 +61,9 @@ def fit_ncm(problem: Problem) -> dict[str, np.ndarray]:
 
     ``-|x - m|² / 2 = x·m - |m|²/2 - |x|²/2``, and the last term is the same for all classes.
     """
-    members = np.eye(problem.n_classes)[problem.y]  # (n, c)
-    means = problem.X.T.astype(np.float64) @ members / members.sum(axis=0)  # (d, c)
+    X, members = problem.X, np.eye(problem.n_classes)
+    sums = sum(X[rows].T.astype(np.float64) @ members[problem.y[rows]] for rows in slices(len(X), CHUNK_ROWS))
+    means = sums / np.bincount(problem.y)  # (d, c)
     return {"coef": means, "intercept": -(means**2).sum(axis=0) / 2}
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from functools import cache
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 from featurestore.errors import HeadError, UsageError
 from heads import registry
-from heads.base import MAX_FLOAT, class_weights, fit_temperature, softmax, standardisation, standardise
+from heads.base import MAX_FLOAT, Problem, class_weights, fit_temperature, softmax, standardisation, standardise
 from heads.families.linear import C_of_alpha, checked_C
+from heads.families.neighbors import fit_ncm
 from heads.solvers.sweep import CROSS_ENTROPY, SQUARED, SQUARED_HINGE
 from heads.spec import HeadSpec
 
@@ -504,3 +506,40 @@ def test_every_default_and_grid_is_complete():
         for params in row.grid:
             assert set(registry.complete(name, params)) == set(row.defaults)
         assert row.about
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_neighbours_of_many_rows_are_found_in_little_memory(metric):
+    """All distances of 2,048 rows to 20,000, with their order, would take 625 MiB; so they are not held at once."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((20_000, 8), np.float32), draw.integers(0, 3, 20_000).astype(str)
+    head = registry.fit(HeadSpec("knn", {"k": 3, "metric": metric}), X, y)
+    wanted = KNeighborsClassifier(3, metric=metric, algorithm="brute").fit(standardise(X, *standardisation(X)), y)
+    rows = X[:2048] + np.float32(0.01)
+    tracemalloc.start()
+    try:
+        scores = head.scores(rows)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 250 * 2**20
+    seen = standardise(rows, head.arrays["mean"], head.arrays["scale"])
+    assert (scores == wanted.predict_proba(seen)).all(axis=1).mean() > 0.999  # but for ties of float32
+
+
+def test_nearest_class_mean_of_many_rows_needs_no_copy_in_float64():
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((40_000, 64), np.float32), draw.integers(0, 5, 40_000)
+    problem = Problem(X, y, 5, None, 0, X[:0], y[:0], lambda _: None)
+    tracemalloc.start()
+    try:
+        arrays = fit_ncm(problem)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < X.nbytes, "half of a copy in float64"
+    means = np.stack([X[y == label].mean(axis=0, dtype=np.float64) for label in range(5)], axis=1)
+    np.testing.assert_allclose(arrays["coef"], means, atol=1e-12)
+    np.testing.assert_allclose(arrays["intercept"], -(means**2).sum(axis=0) / 2, atol=1e-12)

@@ -55,7 +55,7 @@ GIBI = 1024 * MEBI
         (rows, {"MAX_ROTATED": 4096, "LEAST_VARIANCE": 1e-9, "LEAST_SAMPLED": 50}),
         (sweep, {"TOLERANCE": 1e-5, "LEAST_SHARE": 1e-6, "CURVATURE_FLOOR": 1e-6}),
         (dense, {"MAX_EPOCHS": 100_000, "MAX_LAYERS": 16, "MAX_WIDTH": 65_536, "MAX_BATCH_ROWS": MEBI}),
-        (neighbors, {"KNN_MAX_WORK": 1e13}),
+        (neighbors, {"CLOSENESS": 1 << 23, "KNN_MAX_WORK": 1e13}),
         (dinov2, {"HELD_OUT": 10, "NEIGHBOURS": (10, 20, 100, 200), "TEMPERATURE": 0.07, "TOLERANCE": 1e-9}),
         (big_vision, {"SHOTS": (1, 5, 10, 25), "SEEDS": 3, "PENALTY": 1024, "BIAS": 100, "LEAST_DEVIATION": 1e-5}),
         (clip_benchmark, {"EPOCHS": 20, "BATCH": 512, "RATE": 0.1, "EPSILON": 1e-8, "SPANS": (8, 4, 2, 1)}),
