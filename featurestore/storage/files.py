@@ -10,12 +10,12 @@ import io
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePath
 from typing import Any
 
-from featurestore.errors import StoreCorrupt, StoreError
+from featurestore.errors import StoreCorrupt, StoreError, UsageError
 from featurestore.storage.base import Stat, storage_of
 
 JSON_BYTES = 16 * 2**20  # read as Python objects it may take 40 times as much
@@ -249,6 +249,29 @@ def read_bytes(path: PurePath, limit: int) -> bytes:
     if max(size, len(data)) > limit:
         raise StoreCorrupt(f"Expected: at most {limit:,} bytes in {path}. Got: {max(size, len(data)):,}.")
     return data
+
+
+def read_given(path: Path, what: str, limit: int, parse: Callable[[bytes], Any]) -> Any:
+    """Read a file that a user names, such as options in TOML; it is on a local disk.
+
+    Args:
+        path: of the file.
+        what: it is expected to be.
+        limit: the most bytes that it may have.
+        parse: makes a value of the bytes; raises ValueError for others, such as damaged ones.
+
+    Raises:
+        UsageError: there is no such file, it is too large, or it cannot be read or parsed.
+    """
+    size = size_of(path)
+    if size is None or size > limit:
+        got = "no such file" if size is None else f"{size:,} bytes"
+        raise UsageError(f"Expected: {what} of up to {limit:,} bytes. Got: {path}, {got}.")
+    try:
+        return parse(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: Expected: {what}. Got: {said}.") from error
 
 
 def sha256_of(path: PurePath) -> str:

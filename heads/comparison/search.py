@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import UsageError
-from featurestore.storage.files import size_of
+from featurestore.storage.files import read_given
 from heads import registry
 from heads.comparison.space import Grid, Search
 
@@ -62,15 +62,7 @@ def from_file(path: Path) -> Search:
     Raises:
         UsageError: the file cannot be read or is too large, or has an unknown key, family, parameter or value.
     """
-    size = size_of(path)
-    if size is None or size > MAX_BYTES:
-        got = "no such file" if size is None else f"{size:,} bytes"
-        raise UsageError(f"Expected: --search, a TOML file of up to {MAX_BYTES:,} bytes. Got: {path}, {got}.")
-    try:
-        told = tomllib.loads(path.read_bytes().decode())
-    except (OSError, ValueError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{path}: Expected: a TOML file with a table [heads.NAME] a family. Got: {said}.") from error
+    told = read_given(path, "--search, a TOML file", MAX_BYTES, lambda data: tomllib.loads(data.decode()))
     unknown = told.keys() - {"heads", "class_weight"}
     heads, weights = told.get("heads", {}), told.get("class_weight", [])
     if unknown or not isinstance(heads, dict) or not isinstance(weights, list):

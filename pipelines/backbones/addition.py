@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.canary import MAX_DEVIATION, deviation
-from featurestore.errors import BackboneError, EngineError, PenultError, StoreError, UsageError
+from featurestore.errors import BackboneError, PenultError, StoreError, UsageError
 from featurestore.storage.base import location
 from featurestore.store import FeatureStore
 from pipelines.backbones import canary, foreign, models, proof
@@ -122,39 +122,24 @@ def _run(backbone: Foreign, spec: ModelSpec) -> Foreign:
         BackboneError: it cannot be run, or gives no vector of finite numbers.
     """
     pixels = np.stack([decoder.decode(data, spec.preprocessing()).pixels for data in _pictures()])
-    many, one = _features(backbone, pixels), _features(replace(backbone, batch=1), pixels)
-    if one is None and many is None:
-        raise BackboneError(f"{backbone.name} cannot be run on a picture of {spec.size} pixels: {_why(backbone)}")
-    alone = one if one is not None else many
-    assert alone is not None
-    if alone.ndim != 2 or not alone.shape[1] or not np.isfinite(alone).all():
+    made: dict[int | None, np.ndarray] = {}  # by how many images at a time
+    for batch in (1, None):
+        try:
+            made[batch] = open_engine(replace(backbone, batch=batch).tap(), EngineOptions())(pixels)
+        except PenultError:
+            raise
+        except Exception as error:  # OpenVINO says so at the reshape, the compilation or the first run
+            why = models.first_line(error)
+    if not made:
+        raise BackboneError(f"{backbone.name} cannot be run on a picture of {spec.size} pixels: {why}")
+    runs = list(made.values())
+    if runs[0].ndim != 2 or not runs[0].shape[1] or not np.isfinite(runs[0]).all():
         raise BackboneError(f"Expected: finite numbers from {backbone.name}. Got: others: correct the spec.")
-    agree = many is not None and one is not None and many.shape == one.shape
     limit = MAX_DEVIATION["f32"]
-    dynamic = agree and all(deviation(a, b) <= limit for a, b in zip(one, many, strict=True))  # type: ignore[arg-type]
-    batch = None if dynamic else 1 if one is not None else BATCH_SIZES["openvino"]
-    return replace(backbone, width=alone.shape[1], batch=batch)
+    agree = len(runs) == 2 and all(deviation(*pair) <= limit for pair in zip(*runs, strict=True))
+    size = None if agree else 1 if 1 in made else BATCH_SIZES["openvino"]
+    return replace(backbone, width=runs[0].shape[1], batch=size)
 
 
 def _pictures() -> list[bytes]:
     return [resources.files("pipelines.backbones").joinpath(name).read_bytes() for name in canary.PICTURES]
-
-
-def _features(backbone: Foreign, pixels: np.ndarray) -> np.ndarray | None:
-    """Return float32 (n, d); None if the graph does not take this batch."""
-    try:
-        return open_engine(backbone.tap(), EngineOptions())(pixels)
-    except PenultError:
-        raise
-    except Exception:  # OpenVINO says so at the reshape, the compilation or the first run
-        return None
-
-
-def _why(backbone: Foreign) -> str:
-    try:
-        open_engine(backbone.tap(), EngineOptions())
-    except EngineError:
-        raise
-    except Exception as error:
-        return models.first_line(error)
-    return "its output has no fixed width."

@@ -87,10 +87,10 @@ class Foreign(Backbone):
             StoreCorrupt: it is missing or damaged.
         """
         place = location(self.folder)
-        content = tuple(read_bytes(place / f"{self.graph_sha256}{suffix}", MAX_BYTES) for suffix in SUFFIXES)
-        if digest_of_graph(content) != self.graph_sha256:  # type: ignore[arg-type]
+        graph, weights = (read_bytes(place / f"{self.graph_sha256}{suffix}", MAX_BYTES) for suffix in SUFFIXES)
+        if digest_of_graph((graph, weights)) != self.graph_sha256:
             raise StoreCorrupt(f"Expected: the graph of {self.name} in {self.folder} as it was added. Got: another.")
-        return content  # type: ignore[return-value]
+        return graph, weights
 
     def layers(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the tapped layer, with the shape of one image's vector: the spec leaves no other."""

@@ -34,7 +34,7 @@ from typing import Any
 
 from featurestore.errors import UsageError
 from featurestore.spec import Preprocessing
-from featurestore.storage.files import size_of
+from featurestore.storage.files import read_given
 from heads.base import is_number
 from pipelines.backbones import MAX_INPUT_SIZE, MIN_INPUT_SIZE, shipped
 from pipelines.backbones.base import Normalization
@@ -167,15 +167,7 @@ def read(path: Path) -> tuple[ModelSpec, Reference | None]:
     Raises:
         UsageError: the file cannot be read, or see ``ModelSpec.of``; or files of the reference are missing.
     """
-    size = size_of(path)
-    if size is None or size > MAX_BYTES:
-        got = "no such file" if size is None else f"{size:,} bytes"
-        raise UsageError(f"Expected: --spec, a TOML file of up to {MAX_BYTES:,} bytes. Got: {path}, {got}.")
-    try:
-        told = tomllib.loads(path.read_bytes().decode())
-    except (OSError, ValueError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{path}: Expected: a TOML file. Got: {said}.") from error
+    told = read_given(path, "--spec, a TOML file", MAX_BYTES, lambda data: tomllib.loads(data.decode()))
     reference, ships = told.pop("reference", None), told.pop("from", None)
     if ships is not None:
         told = shipped.read(path.parent / str(ships)) | told

@@ -15,7 +15,7 @@ from typing import Any
 
 from featurestore.errors import UsageError
 from featurestore.spec import crop_ratio
-from featurestore.storage.files import size_of
+from featurestore.storage.files import read_given
 
 MAX_BYTES = 2**20
 KNOWN = "timm's config.json, or Hugging Face's preprocessor_config.json"
@@ -28,13 +28,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read, is another one, or says something that no spec can.
     """
-    size = size_of(path)
-    if size is None or size > MAX_BYTES:
-        raise UsageError(f"Expected: {KNOWN}. Got: {path}, {'no such file' if size is None else f'{size:,} bytes'}.")
-    try:
-        told = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: Expected: a JSON file. Got: {error}.") from error
+    told = read_given(path, KNOWN, MAX_BYTES, json.loads)
     for is_kind, values in KINDS:
         if isinstance(told, dict) and is_kind(told):
             try:

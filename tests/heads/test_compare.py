@@ -861,10 +861,10 @@ def test_a_file_has_its_limits(tmp_path, monkeypatch):
             with pytest.raises(UsageError, match=r"in \[heads.dense\]: at most 100,000 combinations. Got: more"):
                 search.from_file(path)
     path.write_text("a = " + "[" * 5000)
-    with pytest.raises(UsageError, match="Expected: a TOML file with a table"):
+    with pytest.raises(UsageError, match="Expected: --search, a TOML file"):
         search.from_file(path)
     path.write_bytes(b"\xff")
-    with pytest.raises(UsageError, match="Expected: a TOML file with a table"):
+    with pytest.raises(UsageError, match="Expected: --search, a TOML file"):
         search.from_file(path)
 
 
@@ -881,7 +881,7 @@ def test_a_file_has_its_limits(tmp_path, monkeypatch):
         ("[heads.logreg]\nC = 1", "lists of values"),
         ("[head.logreg]\nC = [1]", "Got: head"),
         ('class_weight = ["heavy"]', "none or balanced"),
-        ("[heads", "Expected: a TOML file"),
+        ("[heads", "Expected: --search, a TOML file"),
     ],
 )
 def test_files_that_make_none(tmp_path, text, message):
