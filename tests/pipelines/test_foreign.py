@@ -334,7 +334,9 @@ def test_its_speed_is_measured_by_precision_and_batch(tmp_path: Path) -> None:
         batches = [row["batch"] for row in rows if row["precision"] == "f32"]
         assert batches == ([1] if kind == "fixed" else [1, 4, 8, 16, 32])
         for row in rows:
-            assert row["hours_per_million"] == pytest.approx(1e6 / row["images_per_second"] / 3600, abs=0.006)
+            hours = 1e6 / row["images_per_second"] / 3600
+            rounded = 0.06 / row["images_per_second"]  # a share, as much as 4 % on a busy machine
+            assert row["hours_per_million"] == pytest.approx(hours, rel=rounded, abs=0.006)
 
 
 def test_what_moves_a_number_is_in_the_fingerprint(tmp_path: Path) -> None:
