@@ -198,7 +198,7 @@ def _damaged_artifacts(store: PurePath) -> Iterator[tuple[Finding, list[PurePath
     for path in (path for path in made if path.name.endswith(layout.WEIGHTS)):
         yield from tried(path, [path], partial(_check_weights, path))
     for path in (path for path in listed(layout.models(store)) if path.suffix == layout.JSON):
-        yield from tried(path, foreign.files_of(path), partial(_check_model, path))
+        yield from tried(path, foreign.files_of(path), partial(foreign.check, path))
     for name in aliases.names(store):
         path = layout.alias(store, name)
         yield from tried(path, [path], partial(_check_alias, store, name))
@@ -241,12 +241,6 @@ def _check_weights(path: PurePath) -> None:
     digest = path.name.removesuffix(layout.WEIGHTS)
     if DIGEST.fullmatch(digest) and (found := sha256_of(path)) != digest:
         raise StoreCorrupt(f"{path}: Expected: sha256 {digest}. Got: {found}.")
-
-
-def _check_model(description: PurePath) -> None:
-    """Raise StoreCorrupt unless the description of a network that a user added is intact, and its graph matches."""
-    backbone = foreign.described(description)
-    backbone.graph(backbone.tap())
 
 
 def _check_alias(store: PurePath, name: str) -> None:

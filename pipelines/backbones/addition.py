@@ -15,7 +15,7 @@ from featurestore.canary import MAX_DEVIATION, deviation
 from featurestore.errors import BackboneError, PenultError, StoreError, UsageError
 from featurestore.storage.base import location
 from featurestore.store import FeatureStore
-from pipelines.backbones import canary, foreign, models, proof
+from pipelines.backbones import canary, foreign, models, originals, proof
 from pipelines.backbones.base import Content, near
 from pipelines.backbones.engine_options import BATCH_SIZES, EngineOptions
 from pipelines.backbones.engines import open_engine
@@ -43,7 +43,7 @@ class Added:
         return self.backbone.to_json() | {"new": self.new, "defaults": self.defaults, "cosine": self.cosine}
 
 
-def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: bool = False) -> Added:
+def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: bool = False, copy: bool = True) -> Added:
     """Add a network to a store under a name, once it has given the vector that its reference expects.
 
     Args:
@@ -52,6 +52,7 @@ def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: boo
         model: an ONNX, OpenVINO, LiteRT or Keras file, or a SavedModel's folder.
         spec: a TOML file, see ``pipelines.backbones.model_spec``.
         unproved: whether a spec without a reference is taken.
+        copy: whether the store keeps the model itself, too; else it remembers where it lies.
 
     Raises:
         UsageError: a name that cannot be had, or a spec with a missing or impossible value.
@@ -65,7 +66,8 @@ def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: boo
             f"{spec} has no [reference], a picture and its vector as the network's home framework computes it, so "
             "nothing shows that the preprocessing is right: add one, or say --unproved."
         )
-    sha256 = models.digest_of(models.files_of(model))
+    files = models.files_of(model)
+    sha256 = models.digest_of(files)
     content = _known(location(store), sha256) or models.as_content(models.read(model))
     layer = _tapped(import_openvino().Core().read_model(*content), told, model)
     cosine = None if reference is None else proof.check(content, told, layer, reference)
@@ -75,7 +77,9 @@ def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: boo
         foreign.put(Path(folder), backbone, content)
         backbone = _run(backbone, told)
     opened = FeatureStore.create(store)
-    backbone, new = foreign.keep(opened, backbone, content)
+    if model.suffix != models.GRAPH:
+        backbone = replace(backbone, original=originals.name_of(model, copy))
+    backbone, new = foreign.keep(opened, backbone, content, files)
     defaults = {f.name: getattr(told, f.name) for f in fields(told) if getattr(told, f.name) == f.default}
     return Added(backbone, new, defaults, cosine)
 

@@ -1,15 +1,17 @@
 """Networks that users add to a store, each a graph with a spec: ``STORE/backbones/models/NAME.json``.
 
-The graph lies beside it as OpenVINO's IR, ``<sha256>.xml`` and ``<sha256>.bin``, by its own digest. The digest of the
-model it was made from and all values of the spec that move a number are part of a feature set's identity.
+The graph lies beside it as OpenVINO's IR, ``<sha256>.xml`` and ``<sha256>.bin``, by its own digest, and the model that
+it was made from as ``pipelines.backbones.originals`` keeps it. That model's digest and all values of the spec that move
+a number are part of a feature set's identity.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import PurePath
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from featurestore import layout
@@ -27,7 +29,7 @@ from featurestore.storage.files import (
     write_sealed,
 )
 from featurestore.store import FeatureStore
-from pipelines.backbones import PUBLISHED
+from pipelines.backbones import PUBLISHED, originals
 from pipelines.backbones.base import Backbone, Content, near
 from pipelines.backbones.model_spec import RESIZES, ModelSpec
 from pipelines.backbones.models import MAX_BYTES
@@ -46,12 +48,14 @@ class Foreign(Backbone):
         sha256: of the model that was added, in hex.
         graph_sha256: of the two files of its graph, one behind the other.
         folder: where these lie.
+        original: the model, see ``pipelines.backbones.originals.name_of``; "" if there is only the graph.
     """
 
     model: ModelSpec
     sha256: str
     graph_sha256: str
     folder: str
+    original: str = field(default="", kw_only=True, compare=False)
 
     def tap(self) -> Tap:
         """Return what is computed with it: its spec leaves nothing to choose."""
@@ -92,13 +96,18 @@ class Foreign(Backbone):
             raise StoreCorrupt(f"Expected: the graph of {self.name} in {self.folder} as it was added. Got: another.")
         return graph, weights
 
+    def model_file(self) -> AbstractContextManager[Path]:
+        """Return a context with the path of the model as it was added, see ``pipelines.backbones.originals.opened``."""
+        return originals.opened(location(self.folder), self.sha256, self.original)
+
     def layers(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the tapped layer, with the shape of one image's vector: the spec leaves no other."""
         return [(self.layer, (self.width,))]
 
     def to_json(self) -> dict[str, Any]:
         """Return what a store keeps of it."""
-        return {"name": self.name, "spec": asdict(self.model), **{key: getattr(self, key) for key in TOLD}}
+        told = {key: getattr(self, key) for key in (*TOLD, "original")}
+        return {"name": self.name, "spec": asdict(self.model), **told}
 
 
 def digest_of_graph(content: Content) -> str:
@@ -131,21 +140,31 @@ def put(folder: PurePath, backbone: Foreign, content: Content) -> None:
     write_sealed(folder / f"{backbone.name}{layout.JSON}", backbone.to_json())
 
 
-def keep(store: FeatureStore, backbone: Foreign, content: Content) -> tuple[Foreign, bool]:
+def keep(store: FeatureStore, backbone: Foreign, content: Content, files: list[Path]) -> tuple[Foreign, bool]:
     """Add a network to a store, whose lock is taken; return it as it lies there, and whether it is new.
+
+    Args:
+        store: where it is kept.
+        backbone: the network.
+        content: its graph.
+        files: of the model it was made from, which are copied if ``backbone.original`` says so.
 
     Raises:
         BackboneError: another network has its name.
         StoreLocked: another run holds the store's lock.
     """
     folder = layout.models(store.path)
+    backbone = replace(backbone, folder=where(folder))
     with store.lock():
-        if backbone.name in (known := names(store.path)):
-            if known[backbone.name] == replace(backbone, folder=where(folder)):
-                return known[backbone.name], False
+        known = names(store.path).get(backbone.name)
+        if known not in (None, backbone):
             raise BackboneError(f"{store.path} has another backbone {backbone.name}: choose another name.")
+        if originals.is_kept(backbone.original):
+            originals.keep(folder, backbone.sha256, files)
+        elif known and originals.is_kept(known.original):
+            return known, False
         put(folder, backbone, content)
-    return replace(backbone, folder=where(folder)), True
+    return backbone, known is None
 
 
 def names(store: PurePath) -> dict[str, Foreign]:
@@ -175,20 +194,30 @@ def described(path: PurePath) -> Foreign:
     """
     told = read_sealed(path, required=True)
     try:
-        return made(path.stem, ModelSpec.of(told["spec"]), where(path.parent), {key: told[key] for key in TOLD})
+        backbone = made(path.stem, ModelSpec.of(told["spec"]), where(path.parent), {key: told[key] for key in TOLD})
+        return replace(backbone, original=str(told.get("original", "")))  # older stores kept no model
     except (KeyError, TypeError, UsageError) as error:
         raise StoreCorrupt(
             f"Expected: the description of a backbone in {path}. Got: another file ({error})."
         ) from error
 
 
+def check(path: PurePath) -> None:
+    """Raise StoreCorrupt unless a description is intact, and the graph and the kept model that it names are there."""
+    backbone = described(path)
+    backbone.graph(backbone.tap())
+    if originals.is_kept(backbone.original):
+        originals.check(path.parent, backbone.sha256)
+
+
 def files_of(path: PurePath) -> list[PurePath]:
-    """Return a description and, as far as it can be read, the two files of the graph it names."""
+    """Return a description and, as far as it can be read, the files of the graph and of the kept model it names."""
     try:
-        digest = described(path).graph_sha256
+        backbone = described(path)
     except StoreError:
         return [path]
-    return [path, *(path.with_name(f"{digest}{suffix}") for suffix in SUFFIXES)]
+    kept = [originals.archive(path.parent, backbone.sha256)] if originals.is_kept(backbone.original) else []
+    return [path, *(path.with_name(f"{backbone.graph_sha256}{suffix}") for suffix in SUFFIXES), *kept]
 
 
 def made(name: str, model: ModelSpec, folder: str, told: Mapping[str, Any]) -> Foreign:

@@ -10,7 +10,7 @@ import hashlib
 import mmap
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ KNOWN = "an .onnx, .xml (with its .bin), .tflite, .keras or .h5 file, or a Saved
 MESSAGE_LENGTH = 300  # characters kept of an error
 NOISE = ("Exception from", "Check '", "FrontEnd API", "Model wasn't fully", "Summary")  # of OpenVINO's errors
 SAVED_MODEL = "saved_model.pb"
+GRAPH = ".xml"  # of OpenVINO's IR, which a store keeps anyway
 # A StringStringEntryProto of ONNX: field 1 "location", field 2 a path of up to 127 bytes, or of up to 16,383.
 LOCATION = re.compile(rb"\x0a\x08location\x12(?:([\x00-\x7f])|([\x80-\xff][\x00-\x7f]))")
 
@@ -45,7 +46,7 @@ def files_of(model: Path) -> list[Path]:
         files = [model / SAVED_MODEL, *sorted(path for path in model.rglob("variables/*") if path.is_file())]
     elif model.suffix == ".onnx":
         files = [model, *_external(model)]
-    elif model.suffix == ".xml":
+    elif model.suffix == GRAPH:
         files = [model, model.with_suffix(".bin")]
     elif model.suffix in READERS:
         files = [model]
@@ -66,10 +67,15 @@ def _check_size(model: Path, files: list[Path]) -> None:
 
 
 def digest_of(files: list[Path]) -> str:
-    """Return what stands for a model's content: the sha256 of its one file, or of the names and sha256 of its files."""
-    if len(files) == 1:
-        return file_digest(files[0])
-    lines = sorted(f"{file.relative_to(files[0].parent).as_posix()} {file_digest(file)}\n" for file in files)
+    """Return what stands for a model's content, see ``joined_digest``."""
+    return joined_digest({file.relative_to(files[0].parent).as_posix(): file_digest(file) for file in files})
+
+
+def joined_digest(digests: Mapping[str, str]) -> str:
+    """Return the sha256 of a model's one file, or of the names and sha256 of its files, in hex."""
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = sorted(f"{name} {sha256}\n" for name, sha256 in digests.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -105,7 +111,7 @@ def _by_openvino(model: Path) -> openvino.Model:
 READERS: dict[str, Callable[[Path], Any]] = {
     "": _by_openvino,  # a SavedModel's folder
     ".onnx": _by_openvino,
-    ".xml": _by_openvino,
+    GRAPH: _by_openvino,
     ".tflite": _by_openvino,
     ".keras": keras_models.read,
     ".h5": keras_models.read,

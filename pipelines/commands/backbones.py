@@ -48,6 +48,9 @@ def add(
     unproved: Annotated[
         bool, typer.Option("--unproved", help="Take a spec without a reference picture and its vector.")
     ] = False,
+    no_copy: Annotated[
+        bool, typer.Option("--no-copy", help="Leave the model where it is; the store still keeps its graph.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Add a network of your own to the store, then embed with --backbone NAME.
@@ -58,7 +61,7 @@ def add(
     from pipelines.backbones import addition
     from pipelines.commands import output
 
-    added = addition.add(store, name, model, spec, unproved)
+    added = addition.add(store, name, model, spec, unproved, not no_copy)
     output.added_backbone(added)
     print_json(as_json, added.to_json())
 

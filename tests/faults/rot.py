@@ -99,7 +99,7 @@ KINDS = {
     "report": r"runs/.*/report\.html",
     "outcome": r"results/.*",
     "description": r"backbones/.*\.json",
-    "graph": r"backbones/models/.*\.(xml|bin)",
+    "graph": r"backbones/models/.*\.(xml|bin|zip)",
     "weights": r"backbones/.*\.h5",
     "begun": r"finetune/.*/begun\.json",
     "checkpoint": r"finetune/.*/checkpoint\.npz",

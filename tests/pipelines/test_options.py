@@ -186,6 +186,7 @@ TABLE: dict[str, Case] = {
     **{f"{command} --cache-limit": LIMIT for command in (*STORE, "copy")},
     "backbones add --spec": at("add.spec", "other.toml"),
     "backbones add --unproved": flag("add.unproved"),
+    "backbones add --no-copy": flag("add.copy", False),
     "backbones bench --seconds": at("measure.seconds", 3.5),
     "embed --backbone": at(f"{EMBED}.backbone", "ResNet50"),
     "embed --weights": at(f"{EMBED}.weights", "w.h5"),
@@ -692,7 +693,16 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "copy": ({"copy": {"store": "store", "to": "other", "progress": True}}, ["bar", "say"]),
     "backbones": ({"FeatureStore": {"path": "store"}, "names": {}, "table": {"added": ()}}, ["table"]),
     "backbones add": (
-        {"add": {"store": "store", "name": "mine", "model": "net.onnx", "spec": "spec.toml", "unproved": False}},
+        {
+            "add": {
+                "store": "store",
+                "name": "mine",
+                "model": "net.onnx",
+                "spec": "spec.toml",
+                "unproved": False,
+                "copy": True,
+            }
+        },
         ["added_backbone"],
     ),
     "backbones bench": ({"measure": {"name": "mine", "store": "store", "seconds": 2.0}}, ["table"]),
@@ -795,7 +805,7 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
 
 # How Python callers call the jobs: names, order, and what is given by its name alone.
 CALLS: dict[str, str] = {
-    "pipelines.backbones.addition.add": "store name model spec unproved=",
+    "pipelines.backbones.addition.add": "store name model spec unproved= copy=",
     "pipelines.backbones.speed.measure": "name store seconds=",
     "pipelines.embedding.embed.embed": "source store options= progress= * as_source= began=",
     "pipelines.embedding.forget.forget": "store source * unknown_origin=",
