@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_who_left_a_model_may_have_it_copied_later_and_the_copy_stays(tmp_path: 
     assert foreign.find(store, "mine").network.original == "net.onnx"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("harm", ["changed", "cut", "gone"])
+@pytest.mark.parametrize("harm", ["changed", "cut", "gone", "another"])
 def test_a_damaged_model_is_found_by_verify_and_made_again(tmp_path: Path, harm: str) -> None:
     store = tmp_path / "s"
     add = ("backbones", "add", "mine", ZOO / "net.onnx", "--spec", ZOO / "net.toml", "--store", store)
@@ -97,6 +98,9 @@ def test_a_damaged_model_is_found_by_verify_and_made_again(tmp_path: Path, harm:
     half = len(data) // 2
     if harm == "gone":
         archive.unlink()
+    elif harm == "another":  # a sound archive, of another model
+        with zipfile.ZipFile(archive, "w") as made:
+            made.writestr("net.onnx", b"another")
     else:
         archive.write_bytes(data[:half] if harm == "cut" else data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :])
     found = penult("verify", "--store", store)
