@@ -16,7 +16,7 @@ from featurestore.errors import BackboneError, PenultError, StoreError, UsageErr
 from featurestore.storage.base import location
 from featurestore.store import FeatureStore
 from pipelines.backbones import canary, foreign, models, originals, proof
-from pipelines.backbones.base import Content, near
+from pipelines.backbones.base import Content, Normalization, near
 from pipelines.backbones.engine_options import BATCH_SIZES, EngineOptions
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.foreign import Foreign
@@ -31,16 +31,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Added:
-    """What was added: the network, whether it is new to the store, the keys left at their defaults, the cosine."""
+    """What was added.
+
+    Attributes:
+        backbone: the network.
+        new: whether it is new to the store.
+        defaults: the keys that its spec left out, with their values.
+        cosine: of the reference's vectors; None without a reference.
+        rounding: that of its vector without and with the rounding of a quantised graph, if this had to be allowed for.
+    """
 
     backbone: Foreign
     new: bool
     defaults: dict[str, Any]
     cosine: float | None
+    rounding: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return self.backbone.to_json() | {"new": self.new, "defaults": self.defaults, "cosine": self.cosine}
+        return self.backbone.to_json() | {
+            "new": self.new,
+            "defaults": self.defaults,
+            "cosine": self.cosine,
+            "rounding": self.rounding,
+        }
 
 
 def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: bool = False, copy: bool = True) -> Added:
@@ -70,7 +84,7 @@ def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: boo
     sha256 = models.digest_of(files)
     content = _known(location(store), sha256) or models.as_content(models.read(model))
     layer = _tapped(import_openvino().Core().read_model(*content), told, model)
-    cosine = None if reference is None else proof.check(content, told, layer, reference)
+    cosine, rounding = (None, None) if reference is None else proof.check(content, told, layer, reference)
     with tempfile.TemporaryDirectory(prefix="penult-") as folder:
         about = {"sha256": sha256, "graph_sha256": foreign.digest_of_graph(content), "layer": layer}
         backbone = foreign.made(name, told, folder, {**about, "width": 0, "batch": None})
@@ -81,7 +95,7 @@ def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: boo
         backbone = replace(backbone, original=originals.name_of(model, copy))
     backbone, new = foreign.keep(opened, backbone, content, files)
     defaults = {f.name: getattr(told, f.name) for f in fields(told) if getattr(told, f.name) == f.default}
-    return Added(backbone, new, defaults, cosine)
+    return Added(backbone, new, defaults, cosine, rounding)
 
 
 def _known(store: PurePath, sha256: str) -> Content | None:
@@ -108,6 +122,31 @@ def _tapped(graph: openvino.Model, spec: ModelSpec, model: Path) -> str:
             f"Expected: an input {spec.layout} of {spec.size} pixels, as the spec says. Got: {model} with {shape}: "
             "correct size or layout."
         )
+    _check_takes_floats(graph, spec, model)
+    layer = _layer(graph, spec, model)
+    if (kind := tensors(graph)[layer].get_element_type()).is_integral():
+        raise BackboneError(
+            f"Expected: an output of floats. Got: {layer} of {model}, {kind.get_type_name()}: tap another, or convert "
+            "the network with a float output."
+        )
+    return layer
+
+
+def _check_takes_floats(graph: openvino.Model, spec: ModelSpec, model: Path) -> None:
+    """Raise BackboneError if the input's type cannot hold what the spec makes of pixels."""
+    kind = graph.inputs[0].get_element_type()
+    holds = kind.is_real() or (
+        kind.get_type_name() != "i8" and spec.normalization() == Normalization(channels=spec.channels.lower())
+    )
+    if not holds:
+        raise BackboneError(
+            f"Expected: a network that takes floats, or pixels as they are. Got: {model}, which takes "
+            f"{kind.get_type_name()}, and a spec with another scale, mean or std: convert it with a float input."
+        )
+
+
+def _layer(graph: openvino.Model, spec: ModelSpec, model: Path) -> str:
+    """Return the name of the tapped output: the spec's, or the only one there is."""
     known = tensors(graph)
     if spec.output:
         if spec.output not in known:

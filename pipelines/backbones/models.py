@@ -19,6 +19,7 @@ from pipelines.backbones import keras_models
 from pipelines.backbones.base import Content
 from pipelines.backbones.graphs import import_openvino
 from pipelines.backbones.keras_models import MAX_BYTES
+from pipelines.backbones.quantized import float_ends
 from pipelines.backbones.weights import file_digest
 
 if TYPE_CHECKING:
@@ -108,11 +109,17 @@ def _by_openvino(model: Path) -> openvino.Model:
     return import_openvino().Core().read_model(model)
 
 
+def _of_litert(model: Path) -> openvino.Model:
+    graph = _by_openvino(model)
+    float_ends(graph)
+    return graph
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "": _by_openvino,  # a SavedModel's folder
     ".onnx": _by_openvino,
     GRAPH: _by_openvino,
-    ".tflite": _by_openvino,
+    ".tflite": _of_litert,
     ".keras": keras_models.read,
     ".h5": keras_models.read,
 }

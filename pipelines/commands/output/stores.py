@@ -27,7 +27,10 @@ def added_backbone(added: Added) -> None:
     if added.cosine is None:
         say("  Not proved: nothing shows that its preprocessing is right.")
     else:
-        say(f"  The reference gives the expected vector (cosine {added.cosine:.6f}).")
+        allowed = (
+            "" if added.rounding is None else f", of a quantised graph, whose own rounding is {added.rounding:.6f}"
+        )
+        say(f"  The reference gives the expected vector (cosine {added.cosine:.6f}{allowed}).")
     if taken := [f"{key} {value}" for key, value in added.defaults.items() if value != ""]:
         say("  Left out of the spec, so: " + ", ".join(taken))
 
