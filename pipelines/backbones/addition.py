@@ -89,7 +89,7 @@ def add(store: str | PurePath, name: str, model: Path, spec: Path, unproved: boo
         about = {"sha256": sha256, "graph_sha256": foreign.digest_of_graph(content), "layer": layer}
         backbone = foreign.made(name, told, folder, {**about, "width": 0, "batch": None})
         foreign.put(Path(folder), backbone, content)
-        backbone = _run(backbone, told)
+        backbone = _run(backbone, told, content)
     opened = FeatureStore.create(store)
     if model.suffix != models.GRAPH:
         backbone = replace(backbone, original=originals.name_of(model, copy))
@@ -158,11 +158,11 @@ def _layer(graph: openvino.Model, spec: ModelSpec, model: Path) -> str:
     return ends[0]
 
 
-def _run(backbone: Foreign, spec: ModelSpec) -> Foreign:
+def _run(backbone: Foreign, spec: ModelSpec, content: Content) -> Foreign:
     """Return the network with its width and batch, after running it on two pictures.
 
     Raises:
-        BackboneError: it cannot be run, or gives no vector of finite numbers.
+        BackboneError: it cannot be run, gives no vector of finite numbers, or others than on its own.
     """
     pixels = np.stack([decoder.decode(data, spec.preprocessing()).pixels for data in _pictures()])
     made: dict[int | None, np.ndarray] = {}  # by how many images at a time
@@ -178,10 +178,21 @@ def _run(backbone: Foreign, spec: ModelSpec) -> Foreign:
     runs = list(made.values())
     if runs[0].ndim != 2 or not runs[0].shape[1] or not np.isfinite(runs[0]).all():
         raise BackboneError(f"Expected: finite numbers from {backbone.name}. Got: others: correct the spec.")
+    alone = [proof.vector(content, replace(spec, output=backbone.layer), picture) for picture in _pictures()]
+    made = {batch: run for batch, run in made.items() if all(map(_alike, run, alone))}
+    if not made:
+        raise BackboneError(
+            f"OpenVINO does not run {backbone.name} in parallel as it does alone: convert it with float32 weights."
+        )
+    runs = list(made.values())
     limit = MAX_DEVIATION["f32"]
     agree = len(runs) == 2 and all(deviation(*pair) <= limit for pair in zip(*runs, strict=True))
     size = None if agree else 1 if 1 in made else BATCH_SIZES["openvino"]
     return replace(backbone, width=runs[0].shape[1], batch=size)
+
+
+def _alike(ran: np.ndarray, alone: np.ndarray | None) -> bool:
+    return proof.distance(alone, ran) <= proof.MAX_ROUNDING
 
 
 def _pictures() -> list[bytes]:

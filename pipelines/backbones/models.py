@@ -19,7 +19,7 @@ from pipelines.backbones import keras_models
 from pipelines.backbones.base import Content
 from pipelines.backbones.graphs import import_openvino
 from pipelines.backbones.keras_models import MAX_BYTES
-from pipelines.backbones.quantized import float_ends
+from pipelines.backbones.quantized import float_ends, widen_weights
 from pipelines.backbones.weights import file_digest
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def read(model: Path) -> openvino.Model:
     files_of(model)
     reader = READERS["" if model.is_dir() else model.suffix]
     try:
-        return reader(model)
+        graph = reader(model)
+        widen_weights(graph)
+        return graph
     except BackboneError:
         raise
     except Exception as error:  # OpenVINO and Keras raise what their readers happen to raise

@@ -25,6 +25,7 @@ COSINE = 0.9999  # the least, in float32: engines differ by 1e-6, half a grey le
 LENGTH = 0.01  # the most by which a vector may be longer or shorter, as a share
 SEARCH_SECONDS = 60.0
 MAX_ROUNDING = 0.2  # the most that a quantised graph's vector may be away, as a share of its length: a cosine of 0.98
+ROUNDINGS = 2.0  # of the two runtimes
 NEARER = 2.0
 MAX_VECTOR_BYTES = 1 << 24
 MAX_TAPS = 200  # other outputs that are tried, the last ones
@@ -83,18 +84,23 @@ def check(content: Content, spec: ModelSpec, layer: str, reference: Reference) -
     raise BackboneError(f"{said}. {UNEXPLAINED}")
 
 
+def vector(content: Content, spec: ModelSpec, picture: bytes) -> np.ndarray | None:
+    """Return a network's vector of a picture's bytes, float32 (d,), by itself; None if it gives none."""
+    return _Trial(content, picture).vector(spec)
+
+
 def _check_quantized(trial: _Trial, spec: ModelSpec, got: np.ndarray, wanted: np.ndarray, said: str) -> float:
     """Return the cosine that the graph's own rounding gives, which is more than the two vectors differ by.
 
     Two runtimes round an 8-bit graph at other places: LiteRT's two sets of kernels agree on EfficientNet-Lite0 to a
-    cosine of 0.9992 to 0.9995. So a vector may be as far away as the one without any rounding is. Small mistakes would
-    hide within this, so none of the usual ones may come more than ``NEARER`` times as near.
+    cosine of 0.9992 to 0.9995. So a vector may be ``ROUNDINGS`` times as far away as the one without any rounding is.
+    Small mistakes could hide within this, so none of the usual ones may come ``NEARER`` times as near.
 
     Raises:
         BackboneError: the vector is farther away, or a usual mistake explains it better.
     """
     exact = trial.unrounded(spec)
-    allowed, away = min(distance(exact, got), MAX_ROUNDING), distance(got, wanted)
+    allowed, away = min(ROUNDINGS * distance(exact, got), MAX_ROUNDING), distance(got, wanted)
     groups = single_mistakes(spec, trial.outputs)[:-1]  # another output would be of another length
     tried = [(distance(trial.tried(spec, changes), wanted), changes) for group in groups for changes in group]
     nearest, changes = min(tried, key=_first)
@@ -102,7 +108,8 @@ def _check_quantized(trial: _Trial, spec: ModelSpec, got: np.ndarray, wanted: np
         raise BackboneError(f"{said}. With {_written(changes)} it matches much better: correct the spec.")
     if away > allowed:
         raise BackboneError(
-            f"{said}, or for a quantised graph what its own rounding does, {cosine(exact, got):.5f}. {UNEXPLAINED}"
+            f"{said}; a quantised graph may be {ROUNDINGS:.0f} times as far away as its own rounding moves it, to "
+            f"{cosine(exact, got):.5f}. {UNEXPLAINED}"
         )
     return cosine(exact, got)
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipelines.backbones.graphs import import_openvino
 
 if TYPE_CHECKING:
     import openvino
 
 ROUNDING = "FakeQuantize"
+BYTES = ("i8", "u8")
 LEVELS = 256  # the most that 8 bits have
 UNROUNDED = 2**24  # levels: as many as a float32 tells apart
 MOVING = ("Convert", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # numbers stay what they are
@@ -51,6 +54,23 @@ def float_ends(graph: openvino.Model) -> None:
             _set_range(source, (3, 4), (1, 2))
             converting.set_attribute("destination_type", "f32")
     graph.validate_nodes_and_infer_types()
+
+
+def widen_weights(graph: openvino.Model) -> None:
+    """Keep 8-bit weights of a graph that computes in floats as the floats they stand for; ``graph`` is changed.
+
+    OpenVINO 2026.4.1 widens them as it runs, and with ``PERFORMANCE_HINT=THROUGHPUT`` gives other numbers each time.
+    """
+    if is_quantized(graph):
+        return
+    from openvino import opset13 as ops
+
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() == "Convert" and node.get_output_element_type(0).is_real():
+            weights = node.input_value(0).get_node()
+            if weights.get_type_name() == "Constant" and weights.get_output_element_type(0).get_type_name() in BYTES:
+                wide = ops.constant(weights.data.astype(np.float32))
+                node.output(0).replace(wide.output(0))
 
 
 def _roundings(graph: openvino.Model) -> Iterator[Any]:

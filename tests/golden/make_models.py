@@ -1,5 +1,7 @@
 """Make tests/golden/models: one small network with random weights in every format, a picture, and its vector.
 
+``nncf.xml`` stays: ``make_nncf.py`` makes it of ``net.xml``.
+
 The vector is Keras's, and the picture is resized by Pillow alone. Run it where the extras ``export`` and ``dev`` are:
 
     PYTHONPATH=. python tests/golden/make_models.py
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,10 +27,11 @@ MEAN, STD, CROP_RATIO = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875
 
 def main() -> None:
     """Write every file anew."""
-    spec = (FOLDER / "net.toml").read_text()
+    kept = {name: (FOLDER / name).read_bytes() for name in ("net.toml", "nncf.xml", "nncf.bin")}
     shutil.rmtree(FOLDER)
     FOLDER.mkdir()
-    (FOLDER / "net.toml").write_text(spec)
+    for name, data in kept.items():
+        (FOLDER / name).write_bytes(data)
     keras, openvino = import_keras(), import_openvino()
     import tensorflow as tf
     import tf2onnx
@@ -60,7 +64,25 @@ def main() -> None:
     left, top = round((picture.width - SIDE) / 2), round((picture.height - SIDE) / 2)
     square = np.asarray(picture.crop((left, top, left + SIDE, top + SIDE)), np.float32)
     given = (square / 255 - np.float32(MEAN)) / np.float32(STD)
-    np.save(FOLDER / "ref.npy", np.asarray(tap(given[None].astype(np.float32)))[0].mean(axis=(0, 1)))
+    given = given[None].astype(np.float32)
+    np.save(FOLDER / "ref.npy", np.asarray(tap(given))[0].mean(axis=(0, 1)))
+    (FOLDER / "int8.tflite").write_bytes(quantized(tap, given, None))
+    (FOLDER / "uint8.tflite").write_bytes(quantized(tap, given, tf.uint8))
+
+
+def quantized(network: Any, given: np.ndarray, ends: Any) -> bytes:
+    """Return a Keras model as a LiteRT file of 8 bits, with inputs and outputs of another type if one is named."""
+    import tensorflow as tf
+
+    draw = np.random.default_rng(1)
+    seen = [np.clip(given + 0.3 * draw.normal(size=given.shape), -2.3, 2.8).astype(np.float32) for _ in range(32)]
+    converter = tf.lite.TFLiteConverter.from_keras_model(network)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([one] for one in seen)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    if ends is not None:
+        converter.inference_input_type = converter.inference_output_type = ends
+    return converter.convert()
 
 
 if __name__ == "__main__":

@@ -641,3 +641,159 @@ def test_it_is_exported_with_a_head_as_a_graph(zoo: Path, tmp_path: Path) -> Non
     refused = penult("export", *store, "--to", tmp_path / "onnx", "--format", "onnx")
     assert refused.returncode == 1 and "exported as `--format openvino` alone" in refused.stderr
     assert not (tmp_path / "onnx").exists()
+
+
+# -- networks of 8 bits
+
+QUANTIZED = ("int8.tflite", "uint8.tflite", "nncf.xml")
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def given(zoo: Path) -> np.ndarray:
+    """The reference's picture as the small network takes it."""
+    spec, _ = read(zoo / "net.toml")
+    pixels = addition.decoder.decode((zoo / "ref.png").read_bytes(), spec.preprocessing()).pixels
+    return ((pixels * spec.scale - np.array(spec.mean)) / np.array(spec.std)).astype(np.float32)[None]
+
+
+def at_home(model: Path, x: np.ndarray) -> np.ndarray:
+    """The vector of LiteRT's interpreter, which takes integers where the file says so, or of OpenVINO alone."""
+    if model.suffix == ".xml":
+        compiled = import_openvino().Core().compile_model(str(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return np.array(compiled(x)[0])[0].mean(axis=(0, 1))
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(model))
+    interpreter.allocate_tensors()
+    (taken,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    if taken["dtype"] != np.float32:
+        scale, zero = taken["quantization"]
+        x = np.clip(np.round(x / scale + zero), 0, 255).astype(taken["dtype"])
+    interpreter.set_tensor(taken["index"], x)
+    interpreter.invoke()
+    features = interpreter.get_tensor(made["index"]).astype(np.float32)
+    scale, zero = made["quantization"] if made["dtype"] != np.float32 else (1.0, 0)
+    return ((features - zero) * scale)[0].mean(axis=(0, 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize("file", QUANTIZED)
+def test_a_network_of_8_bits_gives_what_its_home_gives(zoo: Path, tmp_path: Path, file: str) -> None:
+    store, spec = ("--store", tmp_path / "store"), written(tmp_path, zoo)
+    home = at_home(zoo / file, given(zoo))
+    np.save(tmp_path / "ref.npy", home)
+    told = json_of(penult("backbones", "add", "eight", zoo / file, "--spec", spec, *store, "--json"))
+    assert (told["width"], told["batch"], told["rounding"]) == (WIDTH, None, None) and told["cosine"] > 0.9999
+    engine = open_engine(foreign.find(tmp_path / "store", "eight"), EngineOptions())
+    picture = addition.decoder.decode((zoo / "ref.png").read_bytes(), engine.tap.preprocessing).pixels
+    (vector,) = engine(picture[None])
+    assert cosine(vector, home) > 1 - 5e-6 and cosine(vector, np.load(zoo / "ref.npy")) < 1 - 8e-6, "rounded still"
+    spec = written(tmp_path, zoo)
+    json_of(penult("backbones", "add", "float", zoo / "net.tflite", "--spec", spec, *store, "--json"))
+    draw_picture(tmp_path / "corpus" / "one.png", 1, 90, 70)
+    sets = [
+        json_of(penult("embed", tmp_path / "corpus", *store, "--backbone", name, "--json"))
+        for name in ("eight", "float")
+    ]
+    assert [done["embedded"] for done in sets] == [1, 1]
+    opened = FeatureStore(tmp_path / "store")
+    assert len({opened.spec(done["feature_set"]).weights_sha256 for done in sets}) == 2
+    assert {opened.spec(done["feature_set"]).precision for done in sets} == {"f32"}
+
+
+def rounded(zoo: Path, path: Path, wider: float, levels: int = 24) -> Path:
+    """The small network with its two maps rounded coarsely; ``wider`` moves where the steps are."""
+    openvino = import_openvino()
+    from openvino import opset13 as ops
+
+    graph = openvino.Core().read_model(zoo / "net.xml")
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() in ("Relu", "Tanh"):
+            used = list(node.output(0).get_target_inputs())
+            low, high = (
+                (0.0 if node.get_type_name() == "Relu" else -1.0),
+                (2.5 if node.get_type_name() == "Relu" else 1.0),
+            )
+            ends = [np.float32(end * wider) for end in (low, high)]
+            step = ops.fake_quantize(node, *ends, *ends, levels)
+            for one in used:
+                one.replace_source_output(step.output(0))
+    openvino.save_model(graph, path, compress_to_fp16=False)
+    return path
+
+
+def test_a_quantized_graph_may_round_elsewhere_but_hides_no_mistake(zoo: Path, tmp_path: Path) -> None:
+    spec, store = written(tmp_path, zoo), ("--store", tmp_path / "store")
+    np.save(tmp_path / "ref.npy", at_home(rounded(zoo, tmp_path / "home.xml", 1.07), given(zoo)))
+    coarse = rounded(zoo, tmp_path / "coarse.xml", 1.0)
+    add = ("backbones", "add", "coarse", coarse, "--spec", spec, *store)
+    taken = penult(*add, "--json")
+    told = json_of(taken)
+    assert 0.99 < told["rounding"] < 1 and 0.99 < told["cosine"] < 0.9999, told
+    assert "of a quantised graph, whose own rounding is 0.99" in taken.stderr
+    strict = penult("backbones", "add", "float", zoo / "net.onnx", *add[4:])
+    assert strict.returncode == 1 and "at least 0.9999 and 1 is needed. No usual" in strict.stderr, "as ever for floats"
+    for wrong, named in (({"channels": "BGR"}, 'channels = "RGB"'), ({"crop_ratio": 0.9}, "crop_ratio = 0.875")):
+        kept = np.load(tmp_path / "ref.npy")
+        written(tmp_path, zoo, **wrong)
+        np.save(tmp_path / "ref.npy", kept)
+        refused = penult(*add[:2], "wrong", *add[3:])
+        assert refused.returncode == 1 and f"{named} it matches much better" in refused.stderr, refused.stderr
+    written(tmp_path, zoo)
+    np.save(tmp_path / "ref.npy", np.load(zoo / "ref.npy")[::-1])
+    refused = penult(*add[:2], "wrong", *add[3:])
+    assert refused.returncode == 1 and "times as far away as its own rounding" in refused.stderr
+
+
+def test_weights_of_8_bits_alone_are_kept_as_floats(zoo: Path, tmp_path: Path) -> None:
+    """OpenVINO 2026.4.1 widens them as it runs, and does it wrong in more than one stream."""
+    openvino = import_openvino()
+    from openvino import opset13 as ops
+
+    pixels = ops.parameter([-1, 3, SIDE, SIDE], np.float32, "pixels")
+    weights = np.random.default_rng(0).integers(-127, 128, (5, 3, 3, 3)).astype(np.int8)
+    wide = ops.multiply(ops.convert(ops.constant(weights), "f32"), np.full((5, 1, 1, 1), 0.01, np.float32))
+    maps = ops.convolution(pixels, wide, [2, 2], [0, 0], [0, 0], [1, 1])
+    openvino.save_model(openvino.Model([maps], [pixels], "small"), tmp_path / "small.xml", compress_to_fp16=False)
+    was, now = openvino.Core().read_model(tmp_path / "small.xml"), models.read(tmp_path / "small.xml")
+    kinds = [{str(op.get_output_element_type(0)) for op in graph.get_ordered_ops()} for graph in (was, now)]
+    assert "<Type: 'int8_t'>" in kinds[0] and "<Type: 'int8_t'>" not in kinds[1]
+    x = np.random.default_rng(1).normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)
+    one, other = (openvino.Core().compile_model(graph, "CPU")(x)[0] for graph in (was, now))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def odd(path: Path, kind: str) -> Path:
+    """A graph that takes or gives integers, or gives other numbers each time."""
+    openvino = import_openvino()
+    from openvino import opset13 as ops
+
+    pixels = ops.parameter([-1, SIDE, SIDE, 3], {"i8": np.int8, "u8": np.uint8}.get(kind, np.float32), "pixels")
+    features = ops.reduce_mean(ops.convert(pixels, "f32"), [1, 2], False)
+    if kind == "integers":
+        features = ops.convert(features, "i32")
+    if kind == "dice":
+        features = ops.add(features, ops.random_uniform([1, 3], np.float32(0), np.float32(999), "f32"))
+    openvino.save_model(openvino.Model([features], [pixels], kind), path, compress_to_fp16=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("i8", "Expected: a network that takes floats, or pixels as they are. Got: {}, which takes i8"),
+        ("u8", "Expected: a network that takes floats, or pixels as they are. Got: {}, which takes u8"),
+        ("integers", "Expected: an output of floats. Got: "),
+        ("dice", "does not run bad in parallel as it does alone"),
+    ],
+)
+def test_integers_that_cannot_hold_the_numbers_are_refused(tmp_path: Path, kind: str, said: str) -> None:
+    spec, model = written(tmp_path, None), odd(tmp_path / "odd.xml", kind)
+    add = ("--store", tmp_path / "store", "--unproved")
+    refused = penult("backbones", "add", "bad", model, "--spec", spec, *add)
+    assert refused.returncode == 1 and said.format(model) in refused.stderr, refused.stderr
+    if kind == "u8":
+        spec = written(tmp_path, None, scale=None, mean=None, std=None)
+        assert penult("backbones", "add", "pixels", model, "--spec", spec, *add).returncode == 0
