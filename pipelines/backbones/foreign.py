@@ -100,6 +100,13 @@ class Foreign(Backbone):
         """Return a context with the path of the model as it was added, see ``pipelines.backbones.originals.opened``."""
         return originals.opened(location(self.folder), self.sha256, self.original)
 
+    def is_whole(self) -> bool:
+        """Return whether the graph is there, as it was added."""
+        try:
+            return bool(self.graph(self.tap()))
+        except StoreError:
+            return False
+
     def layers(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the tapped layer, with the shape of one image's vector: the spec leaves no other."""
         return [(self.layer, (self.width,))]
@@ -131,17 +138,22 @@ def check_name(name: str) -> None:
 
 
 def put(folder: PurePath, backbone: Foreign, content: Content) -> None:
-    """Write a network's graph, then its description, each whole or not at all."""
+    """Write a network's graph, over one that may be damaged, then its description, each whole or not at all."""
     make_folder(folder)
     for suffix, data in zip(SUFFIXES, content, strict=True):
-        if not exists(folder / f"{backbone.graph_sha256}{suffix}"):
-            with replacing(folder / f"{backbone.graph_sha256}{suffix}") as temporary:
-                temporary.write_bytes(data)
+        with replacing(folder / f"{backbone.graph_sha256}{suffix}") as temporary:
+            temporary.write_bytes(data)
+    _describe(folder, backbone)
+
+
+def _describe(folder: PurePath, backbone: Foreign) -> None:
     write_sealed(folder / f"{backbone.name}{layout.JSON}", backbone.to_json())
 
 
 def keep(store: FeatureStore, backbone: Foreign, content: Content, files: list[Path]) -> tuple[Foreign, bool]:
-    """Add a network to a store, whose lock is taken; return it as it lies there, and whether it is new.
+    """Add a network to a store, whose lock is taken; return it as it lies there, and whether its graph was written.
+
+    A graph of the same model that is missing or damaged is written anew.
 
     Args:
         store: where it is kept.
@@ -157,14 +169,19 @@ def keep(store: FeatureStore, backbone: Foreign, content: Content, files: list[P
     backbone = replace(backbone, folder=where(folder))
     with store.lock():
         known = names(store.path).get(backbone.name)
-        if known not in (None, backbone):
+        # one model may give a graph of another digest each time it is read
+        if known and known != replace(backbone, graph_sha256=known.graph_sha256):
             raise BackboneError(f"{store.path} has another backbone {backbone.name}: choose another name.")
         if originals.is_kept(backbone.original):
             originals.keep(folder, backbone.sha256, files)
         elif known and originals.is_kept(known.original):
-            return known, False
+            backbone = replace(backbone, original=known.original)
+        if known and known.is_whole():
+            backbone = replace(backbone, graph_sha256=known.graph_sha256)
+            _describe(folder, backbone)
+            return backbone, False
         put(folder, backbone, content)
-    return backbone, known is None
+    return backbone, True
 
 
 def names(store: PurePath) -> dict[str, Foreign]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.errors import EngineError, UsageError
+from featurestore.errors import EngineError
 from featurestore.limits import check_amount
 from featurestore.machine import available_cores
 from featurestore.store import FeatureStore
@@ -41,8 +41,7 @@ def measure(name: str, store: PurePath | None, seconds: float = 2.0) -> list[dic
     if store is not None:
         FeatureStore(store)  # so that a wrong place is said, whatever the name
     find = kept.finder(name)
-    if find is not None and store is None:
-        raise UsageError(f"There is no backbone {name!r} in the table: name the --store that has it.")
+    kept.check_place(name, store)
     tap = resolve(name) if find is None else find(store or "", name)
     tap.fetch()
     return [row for precision in PRECISIONS for row in _rows(tap, precision, seconds)]

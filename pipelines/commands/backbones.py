@@ -21,7 +21,7 @@ def backbones(
 ) -> None:
     """List the backbones, with a store its own too, or the layers of one of them."""
     from featurestore.store import FeatureStore
-    from pipelines.backbones import foreign, networks
+    from pipelines.backbones import foreign, kept, networks
     from pipelines.backbones import table as known
     from pipelines.commands import output
 
@@ -29,6 +29,7 @@ def backbones(
     if name is None:
         rows = [row._asdict() for row in known.table(tuple(own.values()))]
     else:
+        kept.check_place(name, store)
         layers = own[name].layers() if name in own else networks.layers(name)
         rows = [{"layer": layer, "shape": list(shape)} for layer, shape in layers]
     output.table(rows)

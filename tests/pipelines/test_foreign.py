@@ -797,3 +797,47 @@ def test_integers_that_cannot_hold_the_numbers_are_refused(tmp_path: Path, kind:
     if kind == "u8":
         spec = written(tmp_path, None, scale=None, mean=None, std=None)
         assert penult("backbones", "add", "pixels", model, "--spec", spec, *add).returncode == 0
+
+
+# -- networks that a store keeps, damaged
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".xml"])
+def test_adding_it_again_mends_a_damaged_graph(zoo: Path, tmp_path: Path, suffix: str) -> None:
+    spec, store = written(tmp_path, zoo), ("--store", tmp_path / "store")
+    add = ("backbones", "add", "mine", zoo / "net.keras", "--spec", spec, *store, "--json")
+    spec.write_text('output = "features"\n' + spec.read_text())
+    told = json_of(penult(*add))
+    (graph,) = (tmp_path / "store" / "backbones" / "models").glob(f"*{suffix}")
+    for damage in (b"no graph", None):
+        graph.unlink() if damage is None else graph.write_bytes(damage)
+        assert penult("verify", *store).returncode == 1
+        again = json_of(penult(*add))
+        assert again["sha256"] == told["sha256"] and again["new"], "its graph was written anew"
+        assert penult("verify", *store).returncode == 0
+        (graph,) = (tmp_path / "store" / "backbones" / "models").glob(f"{again['graph_sha256']}{suffix}")
+        assert not json_of(penult(*add))["new"]
+    draw_picture(tmp_path / "corpus" / "one.png", 1, 90, 70)
+    assert json_of(penult("embed", tmp_path / "corpus", *store, "--backbone", "mine", "--json"))["embedded"] == 1
+
+
+def test_a_damaged_description_says_what_to_do(zoo: Path, tmp_path: Path) -> None:
+    spec, store = written(tmp_path, zoo), ("--store", tmp_path / "store")
+    add = ("backbones", "add", "mine", zoo / "net.onnx", "--spec", spec, *store)
+    assert penult(*add).returncode == 0
+    (tmp_path / "store" / "backbones" / "models" / "mine.json").write_text("{}")
+    refused = penult(*add)
+    assert refused.returncode == 1 and "mine.json" in refused.stderr and "`penult doctor`" in refused.stderr
+    assert penult("doctor", *store).returncode == 0
+    assert penult(*add).returncode == 0
+
+
+def test_a_name_that_is_not_in_the_table_may_be_a_stores(zoo: Path, tmp_path: Path) -> None:
+    assert penult("backbones", "add", "mine", zoo / "net.onnx", "--spec", zoo / "net.toml", "--store", tmp_path / "s")
+    for command in (("backbones", "mine"), ("backbones", "bench", "mine")):
+        refused = penult(*command)
+        assert refused.returncode == 2 and "There is no backbone 'mine' in the table" in refused.stderr
+        assert "or name the --store that has it" in refused.stderr
+    near = penult("backbones", "resnet5")
+    assert near.returncode == 2 and "ResNet50" in near.stderr
+    assert penult("backbones", "mine", "--store", tmp_path / "s").returncode == 0
