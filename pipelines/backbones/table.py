@@ -18,10 +18,11 @@ from pipelines.backbones import DEFAULT, MAX_INPUT_SIZE, MIN_INPUT_SIZE, PUBLISH
 from pipelines.backbones.applications import APPLICATIONS
 from pipelines.backbones.base import Backbone, near
 from pipelines.backbones.lite import FAMILY
+from pipelines.backbones.mobilenet import MOBILENET
 from pipelines.backbones.weights import file_digest
 
 POOLINGS = ("avg", "max", "none")
-TABLE: dict[str, Backbone] = {backbone.name: backbone for backbone in (*FAMILY, *APPLICATIONS)}
+TABLE: dict[str, Backbone] = {backbone.name: backbone for backbone in (*FAMILY, MOBILENET, *APPLICATIONS)}
 
 
 def register(backbone: Backbone) -> None:
@@ -114,7 +115,7 @@ def resolve(
 
     Args:
         backbone: a name from the table.
-        weights: "imagenet" or a file: .weights.h5, Keras's own .h5, or .pth for EfficientNet-Lite.
+        weights: "imagenet" or a file: .weights.h5, Keras's own .h5, or .pth for those published so.
         layer: a layer's name, by default the last feature layer; it is checked when the model is built.
         pooling: "avg", "max" or "none".
         input_size: pixels, by default the one the backbone was trained with.
