@@ -73,6 +73,9 @@ class Pace:
     by_processor: float
 
 
+Both = tuple[Pace, Pace]  # penult's and bare OpenVINO's
+
+
 def paced(run: Callable[[float], int], seconds: float) -> Pace:
     """Time a way that works until a moment and returns how many images it took."""
     began, processor = time.perf_counter(), time.process_time()
@@ -121,7 +124,16 @@ def penult(store: Path, name: str, precision: str, batch: int) -> Callable[[floa
     return lambda until: sum(pool.map(work, [until] * threads))
 
 
-def row(what: tuple[str, str, int], rounds: list[tuple[Pace, Pace]]) -> dict[str, Any]:
+def alternated(ours: Callable[[float], int], theirs: Callable[[float], int], seconds: float, number: int) -> Both:
+    """Time both ways, now this one first, now the other."""
+    if number % 2:
+        second = paced(theirs, seconds)
+        return paced(ours, seconds), second
+    first = paced(ours, seconds)
+    return first, paced(theirs, seconds)
+
+
+def row(what: tuple[str, str, int], rounds: list[Both]) -> dict[str, Any]:
     ratios = [ours.rate / theirs.rate for ours, theirs in rounds]
     return {
         "network": what[0],
@@ -139,8 +151,8 @@ def row(what: tuple[str, str, int], rounds: list[tuple[Pace, Pace]]) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--batches", nargs="+", type=int, default=[8])
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16"])
     arguments = parser.parse_args()
@@ -156,10 +168,7 @@ def main() -> None:
                 for batch in arguments.batches:
                     theirs = bare(model, layout, precision, batch)
                     ours = penult(folder / "store", f"net{number}", precision, batch)
-                    rounds = [
-                        (paced(ours, arguments.seconds), paced(theirs, arguments.seconds))
-                        for _ in range(arguments.rounds)
-                    ]
+                    rounds = [alternated(ours, theirs, arguments.seconds, n) for n in range(arguments.rounds)]
                     rows.append(row((network, precision, batch), rounds))
     show("A network of one's own, beside bare OpenVINO", rows)
 

