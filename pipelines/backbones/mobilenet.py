@@ -21,7 +21,7 @@ class MobileNet(Lite):
 
     def normalized(self, pixels: Any) -> Any:
         """Return float pixels of 0 to 255 as in the network's training."""
-        mean, std = np.float32((self.normalization.mean, self.normalization.std))
+        mean, std = np.array((self.normalization.mean, self.normalization.std), np.float32)
         return (pixels - mean) / std
 
 
