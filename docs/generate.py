@@ -19,7 +19,8 @@ BESIDE = {
     "[clusters](docs/cluster.md), [scale](docs/scale.md), [MLflow and tables](docs/tracking.md), "
     "[scikit-learn](docs/estimators.md), [published evaluations](docs/protocols.md), the figures, "
     "[extending penult](docs/extending.md); recipes",
-    "examples": "a script that makes a corpus of 256 classes from fonts; the spec of a network; Dags for Airflow; a cluster on this machine",
+    "examples": "a script that makes a corpus of 256 classes from fonts; the spec of a network; "
+    "Dags for Airflow; a cluster on this machine",
 }
 
 
