@@ -30,6 +30,7 @@ RESIZES = (
     "plain-bilinear",
     "plain-bicubic",
 )
+BLACK = "#000000"
 DTYPES = ("float16", "float32")  # of stored vectors
 # These fields had defaults when the first fingerprints were made, and are part of every fingerprint.
 ALWAYS_TOLD = frozenset(("crop", "resize", "decode", "precision", "dtype", "format_version"))
@@ -41,7 +42,7 @@ class Preprocessing:
 
     Example:
         >>> seen = Preprocessing(224, "torch", crop="shortest", resize="pillow-bicubic", crop_ratio=0.9)
-        >>> seen.shortest_side  # is resized to this; then the central square of 224 pixels is cut
+        >>> seen.resized_side  # is resized to this; then the central square of 224 pixels is cut
         248
     """
 
@@ -50,11 +51,15 @@ class Preprocessing:
     crop: str = "squash"  # one of CROPS
     resize: str = "pillow-bilinear"  # one of RESIZES
     decode: str = "rgb8-v1"  # the rules of pipelines/images/decoder.py
-    crop_ratio: float = 1.0  # of crop "shortest": input_size per pixel of the resized shortest side
+    crop_ratio: float = 1.0  # not of crop "center": input_size per pixel of ``resized_side``
+    fill: str = BLACK  # of crop "pad": the colour that is added, "#rrggbb"
 
     @property
-    def shortest_side(self) -> int:
-        """Pixels of the shortest side when crop "shortest" has resized it, as timm and torchvision count them."""
+    def resized_side(self) -> int:
+        """Pixels of the side that is resized to a given length before the square is cut, as timm counts them.
+
+        The shortest side of crop "shortest", the longest of "pad", both of "squash".
+        """
         return math.floor(self.input_size / self.crop_ratio)
 
 
@@ -127,13 +132,13 @@ class FeatureSpec:
         )
 
 
-def crop_ratio(input_size: int, shortest_side: int) -> float:
-    """Return the crop ratio whose ``Preprocessing.shortest_side`` is exactly this many pixels.
+def crop_ratio(input_size: int, resized_side: int) -> float:
+    """Return the crop ratio whose ``Preprocessing.resized_side`` is exactly this many pixels.
 
     The quotient itself may be one too few: ``floor(33 / (33 / 54))`` is 53.
     """
-    ratio = input_size / shortest_side
-    return ratio if math.floor(input_size / ratio) == shortest_side else math.nextafter(ratio, 0)
+    ratio = input_size / resized_side
+    return ratio if math.floor(input_size / ratio) == resized_side else math.nextafter(ratio, 0)
 
 
 Part = TypeVar("Part", Preprocessing, FeatureSpec)

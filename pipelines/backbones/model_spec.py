@@ -4,8 +4,9 @@ It is a TOML file beside the model:
 
     size = 224                       # pixels, the side of the square input
     layout = "NCHW"                  # or "NHWC"
-    resize = "crop"                  # squash, crop (the shortest side, then the centre) or pad (black)
-    crop_ratio = 0.875               # of crop: the square's side as a share of the resized shortest side
+    resize = "crop"                  # squash, crop (the shortest side, then the centre), center (a square, cut
+                                     # before it is resized) or pad (the longest side, then a colour)
+    crop_ratio = 0.875               # the square's side as a share of the resized side: the centre is cut
     interpolation = "bicubic"        # nearest, bilinear, bicubic or lanczos
     scale = 0.00392156862745098      # the input is (pixel * scale - mean) / std, of pixels from 0 to 255
     mean = [0.485, 0.456, 0.406]
@@ -19,7 +20,8 @@ It is a TOML file beside the model:
 
 Further keys: ``channels`` ("RGB" or "BGR"), ``antialias`` (true or false), ``input`` (its name, where there are
 several), ``output_layout`` (where the output has another layout than the input), ``prefix_tokens`` (those before the
-image's own, which avg and max leave out) and ``l2`` (true divides a vector by its length).
+image's own, which avg and max leave out), ``l2`` (true divides a vector by its length) and ``fill`` (of pad, red, green
+and blue of 0 to 255).
 ``from = "preprocessor_config.json"`` takes what ships with the network, see ``pipelines.backbones.shipped``; keys
 beside it count more. What a spec leaves out has the default of ``ModelSpec``, and is told to the user.
 """
@@ -44,7 +46,8 @@ MAX_BYTES = 2**16  # of a spec
 MAX_PREFIX = 1000  # tokens
 LONGEST = 500  # characters of a name
 CHANNELS, LAYOUTS = ("RGB", "BGR"), ("NCHW", "NHWC")
-RESIZES = {"squash": "squash", "crop": "shortest", "pad": "pad"}  # what featurestore.spec.CROPS calls them
+# What featurestore.spec.CROPS calls them:
+RESIZES = {"squash": "squash", "crop": "shortest", "center": "center", "pad": "pad"}
 INTERPOLATIONS = {
     ("nearest", True): "pillow-nearest",
     ("nearest", False): "pillow-nearest",
@@ -87,6 +90,7 @@ class ModelSpec:
     output_layout: str = ""
     prefix_tokens: int = 0
     l2: bool = False
+    fill: tuple[int, int, int] = (0, 0, 0)
 
     def check(self) -> None:
         """Raise UsageError for a value that no network can have."""
@@ -118,7 +122,10 @@ class ModelSpec:
             expect(isinstance(value, tuple) and len(value) == 3 and all(map(is_number, value)), key, "three numbers")
         expect(all(value > 0 for value in self.std), "std", "three numbers above 0")
         expect(is_number(self.crop_ratio) and 0.1 <= self.crop_ratio <= 1, "crop_ratio", "a number from 0.1 to 1")
-        expect(self.crop_ratio == 1 or self.resize == "crop", "crop_ratio", '1 unless resize = "crop"')
+        expect(self.crop_ratio == 1 or self.resize != "center", "crop_ratio", '1 with resize = "center"')
+        good = isinstance(self.fill, tuple) and len(self.fill) == 3 and all(_is_count(one, 0, 255) for one in self.fill)
+        expect(good, "fill", "red, green and blue, each 0 to 255")
+        expect(not any(self.fill) or self.resize == "pad", "fill", '[0, 0, 0] unless resize = "pad"')
         for key in ("input", "output"):
             expect(isinstance(getattr(self, key), str) and len(getattr(self, key)) < LONGEST, key, "a tensor's name")
         expect(_is_count(self.prefix_tokens, 0, MAX_PREFIX), "prefix_tokens", f"how many, 0 to {MAX_PREFIX}")
@@ -136,6 +143,7 @@ class ModelSpec:
             RESIZES[self.resize],
             INTERPOLATIONS[self.interpolation, self.antialias],
             crop_ratio=float(self.crop_ratio),
+            fill="#{:02x}{:02x}{:02x}".format(*self.fill),
         )
 
     def pooled(self) -> Pooling:

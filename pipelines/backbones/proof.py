@@ -17,7 +17,7 @@ from featurestore.errors import BackboneError, ImageError, UsageError
 from pipelines.backbones import quantized
 from pipelines.backbones.base import Content
 from pipelines.backbones.graphs import import_openvino, tensors
-from pipelines.backbones.model_spec import INTERPOLATIONS, LAYOUTS, ModelSpec, Reference
+from pipelines.backbones.model_spec import INTERPOLATIONS, LAYOUTS, RESIZES, ModelSpec, Reference
 from pipelines.backbones.pooling import POSITIONS, TOKENS
 from pipelines.images import decoder
 
@@ -45,6 +45,7 @@ UNEXPLAINED = (
     "No usual mistake explains it (channels, scale, mean, std, resize, interpolation, output, pooling): "
     "make the vector anew in the network's home framework, from this very picture."
 )
+FILLS = ((114, 114, 114), (128, 128, 128), (124, 116, 104), (255, 255, 255))  # YOLO's, grey, ImageNet's mean, white
 
 
 def check(content: Content, spec: ModelSpec, layer: str, reference: Reference) -> tuple[float, float | None]:
@@ -125,8 +126,12 @@ def mistakes(spec: ModelSpec, outputs: Iterable[str]) -> Iterator[list[dict[str,
 def single_mistakes(spec: ModelSpec, outputs: Iterable[str]) -> list[list[dict[str, Any]]]:
     """Return changes of a spec that would undo one usual mistake, those of one kind together; other outputs last."""
     told = asdict(spec)
-    shapes: list[dict[str, Any]] = [{"resize": name, "crop_ratio": 1.0} for name in ("squash", "pad")]
-    shapes += [{"resize": "crop", "crop_ratio": ratio} for ratio in CROP_RATIOS]
+    black = {"fill": (0, 0, 0)} if any(spec.fill) else {}
+    ratios = {"squash": CROP_RATIOS, "crop": CROP_RATIOS}  # others are used without one
+    shapes: list[dict[str, Any]] = [
+        {"resize": name, "crop_ratio": ratio, **black} for name in RESIZES for ratio in ratios.get(name, (1.0,))
+    ]
+    shapes += [{"resize": "pad", "crop_ratio": 1.0, "fill": fill} for fill in FILLS]
     poolings: list[dict[str, Any]] = [{"pooling": kind} for kind in dict.fromkeys(TOKENS + POSITIONS)]
     poolings += [{"pooling": "avg", "prefix_tokens": prefix} for prefix in (0, 1, 5)]
     groups: list[list[dict[str, Any]]] = [

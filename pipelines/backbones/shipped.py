@@ -19,6 +19,7 @@ from featurestore.storage.files import read_given
 
 MAX_BYTES = 2**20
 KNOWN = "timm's config.json, or Hugging Face's preprocessor_config.json"
+TIMM_CROPS = {"border": "pad", "center": "crop", "squash": "squash"}  # what a spec calls them
 PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -45,20 +46,21 @@ def _of_timm(told: Mapping[str, Any]) -> dict[str, Any]:
     channels, height, width = told["input_size"]
     if channels != 3 or height != width:
         raise UsageError(f"Expected: a square of three channels. Got: input_size {told['input_size']}.")
-    mode = told.get("crop_mode", "center")
-    if mode not in ("center", "squash"):
-        raise UsageError(f"Expected: crop_mode center or squash. Got: {mode!r}.")
+    mode = told.get("crop_mode") or "center"
+    if mode not in TIMM_CROPS:
+        raise UsageError(f"Expected: crop_mode {', '.join(TIMM_CROPS)}. Got: {mode!r}.")
     return {
         "size": height,
         "layout": "NCHW",
         "channels": "RGB",
-        "resize": "crop" if mode == "center" else "squash",
-        "crop_ratio": float(told["crop_pct"]) if mode == "center" else 1.0,
+        "resize": TIMM_CROPS[mode],
+        "crop_ratio": float(told["crop_pct"]),
         "interpolation": told["interpolation"],
         "antialias": True,
         "scale": 1 / 255,
         "mean": list(told["mean"]),
         "std": list(told["std"]),
+        **({"fill": [round(255 * mean) for mean in told["mean"]]} if mode == "border" else {}),
     }
 
 
@@ -87,9 +89,10 @@ def _sizes(size: Mapping[str, int], crop: Mapping[str, int] | int | None) -> dic
             raise UsageError("Expected: a crop after the resize of the shortest edge. Got: none, so no square.")
         return {"size": side, "resize": "crop", "crop_ratio": crop_ratio(side, size["shortest_edge"])}
     whole = _square(size)
-    if side not in (None, whole):
-        raise UsageError(f"Expected: no crop after a resize to a square. Got: {whole}, then {side}.")
-    return {"size": whole, "resize": "squash", "crop_ratio": 1.0}
+    side = whole if side is None else side
+    if side > whole:
+        raise UsageError(f"Expected: a crop that is no larger than the square. Got: {whole}, then {side}.")
+    return {"size": side, "resize": "squash", "crop_ratio": crop_ratio(side, whole)}
 
 
 def _square(size: Mapping[str, int]) -> int:

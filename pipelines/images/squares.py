@@ -2,14 +2,17 @@
 
 The crop, one of ``featurestore.spec.CROPS``:
 
-* "squash" takes the whole rectangle, "center" its largest central square.
-* "pad" keeps the whole rectangle in shape and adds black, as Keras's pad_to_aspect_ratio does.
-* "shortest" resizes the whole rectangle, its shortest side to ``floor(input_size / crop_ratio)`` and the other to
-  ``int(shortest * long / short)``, then cuts the square whose first row and column are ``round((side - input_size) /
-  2)``, halves to even. So do timm's evaluation (its crop_pct is the ratio), torchvision's Resize and CenterCrop, and
-  the fast image processors of Hugging Face. The slow ones round halves down, one pixel off for margins such as 3 and 7.
-  A picture that would have more than MAX_RESIZED pixels is resized only where the square is cut. That is the same to
-  float32's precision of places, and bounds the memory for a picture of 1 × 60,000 pixels.
+* "squash" resizes both sides to ``floor(input_size / crop_ratio)``: timm's crop_mode squash.
+* "center" takes the largest central square.
+* "pad" keeps the rectangle in shape, its longest side resized to that length, and adds a colour: black as Keras's
+  pad_to_aspect_ratio does, or timm's crop_mode border. Of an odd margin the larger half is behind.
+* "shortest" resizes the shortest side to that length and the other to ``int(shortest * long / short)``. So do timm's
+  evaluation (its crop_pct is the ratio), torchvision's Resize, and the image processors of Hugging Face.
+
+Of all but "center", the square of input_size is then cut whose first row and column are ``round((side - input_size) /
+2)``, halves to even, as torchvision's CenterCrop does. Hugging Face's processors round halves down, one pixel off for
+margins such as 3 and 7. A picture that would have more than MAX_RESIZED pixels is resized only where the square is cut.
+That is the same to float32's precision of places, and bounds the memory for a picture of 1 × 60,000 pixels.
 
 The resize, one of ``featurestore.spec.RESIZES``:
 
@@ -21,23 +24,27 @@ The resize, one of ``featurestore.spec.RESIZES``:
   INTER_LINEAR and INTER_CUBIC and torch's interpolate without antialiasing. Pillow's ``transform`` does not: it rounds
   down, half a level too dark on average, and its bicubic has a = -1.
 
-A turn from the EXIF comes first. Only the squares of "pillow-bilinear" other than "shortest", which are older, are
+A turn from the EXIF comes first. Only the squares of "pillow-bilinear" from which nothing is cut, which are older, are
 turned after the resize: that is within a level of the same, as Pillow rounds between the two axes.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
 from featurestore.errors import UsageError
-from featurestore.spec import CROPS, RESIZES, Preprocessing
+from featurestore.spec import BLACK, CROPS, RESIZES, Preprocessing
 
 DECODE = "rgb8-v1"  # the rules of decoder.py
 MAX_RESIZED = 2**24  # pixels of a whole picture that is resized before its centre is cut
 MIN_CROP_RATIO = 0.1
 BAND_ROWS = 16  # that are blended at a time, as their neighbours fit into a core's cache
 
+_COLOUR = re.compile("#[0-9a-f]{6}")
 _PILLOW = {
     "pillow-bilinear": Image.Resampling.BILINEAR,
     "pillow-nearest": Image.Resampling.NEAREST,
@@ -58,10 +65,12 @@ def check(seen: Preprocessing) -> None:
     ):
         if value not in known:
             raise UsageError(f"Expected: {name} {', '.join(known)}. Got: {value!r}.")
-    if not (MIN_CROP_RATIO if seen.crop == "shortest" else 1) <= seen.crop_ratio <= 1:
+    if not (1 if seen.crop == "center" else MIN_CROP_RATIO) <= seen.crop_ratio <= 1:
         raise UsageError(
-            f'Expected: crop_ratio 1, or with crop "shortest" from {MIN_CROP_RATIO} to 1. Got: {seen.crop_ratio}.'
+            f'Expected: crop_ratio from {MIN_CROP_RATIO} to 1, and 1 with crop "center". Got: {seen.crop_ratio}.'
         )
+    if not _COLOUR.fullmatch(seen.fill) or (seen.fill != BLACK and seen.crop != "pad"):
+        raise UsageError(f'Expected: fill #rrggbb, and {BLACK} without crop "pad". Got: {seen.fill!r}.')
 
 
 def decoded_side(seen: Preprocessing) -> int | None:
@@ -71,7 +80,7 @@ def decoded_side(seen: Preprocessing) -> int | None:
     """
     if seen.resize == "pillow-nearest" or seen.resize in _BLENDED:
         return None
-    return seen.shortest_side if seen.crop == "shortest" else seen.input_size
+    return seen.resized_side
 
 
 def square(
@@ -83,9 +92,9 @@ def square(
         image: RGB, not yet turned.
         turn: that the EXIF asks for.
         original: width and height of the picture, turned; the image is smaller if it was decoded so.
-        seen: its crop, crop_ratio, resize and input_size count.
+        seen: its crop, crop_ratio, fill, resize and input_size count.
     """
-    late = seen.resize == "pillow-bilinear" and seen.crop != "shortest"
+    late = seen.resize == "pillow-bilinear" and seen.crop != "shortest" and seen.crop_ratio == 1
     if turn is not None and not late:
         image = image.transpose(turn)
     made = _square(image, original, seen)
@@ -93,37 +102,58 @@ def square(
 
 
 def _square(image: Image.Image, original: tuple[int, int], seen: Preprocessing) -> Image.Image:
-    side, (width, height) = seen.input_size, image.size
-    whole = (0.0, 0.0, float(width), float(height))
-    if seen.crop == "shortest":
-        return _shortest(image, original, seen)
-    if seen.crop == "pad":
-        scale = side / max(width, height)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-        padded = Image.new("RGB", (side, side))
-        padded.paste(_resized(image, inner, seen.resize, whole), ((side - inner[0]) // 2, (side - inner[1]) // 2))
-        return padded
     if seen.crop == "center":
-        short = min(width, height)
+        (width, height), short = image.size, min(image.size)
         left, top = (width - short) / 2, (height - short) / 2
-        whole = (left, top, left + short, top + short)
-    return _resized(image, (side, side), seen.resize, whole)
-
-
-def _shortest(image: Image.Image, original: tuple[int, int], seen: Preprocessing) -> Image.Image:
-    side, short = seen.input_size, seen.shortest_side
-    width, height = original
-    if width <= height:
-        width, height = short, int(short * height / width)
+        return _resized(image, (seen.input_size,) * 2, seen.resize, (left, top, left + short, top + short))
+    side, size = seen.input_size, _WHOLE[seen.crop](image.size, original, seen)
+    starts = [_start(length, side) for length in size]
+    ends = [start + min(length, side) for start, length in zip(starts, size, strict=True)]
+    if size[0] * size[1] <= MAX_RESIZED and seen.resize not in _BLENDED:
+        cut = _resized(image, size, seen.resize, (0, 0, *image.size)).crop((*starts, *ends))
     else:
-        width, height = int(short * width / height), short
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    if width * height <= MAX_RESIZED and seen.resize not in _BLENDED:
-        resized = _resized(image, (width, height), seen.resize, (0, 0, *image.size))
-        return resized.crop((left, top, left + side, top + side))
-    across, down = image.width, image.height
-    box = (left * across / width, top * down / height, (left + side) * across / width, (top + side) * down / height)
-    return _resized(image, (side, side), seen.resize, box)
+        box = [
+            at * given / length for at, given, length in zip((*starts, *ends), image.size * 2, size * 2, strict=True)
+        ]
+        lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+        cut = _resized(image, (lengths[0], lengths[1]), seen.resize, (box[0], box[1], box[2], box[3]))
+    if cut.size == (side, side):
+        return cut
+    padded = Image.new("RGB", (side, side), seen.fill)
+    padded.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2))
+    return padded
+
+
+def _start(length: int, side: int) -> int:
+    """Return the first row or column that is cut of so many: of fewer than the square's, all are taken."""
+    return max(0, round((length - side) / 2))
+
+
+def _squashed(given: tuple[int, int], original: tuple[int, int], seen: Preprocessing) -> tuple[int, int]:
+    return seen.resized_side, seen.resized_side
+
+
+def _shortest(given: tuple[int, int], original: tuple[int, int], seen: Preprocessing) -> tuple[int, int]:
+    (width, height), short = original, seen.resized_side
+    if width <= height:
+        return short, int(short * height / width)
+    return int(short * width / height), short
+
+
+def _longest(given: tuple[int, int], original: tuple[int, int], seen: Preprocessing) -> tuple[int, int]:
+    if seen.crop_ratio == 1:  # as it always was; timm's quotient falls to the other side of some halves
+        scale = seen.input_size / max(given)
+        return max(1, round(given[0] * scale)), max(1, round(given[1] * scale))
+    step = max(original) / seen.resized_side
+    return max(1, round(original[0] / step)), max(1, round(original[1] / step))
+
+
+# By crop: width and height of the resized picture; of a picture as it was decoded, its original size, and what is asked
+_WHOLE: dict[str, Callable[[tuple[int, int], tuple[int, int], Preprocessing], tuple[int, int]]] = {
+    "squash": _squashed,
+    "shortest": _shortest,
+    "pad": _longest,
+}
 
 
 def _resized(image: Image.Image, size: tuple[int, int], resize: str, box: Box) -> Image.Image:

@@ -137,7 +137,7 @@ def test_its_preprocessing_makes_the_squares(
     opened = FeatureStore(tmp_path / "store")
     seen = opened.spec(done["feature_set"]).preprocessing
     assert seen == resolve(toy.name).preprocessing == cut.preprocessing(resolve(toy.name))
-    assert (seen.crop, seen.resize, seen.shortest_side) == ("shortest", "plain-bicubic", 80)
+    assert (seen.crop, seen.resize, seen.resized_side) == ("shortest", "plain-bicubic", 80)
     data = opened.dataset(done["feature_set"])
     squares = np.stack([decode(Path(uri.removeprefix("file://")).read_bytes(), seen).pixels for uri in data.uris])
     np.testing.assert_allclose(data.X, expected(squares).reshape(40, -1), rtol=1e-5, atol=1e-5)

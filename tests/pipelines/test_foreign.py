@@ -251,7 +251,9 @@ def test_a_name_stands_for_one_network(zoo: Path, tmp_path: Path) -> None:
         ({"std": [0, 1, 1]}, "std = three numbers above 0"),
         ({"scale": -1}, "scale = a number above 0"),
         ({"crop_ratio": 2}, "crop_ratio = a number from 0.1 to 1"),
-        ({"resize": "pad"}, 'crop_ratio = 1 unless resize = "crop"'),
+        ({"resize": "center"}, 'crop_ratio = 1 with resize = "center"'),
+        ({"fill": [0, 0, 256], "resize": "pad"}, "fill = red, green and blue, each 0 to 255"),
+        ({"fill": [1, 0, 0]}, 'fill = [0, 0, 0] unless resize = "pad"'),
         ({"interpolation": "area"}, 'interpolation = "nearest" or'),
         ({"antialias": "yes"}, "antialias = true or false"),
         ({"sizes": 3}, "Got: 'sizes'"),
@@ -351,6 +353,11 @@ def test_what_moves_a_number_is_in_the_fingerprint(tmp_path: Path) -> None:
         {"mean": [1, 2, 3]},
         {"std": [1, 2, 3]},
         {"resize": "pad", "crop_ratio": None},
+        {"resize": "pad"},
+        {"resize": "pad", "crop_ratio": None, "fill": [124, 116, 104]},
+        {"resize": "center", "crop_ratio": None},
+        {"resize": "squash"},
+        {"resize": "squash", "crop_ratio": None},
         {"crop_ratio": 0.9},
         {"interpolation": "lanczos"},
         {"antialias": False},
@@ -510,7 +517,7 @@ TIMM = {
         "crop_pct": 0.9,
         "crop_mode": "center",
         "interpolation": "bicubic",
-        "mean": [0.5, 0.5, 0.5],
+        "mean": [0.5, 0.25, 0.5],
         "std": [0.5, 0.25, 0.5],
     },
 }
@@ -524,7 +531,7 @@ HUGGING_FACE = {
     "do_rescale": True,
     "rescale_factor": 0.00392156862745098,
     "do_normalize": True,
-    "image_mean": [0.5, 0.5, 0.5],
+    "image_mean": [0.5, 0.25, 0.5],
     "image_std": [0.5, 0.25, 0.5],
 }
 
@@ -532,9 +539,17 @@ HUGGING_FACE = {
 @pytest.mark.parametrize(
     ("told", "wanted"),
     [
-        (TIMM, {"resize": "crop", "shortest_side": 71}),
-        (HUGGING_FACE, {"resize": "crop", "shortest_side": 72}),
-        (TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "squash"}}, {"resize": "squash"}),  # type: ignore[operator]
+        (TIMM, {"resize": "crop", "resized_side": 71}),
+        (HUGGING_FACE, {"resize": "crop", "resized_side": 72}),
+        (
+            TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "squash"}},
+            {"resize": "squash", "resized_side": 71},
+        ),  # type: ignore[operator]  # noqa: E501
+        (
+            TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "border"}},
+            {"resize": "pad", "resized_side": 71, "fill": (128, 64, 128)},
+        ),  # type: ignore[operator]  # noqa: E501
+        (HUGGING_FACE | {"size": {"height": 72, "width": 72}}, {"resize": "squash", "resized_side": 72}),
         (HUGGING_FACE | {"do_center_crop": False, "size": {"height": 64, "width": 64}}, {"resize": "squash"}),
         (HUGGING_FACE | {"resample": 2}, {"interpolation": "bilinear"}),
         (HUGGING_FACE | {"do_rescale": False}, {"scale": 1.0}),
@@ -554,15 +569,15 @@ def test_a_file_that_ships_with_a_network_fills_the_spec(
         "interpolation": "bicubic",
         "antialias": True,
         "scale": 1 / 255,
-        "mean": (0.5, 0.5, 0.5),
+        "mean": (0.5, 0.25, 0.5),
         "std": (0.5, 0.25, 0.5),
         "output": "tokens",
         "pooling": "cls",
     }
-    side = wanted.pop("shortest_side", None)
+    side = wanted.pop("resized_side", None)
     for key, value in (usual | wanted).items():
         assert getattr(spec, key) == pytest.approx(value), key
-    assert side is None or spec.preprocessing().shortest_side == side
+    assert side is None or spec.preprocessing().resized_side == side
     (tmp_path / "spec.toml").write_text('from = "config.json"\nchannels = "BGR"\nsize = 96\n')
     spec, _ = read(tmp_path / "spec.toml")
     assert (spec.channels, spec.size) == ("BGR", 96), "what the spec says itself counts more"
@@ -577,7 +592,7 @@ def test_a_file_that_ships_with_a_network_fills_the_spec(
         (HUGGING_FACE | {"size": {"height": 64, "width": 32}}, "a square"),
         ({"image_mean": [0, 0, 0]}, "one without a usable 'resample'"),
         ({"crop_pct": 0.9}, "one without a usable 'input_size'"),
-        ({"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "border"}}, "crop_mode center or squash"),  # type: ignore[operator]
+        ({"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "middle"}}, "crop_mode border, center, squash"),  # type: ignore[operator]
         ({"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_pct": 0}}, "crop_ratio = a number"),  # type: ignore[operator]
     ],
 )
@@ -600,15 +615,15 @@ def test_a_real_network_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
     from sklearn.datasets import load_sample_image
 
     model = Path(preprocessing.__file__).with_name("open-nsfw.onnx")
-    square = Image.fromarray(load_sample_image("flower.jpg")).crop((100, 0, 527, 427))
-    square.save(tmp_path / "ref.png")
+    picture = Image.fromarray(load_sample_image("flower.jpg"))  # 640 × 427, made a square of 256, of which 224 are cut
+    picture.save(tmp_path / "ref.png")
     graph = onnx.load(model)
     graph.graph.output.append(onnx.helper.make_tensor_value_info("Relu_48:0", onnx.TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    pixels = preprocessing.preprocess(square, jpeg_reencode=False)
+    pixels = preprocessing.preprocess(picture, jpeg_reencode=False)
     (features,) = session.run(["Relu_48:0"], {"input:0": pixels[None]})
     np.save(tmp_path / "ref.npy", features[0].mean(axis=(1, 2)))
-    lines = ["size = 224", 'layout = "NHWC"', 'channels = "BGR"', 'resize = "crop"', "crop_ratio = 0.875"]
+    lines = ["size = 224", 'layout = "NHWC"', 'channels = "BGR"', 'resize = "squash"', "crop_ratio = 0.875"]
     lines += ["mean = [104, 117, 123]", 'output = "Relu_48:0"', 'output_layout = "NCHW"', "[reference]"]
     lines += ['image = "ref.png"', 'vector = "ref.npy"']
     (tmp_path / "spec.toml").write_text("\n".join(lines))
@@ -616,6 +631,9 @@ def test_a_real_network_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
     assert added.backbone.width == 1024 and added.cosine is not None and added.cosine > 0.999999
     (tmp_path / "spec.toml").write_text("\n".join(lines).replace("BGR", "RGB"))
     with pytest.raises(BackboneError, match='With channels = "BGR" it matches'):
+        addition.add(tmp_path / "other", "open-nsfw", model, tmp_path / "spec.toml")
+    (tmp_path / "spec.toml").write_text("\n".join(lines).replace("squash", "crop"))
+    with pytest.raises(BackboneError, match='With resize = "squash", crop_ratio = 0.875 it matches'):
         addition.add(tmp_path / "other", "open-nsfw", model, tmp_path / "spec.toml")
 
 
