@@ -107,26 +107,19 @@ def _square(image: Image.Image, original: tuple[int, int], seen: Preprocessing) 
         left, top = (width - short) / 2, (height - short) / 2
         return _resized(image, (seen.input_size,) * 2, seen.resize, (left, top, left + short, top + short))
     side, size = seen.input_size, _WHOLE[seen.crop](image.size, original, seen)
-    starts = [_start(length, side) for length in size]
-    ends = [start + min(length, side) for start, length in zip(starts, size, strict=True)]
+    left, top = (max(0, round((length - side) / 2)) for length in size)
+    right, bottom = left + min(size[0], side), top + min(size[1], side)
     if size[0] * size[1] <= MAX_RESIZED and seen.resize not in _BLENDED:
-        cut = _resized(image, size, seen.resize, (0, 0, *image.size)).crop((*starts, *ends))
+        cut = _resized(image, size, seen.resize, (0, 0, *image.size)).crop((left, top, right, bottom))
     else:
-        box = [
-            at * given / length for at, given, length in zip((*starts, *ends), image.size * 2, size * 2, strict=True)
-        ]
-        lengths = [end - start for start, end in zip(starts, ends, strict=True)]
-        cut = _resized(image, (lengths[0], lengths[1]), seen.resize, (box[0], box[1], box[2], box[3]))
+        across, down = image.width, image.height
+        box = (left * across / size[0], top * down / size[1], right * across / size[0], bottom * down / size[1])
+        cut = _resized(image, (right - left, bottom - top), seen.resize, box)
     if cut.size == (side, side):
         return cut
     padded = Image.new("RGB", (side, side), seen.fill)
     padded.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2))
     return padded
-
-
-def _start(length: int, side: int) -> int:
-    """Return the first row or column that is cut of so many: of fewer than the square's, all are taken."""
-    return max(0, round((length - side) / 2))
 
 
 def _squashed(given: tuple[int, int], original: tuple[int, int], seen: Preprocessing) -> tuple[int, int]:

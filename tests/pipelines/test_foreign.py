@@ -633,7 +633,7 @@ def test_a_real_network_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match='With channels = "BGR" it matches'):
         addition.add(tmp_path / "other", "open-nsfw", model, tmp_path / "spec.toml")
     (tmp_path / "spec.toml").write_text("\n".join(lines).replace("squash", "crop"))
-    with pytest.raises(BackboneError, match='With resize = "squash", crop_ratio = 0.875 it matches'):
+    with pytest.raises(BackboneError, match=re.escape('With resize = "squash", crop_ratio = 0.875 it matches')):
         addition.add(tmp_path / "other", "open-nsfw", model, tmp_path / "spec.toml")
 
 
