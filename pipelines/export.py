@@ -24,7 +24,7 @@ from featurestore.errors import EngineError, HeadError, PenultError, SourceError
 from featurestore.index import contains
 from featurestore.schema import keys_of
 from featurestore.spec import FeatureSpec
-from featurestore.storage.files import flush, write_json, write_text
+from featurestore.storage.files import write_json, write_text
 from featurestore.store import FeatureStore
 from heads.backend import import_keras, import_tensorflow
 from heads.base import Head
@@ -32,6 +32,7 @@ from pipelines import keras_head
 from pipelines.backbones import canary, graphs, networks
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.table import Tap
+from pipelines.folders import check_new, whole_folder
 from pipelines.options import ExportOptions
 from pipelines.predict import tap_of
 from pipelines.stored_heads import Say, find_head, head_of
@@ -88,7 +89,7 @@ def export(
     """
     began, to = time.monotonic(), Path(to)
     format = _format(options.format)
-    _check_target(to)
+    check_new(to)
     opened = FeatureStore(store)
     head_id = find_head(opened, head_id, say=say)
     head, meta = head_of(opened, head_id)
@@ -101,7 +102,7 @@ def export(
     model = None if joined else _classifier(opened, meta["feature_set"], tap, last)
     if joined:
         canary.check(opened, meta["feature_set"], open_engine(tap))
-    with _whole_folder(to) as fresh:
+    with whole_folder(to) as fresh:
         with _as_engine_error(f"The {options.format} export of head {head_id} failed"):
             if model is None:
                 _write_joined(tap, last, fresh / format.file)
@@ -146,19 +147,6 @@ def _classifier(store: FeatureStore, feature_set: str, tap: Tap, last: keras.Mod
     first = networks.build(tap)
     canary.check(store, feature_set, first.predict_on_batch)
     return keras.Model(first.input, last(first.output), name="classifier")
-
-
-@contextlib.contextmanager
-def _whole_folder(to: Path) -> Iterator[Path]:
-    """Yield a folder to fill; after the block it is flushed and gets its name, after an error nothing is left of it."""
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as temporary:
-        fresh = Path(temporary) / to.name
-        fresh.mkdir()
-        yield fresh
-        for path in (fresh, *fresh.rglob("*")):
-            flush(path)
-        fresh.rename(to)
-        flush(to.parent)
 
 
 # -- formats: write a model, and load it as its users will -----------------------------------------------------------
@@ -273,15 +261,6 @@ def _format(name: str) -> Format:
     if missing:
         raise EngineError(f"The format {name} needs {', '.join(missing)}: run `pip install 'penult[export]'`.")
     return FORMATS[name]
-
-
-def _check_target(to: Path) -> None:
-    if to.exists() or to.is_symlink():
-        raise UsageError(f"{to} exists already: name a folder that does not.")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{to.parent} cannot be made: {error.strerror}.") from error
 
 
 def _check_exportable(classes: np.ndarray, spec: FeatureSpec, feature_set: str) -> None:

@@ -29,16 +29,28 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read, is another one, or says something that no spec can.
     """
-    told = read_given(path, KNOWN, MAX_BYTES, json.loads)
+    return values_of(read_given(path, KNOWN, MAX_BYTES, json.loads), str(path))
+
+
+def values_of(told: Any, name: str) -> dict[str, Any]:
+    """Return the values of a spec that a file of JSON says, as it was read.
+
+    Args:
+        told: what the file holds.
+        name: what errors call it.
+
+    Raises:
+        UsageError: see ``read``.
+    """
     for is_kind, values in KINDS:
         if isinstance(told, dict) and is_kind(told):
             try:
                 return values(told)
             except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-                raise UsageError(f"{path}: Expected: {KNOWN}. Got: one without a usable {error}.") from error
+                raise UsageError(f"{name}: Expected: {KNOWN}. Got: one without a usable {error}.") from error
             except UsageError as error:
-                raise UsageError(f"{path}: {error}") from error
-    raise UsageError(f"Expected: {KNOWN}. Got: {path}, which is neither.")
+                raise UsageError(f"{name}: {error}") from error
+    raise UsageError(f"Expected: {KNOWN}. Got: {name}, which is neither.")
 
 
 def _of_timm(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +86,8 @@ def _of_transformers(told: Mapping[str, Any]) -> dict[str, Any]:
                 f"Expected: size as shortest_edge, or height and width. Got: {size!r}, whose meaning depends on code: "
                 "write size, resize and crop_ratio into the spec instead."
             )
-        values |= _sizes(size, crop if told.get("do_center_crop") else None)
+        share = told.get("crop_pct")
+        values |= _sizes(size, crop if told.get("do_center_crop") else None) if share is None else _shared(size, share)
     values["scale"] = float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 1.0
     if told.get("do_normalize", True):
         values |= {"mean": list(told["image_mean"]), "std": list(told["image_std"])}
@@ -95,6 +108,14 @@ def _sizes(size: Mapping[str, int], crop: Mapping[str, int] | int | None) -> dic
     return {"size": side, "resize": "squash", "crop_ratio": crop_ratio(side, whole)}
 
 
+def _shared(size: Mapping[str, int], share: float) -> dict[str, Any]:
+    """Return size, resize and crop_ratio by ConvNeXT's rule: from 384 pixels on, nothing is cut."""
+    side = size["shortest_edge"]
+    if side >= 384:
+        return {"size": side, "resize": "squash", "crop_ratio": 1.0}
+    return {"size": side, "resize": "crop", "crop_ratio": crop_ratio(side, int(side / share))}
+
+
 def _square(size: Mapping[str, int]) -> int:
     if size["height"] != size["width"]:
         raise UsageError(f"Expected: a square. Got: {dict(size)}.")
@@ -102,6 +123,6 @@ def _square(size: Mapping[str, int]) -> int:
 
 
 KINDS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str, Any]], dict[str, Any]]], ...] = (
-    (lambda told: "pretrained_cfg" in told or "crop_pct" in told, _of_timm),
     (lambda told: "image_mean" in told or "image_processor_type" in told, _of_transformers),
+    (lambda told: "pretrained_cfg" in told or "crop_pct" in told, _of_timm),
 )

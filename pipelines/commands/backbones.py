@@ -1,4 +1,4 @@
-"""The commands on networks: ``penult backbones``, ``backbones add`` and ``backbones bench``."""
+"""The commands on networks: ``penult backbones``, ``backbones add``, ``backbones import`` and ``backbones bench``."""
 
 from __future__ import annotations
 
@@ -65,6 +65,28 @@ def add(
     added = addition.add(store, name, model, spec, unproved, not no_copy)
     output.added_backbone(added)
     print_json(as_json, added.to_json())
+
+
+@app.command("backbones import")
+def bring(
+    source: Annotated[str, typer.Argument(help="timm:NAME, or hf:ID with an ID or a folder of Hugging Face.")],
+    to: Annotated[Path, typer.Option(help="The folder to make: model.onnx, spec.toml, ref.png, ref.npy.")],
+    random: Annotated[bool, typer.Option("--random", help="Draw the weights with a fixed seed: to try.")] = False,
+    pooling: Annotated[
+        str | None, typer.Option(help="Of hf: cls, avg or pooler, where the type of the model leaves it open.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a network of timm or transformers where torch is, for `penult backbones add` here or elsewhere.
+
+    The folder has its proof: a picture, and the vector that torch computes with the network's own transform.
+    """
+    from pipelines.backbones import importing
+    from pipelines.commands import output
+
+    made = importing.bring(source, to, random, pooling)
+    output.imported_backbone(made)
+    print_json(as_json, made.to_json())
 
 
 @app.command("backbones bench")

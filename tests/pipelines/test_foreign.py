@@ -544,11 +544,11 @@ HUGGING_FACE = {
         (
             TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "squash"}},
             {"resize": "squash", "resized_side": 71},
-        ),  # type: ignore[operator]  # noqa: E501
+        ),  # type: ignore[operator]
         (
             TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "border"}},
             {"resize": "pad", "resized_side": 71, "fill": (128, 64, 128)},
-        ),  # type: ignore[operator]  # noqa: E501
+        ),  # type: ignore[operator]
         (HUGGING_FACE | {"size": {"height": 72, "width": 72}}, {"resize": "squash", "resized_side": 72}),
         (HUGGING_FACE | {"do_center_crop": False, "size": {"height": 64, "width": 64}}, {"resize": "squash"}),
         (HUGGING_FACE | {"resample": 2}, {"interpolation": "bilinear"}),

@@ -13,7 +13,15 @@ from pipelines.commands.output.heads import (
 )
 from pipelines.commands.output.nights import night, night_row
 from pipelines.commands.output.sources import embedded, failed, forgotten, labelled, write_csv
-from pipelines.commands.output.stores import added_backbone, freed, repaired, run_row, status, verified
+from pipelines.commands.output.stores import (
+    added_backbone,
+    freed,
+    imported_backbone,
+    repaired,
+    run_row,
+    status,
+    verified,
+)
 
 __all__ = [
     "added_backbone",
@@ -26,6 +34,7 @@ __all__ = [
     "finetuned",
     "forgotten",
     "freed",
+    "imported_backbone",
     "labelled",
     "log_as",
     "night",

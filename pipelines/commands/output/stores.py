@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from featurestore.maintenance.verify import Finding
     from featurestore.runs import RunRecord
     from pipelines.backbones.addition import Added
+    from pipelines.backbones.importing import Imported
     from pipelines.maintenance import DoctorResult
 
 SHORT = 12  # digits of a digest, for people
@@ -33,6 +34,12 @@ def added_backbone(added: Added) -> None:
         say(f"  The reference gives the expected vector (cosine {added.cosine:.6f}{allowed}).")
     if taken := [f"{key} {value}" for key, value in added.defaults.items() if value != ""]:
         say("  Left out of the spec, so: " + ", ".join(taken))
+
+
+def imported_backbone(made: Imported) -> None:
+    """Print where a network was exported to, and the line to run next."""
+    say(f"{made.source}: {made.width:,} numbers per image of {made.size} pixels, in {made.folder}. Now run:")
+    say(f"  {made.command}")
 
 
 def status(counted: Mapping[str, Any]) -> None:
