@@ -166,8 +166,8 @@ class Backbone:
         raise NotImplementedError
 
 
-def near(name: str, names: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest names, or where to find all names if none is near."""
+def near(name: str, names: Iterable[str], everything: str = "`penult backbones`") -> str:
+    """Return the end of an error message: the nearest names, or where to see ``everything`` if none is near."""
     lower = {known.lower(): known for known in names}
     nearest = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=5)]
-    return f": the nearest names are {', '.join(nearest)}" if nearest else ": see `penult backbones`"
+    return f": the nearest names are {', '.join(nearest)}" if nearest else f": see {everything}"

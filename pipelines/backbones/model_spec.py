@@ -22,8 +22,9 @@ Further keys: ``channels`` ("RGB" or "BGR"), ``antialias`` (true or false), ``in
 several), ``output_layout`` (where the output has another layout than the input), ``prefix_tokens`` (those before the
 image's own, which avg and max leave out), ``l2`` (true divides a vector by its length) and ``fill`` (of pad, red, green
 and blue of 0 to 255).
-``from = "preprocessor_config.json"`` takes what ships with the network, see ``pipelines.backbones.shipped``; keys
-beside it count more. What a spec leaves out has the default of ``ModelSpec``, and is told to the user.
+``from = "preprocessor_config.json"`` takes what ships with the network, ``from = "keras:ResNet50"`` the rule of a model
+of keras.applications, see ``pipelines.backbones.shipped``; keys beside it count more. What a spec leaves out has the
+default of ``ModelSpec``, and is told to the user.
 """
 
 from __future__ import annotations
@@ -178,11 +179,20 @@ def read(path: Path) -> tuple[ModelSpec, Reference | None]:
     told = read_given(path, "--spec, a TOML file", MAX_BYTES, lambda data: tomllib.loads(data.decode()))
     reference, ships = told.pop("reference", None), told.pop("from", None)
     if ships is not None:
-        told = shipped.read(path.parent / str(ships)) | told
+        told = shipped.read(str(ships), path.parent) | told
     try:
+        _check_said(told, ships)
         return ModelSpec.of(told), None if reference is None else _reference(reference, path.parent)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _check_said(told: Mapping[str, Any], ships: Any) -> None:
+    """Raise UsageError for values that what ships with a network leaves open."""
+    left = {key: why for key, why in told.items() if isinstance(why, shipped.Open)}
+    if left:
+        whys = "; ".join(f"{key}: {why}" for key, why in left.items())
+        raise UsageError(f"Expected: {', '.join(left)} beside from = {ships!r} ({whys}). Got: a spec without.")
 
 
 def _reference(told: Any, folder: Path) -> Reference:

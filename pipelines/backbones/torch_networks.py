@@ -72,13 +72,14 @@ class Home:
 
         try:
             with torch.inference_mode():
-                made = self.network(torch.from_numpy(pixels)[None])
+                made, again = (self.network(torch.from_numpy(pixels)[None]) for _ in range(2))
         except Exception as error:  # whatever the network's code raises
-            raise BackboneError(
-                f"The network does not run on a picture of its own transform: {first_line(error)}"
-            ) from (error)
+            why = first_line(error)
+            raise BackboneError(f"The network does not run on a picture of its own transform: {why}") from error
         if made.ndim != 2:
             raise BackboneError(f"Expected: a network with one vector per image. Got: shape {tuple(made.shape)}.")
+        if not torch.allclose(made, again, rtol=1e-3, atol=1e-5):
+            raise BackboneError("Expected: a network that gives one picture one vector. Got: one that draws at random.")
         return made[0].numpy()
 
     def export(self, pixels: np.ndarray, path: Path) -> None:
@@ -135,9 +136,9 @@ def _of_timm(name: str, random: bool, pooling: str | None) -> Home:
 
     if pooling is not None:
         raise UsageError(f"A model of timm has its own pooling: leave --pooling {pooling} out.")
-    if ":" not in name and not timm.is_model(name):
-        known = dict.fromkeys([*timm.list_models(include_tags=True), *timm.list_models()])
-        raise UsageError(f"timm has no model {name!r}{near(name, known)}.")
+    known = {*timm.list_models(), *timm.list_models(include_tags=True)}
+    if ":" not in name and name not in known:
+        raise UsageError(f"timm has no model {name!r}{near(name, sorted(known), '`timm.list_models()`')}.")
     try:
         network = timm.create_model(name, pretrained=not random, num_classes=0, exportable=True)
     except Exception as error:  # of the network's code, of the download or of a file
@@ -221,5 +222,5 @@ HOMES: dict[str, Callable[[str, bool, str | None], Home]] = {"timm": _of_timm, "
 
 def _cannot_be_had(name: str, error: Exception) -> BackboneError:
     return BackboneError(
-        f"{name} cannot be had: {first_line(error)} Name one that is on this machine, or give --random to try its shape."
+        f"{name} cannot be had: {first_line(error)} Name one that this machine has or can reach, or give --random."
     )

@@ -586,7 +586,7 @@ def test_a_file_that_ships_with_a_network_fills_the_spec(
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({}, "which is neither"),
+        ({}, "which is none of them"),
         (HUGGING_FACE | {"size": 64}, "whose meaning depends on code"),
         (HUGGING_FACE | {"do_center_crop": False}, "a crop after the resize of the shortest edge"),
         (HUGGING_FACE | {"size": {"height": 64, "width": 32}}, "a square"),

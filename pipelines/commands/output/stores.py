@@ -33,7 +33,7 @@ def added_backbone(added: Added) -> None:
         )
         say(f"  The reference gives the expected vector (cosine {added.cosine:.6f}{allowed}).")
     if taken := [f"{key} {value}" for key, value in added.defaults.items() if value != ""]:
-        say("  Left out of the spec, so: " + ", ".join(taken))
+        say("  At their defaults, said or not: " + ", ".join(taken))
 
 
 def imported_backbone(made: Imported) -> None:
