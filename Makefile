@@ -10,7 +10,7 @@ COUNT ?= 200
 # The tests start penult some hundred times; to compile it anew is a quarter of a start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-airflow test-track test-prism cluster-up cluster-down faults mutants check bench docs lock clean
+.PHONY: help setup demo test test-airflow test-track test-import test-prism cluster-up cluster-down faults mutants check bench docs lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -36,6 +36,13 @@ $(VENV)/track: requirements-track.txt $(VENV)/installed
 
 test-track: $(VENV)/track  ## the tests with a real MLflow, which make test passes over
 	$(BIN)/python -m pytest tests/pipelines/test_tracking.py tests/pipelines/test_retrain.py -k track
+
+$(VENV)/import: requirements-import.txt $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-import.txt
+	@touch $@
+
+test-import: $(VENV)/import  ## the tests with a real torch, timm and transformers, which make test passes over; 5 GB
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/pipelines/test_import.py
 
 $(AIRFLOW)/installed: requirements-airflow.txt
 	$(PYTHON) -m venv $(AIRFLOW)
@@ -89,6 +96,7 @@ lock: setup  ## resolve the requirements anew for Python 3.11 to 3.13
 	$(COMPILE) --group mutants --constraint requirements.txt --output-file requirements-mutants.txt
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["track"], sep="\n")' \
 		| $(COMPILE) --constraint requirements.txt --output-file requirements-track.txt -
+	$(COMPILE) --group import --constraint requirements.txt --output-file requirements-import.txt
 	$(COMPILE) --group airflow --output-file requirements-airflow.txt
 	for peer in script daft datasets ray datachain; do \
 		$(COMPILE) --output-file benchmarks/peers/requirements-$$peer.txt benchmarks/peers/requirements-$$peer.in || exit; done

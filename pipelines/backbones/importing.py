@@ -25,7 +25,7 @@ from featurestore.errors import BackboneError, UsageError
 from featurestore.storage.files import write_text
 from pipelines.backbones import canary, torch_networks
 from pipelines.backbones.model_spec import ModelSpec
-from pipelines.backbones.torch_networks import HOMES, INPUT, OUTPUT, Home
+from pipelines.backbones.torch_networks import CHOICES, HOMES, INPUT, OUTPUT, Home
 from pipelines.folders import check_new, whole_folder
 from pipelines.images import decoder
 
@@ -67,6 +67,8 @@ def bring(source: str, to: Path, random: bool = False, pooling: str | None = Non
         UsageError: no such source or network, a folder that is there, or an output that has to be said.
         BackboneError: torch is missing, the network cannot be had or exported, or no spec can say its transform.
     """
+    if pooling not in (None, *CHOICES):
+        raise UsageError(f"Expected: --pooling {', '.join(CHOICES)}. Got: {pooling!r}.")
     kind, _, called = source.partition(":")
     if kind not in HOMES or not called:
         raise UsageError(f"Expected: timm:NAME, or hf:ID with an ID or a folder of Hugging Face. Got: {source!r}.")

@@ -157,8 +157,6 @@ def _of_timm(name: str, random: bool, pooling: str | None) -> Home:
 def _of_transformers(name: str, random: bool, pooling: str | None) -> Home:
     from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-    if pooling not in (None, *CHOICES):
-        raise UsageError(f"Expected: --pooling {', '.join(CHOICES)}. Got: {pooling!r}.")
     try:
         config = AutoConfig.from_pretrained(name)
         output = pooling or OUTPUTS.get(TOWERS.get(config.model_type, config.model_type))

@@ -182,6 +182,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "copy": [str(store), str(folder / "copy")],
             "backbones add": ["mine", *map(str, (GOLDEN / "net.onnx", "--spec", folder / "spec.toml")), "--unproved"],
             "backbones bench": ["efficientnet-lite0"],
+            "backbones import": ["timm:nosuch", "--to", str(folder / "imported")],
         }
         yield World(folder, store, least)
         worker.engine_for.cache_clear()

@@ -79,8 +79,8 @@ def of_transformers(folder: Path, kind: str, processor: str, seen: dict[str, Any
 
 CASES = {
     "batch norms": lambda to: of_timm(to, "test_resnet", crop_pct=0.95),
-    "cls, registers and a last norm": lambda to: of_timm(to, "test_vit3", interpolation="bilinear"),
-    "cls": lambda to: of_timm(to, "test_vit"),
+    "attention over tokens": lambda to: of_timm(to, "test_vit3", interpolation="bilinear"),
+    "cls and registers": lambda to: of_timm(to, "test_vit", {"reg_tokens": 4}),
     "the mean of tokens": lambda to: of_timm(to, "test_vit", {"global_pool": "avg"}, mean=[0.5] * 3, std=[0.5] * 3),
     "a squash that is cut": lambda to: of_timm(to, "test_convnext", crop_mode="squash"),
     "a border": lambda to: of_timm(to, "test_convnext", crop_mode="border", crop_pct=1.0),
@@ -146,23 +146,12 @@ def test_a_spec_that_is_changed_is_refused(tmp_path: Path, said: str, wrong: str
 
 
 @with_torch
-def test_a_last_norm_is_inside(tmp_path: Path) -> None:
-    """As torch computes it in a model of its own: the classic fault is a network cut before its last norm."""
-    import timm
-    import torch
-
-    imported(tmp_path, of_timm(tmp_path / "a", "test_vit3"))
-    torch.manual_seed(0)
-    network = timm.create_model("test_vit3", num_classes=7).eval()
-    seen = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        tokens = network.forward_features(seen)
-        wanted = network.forward_head(tokens, pre_logits=True).numpy()
-    from pipelines.backbones.graphs import import_openvino
-
-    core = import_openvino().Core()
-    compiled = core.compile_model(tmp_path / "out" / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    np.testing.assert_allclose(compiled(seen.numpy())["features"], wanted, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_a_last_norm_is_inside(tmp_path: Path, pool: str) -> None:
+    """The classic fault is a network cut before it: a norm without trained weights leaves mean 0 and deviation 1."""
+    imported(tmp_path, of_timm(tmp_path / "a", "test_vit", {"global_pool": pool}))
+    vector = np.load(tmp_path / "out" / "ref.npy")
+    assert vector.mean() == pytest.approx(0, abs=1e-5) and vector.std() == pytest.approx(1, abs=1e-3)
 
 
 @with_torch
@@ -178,7 +167,7 @@ def test_what_a_type_leaves_open_is_asked_for(tmp_path: Path) -> None:
         vectors.append(np.load(tmp_path / pooling / "out" / "ref.npy"))
         assert json_of(penult("backbones", "add", pooling, *add, "--json"))["cosine"] > 0.99999
     cls, average, pooler = vectors
-    np.testing.assert_array_equal(average, pooler)
+    np.testing.assert_allclose(pooler, (average - average.mean()) / average.std(), atol=1e-3)  # BEiT's is a norm of it
     assert np.abs(cls - average).max() > 0.1
 
 

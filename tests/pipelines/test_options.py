@@ -98,6 +98,7 @@ JOBS: dict[str, dict[str, Any]] = {
     },
     "backbones add": {"pipelines.backbones.addition.add": mock.DEFAULT},
     "backbones bench": {"pipelines.backbones.speed.measure": []},
+    "backbones import": {"pipelines.backbones.importing.bring": mock.DEFAULT},
     "heads": {},
     "runs": {"featurestore.store.FeatureStore": mock.DEFAULT, "pipelines.retraining.night.nights": []},
     "retrain": {"pipelines.retraining.nightly.retrain": NIGHT, "pipelines.commands.output.log_as": None},
@@ -105,6 +106,7 @@ JOBS: dict[str, dict[str, Any]] = {
 ARGUMENTS = {  # the least that a command takes, but for its store
     "backbones add": ["mine", "net.onnx", "--spec", "spec.toml"],
     "backbones bench": ["mine"],
+    "backbones import": ["timm:resnet18", "--to", "out"],
     "copy": ["store", "other"],
     "embed": ["corpus"],
     "label": ["labels.csv"],
@@ -188,6 +190,9 @@ TABLE: dict[str, Case] = {
     "backbones add --unproved": flag("add.unproved"),
     "backbones add --no-copy": flag("add.copy", False),
     "backbones bench --seconds": at("measure.seconds", 3.5),
+    "backbones import --to": at("bring.to", "elsewhere"),
+    "backbones import --random": flag("bring.random"),
+    "backbones import --pooling": at("bring.pooling", "cls"),
     "embed --backbone": at(f"{EMBED}.backbone", "ResNet50"),
     "embed --weights": at(f"{EMBED}.weights", "w.h5"),
     "embed --layer": at(f"{EMBED}.layer", "conv"),
@@ -342,6 +347,7 @@ POSITIONAL = {
     "backbones add name": at("add.name", "other"),
     "backbones add model": at("add.model", "other.xml"),
     "backbones bench name": at("measure.name", "other"),
+    "backbones import source": at("bring.source", "hf:other"),
     "backbones name": Case(
         "ResNet50", {"table": None, "table.added": None, "layers": True, "layers.backbone": "ResNet50"}
     ),
@@ -706,6 +712,10 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["added_backbone"],
     ),
     "backbones bench": ({"measure": {"name": "mine", "store": "store", "seconds": 2.0}}, ["table"]),
+    "backbones import": (
+        {"bring": {"source": "timm:resnet18", "to": "out", "random": False, "pooling": None}},
+        ["imported_backbone"],
+    ),
     "heads": ({}, ["table"]),
     "runs": ({"FeatureStore": {"path": "store"}, "nights": {}}, ["table"]),
     "retrain": (
@@ -806,6 +816,7 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
 # How Python callers call the jobs: names, order, and what is given by its name alone.
 CALLS: dict[str, str] = {
     "pipelines.backbones.addition.add": "store name model spec unproved= copy=",
+    "pipelines.backbones.importing.bring": "source to random= pooling=",
     "pipelines.backbones.speed.measure": "name store seconds=",
     "pipelines.embedding.embed.embed": "source store options= progress= * as_source= began=",
     "pipelines.embedding.forget.forget": "store source * unknown_origin=",
