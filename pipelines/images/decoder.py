@@ -13,7 +13,7 @@
 * Zero is black, or white where a TIFF says so. What cannot be decoded correctly is refused as "unsupported".
 * JPEG is decoded by libjpeg-turbo with the slow exact DCT and smooth upsampling, bit for bit as Pillow does. A large
   one is decoded at the smallest of 1/8, 1/4 and 1/2 that leaves both sides at least twice what the shortest side is
-  resized to: the input size, or more with crop "shortest". Without antialiasing it is decoded whole.
+  resized to: the input size, or more where the centre is cut then. Without antialiasing it is decoded whole.
 * Then it becomes a square as the backbone's preprocessing says: the rules are in ``squares``.
 
 Any change to these rules needs a new name, since it changes features. A file decoded contrary to the rules is a bug;

@@ -535,6 +535,9 @@ HUGGING_FACE = {
     "image_std": [0.5, 0.25, 0.5],
 }
 
+# Its processor resizes to size / crop_pct, then cuts; from 384 pixels on, it only resizes.
+CONVNEXT = HUGGING_FACE | {"size": {"shortest_edge": 64}, "crop_pct": 0.8, "do_center_crop": False}
+
 
 @pytest.mark.parametrize(
     ("told", "wanted"),
@@ -551,6 +554,8 @@ HUGGING_FACE = {
         ),  # type: ignore[operator]
         (HUGGING_FACE | {"size": {"height": 72, "width": 72}}, {"resize": "squash", "resized_side": 72}),
         (HUGGING_FACE | {"do_center_crop": False, "size": {"height": 64, "width": 64}}, {"resize": "squash"}),
+        (CONVNEXT, {"resize": "crop", "resized_side": 80}),
+        (CONVNEXT | {"size": {"shortest_edge": 384}}, {"resize": "squash", "size": 384, "resized_side": 384}),
         (HUGGING_FACE | {"resample": 2}, {"interpolation": "bilinear"}),
         (HUGGING_FACE | {"do_rescale": False}, {"scale": 1.0}),
         (HUGGING_FACE | {"do_normalize": False}, {"mean": (0, 0, 0), "std": (1, 1, 1)}),
@@ -592,6 +597,7 @@ def test_a_file_that_ships_with_a_network_fills_the_spec(
         (HUGGING_FACE | {"size": {"height": 64, "width": 32}}, "a square"),
         ({"image_mean": [0, 0, 0]}, "one without a usable 'resample'"),
         ({"crop_pct": 0.9}, "one without a usable 'input_size'"),
+        (HUGGING_FACE | {"crop_pct": 0.8, "size": {"height": 64, "width": 64}}, "one without a usable 'shortest_edge'"),
         ({"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_mode": "middle"}}, "crop_mode border, center, squash"),  # type: ignore[operator]
         ({"pretrained_cfg": TIMM["pretrained_cfg"] | {"crop_pct": 0}}, "crop_ratio = a number"),  # type: ignore[operator]
     ],

@@ -155,6 +155,16 @@ def test_a_last_norm_is_inside(tmp_path: Path, pool: str) -> None:
 
 
 @with_torch
+def test_random_weights_are_the_same_each_time(tmp_path: Path) -> None:
+    vectors = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        imported(tmp_path / name, of_timm(tmp_path / name / "a", "test_convnext"))
+        vectors.append(np.load(tmp_path / name / "out" / "ref.npy"))
+    np.testing.assert_array_equal(*vectors)
+
+
+@with_torch
 def test_what_a_type_leaves_open_is_asked_for(tmp_path: Path) -> None:
     source = of_transformers(tmp_path / "a", "beit", "BeitImageProcessor", CROP, **VIT)
     refused = penult("backbones", "import", source, "--to", tmp_path / "out", "--random")
