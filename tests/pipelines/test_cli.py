@@ -111,7 +111,6 @@ IMPORTS: dict[str, list[str]] = {
     "pipelines.backbones.lite": ["numpy"],
     "pipelines.backbones.networks": ["numpy"],
     "pipelines.backbones.engines": ["numpy"],
-    "pipelines.backbones.importing": ["numpy"],
     "pipelines.keras_head": ["numpy"],
     "pipelines.export": ["numpy", "pyarrow", "lance", "featurestore.store"],
 }
