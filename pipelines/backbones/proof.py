@@ -181,8 +181,8 @@ class _Trial:
         self.outputs = list(tensors(graph))
         self.is_quantized = quantized.is_quantized(graph)
 
-    def vector(self, spec: ModelSpec) -> np.ndarray | None:
-        """Return float32 (d,); None if the network gives no vector so.
+    def vector(self, spec: ModelSpec, width: int | None = None) -> np.ndarray | None:
+        """Return float32 (d,); None if the network gives no vector so, or one that is known to be of another width.
 
         Raises:
             ImageError: the picture cannot be decoded.
@@ -191,12 +191,13 @@ class _Trial:
         square = replace(seen, normalization="")
         if square not in self._pixels:
             self._pixels[square] = decoder.decode(self._picture, square).pixels
+        if (network := self._network(spec, width)) is None:
+            return None
         pixels = self._pixels[square].astype(np.float32)
         pixels = pixels[..., ::-1] if spec.channels == "BGR" else pixels
         scaled = (pixels * np.float32(spec.scale) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
         scaled = scaled.transpose(2, 0, 1) if spec.layout == "NCHW" else scaled
-        network = self._network(spec)
-        return None if network is None else np.array(network(np.ascontiguousarray(scaled)[None])[0])[0].ravel()
+        return np.array(network(np.ascontiguousarray(scaled)[None])[0])[0].ravel()
 
     def unrounded(self, spec: ModelSpec) -> np.ndarray:
         """Return the vector of a quantised graph without its rounding, float32 (d,)."""
@@ -208,41 +209,44 @@ class _Trial:
         assert vector is not None  # with the rounding there is one
         return vector
 
-    def tried(self, spec: ModelSpec, changes: dict[str, Any]) -> np.ndarray | None:
-        """Return the changed spec's vector, float32 (d,); None if it has none."""
+    def tried(self, spec: ModelSpec, changes: dict[str, Any], width: int | None = None) -> np.ndarray | None:
+        """Return the changed spec's vector, float32 (d,); None if it has none, or one known to be of another width."""
         tried = replace(spec, **changes)
         try:
             tried.check()
         except UsageError:
             return None
-        return self.vector(tried)
+        return self.vector(tried, width)
 
     def closeness(self, spec: ModelSpec, changes: dict[str, Any], wanted: np.ndarray) -> float:
         """Return the cosine of the changed spec's vector and the wanted one; -1 if it is too long, short or none."""
-        got = self.tried(spec, changes)
+        got = self.tried(spec, changes, len(wanted))
         return cosine(got, wanted) if got is not None and matches(got, wanted) else -1.0
 
-    def _network(self, spec: ModelSpec) -> Any:
-        key = (spec.output, spec.pooled(), spec.size, spec.layout, self._round)
+    def _network(self, spec: ModelSpec, width: int | None) -> Any:
+        key = (spec.output, spec.pooled(), spec.size, spec.layout, self._round, width)
         if key not in self._networks:
             try:
-                self._networks[key] = self._compiled(spec)
+                self._networks[key] = self._compiled(spec, width)
             except Exception:  # no such tensor, or one that cannot be pooled so: not this mistake
                 self._networks[key] = None
         return self._networks[key]
 
-    def _compiled(self, spec: ModelSpec) -> Any:
+    def _compiled(self, spec: ModelSpec, width: int | None) -> Any:
+        """Return the network up to the tapped output; None, without the time to compile it, if it is not as wide."""
         from openvino import opset13 as ops
 
-        graph = self._core.read_model(*self._content)
+        graph, side = self._core.read_model(*self._content), spec.size
         if not self._round:
             quantized.unround(graph)
+        graph.reshape([1, side, side, 3] if spec.layout == "NHWC" else [1, 3, side, side])
         features = spec.pooled().of(tensors(graph)[spec.output], spec.layout)
+        found = features.get_partial_shape()[1]
+        if width is not None and found.is_static and found.get_length() != width:
+            return None
         for result in graph.get_results():
             graph.remove_result(result)
         graph.add_results([ops.result(ops.convert(features, "f32"))])
-        side = spec.size
-        graph.reshape([1, side, side, 3] if spec.layout == "NHWC" else [1, 3, side, side])
         return self._core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
