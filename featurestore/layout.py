@@ -42,6 +42,11 @@ def run(store: PurePath, run_id: str) -> PurePath:
     return store / RUNS / run_id
 
 
+def manifest(store: PurePath, run_id: str) -> PurePath:
+    """Return the file that names the images that a run embedded, where they are not those of a source."""
+    return run(store, run_id) / "manifest.parquet"
+
+
 def journal(store: PurePath, run_id: str) -> PurePath:
     """Return the journal's folder of a run that has not committed."""
     return store / JOURNALS / run_id

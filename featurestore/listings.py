@@ -27,6 +27,15 @@ class Listings(FeatureSets):
         columns = ["uri", *labels.COLUMNS, "label_set", "listed"]
         return labels.membership(self.labels.scan(columns, labels.said_by(source)), label_set)
 
+    def uris_of(self, source: str) -> pa.Array:
+        """Return the uris of the images that a source listed last."""
+        rows = self.labels.read(["uri"], f"listed = true AND {labels.said_by(source)}")
+        return pc.unique(rows.column("uri"))
+
+    def is_of_people(self, label_set: str) -> bool:
+        """Return whether a label set has rows, and only people's."""
+        return self._said_in(label_set, None)[1] == {labels.PEOPLE}
+
     def removed_uris(self, version: int | None = None) -> pa.Array:
         """Return the uris of images that were listed before and that no source lists any more."""
         if not self._knows_sources(version):

@@ -90,6 +90,15 @@ def time_text(amount: float) -> str:
     return "".join(parts) or "0s"
 
 
+def size_text(size: float) -> str:
+    """Return a number of bytes in words, such as "1.5 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def budget(text: str) -> float:
     """Parse a time into seconds, as ``seconds`` does, but refuse 0."""
     total = seconds(text)

@@ -118,6 +118,12 @@ def _set(store: FeatureStore, name: str, contents: np.ndarray) -> dict[str, Any]
     }
 
 
+def bytes_of_set(store: FeatureStore, name: str) -> int:
+    """Return what a feature set's table takes, in bytes."""
+    with (table := store.table(name)).lease():
+        return _bytes_on_disk(table.path)
+
+
 def _differing(store: FeatureStore, label_set: str) -> dict[str, Any]:
     """Count the contents whose copies have different labels; the ambiguous ones are left out of training."""
     found = store.labelled(label_set)

@@ -182,6 +182,10 @@ class FeatureStore(Reader):
         self._tend([self.labels])
         header.remember(self.path, [self.labels], last_run=run_id)
 
+    def prefer(self, feature_set: str) -> None:
+        """Make a set the one that is taken where none is named, as if it were written last. The lock must be held."""
+        header.remember(self.path, [], feature_set)
+
     def remember(self) -> None:
         """Note the current state of all tables in the header. The lock must be held."""
         header.remember(self.path, [self.catalog, self.labels, *map(self.table, self.sets())])

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from featurestore.errors import UsageError
 from featurestore.limits import check_amount, check_count, check_label_set, check_seed
-from featurestore.options import Option, memory
+from featurestore.options import Option, budget, memory, share
 from featurestore.spec import DTYPES
 from featurestore.splits import Split
 from heads.comparison.space import DEFAULT, Evaluation, Search
@@ -310,6 +310,63 @@ class FinetuneOptions:
         if self.optimizer != "sgd":
             return rate
         return rate | {"momentum": MOMENTUM if self.momentum is None else self.momentum}
+
+
+# What a trial does not ask: each backbone has its own, or it is the trial's to say.
+_NOT_OF_A_TRIAL = dict.fromkeys(
+    ("backbone", "weights", "layer", "pooling", "input_size", "shard_images", "retry_failed", "runner")
+)
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """Which backbones to try on a sample of a corpus, how, and when to stop.
+
+    Attributes:
+        backbones: their names; the first is the one in use, and the others are compared with it.
+        embed: how to embed, but for the backbone; its ``label_set`` holds the labels.
+    """
+
+    backbones: tuple[str, ...] = ()
+    max_share: Annotated[
+        float, Option("Embed at most this share of the labelled images, 0.05 or 5%.", parse=share, metavar="SHARE")
+    ] = 0.05
+    margin: Annotated[float, Option("Backbones whose accuracies differ by fewer points than this count as tied.")] = 0.5
+    budget: Annotated[
+        float | None, Option("Begin no further look after 60s, 5m or 1h of embedding.", parse=budget, metavar="TIME")
+    ] = None
+    seed: Annotated[int, Option("Another seed, another sample.")] = 0
+    max_failure_rate: Annotated[float, Option("Share of failed files that ends in exit code 3.")] = MAX_FAILURE_RATE
+    split: Split = Split()
+    embed: Annotated[EmbedOptions, _NOT_OF_A_TRIAL] = EmbedOptions()
+
+    def check(self) -> None:
+        """Raise UsageError for options with which no trial can be made, before anything is read."""
+        names = self.backbones
+        if len(names) < 2:
+            raise UsageError(
+                f"Expected: at least two --backbone, the one in use first. Got: {names[0] if names else 'none'}."
+            )
+        if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+            raise UsageError(f"Expected: each --backbone once. Got: {twice} twice.")
+        if not 0 < self.max_share <= 1:
+            raise UsageError(f"Expected: --max-share, a share above 0. Got: {self.max_share}.")
+        check_amount("--margin in points", self.margin)
+        if self.budget is not None:
+            check_amount("--budget in seconds", self.budget)
+        check_seed("--seed", self.seed)
+        check_share("--max-failure-rate", self.max_failure_rate)
+        self.split.check()
+        self.embed.check()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as a run's record stores them."""
+        told = asdict(replace(self, embed=EmbedOptions()))
+        for name in ("split", "embed"):
+            del told[name]
+        embedded = self.embed.to_json()
+        split = {"val": self.split.val, "test": self.split.test, "split_seed": self.split.seed}
+        return {**told, **split, **{name: embedded[name] for name in embedded if name not in _NOT_OF_A_TRIAL}}
 
 
 def check_share(option: str, value: float) -> None:

@@ -30,7 +30,6 @@ from featurestore.maintenance.repair import aside_of
 from featurestore.runs import RunRecord
 from featurestore.schema import OK, keys_of
 from featurestore.storage.base import storage_of
-from featurestore.storage.files import make_folder, replacing
 from featurestore.store import FeatureStore
 from pipelines import runners
 from pipelines.concurrency import batched
@@ -40,6 +39,7 @@ from pipelines.options import EmbedOptions
 from pipelines.predict import tap_of
 from pipelines.run_kinds import kind_of
 from pipelines.sources import corpus
+from pipelines.sources.manifests import write_manifest
 
 Progress = Callable[[int, int], None]
 
@@ -194,13 +194,7 @@ def _was_embedded(entry: corpus.Entry, held: np.ndarray) -> bool:
 
 def _manifest(store: FeatureStore, name: str, uris: list[str]) -> str:
     """Write a manifest of the images to embed again, beside the files that were put aside; return its path."""
-    from pyarrow import parquet
-
-    path = aside_of(store.path) / f"{name}.parquet"
-    make_folder(path.parent)
-    with replacing(path) as temporary:
-        parquet.write_table(pa.table({"uri": uris}), temporary)
-    return storage_of(path).uri(path)
+    return write_manifest(aside_of(store.path) / f"{name}.parquet", uris)
 
 
 def _options(record: RunRecord) -> EmbedOptions:

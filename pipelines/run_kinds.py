@@ -74,6 +74,7 @@ _JOBS = (
     RunKind("train", _of_head, makes_head=True),
     RunKind("compare", _of_head, makes_head=True),
     RunKind("protocol", _of_protocol),
+    RunKind("trial", lambda r: r["recommendation"]),
     RunKind("retrain", _of_night, source="recipe"),
     RunKind(
         "finetune",

@@ -124,6 +124,32 @@ def paired_difference(
     return Difference(value, (low, high), _p_value(draws, units), float(draws.std()))
 
 
+def top1_gain(
+    y: np.ndarray,
+    new: np.ndarray,
+    old: np.ndarray,
+    groups: np.ndarray | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> tuple[float, Interval]:
+    """Return the difference of top-1 and its interval, as ``paired_difference`` does, at another confidence.
+
+    Args:
+        y, new, old, groups, seed: see ``paired_difference``.
+        confidence: of the interval, such as 0.95.
+    """
+    value = float(np.mean(new == y) - np.mean(old == y))
+    if groups is None:
+        gained, lost = int(np.sum((new == y) & (old != y))), int(np.sum((old == y) & (new != y)))
+        return value, _bonett_price(gained, lost, len(y), confidence)
+    resampled = _Resampled.of("top1", y, (new, old), groups, seed)
+    low, high = _interval(np.subtract(*resampled.draws), resampled.units, confidence)
+    if low == high:
+        units = resampled.units
+        low, high = _bonett_price(units * max(value, 0), units * max(-value, 0), units, confidence)
+    return value, (low, high)
+
+
 def score_of(
     metric: str, y: np.ndarray, predicted: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
 ) -> tuple[float, Interval]:
@@ -156,10 +182,10 @@ def _difference_of_shares(new: np.ndarray, old: np.ndarray) -> Difference:
     return Difference(value, _bonett_price(gained, lost, n), mcnemar(new, old), math.sqrt(variance / n))
 
 
-def _bonett_price(gained: float, lost: float, n: int) -> Interval:
+def _bonett_price(gained: float, lost: float, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the interval of ``(gained - lost) / n``, see ``paired_difference``."""
     more, less = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     half = z * math.sqrt((more + less - (more - less) ** 2) / (n + 2))
     return max(-1.0, more - less - half), min(1.0, more - less + half)
 
@@ -218,7 +244,7 @@ def _drawn(units: int, size: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=b * units).reshape(b, units).astype(np.float64)
 
 
-def _interval(draws: np.ndarray, units: int) -> Interval:
+def _interval(draws: np.ndarray, units: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the interval between percentiles of resampled values (b,), further out the fewer units there are.
 
     The expanded percentile interval of Hesterberg 2015, "What teachers should know about the bootstrap"
@@ -228,7 +254,7 @@ def _interval(draws: np.ndarray, units: int) -> Interval:
         return float(draws[0]), float(draws[0])
     from scipy.special import stdtrit
 
-    z = math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, (1 - CONFIDENCE) / 2))
+    z = math.sqrt(units / (units - 1)) * float(stdtrit(units - 1, (1 - confidence) / 2))
     low, high = np.quantile(draws, [NormalDist().cdf(z), NormalDist().cdf(-z)])
     return float(low), float(high)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
 from types import ModuleType
@@ -59,27 +59,52 @@ def embed(
     Raises:
         SourceError, BackboneError, EngineError, StoreError, UsageError: before any work.
     """
+    return _run(source, store, options, _Way(progress, began, as_source))
+
+
+def record_source(source: str, store: str | PurePath, options: EmbedOptions = EmbedOptions()) -> EmbedResult:
+    """Record in the store what a corpus lists, with labels, splits and groups, as ``embed`` does; embed nothing.
+
+    In the result, ``new`` and ``changed`` count what ``embed`` would embed.
+
+    Raises:
+        SourceError, BackboneError, EngineError, StoreError, UsageError: before anything is recorded.
+    """
+    return _run(source, store, options, _Way(embeds=False))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a run goes: see ``embed``; ``embeds``: whether it embeds anything, or only records what is listed."""
+
+    progress: Progress | None = None
+    began: Callable[[str], None] = lambda _run_id: None
+    as_source: bool = True
+    embeds: bool = True
+
+
+def _run(source: str, store: str | PurePath, options: EmbedOptions, way: _Way) -> EmbedResult:
     since = time.perf_counter()
     options.check()
     bound_memory()
     listing = corpus.list_source(source, options.hints)
-    tap = _tap(options, store)
+    tap = tap_for(options, store)
     check_request(options.engine, tap.input_size)
     spec = _spec(options, tap, store)
     opened = FeatureStore.create(store)
     with opened.lock(), signals.deferred():
         recovered = opened.recover()
         run_id = opened.new_run_id("embed")
-        began(run_id)
+        way.began(run_id)
         result = EmbedResult(run_id, opened.add_set(spec), spec.fingerprint(), recovered=recovered.runs)
         started, planning = utc_now(), time.perf_counter()
         job = EmbedJob(opened.address, run_id, spec.set_name, tap, options.engine, options.views, options.augmentation)
         staging, cut = job.staging(), Cut(partial(_shard_images, job, options), recovered.begun)
-        planned = _planned(opened, job, staging, listing, options, result, as_source, cut)
+        planned = _planned(opened, job, staging, listing, options, result, way, cut)
         result.seconds["plan"] = time.perf_counter() - planning
         try:
             if planned.images:
-                _run_shards(replace(job, suspect_from=planned.apart_from), staging, planned, options, progress)
+                _run_shards(replace(job, suspect_from=planned.apart_from), staging, planned, options, way.progress)
         finally:  # finished shards are kept, even if an error ends the run
             result.count(staging.entries())
             committing = time.perf_counter()
@@ -91,7 +116,13 @@ def embed(
     return result
 
 
-def _tap(options: EmbedOptions, store: str | PurePath) -> Tap:
+def tap_for(options: EmbedOptions, store: str | PurePath) -> Tap:
+    """Return what a run with these options computes, with a backbone of the table or one that the store keeps.
+
+    Raises:
+        UsageError: there is no such backbone, or an option is not for it.
+        BackboneError, StoreError: it cannot be had.
+    """
     find = kept.finder(options.backbone)
     if find is None:
         return resolve(
@@ -115,7 +146,7 @@ def _spec(options: EmbedOptions, tap: Tap, store: str | PurePath) -> FeatureSpec
 
 def set_of(options: EmbedOptions, store: str | PurePath) -> FeatureSpec | None:
     """Return the spec of the feature set that a run with these options would add to; None if there is none yet."""
-    return _stored(_asked(options, _tap(options, store)), store)
+    return _stored(_asked(options, tap_for(options, store)), store)
 
 
 def _asked(options: EmbedOptions, tap: Tap) -> FeatureSpec:
@@ -146,17 +177,17 @@ def _planned(
     listing: corpus.Source,
     options: EmbedOptions,
     result: EmbedResult,
-    as_source: bool,
+    way: _Way,
     cut: Cut,
 ) -> Planned:
     """Begin the run's journal with its plan."""
     staging.begin(job.feature_set)
     try:
         membership = None
-        if as_source:
+        if way.as_source:
             adopt(store, listing)
             membership = Membership(store, listing.uri, options.label_set, job.run_id)
-        return write_plan(store, staging, listing, options, result, membership, cut)
+        return write_plan(store, staging, listing, options, result, membership, cut if way.embeds else None)
     except BaseException:
         staging.remove()
         raise

@@ -46,12 +46,12 @@ def write_plan(
     options: EmbedOptions,
     result: EmbedResult,
     membership: Membership | None,
-    cut: Cut,
+    cut: Cut | None,
 ) -> Planned:
-    """Stream the listing once: count it, write the plan and the label rows."""
+    """Stream the listing once: count it, write the plan and the label rows. Without a cut, no image is planned."""
     known = store.known_files(result.feature_set, options.views or None)
     with staging.writer("plan", PLAN) as plan, staging.writer("labels", LABELS) as said:
-        shards = _ShardWriter(plan, cut)
+        shards = _ShardWriter(plan, cut or Cut(lambda _images: 1))
         for entries in batched(_listed(listing, membership), LISTED_AT_ONCE):
             signals.check()
             keys = text_digests(entry.uri for entry in entries)
@@ -62,7 +62,8 @@ def write_plan(
             result.changed += int((states == CHANGED).sum())
             result.unchanged += int((~wanted).sum())
             result.failed_before += int((~wanted & (states == FAILED_BEFORE)).sum())
-            shards.add([entry for entry, take in zip(entries, wanted, strict=True) if take], states[wanted])
+            if cut is not None:
+                shards.add([entry for entry, take in zip(entries, wanted, strict=True) if take], states[wanted])
             if membership is not None and (rows := membership.take(entries, keys)).num_rows:
                 said.write_batch(rows)
         planned = shards.close()
@@ -161,6 +162,12 @@ def to_embed(states: np.ndarray, options: EmbedOptions) -> np.ndarray:
     """Return which files are to be embedded, bool (n,), given their states, uint8 (n,)."""
     todo = [NEW, CHANGED, NOT_IN_SET, FAILED_BEFORE] if options.retry_failed else [NEW, CHANGED, NOT_IN_SET]
     return np.isin(states, todo)
+
+
+def count_lacking(entries: list[corpus.Entry], known: Known, options: EmbedOptions) -> int:
+    """Return how many of some files a run with these options would embed into the set of which ``known`` tells."""
+    states = states_of(entries, text_digests(entry.uri for entry in entries), known)
+    return int(to_embed(states, options).sum())
 
 
 def states_of(entries: list[corpus.Entry], keys: np.ndarray, known: Known) -> np.ndarray:

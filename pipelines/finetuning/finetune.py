@@ -21,7 +21,6 @@ from featurestore.dataset import Dataset
 from featurestore.errors import HeadError
 from featurestore.runs import RunRecord
 from featurestore.splits import SPLITS, TEST, TRAIN, VAL
-from featurestore.storage.files import make_folder, replacing
 from featurestore.store import FeatureStore
 from heads import registry
 from heads.base import Head, class_weights
@@ -45,6 +44,7 @@ from pipelines.options import EmbedOptions, FinetuneOptions, FitData, ReportOpti
 from pipelines.predict import tap_of
 from pipelines.run_kinds import head_kinds
 from pipelines.sources import places
+from pipelines.sources.manifests import write_manifest
 from pipelines.stored_heads import Say, find_head, head_of
 from pipelines.training import keep, load_dataset
 
@@ -206,20 +206,13 @@ def _weights(dataset: Dataset, class_weight: str | None) -> np.ndarray:
 
 def _embed(store: FeatureStore, run_id: str, pictures: Pictures, feature_set: str) -> str:
     """Embed the labelled images that still exist with the fine-tuned backbone; return the new feature set's name."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     dataset, spec = pictures.dataset, store.spec(feature_set)
     here = np.array([entry.size >= 0 for entry in places.locate_all(dataset.uris.tolist())])
     pictures.lost |= dict.fromkeys(dataset.ids[~here].tolist(), "vanished")
-    folder = store.run_folder(run_id)
-    make_folder(folder)
-    manifest = folder / "manifest.parquet"
-    with replacing(manifest) as temporary:
-        parquet.write_table(pa.table({"uri": dataset.uris[here].tolist()}), temporary)
+    manifest = write_manifest(layout.manifest(store.path, run_id), dataset.uris[here].tolist())
     engine = EngineOptions(precision=spec.precision)
     options = EmbedOptions(finetuned.PREFIX + run_id, engine=engine, dtype=spec.dtype)
-    result = embed(str(manifest), store.path, options, pictures.watch.ahead, as_source=False)
+    result = embed(manifest, store.path, options, pictures.watch.ahead, as_source=False)
     pictures.watch.count(len(dataset))
     failed = store.catalog.read(["uri", "error_type"], f"status = 'failed' AND run_id = '{result.run_id}'")
     why = dict(zip(failed.column("uri").to_pylist(), failed.column("error_type").to_pylist(), strict=True))

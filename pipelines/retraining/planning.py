@@ -10,12 +10,11 @@ import numpy as np
 
 from featurestore import aliases
 from featurestore.errors import PenultError, StoreNotFound
-from featurestore.index import text_digests
 from featurestore.splits import TRAIN
 from featurestore.store import FeatureStore
 from pipelines.concurrency import batched
 from pipelines.embedding.embed import set_of
-from pipelines.embedding.plan import states_of, to_embed
+from pipelines.embedding.plan import count_lacking
 from pipelines.options import FitData
 from pipelines.retraining.recipe import Recipe
 from pipelines.sources import corpus
@@ -82,8 +81,7 @@ def _cost(store: FeatureStore | None, recipe: Recipe) -> Cost:
             if known is None:
                 files += len(entries)
                 continue
-            states = states_of(entries, text_digests(entry.uri for entry in entries), known)
-            files += int(to_embed(states, recipe.embed).sum())
+            files += count_lacking(entries, known, recipe.embed)
     width = spec.width if spec else UNKNOWN_WIDTH
     rate = None if store is None or spec is None else _rate(store, spec.set_name)
     return Cost(

@@ -1,4 +1,4 @@
-"""List a manifest: a CSV, TSV or Parquet file that names the images, one per row."""
+"""List a manifest: a CSV, TSV or Parquet file that names the images, one per row; and write one."""
 
 # ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH122
 
@@ -9,12 +9,15 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from featurestore.errors import SourceError
+from featurestore.storage.base import storage_of
+from featurestore.storage.files import make_folder, replacing
 from pipelines.concurrency import batched
 from pipelines.sources import places
 from pipelines.sources.base import Entry, SourceKind
@@ -92,6 +95,17 @@ def list_manifest(listing: Listing) -> Iterator[Entry]:
     if missing and not found_one:
         cause = why_missing(missing, folder)
         listing.problems.append(f"None of the {len(seen):,} files that {listing.location} names is there: {cause}.")
+
+
+def write_manifest(path: PurePath, uris: Sequence[str]) -> str:
+    """Write a manifest of some images without labels, on a disk or in a bucket; return where it is, as a source."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        parquet.write_table(pa.table({"uri": pa.array(uris, pa.string())}), temporary)
+    return storage_of(path).uri(path)
 
 
 class _Named(NamedTuple):

@@ -23,6 +23,7 @@ from rich.console import Console
 from featurestore.errors import StoreLocked, UsageError
 from featurestore.maintenance.repair import Repair
 from featurestore.maintenance.verify import Finding
+from featurestore.options import size_text
 from pipelines import maintenance, signals
 from pipelines.commands import base, output
 from pipelines.commands.output import console, stores
@@ -600,7 +601,7 @@ def test_what_a_store_holds(said: Callable[..., list[str]]) -> None:
     ],
 )  # fmt: skip
 def test_sizes_in_words(size: int, text: str) -> None:
-    assert console.size_of(size) == text
+    assert size_text(size) == text
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pipelines.commands.output.stores import (
     status,
     verified,
 )
+from pipelines.commands.output.trials import tried
 
 __all__ = [
     "added_backbone",
@@ -48,6 +49,7 @@ __all__ = [
     "status",
     "table",
     "trained",
+    "tried",
     "verified",
     "write_csv",
 ]

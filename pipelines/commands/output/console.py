@@ -184,15 +184,6 @@ def place(source: str | None) -> str:
     return "unknown origin" if source is None else unquote(source.removeprefix("file://"), errors="backslashreplace")
 
 
-def size_of(size: float) -> str:
-    """Return a number of bytes in words, such as "1.5 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return _short(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.commands.output.console import place, say, size_of, table
+from featurestore.options import size_text
+from pipelines.commands.output.console import place, say, table
 
 if TYPE_CHECKING:
     from pipelines.predict import Prediction
@@ -187,7 +188,7 @@ def exported(result: Mapping[str, Any]) -> None:
     """Print where the exported model is, and the result of its check."""
     parity, side = result["parity"], result["input_size"]
     say(
-        f"{result['path']}: {side}×{side} RGB in, {result['classes']:,} classes out, {size_of(result['bytes'])} "
+        f"{result['path']}: {side}×{side} RGB in, {result['classes']:,} classes out, {size_text(result['bytes'])} "
         f"with {result['labels']}."
     )
     say(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.commands.output.console import say, size_of, table
+from featurestore.options import size_text
+from pipelines.commands.output.console import say, table
 
 
 def night(outcome: Mapping[str, Any]) -> None:
@@ -62,7 +63,7 @@ def _planned(outcome: Mapping[str, Any]) -> None:
     say(f"{outcome['date']}: {cost['files']:,} of {cost['seen']:,} files to embed; time: {seconds}.")
     if cost["fits"] is not None:
         say(f"{cost['fits']:,} heads to fit; those that were fitted before on the same images are looked up.")
-    say(f"New on the disk: about {size_of(cost['bytes'])}. Nothing was done.")
+    say(f"New on the disk: about {size_text(cost['bytes'])}. Nothing was done.")
 
 
 def _number(value: float | None) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.commands.output.console import ROWS_SHOWN, place, say, size_of, table
+from featurestore.options import size_text
+from pipelines.commands.output.console import ROWS_SHOWN, place, say, table
 from pipelines.run_kinds import kind_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def imported_backbone(made: Imported) -> None:
 def status(counted: Mapping[str, Any]) -> None:
     """Print what a store holds."""
     catalog = counted["catalog"]
-    say(f"{counted['store']}: {catalog['ok'] + catalog['failed']:,} images, {size_of(counted['bytes'])}")
+    say(f"{counted['store']}: {catalog['ok'] + catalog['failed']:,} images, {size_text(counted['bytes'])}")
     say(f"  {catalog['ok']:,} read ({catalog['contents']:,} different contents), {catalog['failed']:,} failed")
     for reason, count in counted["failures"].items():
         say(f"    {count:,} {reason}")
@@ -64,7 +65,7 @@ def status(counted: Mapping[str, Any]) -> None:
                 "precision": s["precision"],
                 "rows": f"{s['rows']:,}",
                 "coverage": f"{s['coverage']:.1%}",
-                "size": size_of(s["bytes"]),
+                "size": size_text(s["bytes"]),
             }
             for s in counted["sets"]
         ]
