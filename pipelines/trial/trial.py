@@ -101,7 +101,7 @@ class _Way:
 
 @dataclass(frozen=True)
 class _Job:
-    """All that decides what a trial does."""
+    """All that decides what a trial does; ``settled``: uris that the corpus itself puts into train or val."""
 
     store: FeatureStore
     run_id: str
@@ -109,6 +109,7 @@ class _Job:
     ways: list[_Way]
     sample: Sample
     unlabelled: int
+    settled: np.ndarray
 
     @property
     def shares(self) -> list[float]:
@@ -161,8 +162,11 @@ def _default_kept(store: str | PurePath, first: _Way) -> Iterator[None]:
                 opened.prefer(name)
 
 
-def _sample(store: FeatureStore, source: str, options: TrialOptions) -> tuple[Sample, int]:
-    """Return the labelled images of a source in the order of the trial, and how many of its images have no label.
+def _sample(store: FeatureStore, source: str, options: TrialOptions) -> tuple[Sample, int, np.ndarray]:
+    """Return the labelled images of a source in the order of the trial, and what else ``_Job`` says of them.
+
+    Where the corpus names a test split, or leaves the split of some images open, an image that it puts into train is
+    not in test, as ``splits.assign`` has it. From the sample alone this could not be told.
 
     Raises:
         HeadError: there are fewer than ``MIN_IMAGES``, or fewer than two classes.
@@ -181,7 +185,11 @@ def _sample(store: FeatureStore, source: str, options: TrialOptions) -> tuple[Sa
             f"label set {label_set!r}. Got: {got}: name a folder with one sub-folder per class, or import labels with "
             "`penult label FILE`."
         )
-    return Sample.of(kept.column("uri").to_pylist(), kept.column("label").to_pylist(), options.seed), unlabelled
+    given = kept.filter(pc.is_valid(kept.column("split")))
+    is_settled = not {TEST, None}.isdisjoint(pc.unique(labelled.column("split")).to_pylist())
+    settled = np.array(given.column("uri").to_pylist() if is_settled else [], np.dtypes.StringDType())
+    sample = Sample.of(kept.column("uri").to_pylist(), kept.column("label").to_pylist(), options.seed)
+    return sample, unlabelled, settled
 
 
 def _looks(job: _Job, progress: Progress | None, say: Say) -> tuple[str, int]:
@@ -229,20 +237,18 @@ def _embed(job: _Job, ways: list[_Way], uris: list[str], progress: Progress | No
     for at, way in enumerate(ways):
         if set_of(way.options, job.store.path) is None:
             engine_for(way.tap, way.options.engine)  # now: the seconds that it takes are no image's
-        told = None if progress is None else functools.partial(_tell, progress, at * len(uris), len(ways) * len(uris))
+        told = None if progress is None else _told(progress, (at + 1) * len(uris), len(ways) * len(uris))
         result = embed(manifest, job.store.path, way.options, told, as_source=False)
         way.feature_set = result.feature_set
         if result.embedded:
             way.pace.add(result.to_json())
             way.embedded += result.embedded
         result.check(job.options.max_failure_rate)
-    if progress is not None:
-        progress(len(ways) * len(uris), len(ways) * len(uris))
 
 
-def _tell(progress: Progress, before: int, total: int, done: int, to_embed: int, workers: int = 0) -> None:
-    """Pass on the progress of one backbone: what need not be embedded counts as done."""
-    progress(before + done, total)
+def _told(progress: Progress, until: int, total: int) -> Callable[..., None]:
+    """Return what passes on the progress of one backbone, at whose end ``until`` images are done of this look."""
+    return lambda done, to_embed, *_: progress(until - to_embed + done, total)
 
 
 def _compare(job: _Job, ways: list[_Way], uris: list[str], share: float) -> None:
@@ -275,7 +281,8 @@ def _datasets(job: _Job, ways: list[_Way], uris: list[str]) -> list[Dataset]:
     for way in ways:
         data = FitData(way.feature_set, job.options.embed.label_set, job.options.split)
         dataset = load_dataset(job.store, data, ON_DISK)
-        found.append(dataset.take(np.isin(dataset.keys, keys) & (dataset.splits != TEST)))
+        outside_test = (dataset.splits != TEST) | np.isin(dataset.uris, job.settled)
+        found.append(dataset.take(np.isin(dataset.keys, keys) & outside_test))
         if len(found[-1]) < MIN_IMAGES // 2:
             raise HeadError(
                 f"Expected: the features of at least {MIN_IMAGES // 2} images of the sample in {way.feature_set}, "

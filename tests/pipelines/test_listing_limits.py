@@ -14,7 +14,7 @@ from featurestore import aliases, limits, options
 from featurestore.maintenance import verify
 from featurestore.storage import compaction, files, table
 from heads import artifact, base
-from heads.comparison import compare, fewer_rows, fit_cache, search, space, streaming
+from heads.comparison import compare, fewer_rows, fit_cache, out_of_fold, search, space, streaming
 from heads.evaluation import calibration, learning_curve
 from heads.families import dense, kernel, linear, neighbors
 from heads.protocols import big_vision, clip_benchmark, dinov2
@@ -26,6 +26,7 @@ from pipelines.backbones import table as networks
 from pipelines.embedding import labels, membership
 from pipelines.images import augmentation, containers, decoder, samples, squares, tiffs
 from pipelines.sources import class_names, levels, listing, manifests, missing_files, tars, uris, webdataset
+from pipelines.trial import sample, trial, verdict
 
 MEBI = 1024 * 1024
 GIBI = 1024 * MEBI
@@ -47,6 +48,7 @@ GIBI = 1024 * MEBI
         (fit_cache, {"VERSION": 1, "MAX_KEPT": 64 * MEBI}),
         (search, {"MAX_BYTES": 65_536, "MAX_POINTS": 100_000, "MAX_NUMBERS": 1000}),
         (space, {"UNBALANCED": 3, "MAX_FOLDS": 100, "MAX_SEEDS": 100, "MAX_SHOTS": 1_000_000}),
+        (out_of_fold, {"HEAD": "logreg", "FOLDS": 5, "MIN_FOLDS": 3}),
         (streaming, {"SHARE": 0.25, "SAMPLE_SHARE": 0.2, "MAX_SAMPLED": 0.25, "MAPPED_SHARE": 0.1, "ROOM_SHARE": 0.1}),
         (calibration, {"TARGETS": (0.9, 0.95, 0.99)}),
         (learning_curve, {"LEAST_POINTS": 4, "RESAMPLES": 1000, "Z": 1.96}),
@@ -63,6 +65,9 @@ GIBI = 1024 * MEBI
         (kernels, {"LEAST_EIGENVALUE": 1e-8, "BASIS_ROWS": 16_384, "MOST_GAMMA": 1e20}),
         (jobs, {"MAX_SHARD_IMAGES": MEBI, "MAX_TOP": 1_000_000, "MOMENTUM": 0.9}),
         (engines, {"MAX_THREADS": 1024}),
+        (sample, {"SHARES": (0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8), "SMALL": 25_000, "FEW": 5}),
+        (trial, {"MIN_IMAGES": 50}),
+        (verdict, {"CONFIDENCE": 0.95}),
         (engine_options, {"MAX_BATCH_PIXELS": 33_554_432}),
         (networks, {"MIN_INPUT_SIZE": 32, "MAX_INPUT_SIZE": 2048}),
         (augmentation, {"MAX_VIEWS": 100}),

@@ -35,7 +35,15 @@ from pipelines.commands import base, output
 from pipelines.embedding import worker
 from pipelines.embedding.embed import EmbedResult, embed
 from pipelines.images.augmentation import Augmentation
-from pipelines.options import CompareOptions, EmbedOptions, FinetuneOptions, FitData, ReportOptions, TrainOptions
+from pipelines.options import (
+    CompareOptions,
+    EmbedOptions,
+    FinetuneOptions,
+    FitData,
+    ReportOptions,
+    TrainOptions,
+    TrialOptions,
+)
 from pipelines.predict import Prediction
 from pipelines.sources.listing import Hints
 
@@ -72,6 +80,7 @@ JOBS: dict[str, dict[str, Any]] = {
         "heads.reporting.leaderboard.write": None,
         **TRACKING,
     },
+    "trial": {"pipelines.trial.trial.trial": {}},
     "finetune": {"pipelines.finetuning.finetune.finetune": {}},
     "promote": {
         "featurestore.store.FeatureStore": mock.DEFAULT,
@@ -110,6 +119,7 @@ ARGUMENTS = {  # the least that a command takes, but for its store
     "copy": ["store", "other"],
     "embed": ["corpus"],
     "label": ["labels.csv"],
+    "trial": ["corpus"],
     "forget": ["corpus"],
     "finetune": ["--unfreeze-from", "top_conv"],
     "predict": ["a.png"],
@@ -154,6 +164,7 @@ EMBED = "embed.options"
 VIEW = "embed#2.options.augmentation"
 TRAIN, COMPARE = "train_head.options", "compare_heads.options"
 TUNE = "finetune.options"
+TRIAL = "trial.options"
 STORE = {
     "backbones": ["FeatureStore.path"],
     "backbones add": ["add.store"],
@@ -164,6 +175,7 @@ STORE = {
     "label": ["import_labels.store"],
     "train": ["train_head.store"],
     "compare": ["compare_heads.store"],
+    "trial": ["trial.store"],
     "finetune": ["finetune.store"],
     "promote": ["FeatureStore.path"],
     "rollback": ["FeatureStore.path"],
@@ -283,6 +295,25 @@ TABLE: dict[str, Case] = {
             ("--experiment", "mine", ("mine",), ("--track", "sqlite:///m.db")),
         )
     },
+    "trial --backbone": at(f"{TRIAL}.backbones", "ResNet50", ("ResNet50",)),
+    "trial --max-share": at(f"{TRIAL}.max_share", "8%", 0.08),
+    "trial --margin": at(f"{TRIAL}.margin", 0.25),
+    "trial --budget": at(f"{TRIAL}.budget", "5m", 300.0),
+    "trial --seed": at(f"{TRIAL}.seed", 5),
+    "trial --max-failure-rate": at(f"{TRIAL}.max_failure_rate", 0.25),
+    "trial --val": at(f"{TRIAL}.split.val", "20%", 0.2),
+    "trial --test": at(f"{TRIAL}.split.test", "25%", 0.25),
+    "trial --split-seed": at(f"{TRIAL}.split.seed", 5),
+    "trial --precision": at(f"{TRIAL}.embed.engine.precision", "bf16"),
+    "trial --dtype": at(f"{TRIAL}.embed.dtype", "float32"),
+    "trial --engine": at(f"{TRIAL}.embed.engine.engine", "tensorflow"),
+    "trial --batch-size": at(f"{TRIAL}.embed.engine.batch_size", 3),
+    "trial --label-set": at(f"{TRIAL}.embed.label_set", "second"),
+    "trial --accept-removed": flag(f"{TRIAL}.embed.accept_removed"),
+    "trial --max-removed": at(f"{TRIAL}.embed.max_removed", 0.25),
+    "trial --no-split-folders": flag(f"{TRIAL}.embed.split_folders", False),
+    "trial --image-column": at(f"{TRIAL}.embed.image_column", "jpg"),
+    "trial --label-column": at(f"{TRIAL}.embed.label_column", "kind"),
     "finetune --unfreeze-from": at(f"{TUNE}.unfreeze_from", "block6a"),
     "finetune --head": at("finetune.head_id", "abc"),
     "finetune --optimizer": at(f"{TUNE}.optimizer", "adam"),
@@ -339,6 +370,7 @@ POSITIONAL = {
     "embed source": Case("other", {"embed.source": "other", "list_source.source": "other"}),
     "forget source": at("forget.source", "other"),
     "label file": at("import_labels.file", "other.csv"),
+    "trial source": at("trial.source", "other"),
     "promote head": at("promote.name", "abc"),
     "retrain recipe": at("retrain.recipe", "other.toml"),
     "copy store": at("copy.store", "elsewhere"),
@@ -669,6 +701,18 @@ DEFAULTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         ["bar", "finetuned"],
     ),
+    "trial": (
+        {
+            "trial": {
+                **{"source": "corpus", "store": "store", "progress": True, "say": True},
+                "options": {
+                    **{"backbones": (), "max_share": 0.05, "margin": 0.5, "budget": None},
+                    **{"seed": 0, "max_failure_rate": 0.05, "split": SPLITS["split"], "embed": EMBEDS},
+                },
+            }
+        },
+        ["bar", "tried"],
+    ),
     "promote": (
         {"FeatureStore": {"path": "store"}, "promote": {"name": None, "alias": "champion", "why": {"reason": ""}}},
         ["promoted"],
@@ -784,7 +828,7 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
         for parameter in about.params
         if parameter.metavar
     }
-    shares = {f"{command} --{part}": "SHARE" for command in ("train", "compare") for part in ("val", "test")}
+    shares = {f"{command} --{part}": "SHARE" for command in ("train", "compare", "trial") for part in ("val", "test")}
     stores = {f"{command} --store": "PLACE" for command in STORE}
     of_buckets = {"--storage-option": "KEY=VALUE", "--cache": "DIR", "--cache-limit": "SIZE"}
     buckets = {f"{command} {name}": word for command in (*STORE, "copy") for name, word in of_buckets.items()}
@@ -802,6 +846,8 @@ def test_every_command_option_and_argument_says_what_it_is_for() -> None:
         "compare --protocol": "NAME",
         "compare --budget": "TIME",
         "compare --memory-limit": "SIZE",
+        "trial --max-share": "SHARE",
+        "trial --budget": "TIME",
         "gc --older-than": "TIME",
         "copy store": "STORE",
         "copy to": "PLACE",
@@ -825,6 +871,7 @@ CALLS: dict[str, str] = {
     "pipelines.training.compare_heads": "store options= progress= * run_id=",
     "pipelines.protocols.evaluate": "store protocol data= sets=",
     "pipelines.retraining.nightly.retrain": "recipe store options= console=",
+    "pipelines.trial.trial.trial": "source store options progress= say=",
     "pipelines.finetuning.finetune.finetune": "store head_id options weights= progress= say=",
     "pipelines.predict.predict": "pictures store head_id= options= say=",
     "pipelines.export.export": "store to options= head_id= say=",
@@ -972,6 +1019,11 @@ NUMBERS: list[tuple[Callable[[Any], Any], tuple[float, ...], tuple[float, ...]]]
     (lambda n: CompareOptions(evaluation=Evaluation(fewshot=(n,))), (1, 1_000_000), (0, 1_000_001)),
     (lambda n: CompareOptions(evaluation=Evaluation(budget=n)), (0, 1e12), (-0.001, inf, nan)),
     (lambda n: CompareOptions(memory_limit=n), (1, 2**60), (0, inf)),
+    (lambda n: TrialOptions(("a", "b"), max_share=n), (0.001, 1), (0, -0.1, 1.001, nan)),
+    (lambda n: TrialOptions(("a", "b"), margin=n), (0, 100), (-0.001, inf, nan)),
+    (lambda n: TrialOptions(("a", "b"), budget=n), (0, 1e12), (-0.001, inf, nan)),
+    (lambda n: TrialOptions(("a", "b"), seed=n), (0, 2**63 - 1), (-1, 2**63)),
+    (lambda n: TrialOptions(("a", "b"), max_failure_rate=n), (0, 1), (-0.001, 1.001, nan)),
     (lambda n: FinetuneOptions("top", epochs=n), (1, 100_000), (0, 100_001)),
     (lambda n: FinetuneOptions("top", batch_size=n), (1, 32_768), (0, 32_769)),
     (lambda n: FinetuneOptions("top", learning_rate=n), (5e-324, 1e300), (0, -1e-9, inf, nan)),

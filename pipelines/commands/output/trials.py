@@ -7,6 +7,7 @@ from typing import Any
 
 from featurestore.options import size_text
 from pipelines.commands.output.console import say, table
+from pipelines.trial.verdict import duration
 
 ENDS = {
     "decided": "The trial ended as every difference was sure or small.",
@@ -22,7 +23,7 @@ def tried(result: Mapping[str, Any]) -> None:
         f"{ENDS[result['stopped']]} All its intervals hold together with 95 %: {result['planned_looks']} looks were "
         f"planned, so that each has {result['confidence']:.2%}. Accuracy is that of cross-validated {result['head']}."
     )
-    say(f"Embedding took {result['seconds']:.1f} s. What is left of the corpus, and what it would take, is above.")
+    say(f"Embedding the sample took {result['seconds']:.1f} s; `penult embed` computes what is left, and only that.")
     say(result["recommendation"])
     say(f"Run: {result['run_id']}")
 
@@ -38,6 +39,6 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": row.get("verdict", "in use"),
         "per second": "" if row["images_per_second"] is None else f"{row['images_per_second']:.1f}",
         "left": f"{row['left']:,}",
-        "hours": "" if row["hours"] is None else f"{row['hours']:.2f}",
-        "size": size_text(row["bytes"]),
+        "would take": duration(row["hours"]),
+        "and": size_text(row["bytes"]),
     }
