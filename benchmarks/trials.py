@@ -17,7 +17,8 @@ from featurestore.dataset import Dataset
 from heads.comparison.out_of_fold import out_of_fold
 from heads.evaluation.difference import top1_gain
 from heads.evaluation.metrics import wilson
-from pipelines.trial.verdict import CONFIDENCE, confidence_of
+from pipelines.trial.gains import gain_of
+from pipelines.trial.verdict import confidence_of
 
 LOOKS = (500, 750, 1250)
 WIDTH, CLASSES, NOISE = 12, 5, 1.6
@@ -63,28 +64,29 @@ def drawn(scenario: Scenario, seed: int) -> tuple[Dataset, Dataset]:
     return sets[0], sets[1]
 
 
-def intervals(scenario: Scenario, seed: int, confidences: tuple[float, ...]) -> np.ndarray:
-    """The value and the intervals of each look of one trial, float64 (looks, confidences, 3)."""
-    told = np.empty((len(LOOKS), len(confidences), 3))
+def intervals(scenario: Scenario, seed: int) -> np.ndarray:
+    """The value and both kinds of intervals at each look of one trial, float64 (looks, 2, 3)."""
+    told = np.empty((len(LOOKS), 2, 3))
     old, new = drawn(scenario, seed)
     for look, n in enumerate(LOOKS):
         one, other = old.take(slice(n)), new.take(slice(n))
-        was, now = out_of_fold(one), out_of_fold(other)
-        for at, confidence in enumerate(confidences):
-            value, (low, high) = top1_gain(one.y, now, was, one.groups, confidence)
+        said = one.y, out_of_fold(other), out_of_fold(one), one.groups
+        for at, (value, (low, high)) in enumerate([gain_of(*said, confidence_of(len(LOOKS), 1)), top1_gain(*said)]):
             told[look, at] = value, low, high
     return told
 
 
 def main(trials: int) -> None:
-    confidences = (confidence_of(len(LOOKS), 1), CONFIDENCE)
     for scenario in SCENARIOS:
-        told = np.array([intervals(scenario, seed, confidences) for seed in range(trials)])
+        told = np.array([intervals(scenario, seed) for seed in range(trials)])
         truth = told[:, :, :1, 0].mean(axis=0) if scenario.noise != NOISE else 0.0
         missed = ((told[..., 1] > truth) | (told[..., 2] < truth)).any(axis=1).mean(axis=0)
-        for name, share in zip(("as a trial has them", "plain 95 %"), missed, strict=True):
+        for name, share in zip(("of a trial", "plain 95 %"), missed, strict=True):
             low, high = wilson(float(share), trials)
-            print(f"{scenario.name}, intervals {name}: {share:.1%} of {trials:,} trials miss ({low:.1%} to {high:.1%})")
+            print(f"{scenario.name}, intervals {name}: {share:.1%} of {trials:,} miss ({low:.1%} to {high:.1%})")
+        assumed = (told[:, :, 1, 2] - told[:, :, 1, 1]).mean(axis=0) / 2 / 1.96
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in told[:, :, 0, 0].std(axis=0) / assumed)
+        print(f"{scenario.name}: gains vary by {ratios} times what plain intervals assume, per look", flush=True)
 
 
 if __name__ == "__main__":

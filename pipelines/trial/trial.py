@@ -25,7 +25,6 @@ from featurestore.schema import keys_of
 from featurestore.splits import TEST
 from featurestore.store import FeatureStore
 from heads.comparison.out_of_fold import HEAD, out_of_fold
-from heads.evaluation.difference import top1_gain
 from pipelines.backbones.table import Tap
 from pipelines.embedding.embed import embed, import_beam, record_source, set_of, tap_for
 from pipelines.embedding.worker import engine_for
@@ -35,10 +34,11 @@ from pipelines.sources.manifests import write_manifest
 from pipelines.stored_heads import Say
 from pipelines.training import ON_DISK, load_dataset
 from pipelines.trial.costs import Pace, bytes_per_image, cost, images_left, pace_of_last_run
+from pipelines.trial.gains import gain_of
 from pipelines.trial.sample import FEW, SMALL, Sample
 from pipelines.trial.verdict import UNDECIDED, Rival, confidence_of, points, recommend, verdict
 
-MIN_IMAGES = 50  # labelled: with fewer no interval says anything
+MIN_IMAGES = 30  # labelled: with fewer no interval says anything
 DECIDED, AT_MAX_SHARE, OUT_OF_BUDGET = "decided", "max_share", "budget"  # why a trial ends
 
 Progress = Callable[[int, int], None]
@@ -156,8 +156,7 @@ def _default_kept(store: str | PurePath, first: _Way) -> Iterator[None]:
     try:
         yield
     finally:
-        if name := before or first.feature_set:
-            opened = FeatureStore(store)
+        if (name := before or first.feature_set) and (opened := FeatureStore(store)).resolve() != name:
             with opened.lock():
                 opened.prefer(name)
 
@@ -263,7 +262,7 @@ def _compare(job: _Job, ways: list[_Way], uris: list[str], share: float) -> None
     for way, predicted in zip(ways, said, strict=True):
         way.row = {"share": share, "images": len(y), "accuracy": float(np.mean(predicted == y))}
     for way, predicted in zip(ways[1:], said[1:], strict=True):
-        gain, interval = top1_gain(y, predicted, said[0], groups, job.confidence)
+        gain, interval = gain_of(y, predicted, said[0], groups, job.confidence)
         found = verdict(interval, job.options.margin / 100)
         way.row |= {"gain": gain, "gain_ci": list(interval), "verdict": found}
 

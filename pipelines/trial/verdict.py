@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurestore.options import size_text
-from heads.evaluation.difference import Interval
+
+if TYPE_CHECKING:
+    from heads.evaluation.difference import Interval
 
 CONFIDENCE = 0.95  # that no interval of a whole trial misses its difference
 BETTER, WORSE, TIED, UNDECIDED = "better", "worse", "tied", "undecided"

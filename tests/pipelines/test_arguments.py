@@ -175,6 +175,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "embed": [str(folder / "corpus")],
             "label": [str(labels)],
             "forget": [str(folder / "corpus")],
+            "trial": [str(folder / "corpus"), "--backbone=efficientnet-lite0", "--backbone=efficientnet-lite1"],
             "finetune": ["--unfreeze-from", "top_conv"],
             "predict": [str(folder / "corpus" / "a" / "00.png")],
             "export": ["--to", str(folder / "exported")],
@@ -263,7 +264,7 @@ def test_wrong_values_end_in_a_sentence_and_leave_the_store_as_it_was(world: Wor
 )
 def test_names_that_a_store_does_not_have_end_in_a_sentence(world: World, option: Option) -> None:
     before = contents(world.folder)
-    if option.name == "--store" and option.command in ("backbones add", "embed", "retrain"):
+    if option.name == "--store" and option.command in ("backbones add", "embed", "retrain", "trial"):
         return  # which would be made
     for value in ("nosuch", "../../etc", "\udcff"):
         ended = ask(world, option, value)

@@ -26,7 +26,7 @@ from pipelines.backbones import table as networks
 from pipelines.embedding import labels, membership
 from pipelines.images import augmentation, containers, decoder, samples, squares, tiffs
 from pipelines.sources import class_names, levels, listing, manifests, missing_files, tars, uris, webdataset
-from pipelines.trial import sample, trial, verdict
+from pipelines.trial import gains, sample, trial, verdict
 
 MEBI = 1024 * 1024
 GIBI = 1024 * MEBI
@@ -66,7 +66,8 @@ GIBI = 1024 * MEBI
         (jobs, {"MAX_SHARD_IMAGES": MEBI, "MAX_TOP": 1_000_000, "MOMENTUM": 0.9}),
         (engines, {"MAX_THREADS": 1024}),
         (sample, {"SHARES": (0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8), "SMALL": 25_000, "FEW": 5}),
-        (trial, {"MIN_IMAGES": 50}),
+        (gains, {"WIDER": 1.2}),
+        (trial, {"MIN_IMAGES": 30}),
         (verdict, {"CONFIDENCE": 0.95}),
         (engine_options, {"MAX_BATCH_PIXELS": 33_554_432}),
         (networks, {"MIN_INPUT_SIZE": 32, "MAX_INPUT_SIZE": 2048}),
