@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -296,6 +296,13 @@ def test_the_better_backbone_is_taken_and_the_rest_is_all_that_is_left(
     rows = json_of(penult("runs", "--store", place, "--json"))
     assert told["recommendation"] in [row["outcome"] for row in rows]
     assert penult("verify", "--store", place).returncode == 0
+
+
+def test_in_a_bucket_too(tmp_path: Path, bucket_place: PurePath, sees: Any, small: None) -> None:
+    counts = sees(lite0=0.6, lite1=1.0)
+    told = trial(str(coloured(tmp_path / "corpus", 120)), bucket_place, TrialOptions(LITE))
+    assert told["recommendation"].startswith("Take efficientnet-lite1: +")
+    assert counts == {LITE[0]: 102, LITE[1]: 102} and [row["left"] for row in told["backbones"]] == [18, 18]
 
 
 def test_what_embedding_the_rest_costs(tmp_path: Path, place: Path, sees: Any, small: None) -> None:
