@@ -83,7 +83,10 @@ def main(trials: int) -> None:
         missed = ((told[..., 1] > truth) | (told[..., 2] < truth)).any(axis=1).mean(axis=0)
         for name, share in zip(("of a trial", "plain 95 %"), missed, strict=True):
             low, high = wilson(float(share), trials)
-            print(f"{scenario.name}, intervals {name}: {share:.1%} of {trials:,} miss ({low:.1%} to {high:.1%})", flush=True)
+            print(
+                f"{scenario.name}, intervals {name}: {share:.1%} of {trials:,} miss ({low:.1%} to {high:.1%})",
+                flush=True,
+            )
         assumed = (told[:, :, 1, 2] - told[:, :, 1, 1]).mean(axis=0) / 2 / 1.96
         ratios = ", ".join(f"{ratio:.2f}" for ratio in told[:, :, 0, 0].std(axis=0) / assumed)
         print(f"{scenario.name}: gains vary by {ratios} times what plain intervals assume, per look", flush=True)

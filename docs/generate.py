@@ -15,6 +15,7 @@ BESIDE = {
     "tests": "what it does: `make test`; whether a wrong line is noticed: `make mutants`",
     "benchmarks": "how fast it is, and in how much memory: `make bench`",
     "docs": "pages on the corpus, the store, the commands, [networks of your own](docs/backbones.md), "
+    "[trials of backbones](docs/trial.md), "
     "[nights](docs/retrain.md), [buckets](docs/objects.md), "
     "[clusters](docs/cluster.md), [scale](docs/scale.md), [MLflow and tables](docs/tracking.md), "
     "[scikit-learn](docs/estimators.md), [published evaluations](docs/protocols.md), the figures, "

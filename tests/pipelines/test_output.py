@@ -594,6 +594,40 @@ def test_what_a_store_holds(said: Callable[..., list[str]]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("stopped", "why"),
+    [
+        ("decided", "as every difference was sure or small."),
+        ("max_share", "at --max-share."),
+        ("budget", "with its --budget."),
+    ],
+)
+def test_a_trial(said: Callable[..., list[str]], stopped: str, why: str) -> None:
+    spent = {"images_per_second": 80.54, "left": 13_590, "hours": 1.25, "bytes": 35_600_000}
+    result = {
+        **{"run_id": "run-1", "recommendation": "Take b.", "stopped": stopped, "planned_looks": 3, "head": "logreg"},
+        **{"confidence": 1 - 0.05 / 6, "seconds": 61.84},
+        "backbones": [
+            {"backbone": "a", "images": 1034, "accuracy": 0.8149, **spent},
+            {
+                **{"backbone": "b", "images": 429, "accuracy": 0.84, "gain": 0.0251, "gain_ci": [0.001, 0.0492]},
+                **{"verdict": "better", **spent, "images_per_second": None, "hours": None},
+            },
+        ],
+    }
+    told = said(output.tried, result)
+    assert [" ".join(line.split()) for line in told] == [
+        "backbone images accuracy gain interval verdict per second left would take and",
+        "a 1,034 81.5% in use 80.5 13,590 1.2 hours 35.6 MB",
+        "b 429 84.0% +2.5 +0.1 to +4.9 better 13,590 an unknown time 35.6 MB",
+        f"The trial ended {why} All its intervals hold together with 95 %: 3 looks were planned, so that each has "
+        "99.17 %. Accuracy is that of cross-validated logreg.",
+        "Embedding the sample took 61.8 s; `penult embed` computes what is left, and only that.",
+        "Take b.",
+        "Run: run-1",
+    ]
+
+
+@pytest.mark.parametrize(
     ("size", "text"),
     [
         (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1550, "1.6 kB"), (999_900, "999.9 kB"), (10**6, "1.0 MB"),
