@@ -21,7 +21,8 @@ def tried(result: Mapping[str, Any]) -> None:
     table([_row(row) for row in result["backbones"]])
     say(
         f"{ENDS[result['stopped']]} All its intervals hold together with 95 %: {result['planned_looks']} looks were "
-        f"planned, so that each has {100 * result['confidence']:.2f} %. Accuracy is that of cross-validated {result['head']}."
+        f"planned, so that each has {100 * result['confidence']:.2f} %. Accuracy is that of cross-validated "
+        f"{result['head']}."
     )
     say(f"Embedding the sample took {result['seconds']:.1f} s; `penult embed` computes what is left, and only that.")
     say(result["recommendation"])
