@@ -10,9 +10,12 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from featurestore.errors import BackboneError
 from featurestore.spec import Preprocessing
@@ -45,6 +48,12 @@ class Normalization:
         """Return what stands in a feature set's spec, and so in its fingerprint."""
         values = asdict(self)
         return values.pop("name") or json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+    def applied(self, pixels: np.ndarray, layout: str) -> np.ndarray:
+        """Return RGB pixels (n, s, s, 3) of 0 to 255 as a network's input: float32, (n, 3, s, s) if it is "NCHW"."""
+        pixels = pixels[..., ::-1] if self.channels == "bgr" else pixels
+        scaled = (pixels.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2) if layout == "NCHW" else scaled)
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,13 @@ class Backbone:
         Its only input is float32 (n, s, s, 3), or (n, 3, s, s) if ``layout`` says so: pixels after ``normalization``.
         A tensor with the name of the tapped layer is its output: of positions (n, h, w, c) or in the layout of the
         input, or of tokens (n, t, d), both pooled by the engine, or (n, d).
+        """
+        return None
+
+    def model_file(self) -> AbstractContextManager[Path] | None:
+        """Return a context with the path of the model that the graph was made from; None if there is none.
+
+        Its input and outputs are those of the graph. An engine that it was made for may run it itself.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""Engines that run a tapped backbone: OpenVINO on a CPU, TensorFlow anywhere.
+"""Engines that run a tapped backbone: OpenVINO on a CPU, TensorFlow anywhere, ONNX Runtime for files made for it.
 
 An engine is a function from uint8 pixels to float32 features. The engine, the batch size and the number of threads
 change features by no more than float noise. The precision changes them more, and is part of a feature set's identity.
@@ -10,6 +10,7 @@ TensorFlow.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ import numpy as np
 
 from featurestore.errors import EngineError
 from featurestore.limits import check_count
-from heads.backend import import_keras
-from pipelines.backbones import graphs
+from pipelines.backbones import graphs, native
 from pipelines.backbones.engine_options import EngineOptions, check_request
+from pipelines.backbones.operations import ARRAYS
+from pipelines.backbones.pooling import Pooling
 from pipelines.backbones.table import Tap
 
 if TYPE_CHECKING:
@@ -136,20 +138,8 @@ class TensorFlowEngine(Engine):
     """The Keras model as one TensorFlow function, in f32 on whatever device TensorFlow sees."""
 
     def __init__(self, tap: Tap, options: EngineOptions, threads: int, _graph: graphs.Handed | None) -> None:
-        if options.precision != "f32":
-            raise EngineError("The TensorFlow engine computes in f32 only: use `--precision f32`.")
-        import_keras()
-        import tensorflow as tf
-
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-        if threads and tf.config.threading.get_intra_op_parallelism_threads() != threads:
-            try:
-                tf.config.threading.set_intra_op_parallelism_threads(threads)
-            except RuntimeError as error:
-                raise EngineError(
-                    "TensorFlow has started already and keeps its number of threads: "
-                    "open the engine first or leave out the number of threads."
-                ) from error
+        _check_f32(options)
+        native.tensorflow(threads)
         self.batch_size = options.images_per_pass(tap.input_size)
         self._function = graphs.traced(tap, self.batch_size)
         self.tap = tap
@@ -160,10 +150,41 @@ class TensorFlowEngine(Engine):
         return self._function(batch).numpy()
 
 
-KINDS: dict[str, type[OpenVINOEngine] | type[TensorFlowEngine]] = {
+class NativeEngine(Engine):
+    """A network that a user added, in f32, run from its own file; what comes before and after it is numpy's."""
+
+    def __init__(self, tap: Tap, options: EngineOptions, threads: int, _graph: graphs.Handed | None) -> None:
+        _check_f32(options)
+        network = native.opened(tap, options.engine, threads)
+        self._run = network.run
+        self._pooling = Pooling.parse(tap.pooling)
+        self.tap = tap
+        self.precision = options.precision
+        self.batch_size = network.batch or options.images_per_pass(tap.input_size)
+        self.width = self._forward(np.zeros((self.batch_size, tap.input_size, tap.input_size, 3), np.uint8)).shape[1]
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
+        backbone = self.tap.network
+        output = self._run(backbone.normalization.applied(batch, backbone.layout))
+        return self._pooling.of(output, backbone.layout, ARRAYS)
+
+
+def _by_tensorflow(tap: Tap, options: EngineOptions, threads: int, graph: graphs.Handed | None) -> Engine:
+    """Return the engine of a Keras model that penult builds, or of a model of TensorFlow that was added."""
+    kind = TensorFlowEngine if tap.network.model_file() is None else NativeEngine
+    return kind(tap, options, threads, graph)
+
+
+KINDS: dict[str, Callable[[Tap, EngineOptions, int, graphs.Handed | None], Engine]] = {
     "openvino": OpenVINOEngine,
-    "tensorflow": TensorFlowEngine,
+    "tensorflow": _by_tensorflow,
+    "onnxruntime": NativeEngine,
 }
+
+
+def _check_f32(options: EngineOptions) -> None:
+    if options.precision != "f32":
+        raise EngineError(f"`--engine {options.engine}` computes in f32 only: use `--precision f32`.")
 
 
 def _has_native_bf16(core: openvino.Core) -> bool:

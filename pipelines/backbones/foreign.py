@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurestore import layout
 from featurestore.errors import BackboneError, StoreCorrupt, StoreError, UsageError
@@ -34,6 +34,9 @@ from pipelines.backbones.base import Backbone, Content, near
 from pipelines.backbones.model_spec import RESIZES, ModelSpec
 from pipelines.backbones.models import MAX_BYTES
 from pipelines.backbones.table import TABLE, Tap
+
+if TYPE_CHECKING:
+    import keras
 
 SUFFIXES = (".xml", ".bin")  # of the two files of OpenVINO's IR
 TOLD = ("sha256", "graph_sha256", "width", "batch", "layer")  # of a description, besides its name and the spec
@@ -106,6 +109,13 @@ class Foreign(Backbone):
             return bool(self.graph(self.tap()))
         except StoreError:
             return False
+
+    def network(self, top: bool, input_size: int, pooling: str = "none") -> keras.Model:
+        """Raise BackboneError."""
+        raise BackboneError(
+            f"{self.name} was added and is frozen, so it cannot be fine-tuned, and is exported as `--format openvino` "
+            "alone: take another of `penult backbones` for that."
+        )
 
     def layers(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the tapped layer, with the shape of one image's vector: the spec leaves no other."""

@@ -11,6 +11,7 @@ from heads.backend import import_keras
 from pipelines.backbones.graphs import import_openvino
 
 if TYPE_CHECKING:
+    import keras
     import openvino
 
 MAX_BYTES = 8 << 30  # of a model with its weights: the largest vision transformers in float32 take 4 to 5
@@ -21,6 +22,21 @@ def read(model: Path) -> openvino.Model:
     """Return a Keras model as a graph of OpenVINO; each layer's output has the layer's name.
 
     Raises:
+        BackboneError: see ``loaded``, which raises what Keras raises, too.
+    """
+    network, named = loaded(model)
+    last = next(name for name, output in named.items() if output is network.outputs[0])
+    graph = import_openvino().convert_model(traced(network, named).get_concrete_function())
+    for result in graph.get_results():  # all stay: without them, the layouts that Keras has would be lost
+        if last in result.output(0).names:
+            result.input_value(0).get_tensor().add_names({END})
+    return graph
+
+
+def loaded(model: Path) -> tuple[keras.Model, dict[str, Any]]:
+    """Return a Keras model, and its layers' outputs by their names.
+
+    Raises:
         BackboneError: it has several inputs, takes content from other files, or is too large. Keras itself raises what
             it happens to raise for a damaged file, and for one that needs code: a Lambda, a class of its own.
     """
@@ -29,23 +45,23 @@ def read(model: Path) -> openvino.Model:
     else:
         _check_links(model)
     keras = import_keras()
-    import tensorflow as tf
-
     network = keras.models.load_model(model, compile=False, safe_mode=True)
     if len(network.inputs) != 1 or len(network.outputs) != 1:
         count = f"{len(network.inputs)} inputs and {len(network.outputs)} outputs"
         raise BackboneError(f"Expected: a network with one input and one output. Got: {model} with {count}.")
     layers = (layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer))
     named = {layer.name: layer.output for layer in layers if hasattr(layer.output, "shape")}
-    last = next(name for name, output in named.items() if output is network.outputs[0])
-    every = keras.Model(network.inputs, named)
+    return network, named
+
+
+def traced(network: keras.Model, outputs: Any) -> Any:
+    """Return some outputs of a network as a TensorFlow function of its input, float32."""
+    keras = import_keras()
+    import tensorflow as tf
+
+    part = keras.Model(network.inputs, outputs)
     signature = tf.TensorSpec(network.inputs[0].shape, tf.float32)
-    function = tf.function(lambda pixels: every(pixels, training=False), input_signature=[signature], autograph=False)
-    graph = import_openvino().convert_model(function.get_concrete_function())
-    for result in graph.get_results():  # all stay: without them, the layouts that Keras has would be lost
-        if last in result.output(0).names:
-            result.input_value(0).get_tensor().add_names({END})
-    return graph
+    return tf.function(lambda pixels: part(pixels, training=False), input_signature=[signature], autograph=False)
 
 
 def _check_archive(model: Path) -> None:

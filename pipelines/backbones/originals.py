@@ -76,7 +76,9 @@ def opened(folder: PurePath, sha256: str, name: str) -> Iterator[Path]:
         BackboneError: no model was kept, or it is not where it was any more, or another is there.
     """
     if not name:
-        raise BackboneError("The store has only the graph of this network: add it again from its own file.")
+        raise BackboneError(
+            "The store has only the graph of this network, for `--engine openvino`: add it again from its own file."
+        )
     if not is_kept(name):
         if not Path(name).exists() or models.digest_of(models.files_of(Path(name))) != sha256:
             raise BackboneError(f"Expected: {name} as it was added. Got: another or no file: add it again.")

@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from featurestore.errors import UsageError
+from pipelines.backbones.operations import GRAPHS, Operations
 
 POSITIONS = ("avg", "max", "none")  # over a map (n, h, w, c)
 TOKENS = ("cls", "avg", "max", "cls+avg", "none")  # over tokens (n, t, d)
@@ -50,44 +49,35 @@ class Pooling:
             raise UsageError(f"Expected: a pooling, one of {known}. Got: {text!r}.")
         return cls(found["kind"], int(found["prefix"] or 0), bool(found["l2"]), found["layout"] or "")
 
-    def of(self, features: Any, layout: str) -> Any:
-        """Return an output of an OpenVINO graph, pooled to (n, d).
+    def of(self, features: Any, layout: str, ops: Operations = GRAPHS) -> Any:
+        """Return an output, pooled to (n, d).
 
         Args:
             features: the output: positions (n, h, w, c) or (n, c, h, w), tokens (n, t, d), or vectors (n, d).
             layout: of the network's input, "NHWC" or "NCHW".
+            ops: of what holds it: by default an output of a graph of OpenVINO.
 
         Raises:
             UsageError: this pooling has no meaning for an output of this rank.
         """
-        from openvino import opset13 as ops
-
-        rank = features.get_partial_shape().rank
-        axes = rank.get_length() if rank.is_static else -1
+        axes = ops.rank(features)
         if axes < 2 or (axes == 3 and self.kind not in TOKENS) or (axes == 4 and self.kind not in POSITIONS):
             raise UsageError(
                 f"Expected: an output that pooling {self.kind!r} makes into one vector per image. "
-                f"Got: shape {features.get_partial_shape()}."
+                f"Got: shape {ops.shape(features)}."
             )
         if axes == 4 and self.kind != "none":
-            reduce = ops.reduce_mean if self.kind == "avg" else ops.reduce_max
-            features = reduce(features, [1, 2] if (self.layout or layout) == "NHWC" else [2, 3], False).output(0)
+            reduced = ops.mean if self.kind == "avg" else ops.max
+            features = reduced(features, (1, 2) if (self.layout or layout) == "NHWC" else (2, 3))
         elif axes == 3 and self.kind != "none":
-            features = self._of_tokens(features)
+            features = self._of_tokens(features, ops)
         elif axes > 2:
-            features = ops.reshape(features, [0, -1], True).output(0)
-        if not self.l2:
-            return features
-        features = ops.convert(features, "f32").output(0)
-        length = ops.sqrt(ops.reduce_sum(ops.multiply(features, features), [1], True))
-        return ops.divide(features, ops.maximum(length, np.array([[1e-12]], np.float32))).output(0)
+            features = ops.flat(features)
+        return ops.unit(features) if self.l2 else features
 
-    def _of_tokens(self, tokens: Any) -> Any:
-        from openvino import opset13 as ops
-
-        first = ops.gather(tokens, 0, 1)
+    def _of_tokens(self, tokens: Any, ops: Operations) -> Any:
         if self.kind == "cls":
-            return first.output(0)
-        patches = ops.slice(tokens, [self.prefix], [2**31 - 1], [1], [1])
-        pooled = (ops.reduce_max if self.kind == "max" else ops.reduce_mean)(patches, [1], False)
-        return (pooled if self.kind != "cls+avg" else ops.concat([first, pooled], 1)).output(0)
+            return ops.first(tokens)
+        patches = ops.after(tokens, self.prefix)
+        pooled = ops.max(patches, (1,)) if self.kind == "max" else ops.mean(patches, (1,))
+        return pooled if self.kind != "cls+avg" else ops.joined([ops.first(tokens), pooled])

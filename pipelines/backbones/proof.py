@@ -193,11 +193,8 @@ class _Trial:
             self._pixels[square] = decoder.decode(self._picture, square).pixels
         if (network := self._network(spec, width)) is None:
             return None
-        pixels = self._pixels[square].astype(np.float32)
-        pixels = pixels[..., ::-1] if spec.channels == "BGR" else pixels
-        scaled = (pixels * np.float32(spec.scale) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-        scaled = scaled.transpose(2, 0, 1) if spec.layout == "NCHW" else scaled
-        return np.array(network(np.ascontiguousarray(scaled)[None])[0])[0].ravel()
+        given = spec.normalization().applied(self._pixels[square][None], spec.layout)
+        return np.array(network(given)[0])[0].ravel()
 
     def unrounded(self, spec: ModelSpec) -> np.ndarray:
         """Return the vector of a quantised graph without its rounding, float32 (d,)."""
