@@ -22,6 +22,7 @@ from pipelines.backbones.table import Tap
 SIGNATURE = "serving_default"  # of a SavedModel: the one that OpenVINO reads
 ERRORS_ALONE = 3  # of ONNX Runtime's levels of messages
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"  # of a model that comes as bytes
+SPINNING = "session.intra_op.allow_spinning"
 ADVICE = "use `--engine openvino`"
 
 
@@ -59,7 +60,7 @@ def opened(tap: Tap, engine: str, threads: int) -> Native:
         if suffix not in ENGINES[engine]:
             able = ["openvino", *(name for name, formats in ENGINES.items() if suffix in formats)]
             raise BackboneError(
-                f"Expected: --engine {' or '.join(able)} for {tap.backbone}, which was made from {file.name}. "
+                f"Expected: --engine {' or '.join(able)} for {tap.backbone}, which was made from {_named(file)}. "
                 f"Got: --engine {engine}."
             )
         try:
@@ -78,6 +79,10 @@ def opened(tap: Tap, engine: str, threads: int) -> Native:
     return replace(network, batch=network.batch or tap.network.batch)
 
 
+def _named(file: Path) -> str:
+    return "a SavedModel" if file.is_dir() else file.name  # a folder may be a temporary one
+
+
 # -- ONNX Runtime ----------------------------------------------------------------------------------------------------
 
 
@@ -91,6 +96,7 @@ def _onnx(file: Path, layer: str, threads: int) -> Native:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.log_severity_level = ERRORS_ALONE
+    options.add_session_config_entry(SPINNING, "0")  # decoding shares the cores
     source: str | bytes = str(file)
     model = onnx.load(file, load_external_data=False)
     if layer not in {output.name for output in model.graph.output}:
@@ -137,7 +143,8 @@ def tensorflow(threads: int) -> Any:
 def _saved_model(folder: Path, layer: str, threads: int) -> Native:
     tf = tensorflow(threads)
     model = tf.saved_model.load(str(folder))
-    signature = model.signatures[SIGNATURE]
+    if (signature := model.signatures.get(SIGNATURE)) is None:
+        raise BackboneError(f"Expected: a SavedModel with the signature {SIGNATURE}. Got: one without: {ADVICE}.")
     _check_tap(folder, layer, signature.structured_outputs)
     ((name, given),) = signature.structured_input_signature[1].items()
 
@@ -161,7 +168,7 @@ def _check_tap(model: Path, layer: str, outputs: Mapping[str, Any]) -> None:
     """Raise BackboneError unless TensorFlow gives an output of this name."""
     if layer not in outputs:
         raise BackboneError(
-            f"TensorFlow gives no tensor {layer!r} of {model.name}, but the outputs of a SavedModel and of layers of "
+            f"TensorFlow gives no tensor {layer!r} of {_named(model)}, but outputs of a SavedModel and of layers of "
             f"Keras: {ADVICE}."
         )
 
