@@ -13,11 +13,8 @@ from featurestore.limits import check_count
 from featurestore.options import Option
 from pipelines.backbones import MAX_INPUT_SIZE
 
-BATCH_SIZES = {
-    "openvino": 8,
-    "tensorflow": 64,
-    "onnxruntime": 8,
-}  # small ones stay in a core's cache, large ones fill a GPU
+# Small ones stay in a core's cache, large ones fill a GPU.
+BATCH_SIZES = {"openvino": 8, "tensorflow": 64, "onnxruntime": 8}
 ENGINES = tuple(BATCH_SIZES)
 PRECISIONS = ("f32", "bf16")
 # Per forward pass: its activations take some hundred bytes per pixel, and more in training.
@@ -31,9 +28,7 @@ class EngineOptions:
     Only ``precision`` is part of a feature set's identity: the rest changes features by no more than float noise.
     """
 
-    engine: Annotated[str, Option("openvino (CPU), tensorflow (anywhere), or onnxruntime (added .onnx files).")] = (
-        "openvino"
-    )
+    engine: Annotated[str, Option("openvino (CPU), tensorflow (anywhere) or onnxruntime (added .onnx).")] = "openvino"
     precision: Annotated[str, Option("f32, or bf16 where the CPU has it: another feature set.")] = "f32"
     batch_size: Annotated[int | None, Option("Images per forward pass; by default the engine's own.")] = None
 
