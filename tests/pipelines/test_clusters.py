@@ -10,18 +10,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import distributed
 import pytest
 
 import clusters
-from conftest import write_picture
+from conftest import ROOT, write_picture
 from featurestore.errors import EngineError
 from featurestore.machine import available_cores
 from featurestore.storage import buckets
 from featurestore.store import FeatureStore
 from pipelines import runners
+from pipelines.backbones import addition
+from pipelines.backbones.engine_options import EngineOptions
 from pipelines.embedding import beam
 from pipelines.embedding.embed import embed
 from pipelines.embedding.job import EmbedJob
@@ -140,6 +143,27 @@ def test_from_a_bucket_into_a_bucket_workers_need_neither_weights_nor_keras(
     ]
     assert rows[0].num_rows == IMAGES and rows[0] == rows[1]
     assert not list(buckets.listed(str(bucket_place / "staging")))
+
+
+def test_from_a_bucket_workers_run_an_added_network_by_onnx_runtime_alone(
+    folder: Path, bucket_place: PurePath, tmp_path: Path
+) -> None:
+    """They take the file from the store; neither a graph nor OpenVINO is needed there."""
+    zoo, bare = ROOT / "tests" / "golden" / "models", tmp_path / "bare"
+    addition.add(bucket_place, "mine", zoo / "external.onnx", zoo / "net.toml")
+    bare.mkdir()
+    absent = dict.fromkeys(("tensorflow", "keras", "openvino"))
+    (bare / "sitecustomize.py").write_text(f"import sys\nsys.modules.update({absent})\n")
+    paths = os.pathsep.join([str(bare), str(ROOT)])
+    own = {"PYTHONPATH": paths, "PENULT_CACHE": str(tmp_path / "cache of the workers")}
+    asked = EmbedOptions("mine", shard_images=SHARD, dtype="float32", engine=EngineOptions("onnxruntime"))
+    with clusters.dask(tmp_path, environment=own) as cluster:
+        cluster.wait_for_workers(2)
+        options = replace(asked, runner="DaskRunner", runner_arguments=tuple(cluster.runner[3:]))
+        result = embed(str(folder / "corpus"), bucket_place, options)
+    assert (result.embedded, result.failures) == (IMAGES, {"not_an_image": 1})
+    assert not (tmp_path / "cache of the workers" / "graphs").exists()
+    assert embed(str(folder / "corpus"), bucket_place, replace(asked, engine=EngineOptions())).embedded == 0
 
 
 def test_a_worker_minds_the_threads_that_dask_gave_it(dask: clusters.Cluster) -> None:

@@ -635,6 +635,11 @@ def test_a_real_network_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
     (tmp_path / "spec.toml").write_text("\n".join(lines))
     added = addition.add(tmp_path / "store", "open-nsfw", model, tmp_path / "spec.toml")
     assert added.backbone.width == 1024 and added.cosine is not None and added.cosine > 0.999999
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 224, 224, 3), np.uint8)
+    one, other = (
+        open_engine(added.backbone.tap(), EngineOptions(name))(pixels) for name in ("openvino", "onnxruntime")
+    )
+    assert max(deviation(*pair) for pair in zip(one, other, strict=True)) < 1e-5
     (tmp_path / "spec.toml").write_text("\n".join(lines).replace("BGR", "RGB"))
     with pytest.raises(BackboneError, match='With channels = "BGR" it matches'):
         addition.add(tmp_path / "other", "open-nsfw", model, tmp_path / "spec.toml")

@@ -78,7 +78,7 @@ KEYS: dict[str, tuple[str, Written]] = {
     "embed.layer": ("embed.layer", TEXT),
     "embed.pooling": ("embed.pooling", one_of("avg", "max", "none")),
     "embed.input_size": ("embed.input_size", whole(32, 2048)),
-    "embed.engine": ("embed.engine.engine", one_of("openvino", "tensorflow")),
+    "embed.engine": ("embed.engine.engine", one_of("openvino", "tensorflow", "onnxruntime")),
     "embed.precision": ("embed.engine.precision", one_of("f32", "bf16")),
     "embed.batch_size": ("embed.engine.batch_size", whole(1, 8)),
     "embed.dtype": ("embed.dtype", one_of("float16", "float32")),
