@@ -1,8 +1,8 @@
 """What a backbone is: a frozen network, where its weights are, and how pixels become its input.
 
 A kind of backbone is a subclass of :class:`Backbone`; ``table.register`` adds a member. A backbone gives the engines
-an inference graph as a file, or a Keras model that they convert. Only one with a Keras model can be fine-tuned,
-exported, or run by TensorFlow.
+an inference graph as a file, or a Keras model that they convert. Only one with a Keras model can be fine-tuned or
+exported. TensorFlow runs such ones, and files that were made for it; ONNX Runtime those that were made for it.
 """
 
 from __future__ import annotations
