@@ -96,14 +96,16 @@ def tap_of(store: FeatureStore, feature_set: str, weights: str | None = None) ->
         SpecMismatch: the set was not made with these weights.
     """
     spec = store.spec(feature_set)
+    tuned = finetuned.weights_in(store, spec.weights_sha256)
     if weights is None:
-        weights = finetuned.weights_in(store, spec.weights_sha256)
+        weights = tuned
     if weights is None:
         embeds = (r for r in reversed(store.runs()) if r.kind == "embed" and r.result["feature_set"] == feature_set)
         weights = next((run.parameters["weights"] for run in embeds), PUBLISHED)
     seen, find = spec.preprocessing, kept.finder(spec.backbone)
     if find is not None:
         tap = find(store.path, spec.backbone)
+        tap = tap if tuned is None else replace(tap, weights=tuned)
     else:
         tap = resolve(spec.backbone, weights, spec.layer, spec.pooling, seen.input_size, seen.crop)
     actual = feature_spec(tap, spec.width, spec.precision, spec.dtype, spec.augmentation)

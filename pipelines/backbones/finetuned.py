@@ -10,16 +10,17 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from featurestore import layout
-from featurestore.errors import StoreCorrupt, StoreNotFound
+from featurestore.errors import StoreCorrupt, StoreNotFound, UsageError
 from featurestore.storage.base import storage_of
 from featurestore.storage.files import is_file, listed, make_folder, read_sealed, replacing, sha256_of, write_sealed
 from featurestore.store import FeatureStore
-from pipelines.backbones.table import Tap, resolve
+from pipelines.backbones import foreign
+from pipelines.backbones.table import TABLE, Tap, resolve
 
 PREFIX = "ft:"
 LONGEST = 200  # characters of any value in a description
@@ -50,8 +51,8 @@ def register(
         make_folder(store.path / layout.BACKBONES)
         with replacing(layout.weights(store.path, digest)) as temporary:
             shutil.copyfile(made, temporary)
-        described = {"id": run_id, "sha256": digest, "base_sha256": tap.weights_sha256, **asdict(tap), **about}
-        del described["weights"]  # a path on this machine
+        named = {word: getattr(tap, word) for word in WORDS}
+        described = {"id": run_id, "sha256": digest, "base_sha256": tap.weights_sha256, **named, **about}
         write_sealed(layout.backbone(store.path, run_id), described)
 
 
@@ -71,9 +72,26 @@ def find(store: FeatureStore, name: str) -> Tap:
     weights = weights_in(store, found["sha256"])
     if weights is None:
         raise StoreCorrupt(f"Expected: the weights of {name} in {store.path / layout.BACKBONES}. Got: no such file.")
-    tap = resolve(weights=weights, **{word: found[word] for word in WORDS})
+    tap = _of(store, name, found, weights)
     if tap.weights_sha256 != found["sha256"]:
         raise StoreCorrupt(f"{weights}: Expected: sha256 {found['sha256']}. Got: {tap.weights_sha256}.")
+    return tap
+
+
+def _of(store: FeatureStore, name: str, found: Mapping[str, Any], weights: str) -> Tap:
+    """Return the tap of a description: of a backbone of the table, or of one that was added to the store.
+
+    Raises:
+        StoreCorrupt: the network that was added is not there any more, or another has its name.
+    """
+    if found["backbone"] in TABLE:
+        return resolve(weights=weights, **{word: found[word] for word in WORDS})
+    try:
+        tap = replace(foreign.find(store.path, found["backbone"]), weights=weights)
+    except UsageError as error:
+        raise StoreCorrupt(f"{name} was made from a backbone that is gone: {error}") from error
+    if other := [word for word in WORDS if getattr(tap, word) != found[word]]:
+        raise StoreCorrupt(f"Expected: {tap.backbone} as {name} was made from it. Got: another {other[0]}.")
     return tap
 
 

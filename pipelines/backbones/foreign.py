@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featurestore import layout
 from featurestore.errors import BackboneError, StoreCorrupt, StoreError, UsageError
 from featurestore.spec import Preprocessing
@@ -29,16 +31,24 @@ from featurestore.storage.files import (
     write_sealed,
 )
 from featurestore.store import FeatureStore
-from pipelines.backbones import PUBLISHED, originals
+from heads.backend import import_keras
+from pipelines.backbones import PUBLISHED, keras_models, originals
 from pipelines.backbones.base import Backbone, Content, near
 from pipelines.backbones.model_spec import RESIZES, ModelSpec
-from pipelines.backbones.models import MAX_BYTES
+from pipelines.backbones.models import MAX_BYTES, SAVED_MODEL, reading
 from pipelines.backbones.table import TABLE, Tap
+from pipelines.backbones.weights import read_h5
 
 if TYPE_CHECKING:
     import keras
 
 SUFFIXES = (".xml", ".bin")  # of the two files of OpenVINO's IR
+FROZEN = {
+    ".onnx": "was added as ONNX, which is frozen: it is exported as `--format onnx` or openvino",
+    ".tflite": "was added as LiteRT, which is frozen: it is exported as `--format onnx` or openvino",
+    SAVED_MODEL: "was added as a SavedModel, which has no layers to unfreeze: it is exported as `--format openvino`",
+    "": "is only a graph of OpenVINO here, which is frozen and exported as `--format openvino` alone",
+}  # by ``Foreign.kind``: what stands in for a Keras model
 TOLD = ("sha256", "graph_sha256", "width", "batch", "layer")  # of a description, besides its name and the spec
 
 
@@ -87,12 +97,19 @@ class Foreign(Backbone):
         """Return "yes"."""
         return "yes"
 
-    def graph(self, tap: Tap) -> Content:
-        """Return the graph.
+    @property
+    def kind(self) -> str:
+        """The kind of file that it was added from, see ``pipelines.backbones.originals.kind_of``."""
+        return originals.kind_of(self.original)
+
+    def graph(self, tap: Tap) -> Content | None:
+        """Return the graph; None for weights that fine-tuning made, which a Keras model takes.
 
         Raises:
             StoreCorrupt: it is missing or damaged.
         """
+        if tap.weights != PUBLISHED:
+            return None
         place = location(self.folder)
         graph, weights = (read_bytes(place / f"{self.graph_sha256}{suffix}", MAX_BYTES) for suffix in SUFFIXES)
         if digest_of_graph((graph, weights)) != self.graph_sha256:
@@ -111,11 +128,39 @@ class Foreign(Backbone):
             return False
 
     def network(self, top: bool, input_size: int, pooling: str = "none") -> keras.Model:
-        """Raise BackboneError."""
-        raise BackboneError(
-            f"{self.name} was added and is frozen, so it cannot be fine-tuned, and is exported as `--format openvino` "
-            "alone: take another of `penult backbones` for that."
-        )
+        """Return the Keras model that was added, with its weights, up to the tapped layer.
+
+        Raises:
+            BackboneError: it was not added as a file of Keras, or cannot be read or trained.
+            StoreCorrupt: its file is missing or damaged.
+        """
+        if self.kind in FROZEN:
+            raise BackboneError(f"{self.name} {FROZEN[self.kind]}: for more, add its .keras file under another name.")
+        if self.batch is not None:
+            raise BackboneError(
+                f"{self.name} takes {self.batch} images at once, and only such a graph is made of it: for more, add it "
+                "under another name with an input for any number of images."
+            )
+        with self.model_file() as file, reading(file):
+            network, outputs = keras_models.loaded(file)
+        if self.layer not in outputs:
+            raise BackboneError(
+                f"{self.layer!r} of {self.name} is a tensor of OpenVINO's graph, and no layer of Keras: add it under "
+                'another name with a layer as its spec\'s "output".'
+            )
+        return import_keras().Model(network.inputs[0], outputs[self.layer], name=self.name)
+
+    def normalized(self, pixels: Any) -> Any:
+        """Return float pixels of 0 to 255 as the spec says."""
+        mean, std = (np.array(numbers, np.float32) for numbers in (self.normalization.mean, self.normalization.std))
+        pixels = pixels[..., ::-1] if self.normalization.channels == "bgr" else pixels
+        scaled = (pixels - mean) / std
+        return import_keras().ops.transpose(scaled, (0, 3, 1, 2)) if self.layout == "NCHW" else scaled
+
+    def load(self, network: keras.Model, tap: Tap) -> None:
+        """Set weights that fine-tuning made; do nothing for those that were added."""
+        if tap.weights != PUBLISHED:
+            read_h5(network, tap.weights_file)
 
     def layers(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the tapped layer, with the shape of one image's vector: the spec leaves no other."""

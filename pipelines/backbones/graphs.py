@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -119,8 +119,10 @@ def converted(tap: Tap) -> Content:
 
 def key_of(tap: Tap) -> str:
     """Return what a converted graph is kept under: it tells all that the graph depends on."""
-    identity = asdict(tap) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
-    del identity["crop"], identity["registered"]  # the graph begins with the cropped square; a store's is not converted
+    identity = asdict(replace(tap, registered=None)) | {"weights": tap.weights_sha256, "version": GRAPH_VERSION}
+    del identity["crop"], identity["registered"]  # the graph begins with the cropped square
+    if (added := tap.registered) is not None:  # a name says nothing of it, and its spec has numbers of its own
+        identity["registered"] = [added.published_sha256(top=False), str(added.normalization), added.layout]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,11 +10,12 @@ import hashlib
 import mmap
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from featurestore.errors import BackboneError
+from featurestore.errors import BackboneError, PenultError
 from pipelines.backbones import keras_models
 from pipelines.backbones.base import Content
 from pipelines.backbones.graphs import import_openvino
@@ -89,13 +90,20 @@ def read(model: Path) -> openvino.Model:
     """
     files_of(model)
     reader = READERS["" if model.is_dir() else model.suffix]
-    try:
+    with reading(model):
         graph = reader(model)
         widen_weights(graph)
         return graph
-    except BackboneError:
+
+
+@contextmanager
+def reading(model: Path) -> Iterator[None]:
+    """Turn whatever a reader of models happens to raise into a BackboneError that names the model."""
+    try:
+        yield
+    except PenultError:
         raise
-    except Exception as error:  # OpenVINO and Keras raise what their readers happen to raise
+    except Exception as error:
         raise BackboneError(f"{model} cannot be read as a network: {first_line(error)}") from error
 
 

@@ -8,6 +8,8 @@ from featurestore.errors import UsageError
 from heads.backend import import_keras
 from pipelines.backbones.base import near
 from pipelines.backbones.keras_base import in_fresh_thread
+from pipelines.backbones.keras_operations import TENSORS
+from pipelines.backbones.pooling import Pooling
 from pipelines.backbones.table import TABLE, Tap, resolve
 
 if TYPE_CHECKING:
@@ -82,13 +84,8 @@ def _core(network: keras.Model, tap: Tap) -> keras.Model:
     keras = import_keras()
     is_default = tap.layer == tap.network.layer
     features = network.output if is_default else _layer(network, tap.layer).output
-    if len(features.shape) == 4 and tap.pooling == "avg":
-        features = keras.layers.GlobalAveragePooling2D(name="pooled")(features)
-    elif len(features.shape) == 4 and tap.pooling == "max":
-        features = keras.layers.GlobalMaxPooling2D(name="pooled")(features)
-    elif len(features.shape) > 2:
-        features = keras.layers.Flatten(name="flattened")(features)
-    return keras.Model(network.input, features, name="core")
+    pooled = Pooling.parse(tap.pooling).of(features, tap.network.layout, TENSORS)
+    return keras.Model(network.input, pooled, name="core")
 
 
 def _layer(network: keras.Model, name: str) -> keras.layers.Layer:

@@ -35,6 +35,17 @@ def is_kept(name: str) -> bool:
     return bool(name) and not PurePath(name).is_absolute()
 
 
+def kind_of(name: str) -> str:
+    """Return the suffix of a model's file, ``models.SAVED_MODEL`` for a SavedModel's folder, "" if there is no model.
+
+    Args:
+        name: see ``name_of``.
+    """
+    if name and (name == models.SAVED_MODEL or Path(name).is_dir()):
+        return models.SAVED_MODEL
+    return PurePath(name).suffix
+
+
 def archive(folder: PurePath, sha256: str) -> PurePath:
     """Return where a folder keeps a model."""
     return folder / f"{sha256}{ARCHIVE}"

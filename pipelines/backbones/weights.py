@@ -67,7 +67,17 @@ def parameters(path: Path) -> int:
 
 
 def load_h5(network: keras.Model, path: Path) -> None:
-    """Set a network's weights from an HDF5 file that was saved from such a network.
+    """Set a network's weights from an HDF5 file that was saved from such a network; see ``finalize``.
+
+    Raises:
+        BackboneError: the file is damaged or of another network.
+    """
+    read_h5(network, path)
+    finalize(network)
+
+
+def read_h5(network: keras.Model, path: Path) -> None:
+    """Set a network's weights from an HDF5 file that was saved from such a network, as they are.
 
     Raises:
         BackboneError: the file is damaged or of another network.
@@ -78,7 +88,6 @@ def load_h5(network: keras.Model, path: Path) -> None:
         raise BackboneError(
             f"{path} does not hold the weights of {network.name}: give the file made for it."
         ) from error
-    finalize(network)
 
 
 def finalize(network: keras.Model) -> None:
