@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePath
@@ -28,7 +26,7 @@ from featurestore.storage.files import write_json, write_text
 from featurestore.store import FeatureStore
 from heads.backend import import_keras, import_tensorflow
 from heads.base import Head
-from pipelines import keras_head
+from pipelines import joined_graphs, keras_head
 from pipelines.backbones import canary, graphs, networks
 from pipelines.backbones.engines import open_engine
 from pipelines.backbones.table import Tap
@@ -98,14 +96,14 @@ def export(
     last = keras_head.with_probabilities(head)
     pixels, X = _pictures(opened, meta["feature_set"], spec)
     tap = tap_of(opened, meta["feature_set"], options.weights)
-    joined = not graphs.is_converted(tap) and options.format == OPENVINO
-    model = None if joined else _classifier(opened, meta["feature_set"], tap, last)
-    if joined:
+    join = joined_graphs.joiner(tap, options.format)
+    model = None if join else _classifier(opened, meta["feature_set"], tap, last)
+    if join:
         canary.check(opened, meta["feature_set"], open_engine(tap))
     with whole_folder(to) as fresh:
         with _as_engine_error(f"The {options.format} export of head {head_id} failed"):
-            if model is None:
-                _write_joined(tap, last, fresh / format.file)
+            if join:
+                join(tap, last, fresh / format.file)
             else:
                 format.write(model, fresh / format.file)
             parity = _parity(format.load(fresh / format.file), pixels, head.probabilities(X))
@@ -174,24 +172,7 @@ def _load_saved_model(path: Path) -> Run:
 def _write_onnx(model: keras.Model, path: Path) -> None:
     import onnx
 
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # loading the model shows what was not converted
-    with warnings.catch_warnings():
-        # keras 3.15 reads np.object to see whether tf2onnx needs it, and numpy 2 warns of that
-        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
-        _export(model, path, "onnx")
-    # tf2onnx 1.17 folds the constants that the traced function captured, but still lists them as inputs of the model
-    proto = onnx.load(path)
-    inputs = [tensor for tensor in proto.graph.input if tensor.name == "pixels"]
-    del proto.graph.input[:]
-    proto.graph.input.extend(inputs)
-    onnx.save(proto, path)
-
-
-def _load_onnx(path: Path) -> Run:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run(["probabilities"], {"pixels": pixels})[0]
+    onnx.save(joined_graphs.of_keras(model, "probabilities"), path)
 
 
 def _write_openvino(model: keras.Model, path: Path) -> None:
@@ -199,21 +180,6 @@ def _write_openvino(model: keras.Model, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _write_saved_model(model, Path(folder))
         openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
-
-
-def _write_joined(tap: Tap, last: keras.Model, path: Path) -> None:
-    """Write a backbone's own graph and a head's layers as one graph."""
-    openvino, tf = graphs.import_openvino(), import_tensorflow()
-    first = graphs.graph(openvino.Core(), tap)
-    signature = tf.TensorSpec(last.input.shape, tf.float32)
-    function = tf.function(lambda X: {"probabilities": last(X)}, input_signature=[signature], autograph=False)
-    second = openvino.convert_model(function.get_concrete_function())
-    features = first.get_results()[0].input_value(0)
-    for place in second.get_parameters()[0].output(0).get_target_inputs():
-        place.replace_source_output(features)
-    first.get_parameters()[0].output(0).get_tensor().set_names({"pixels"})
-    whole = openvino.Model(second.get_results(), first.get_parameters(), "classifier")
-    openvino.save_model(whole, path, compress_to_fp16=False)
 
 
 def _load_openvino(path: Path) -> Run:
@@ -241,12 +207,11 @@ def _export(model: keras.Model, path: Path, format: str) -> None:
     named.export(path, format=format, verbose=False, input_signature=[pixels])
 
 
-OPENVINO = "openvino"
 FORMATS = {
     "keras": Format("model.keras", _write_keras, _load_keras),
     "saved_model": Format("saved_model", _write_saved_model, _load_saved_model),
-    "onnx": Format("model.onnx", _write_onnx, _load_onnx, ("onnx", "tf2onnx", "onnxruntime")),
-    OPENVINO: Format("model.xml", _write_openvino, _load_openvino),
+    joined_graphs.ONNX: Format("model.onnx", _write_onnx, joined_graphs.run_onnx, ("onnx", "tf2onnx", "onnxruntime")),
+    joined_graphs.OPENVINO: Format("model.xml", _write_openvino, _load_openvino),
     "litert": Format("model.tflite", _write_litert, _load_litert, ("ai_edge_litert",)),
 }
 

@@ -145,6 +145,11 @@ class Backbone:
         """
         return None
 
+    @property
+    def kind(self) -> str:
+        """The kind of file that a network was added from; "" if there is none."""
+        return ""
+
     def model_file(self) -> AbstractContextManager[Path] | None:
         """Return a context with the path of the model that the graph was made from; None if there is none.
 

@@ -153,7 +153,8 @@ class Foreign(Backbone):
     def normalized(self, pixels: Any) -> Any:
         """Return float pixels of 0 to 255 as the spec says."""
         mean, std = (np.array(numbers, np.float32) for numbers in (self.normalization.mean, self.normalization.std))
-        pixels = pixels[..., ::-1] if self.normalization.channels == "bgr" else pixels
+        if self.normalization.channels == "bgr":
+            pixels = import_keras().ops.take(pixels, (2, 1, 0), -1)  # a slice would not do for old versions of ONNX
         scaled = (pixels - mean) / std
         return import_keras().ops.transpose(scaled, (0, 3, 1, 2)) if self.layout == "NCHW" else scaled
 

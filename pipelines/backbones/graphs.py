@@ -58,20 +58,27 @@ def graph(core: openvino.Core, tap: Tap, handed: Handed | None = None) -> openvi
     if handed is not None:
         return core.read_model(*_kept(handed.key, handed.write))
     tap.fetch()
-    backbone = tap.network
-    if (own := backbone.graph(tap)) is not None:
-        return prepared(_read(core, own), tap)
+    if (brought := own(core, tap)) is not None:
+        return prepared(brought, tap)
     return core.read_model(*converted(tap))
 
 
 # -- a graph that the backbone brings --------------------------------------------------------------------------------
 
 
-def _read(core: openvino.Core, own: Path | Content) -> openvino.Model:
+def own(core: openvino.Core, tap: Tap) -> openvino.Model | None:
+    """Return the graph that a backbone brings, as it is; None if it has a Keras model that is converted.
+
+    Raises:
+        BackboneError: it is missing, damaged or of another network.
+    """
+    if (brought := tap.network.graph(tap)) is None:
+        return None
     try:
-        return core.read_model(own) if isinstance(own, Path) else core.read_model(*own)
+        return core.read_model(brought) if isinstance(brought, Path) else core.read_model(*brought)
     except Exception as error:  # a RuntimeError of any of OpenVINO's readers
-        raise BackboneError(f"{own} is no graph that OpenVINO reads: give the file made for it.") from error
+        named = brought if isinstance(brought, Path) else f"The graph of {tap.backbone}"
+        raise BackboneError(f"{named} is no graph that OpenVINO reads: give the file made for it.") from error
 
 
 def tensors(model: openvino.Model) -> dict[str, Any]:

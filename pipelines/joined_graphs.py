@@ -1,0 +1,321 @@
+"""A network's own graph joined with a head's layers into one, as OpenVINO's IR or as ONNX.
+
+What comes before the network (its normalisation) and after it (pooling, the head) is converted from Keras. The network
+itself is kept as it is, up to the tapped output.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from featurestore.errors import BackboneError, EngineError
+from heads.backend import import_keras, import_tensorflow
+from pipelines.backbones import graphs
+from pipelines.backbones.foreign import Foreign
+from pipelines.backbones.keras_operations import TENSORS
+from pipelines.backbones.pooling import Pooling
+from pipelines.backbones.table import Tap
+
+if TYPE_CHECKING:
+    import keras
+    import onnx
+
+OPENVINO, ONNX = "openvino", "onnx"
+PIXELS, PROBABILITIES = "pixels", "probabilities"
+OLDEST, NEWEST = 7, 18  # versions of ONNX's operations that tf2onnx writes
+WHOLE_BYTES = 1 << 30  # of numbers that lie in the file itself: protobuf reads up to 2 GiB
+
+Join = Callable[[Tap, "keras.Model", Path], None]
+Parts = tuple["onnx.ModelProto", "onnx.ModelProto", "onnx.ModelProto"]  # before the network, itself, and after it
+
+
+def joiner(tap: Tap, format: str) -> Join | None:
+    """Return the function that writes a format from a network's own graph; None if a Keras model is exported."""
+    if graphs.is_converted(tap):
+        return None
+    return JOINS.get((format, tap.network.kind)) or JOINS.get((format, ANY))
+
+
+def write_openvino(tap: Tap, last: keras.Model, path: Path) -> None:
+    """Write a backbone's own graph and a head's layers as one graph of OpenVINO."""
+    openvino, tf = graphs.import_openvino(), import_tensorflow()
+    first = graphs.graph(openvino.Core(), tap)
+    signature = tf.TensorSpec(last.input.shape, tf.float32)
+    function = tf.function(lambda X: {PROBABILITIES: last(X)}, input_signature=[signature], autograph=False)
+    second = openvino.convert_model(function.get_concrete_function())
+    features = first.get_results()[0].input_value(0)
+    for place in second.get_parameters()[0].output(0).get_target_inputs():
+        place.replace_source_output(features)
+    first.get_parameters()[0].output(0).get_tensor().set_names({PIXELS})
+    whole = openvino.Model(second.get_results(), first.get_parameters(), "classifier")
+    openvino.save_model(whole, path, compress_to_fp16=False)
+
+
+def write_onnx(tap: Tap, last: keras.Model, path: Path) -> None:
+    """Write an added network and a head's layers as one ONNX model.
+
+    A network that takes one image at a time is run so, image by image, by ONNX's Scan.
+
+    Raises:
+        BackboneError: the tapped output is no tensor of ONNX, or the network takes another number of images at a time.
+        EngineError: its operations are of a version that nothing can be joined with.
+    """
+    import onnx
+
+    backbone = cast(Foreign, tap.network)  # no other has a kind that is joined so
+    with backbone.model_file() as file:
+        network = READERS[backbone.kind](file)
+    version = _version_of(network)
+    if backbone.batch not in (None, 1):
+        raise BackboneError(f"{backbone.name} takes {backbone.batch} images at once, and its export has to take any.")
+    given, is_fixed = _prune(network, tap.layer)
+    shape = _shape_of(tap)
+    before = of_keras(_before(tap), "scaled", version)
+    after = of_keras(_after(tap, shape, last), PROBABILITIES, version)
+    for by_one in [True] if backbone.batch else [False, True] if is_fixed else [False]:
+        joined = _joined(tap, (before, network, after), given, shape if by_one else None)
+        large = sum(tensor.ByteSize() for tensor in joined.graph.initializer) > WHOLE_BYTES
+        onnx.save(joined, path, save_as_external_data=large, location=f"{path.name}.data")
+        if by_one or not is_fixed or _takes_two(path, tap.input_size):
+            return
+
+
+def of_keras(model: keras.Model, output: str, version: int | None = None) -> onnx.ModelProto:
+    """Return a Keras model as ONNX, with its one output named, and a batch of any size.
+
+    Args:
+        model: its input keeps its name.
+        output: the output's name.
+        version: of ONNX's operations; by default tf2onnx's own.
+    """
+    import onnx
+    from onnx import version_converter
+
+    keras = import_keras()
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # loading the model shows what was not converted
+    named = keras.Model(model.input, {output: model.output})
+    signature = [keras.InputSpec(dtype=model.input.dtype, shape=model.input.shape, name=model.input.name)]
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # keras 3.15 reads np.object to see whether tf2onnx needs it, and numpy 2 warns of that
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+        path = Path(folder) / "model.onnx"
+        told = {} if version is None else {"opset_version": min(version, NEWEST)}
+        named.export(path, format="onnx", verbose=False, input_signature=signature, **told)
+        made = onnx.load(path)
+    # tf2onnx 1.17 folds the constants that the traced function captured, but still lists them as inputs of the model
+    inputs = [tensor for tensor in made.graph.input if tensor.name == model.input.name]
+    del made.graph.input[:]
+    made.graph.input.extend(inputs)
+    return made if (version or 0) <= NEWEST else version_converter.convert_version(made, version)
+
+
+# -- what comes before and after a network ---------------------------------------------------------------------------
+
+
+def _before(tap: Tap) -> keras.Model:
+    """Return what a network's input is made by: uint8 (n, s, s, 3) of RGB pixels → float32."""
+    keras = import_keras()
+    pixels = keras.Input((tap.input_size, tap.input_size, 3), dtype="uint8", name=PIXELS)
+    return keras.Model(pixels, tap.network.normalized(keras.ops.cast(pixels, "float32")))
+
+
+def _after(tap: Tap, shape: list[int | None], last: keras.Model) -> keras.Model:
+    """Return what follows the tapped output, of this shape per image: pooling, then the head."""
+    keras = import_keras()
+    output = keras.Input(shape, dtype="float32", name="tapped")
+    return keras.Model(output, last(Pooling.parse(tap.pooling).of(output, tap.network.layout, TENSORS)))
+
+
+def _shape_of(tap: Tap) -> list[int | None]:
+    """Return the shape of the tapped output of one image, as OpenVINO knows it; None for an axis of any length."""
+    model = graphs.own(graphs.import_openvino().Core(), tap)
+    side = tap.input_size
+    model.reshape([1, side, side, 3] if tap.network.layout == "NHWC" else [1, 3, side, side])
+    shape = graphs.tensors(model)[tap.layer].get_partial_shape()
+    return [None if axis.is_dynamic else axis.get_length() for axis in shape][1:]
+
+
+# -- graphs of ONNX --------------------------------------------------------------------------------------------------
+
+
+def _version_of(network: onnx.ModelProto) -> int:
+    version = next(one.version for one in network.opset_import if one.domain in ("", "ai.onnx"))
+    if version < OLDEST:
+        raise EngineError(
+            f"Expected: a model of ONNX's operations in version {OLDEST} or later. Got: version {version}: "
+            "try another format."
+        )
+    return int(version)
+
+
+def _prune(network: onnx.ModelProto, layer: str) -> tuple[str, bool]:
+    """Leave in a model what its tapped output needs; return its input's name, and whether that takes a fixed batch.
+
+    Raises:
+        BackboneError: there is no such output, or it needs several inputs.
+    """
+    graph = network.graph
+    if layer not in {name for node in graph.node for name in node.output}:
+        raise BackboneError(
+            f"The tapped {layer!r} is a tensor of OpenVINO's graph, and none of the model's own: add it under another "
+            'name with one of those as its spec\'s "output".'
+        )
+    needed, kept = {layer}, []
+    for node in reversed(graph.node):  # which ONNX wants sorted
+        if needed.intersection(node.output):
+            needed.update(_named(node))
+            kept.append(node)
+    nodes = kept[::-1]
+    numbers = [tensor for tensor in graph.initializer if tensor.name in needed]
+    sparse = [tensor for tensor in graph.sparse_initializer if tensor.values.name in needed]
+    constant = {tensor.name for tensor in numbers} | {tensor.values.name for tensor in sparse}
+    inputs = [tensor for tensor in graph.input if tensor.name in needed - constant]
+    if len(inputs) != 1:
+        names = ", ".join(tensor.name for tensor in inputs) or "none"
+        raise BackboneError(f"Expected: a network with one input. Got: {names} before {layer!r}.")
+    for field, left in (("node", nodes), ("initializer", numbers), ("sparse_initializer", sparse), ("input", inputs)):
+        del getattr(graph, field)[:]
+        getattr(graph, field).extend(left)
+    del graph.value_info[:], graph.output[:]
+    dimensions = inputs[0].type.tensor_type.shape.dim
+    return inputs[0].name, bool(dimensions) and dimensions[0].dim_value > 0
+
+
+def _named(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield what a node reads, and what the graphs in it read."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            yield from (name for inner in graph.node for name in _named(inner))
+            yield from (output.name for output in graph.output)
+
+
+def _joined(
+    tap: Tap,
+    parts: tuple[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto],
+    given: str,
+    by_one: list[int | None] | None,
+) -> onnx.ModelProto:
+    """Return one model of what comes before a network, the network, and what comes after it.
+
+    Args:
+        tap: what is computed.
+        parts: the three models.
+        given: the name of the network's input.
+        by_one: the shape of the tapped output of one image, if the network is to be run image by image.
+    """
+    import onnx
+    from onnx import compose, helper
+
+    names = ("before/", "network/", "after/")
+    first, middle, end = (compose.add_prefix_graph(part.graph, name) for part, name in zip(parts, names, strict=True))
+    kind = middle.input[0].type.tensor_type.elem_type
+    scaled, tapped = first.output[0].name, end.input[0].name
+    middle.node.insert(0, helper.make_node("Cast", ["network-input"], [f"network/{given}"], to=kind))
+    middle.node.append(
+        helper.make_node("Cast", [f"network/{tap.layer}"], ["network-output"], to=onnx.TensorProto.FLOAT)
+    )
+    if by_one is not None:
+        _run_by_one(middle, [axis.dim_value for axis in first.output[0].type.tensor_type.shape.dim][1:], by_one)
+    links = [(PIXELS, first.input[0].name), (scaled, "network-input"), ("network-output", tapped)]
+    nodes = [
+        *(helper.make_node("Identity", [a], [b]) for a, b in links[:1]),
+        *first.node,
+        helper.make_node("Identity", *([name] for name in links[1])),
+        *middle.node,
+        helper.make_node("Identity", *([name] for name in links[2])),
+        *end.node,
+        helper.make_node("Identity", [end.output[0].name], [PROBABILITIES]),
+    ]
+    pixels, probabilities = (
+        helper.make_tensor_value_info(name, kind, ["n", *(axis.dim_value for axis in shape.dim[1:])])
+        for name, kind, shape in (
+            (PIXELS, onnx.TensorProto.UINT8, first.input[0].type.tensor_type.shape),
+            (PROBABILITIES, onnx.TensorProto.FLOAT, end.output[0].type.tensor_type.shape),
+        )
+    )
+    numbers = [*first.initializer, *middle.initializer, *end.initializer]
+    graph = helper.make_graph(nodes, "classifier", [pixels], [probabilities], numbers)
+    graph.sparse_initializer.extend(middle.sparse_initializer)
+    versions: dict[str, int] = {}
+    for part in (parts[1], parts[0], parts[2]):
+        for one in part.opset_import:
+            versions.setdefault(one.domain, one.version)
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    whole = helper.make_model(graph, opset_imports=opsets, functions=parts[1].functions, producer_name="penult")
+    whole.ir_version = max(parts[1].ir_version, helper.find_min_ir_version_for(opsets, ignore_unknown=True), 4)
+    return whole
+
+
+def _run_by_one(middle: onnx.GraphProto, given: list[int], made: list[int | None]) -> None:
+    """Put a network's nodes into the body of a Scan, which runs it for one image after another."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    shapes = {"one-image": [1, *given], "one-output": [-1 if axis is None else axis for axis in made]}
+    middle.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), name) for name, v in shapes.items())
+    nodes = [
+        helper.make_node("Reshape", ["image", "one-image"], ["network-input"]),
+        *middle.node,
+        helper.make_node("Reshape", ["network-output", "one-output"], ["output"]),
+    ]
+    outer = ("network-input", "network-output")
+    inner = dict(zip(outer, ("body-input", "body-output"), strict=True))
+    for node in nodes:
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    body = helper.make_graph(
+        nodes,
+        "image",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, given)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, made)],
+    )
+    del middle.node[:]
+    middle.node.append(helper.make_node("Scan", [outer[0]], [outer[1]], body=body, num_scan_inputs=1))
+
+
+def _takes_two(path: Path, side: int) -> bool:
+    """Return whether a model gives for two images what it gives for each, though it was made for a fixed number."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+    run = run_onnx(path)
+    try:
+        both = run(pixels)
+    except Exception:  # whatever ONNX Runtime raises
+        return False
+    return bool(np.allclose(both, np.concatenate([run(pixels[:1]), run(pixels[1:])]), atol=1e-5))
+
+
+def run_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return an exported model as ONNX Runtime runs it: uint8 (n, s, s, 3) → float32 (n, c)."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run([PROBABILITIES], {PIXELS: pixels})[0]
+
+
+def _read_onnx(file: Path) -> onnx.ModelProto:
+    import onnx
+
+    return onnx.load(file)
+
+
+def _read_lite(file: Path) -> onnx.ModelProto:
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    made, _ = tf2onnx.convert.from_tflite(str(file))
+    return made
+
+
+READERS: dict[str, Callable[[Path], Any]] = {".onnx": _read_onnx, ".tflite": _read_lite}
+ANY = "*"
+JOINS: dict[tuple[str, str], Join] = {
+    (OPENVINO, ANY): write_openvino,
+    **{(ONNX, kind): write_onnx for kind in READERS},
+}  # by the format and the kind of file that a network was added from
