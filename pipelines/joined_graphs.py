@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 OPENVINO, ONNX = "openvino", "onnx"
 PIXELS, PROBABILITIES = "pixels", "probabilities"
+NETWORK = "network/"  # before all names of a network in a joined graph
+GIVEN, MADE = "given", "made"  # a network's input and its tapped output there, as float32
+IMAGES, OUTPUTS = "images", "outputs"  # the same of all images, where it runs image by image
 OLDEST, NEWEST = 7, 18  # versions of ONNX's operations that tf2onnx writes
 WHOLE_BYTES = 1 << 30  # of numbers that lie in the file itself: protobuf reads up to 2 GiB
 
@@ -79,8 +82,11 @@ def write_onnx(tap: Tap, last: keras.Model, path: Path) -> None:
     shape = _shape_of(tap)
     before = of_keras(_before(tap), "scaled", version)
     after = of_keras(_after(tap, shape, last), PROBABILITIES, version)
+    for part, prefix in ((before, "before/"), (network, NETWORK), (after, "after/")):
+        _rename(part.graph, prefix)
+    names = NETWORK + given, NETWORK + tap.layer
     for by_one in [True] if backbone.batch else [False, True] if is_fixed else [False]:
-        joined = _joined(tap, (before, network, after), given, shape if by_one else None)
+        joined = _joined((before, network, after), names, shape if by_one else None)
         large = sum(tensor.ByteSize() for tensor in joined.graph.initializer) > WHOLE_BYTES
         onnx.save(joined, path, save_as_external_data=large, location=f"{path.name}.data")
         if by_one or not is_fixed or _takes_two(path, tap.input_size):
@@ -135,7 +141,7 @@ def _after(tap: Tap, shape: list[int | None], last: keras.Model) -> keras.Model:
 
 def _shape_of(tap: Tap) -> list[int | None]:
     """Return the shape of the tapped output of one image, as OpenVINO knows it; None for an axis of any length."""
-    model = graphs.own(graphs.import_openvino().Core(), tap)
+    model: Any = graphs.own(graphs.import_openvino().Core(), tap)
     side = tap.input_size
     model.reshape([1, side, side, 3] if tap.network.layout == "NHWC" else [1, 3, side, side])
     shape = graphs.tensors(model)[tap.layer].get_partial_shape()
@@ -191,93 +197,109 @@ def _prune(network: onnx.ModelProto, layer: str) -> tuple[str, bool]:
 def _named(node: onnx.NodeProto) -> Iterator[str]:
     """Yield what a node reads, and what the graphs in it read."""
     yield from node.input
+    for graph in _graphs_in(node):
+        yield from (name for inner in graph.node for name in _named(inner))
+        yield from (output.name for output in graph.output)
+
+
+def _graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            yield from (name for inner in graph.node for name in _named(inner))
-            yield from (output.name for output in graph.output)
+        yield from attribute.graphs
+        if attribute.HasField("g"):
+            yield attribute.g
 
 
-def _joined(
-    tap: Tap,
-    parts: tuple[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto],
-    given: str,
-    by_one: list[int | None] | None,
-) -> onnx.ModelProto:
+def _rename(graph: onnx.GraphProto, prefix: str) -> None:
+    """Put a prefix before every name in a graph, so that nothing in another has it.
+
+    ``onnx.compose.add_prefix_graph`` (1.23) forgets constants that are read by graphs in nodes.
+    """
+    for node in graph.node:
+        node.name = prefix + node.name if node.name else ""
+        node.input[:] = [prefix + name if name else name for name in node.input]
+        node.output[:] = [prefix + name if name else name for name in node.output]
+        for inner in _graphs_in(node):
+            _rename(inner, prefix)
+    for tensor in (*graph.input, *graph.output, *graph.initializer, *(one.values for one in graph.sparse_initializer)):
+        tensor.name = prefix + tensor.name
+    del graph.value_info[:]
+
+
+def _joined(parts: Parts, names: tuple[str, str], by_one: list[int | None] | None) -> onnx.ModelProto:
     """Return one model of what comes before a network, the network, and what comes after it.
 
     Args:
-        tap: what is computed.
-        parts: the three models.
-        given: the name of the network's input.
+        parts: the three models, which have no name in common.
+        names: of the network's input and of its tapped output.
         by_one: the shape of the tapped output of one image, if the network is to be run image by image.
     """
-    import onnx
-    from onnx import compose, helper
+    from onnx import TensorProto, helper
 
-    names = ("before/", "network/", "after/")
-    first, middle, end = (compose.add_prefix_graph(part.graph, name) for part, name in zip(parts, names, strict=True))
-    kind = middle.input[0].type.tensor_type.elem_type
-    scaled, tapped = first.output[0].name, end.input[0].name
-    middle.node.insert(0, helper.make_node("Cast", ["network-input"], [f"network/{given}"], to=kind))
-    middle.node.append(
-        helper.make_node("Cast", [f"network/{tap.layer}"], ["network-output"], to=onnx.TensorProto.FLOAT)
-    )
-    if by_one is not None:
-        _run_by_one(middle, [axis.dim_value for axis in first.output[0].type.tensor_type.shape.dim][1:], by_one)
-    links = [(PIXELS, first.input[0].name), (scaled, "network-input"), ("network-output", tapped)]
+    before, network, after = (part.graph for part in parts)
+    (first, end), (scaled, tapped) = (before.input[0], after.output[0]), (before.output[0], after.input[0])
+    element = network.input[0].type.tensor_type.elem_type
+    numbers = [*before.initializer, *network.initializer, *after.initializer]
     nodes = [
-        *(helper.make_node("Identity", [a], [b]) for a, b in links[:1]),
-        *first.node,
-        helper.make_node("Identity", *([name] for name in links[1])),
-        *middle.node,
-        helper.make_node("Identity", *([name] for name in links[2])),
-        *end.node,
-        helper.make_node("Identity", [end.output[0].name], [PROBABILITIES]),
+        helper.make_node("Cast", [GIVEN], [names[0]], to=element),
+        *network.node,
+        helper.make_node("Cast", [names[1]], [MADE], to=TensorProto.FLOAT),
     ]
-    pixels, probabilities = (
-        helper.make_tensor_value_info(name, kind, ["n", *(axis.dim_value for axis in shape.dim[1:])])
-        for name, kind, shape in (
-            (PIXELS, onnx.TensorProto.UINT8, first.input[0].type.tensor_type.shape),
-            (PROBABILITIES, onnx.TensorProto.FLOAT, end.output[0].type.tensor_type.shape),
-        )
-    )
-    numbers = [*first.initializer, *middle.initializer, *end.initializer]
+    given, made = GIVEN, MADE
+    if by_one is not None:
+        nodes, shapes = _one_by_one(nodes, _sides(scaled), by_one)
+        numbers += shapes
+        given, made = IMAGES, OUTPUTS
+    nodes = [
+        helper.make_node("Identity", [PIXELS], [first.name]),
+        *before.node,
+        helper.make_node("Identity", [scaled.name], [given]),
+        *nodes,
+        helper.make_node("Identity", [made], [tapped.name]),
+        *after.node,
+        helper.make_node("Identity", [end.name], [PROBABILITIES]),
+    ]
+    pixels = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["n", *_sides(first)])
+    probabilities = helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["n", *_sides(end)])
     graph = helper.make_graph(nodes, "classifier", [pixels], [probabilities], numbers)
-    graph.sparse_initializer.extend(middle.sparse_initializer)
+    graph.sparse_initializer.extend(network.sparse_initializer)
     versions: dict[str, int] = {}
-    for part in (parts[1], parts[0], parts[2]):
-        for one in part.opset_import:
-            versions.setdefault(one.domain, one.version)
+    for one in (one for part in (parts[1], parts[0], parts[2]) for one in part.opset_import):
+        versions.setdefault(one.domain, one.version)
     opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     whole = helper.make_model(graph, opset_imports=opsets, functions=parts[1].functions, producer_name="penult")
     whole.ir_version = max(parts[1].ir_version, helper.find_min_ir_version_for(opsets, ignore_unknown=True), 4)
     return whole
 
 
-def _run_by_one(middle: onnx.GraphProto, given: list[int], made: list[int | None]) -> None:
-    """Put a network's nodes into the body of a Scan, which runs it for one image after another."""
+def _sides(tensor: onnx.ValueInfoProto) -> list[int]:
+    """Return a tensor's shape per image."""
+    return [axis.dim_value for axis in tensor.type.tensor_type.shape.dim][1:]
+
+
+def _one_by_one(
+    nodes: list[onnx.NodeProto], given: list[int], made: list[int | None]
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return a Scan from ``IMAGES`` to ``OUTPUTS``, and its constants: a network's nodes, for one image after another.
+
+    Args:
+        nodes: from ``GIVEN`` to ``MADE``.
+        given, made: the shapes of these for one image.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
-    shapes = {"one-image": [1, *given], "one-output": [-1 if axis is None else axis for axis in made]}
-    middle.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), name) for name, v in shapes.items())
-    nodes = [
-        helper.make_node("Reshape", ["image", "one-image"], ["network-input"]),
-        *middle.node,
-        helper.make_node("Reshape", ["network-output", "one-output"], ["output"]),
-    ]
-    outer = ("network-input", "network-output")
-    inner = dict(zip(outer, ("body-input", "body-output"), strict=True))
-    for node in nodes:
-        node.input[:] = [inner.get(name, name) for name in node.input]
-        node.output[:] = [inner.get(name, name) for name in node.output]
+    shapes = {"image-shape": [1, *given], "output-shape": [-1 if axis is None else axis for axis in made]}
     body = helper.make_graph(
-        nodes,
-        "image",
+        [
+            helper.make_node("Reshape", ["image", "image-shape"], [GIVEN]),
+            *nodes,
+            helper.make_node("Reshape", [MADE, "output-shape"], ["output"]),
+        ],
+        "image by image",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, given)],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, made)],
     )
-    del middle.node[:]
-    middle.node.append(helper.make_node("Scan", [outer[0]], [outer[1]], body=body, num_scan_inputs=1))
+    scan = [helper.make_node("Scan", [IMAGES], [OUTPUTS], body=body, num_scan_inputs=1)]
+    return scan, [numpy_helper.from_array(np.array(shape, np.int64), name) for name, shape in shapes.items()]
 
 
 def _takes_two(path: Path, side: int) -> bool:

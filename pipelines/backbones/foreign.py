@@ -44,11 +44,14 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".xml", ".bin")  # of the two files of OpenVINO's IR
 FROZEN = {
-    ".onnx": "was added as ONNX, which is frozen: it is exported as `--format onnx` or openvino",
-    ".tflite": "was added as LiteRT, which is frozen: it is exported as `--format onnx` or openvino",
-    SAVED_MODEL: "was added as a SavedModel, which has no layers to unfreeze: it is exported as `--format openvino`",
-    "": "is only a graph of OpenVINO here, which is frozen and exported as `--format openvino` alone",
-}  # by ``Foreign.kind``: what stands in for a Keras model
+    ".onnx": "was added as ONNX, which is frozen and exported as onnx or openvino alone: for more, add its .keras file",
+    ".tflite": "was added as LiteRT, which is frozen and exported as onnx or openvino alone: for more, add its .keras "
+    "file",
+    SAVED_MODEL: "was added as a SavedModel, which has no layers to unfreeze and is exported as openvino alone: for "
+    "more, save it as .keras and add that",
+    "": "is a graph of OpenVINO alone, which is frozen and exported as openvino only: for more, add the .onnx or "
+    ".keras file that it was made from",
+}  # by ``Foreign.kind``: what a network without a Keras model is, and what to do
 TOLD = ("sha256", "graph_sha256", "width", "batch", "layer")  # of a description, besides its name and the spec
 
 
@@ -135,7 +138,7 @@ class Foreign(Backbone):
             StoreCorrupt: its file is missing or damaged.
         """
         if self.kind in FROZEN:
-            raise BackboneError(f"{self.name} {FROZEN[self.kind]}: for more, add its .keras file under another name.")
+            raise BackboneError(f"{self.name} {FROZEN[self.kind]} under another name.")
         if self.batch is not None:
             raise BackboneError(
                 f"{self.name} takes {self.batch} images at once, and only such a graph is made of it: for more, add it "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from command import json_of, penult
 from conftest import ROOT
 from featurestore.store import FeatureStore
 from heads.backend import import_keras
-from pipelines.backbones import finetuned, foreign, networks
-from pipelines.backbones.engine_options import EngineOptions
-from pipelines.backbones.engines import open_engine
+from pipelines.backbones import finetuned, foreign
 
 ZOO = ROOT / "tests" / "golden" / "models"
 SIDE, CROP_RATIO = 64, 0.875
