@@ -7,7 +7,6 @@ itself is kept as it is, up to the tapped output.
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,25 +100,31 @@ def of_keras(model: keras.Model, output: str, version: int | None = None) -> onn
         output: the output's name.
         version: of ONNX's operations; by default tf2onnx's own.
     """
-    import onnx
+    from keras.src.export.tf2onnx_lib import patch_tf2onnx  # Keras's own, which has no other door
     from onnx import version_converter
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    keras = import_keras()
+    tf = import_tensorflow()
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # loading the model shows what was not converted
-    named = keras.Model(model.input, {output: model.output})
-    signature = [keras.InputSpec(dtype=model.input.dtype, shape=model.input.shape, name=model.input.name)]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    signature = [tf.TensorSpec(model.input.shape, model.input.dtype)]
+    function = tf.function(lambda given: model(given, training=False), input_signature=signature, autograph=False)
+    # Keras's exporter leaves constants that the function captured, such as those of a Normalization, without a value.
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
+    (given,), (made,) = frozen.inputs, frozen.outputs
+    with warnings.catch_warnings():
         # keras 3.15 reads np.object to see whether tf2onnx needs it, and numpy 2 warns of that
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
-        path = Path(folder) / "model.onnx"
-        told = {} if version is None else {"opset_version": min(version, NEWEST)}
-        named.export(path, format="onnx", verbose=False, input_signature=signature, **told)
-        made = onnx.load(path)
-    # tf2onnx 1.17 folds the constants that the traced function captured, but still lists them as inputs of the model
-    inputs = [tensor for tensor in made.graph.input if tensor.name == model.input.name]
-    del made.graph.input[:]
-    made.graph.input.extend(inputs)
-    return made if (version or 0) <= NEWEST else version_converter.convert_version(made, version)
+        patch_tf2onnx()
+    import tf2onnx
+
+    proto, _ = tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(),
+        input_names=[given.name],
+        output_names=[made.name],
+        opset=None if version is None else min(version, NEWEST),
+        tensors_to_rename={given.name: model.input.name, made.name: output},
+    )
+    return proto if (version or 0) <= NEWEST else version_converter.convert_version(proto, version)
 
 
 # -- what comes before and after a network ---------------------------------------------------------------------------
