@@ -145,7 +145,8 @@ class Foreign(Backbone):
                 "under another name with an input for any number of images."
             )
         with self.model_file() as file, reading(file):
-            network, outputs = keras_models.loaded(file)
+            network, named = keras_models.loaded(file)
+        outputs = {keras_models.END: network.outputs[0]} | named
         if self.layer not in outputs:
             raise BackboneError(
                 f"{self.layer!r} of {self.name} is a tensor of OpenVINO's graph, and no layer of Keras: add it under "

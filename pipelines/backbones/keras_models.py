@@ -49,9 +49,17 @@ def loaded(model: Path) -> tuple[keras.Model, dict[str, Any]]:
     if len(network.inputs) != 1 or len(network.outputs) != 1:
         count = f"{len(network.inputs)} inputs and {len(network.outputs)} outputs"
         raise BackboneError(f"Expected: a network with one input and one output. Got: {model} with {count}.")
-    layers = (layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer))
-    named = {layer.name: layer.output for layer in layers if hasattr(layer.output, "shape")}
+    layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
+    nodes = [node for level in _functional(network)._nodes_by_depth.values() for node in level]
+    # A network inside has an output of its own, besides that of its call here; a layer called twice has two.
+    made = {layer: [output for node in nodes if node.operation is layer for output in node.outputs] for layer in layers}
+    named = {layer.name: outputs[0] for layer, outputs in made.items() if len(outputs) == 1}
     return network, named
+
+
+def _functional(network: keras.Model) -> Any:
+    """Return a network as a graph of calls, which a Sequential has inside."""
+    return getattr(network, "_functional", network)
 
 
 def traced(network: keras.Model, outputs: Any) -> Any:
