@@ -334,9 +334,14 @@ def _read_onnx(file: Path) -> onnx.ModelProto:
 
 def _read_lite(file: Path) -> onnx.ModelProto:
     import tf2onnx
+    from onnx import TensorProto
 
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     made, _ = tf2onnx.convert.from_tflite(str(file))
+    if any(
+        tensor.type.tensor_type.elem_type != TensorProto.FLOAT for tensor in (*made.graph.input, *made.graph.output)
+    ):
+        raise BackboneError(f"{file.name} takes or gives integers: export it with `--format openvino`.")
     return made
 
 
