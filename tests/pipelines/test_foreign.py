@@ -658,7 +658,7 @@ def test_the_example_of_a_real_network_is_proved(tmp_path: Path) -> None:
 
 
 def test_it_is_exported_with_a_head_as_a_graph(zoo: Path, tmp_path: Path) -> None:
-    """From pixels to probabilities, as OpenVINO alone runs it; the other formats say what can be had."""
+    """From pixels to probabilities, as OpenVINO alone runs it."""
     corpus, store = tmp_path / "corpus", ("--store", tmp_path / "store")
     for number in range(40):
         draw_picture(corpus / ("a" if number % 2 else "b") / f"{number}.png", number, 90, 70)
@@ -676,9 +676,6 @@ def test_it_is_exported_with_a_head_as_a_graph(zoo: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(
         compiled({"pixels": pixels})["probabilities"], head.probabilities(engine(pixels)), atol=1e-4
     )
-    refused = penult("export", *store, "--to", tmp_path / "onnx", "--format", "onnx")
-    assert refused.returncode == 1 and "exported as `--format openvino` alone" in refused.stderr
-    assert not (tmp_path / "onnx").exists()
 
 
 # -- networks of 8 bits
