@@ -184,8 +184,11 @@ def odd_network(kind: str) -> Any:
     layers = keras.layers
     pixels = keras.Input(batch_shape=(1 if kind == "batch" else None, SIDE, SIDE, 3), name="pixels")
     seen = pixels
-    if kind == "numbers":  # the variance is what keras.applications has where it should have its square
-        seen = layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.229, 0.224, 0.225], name="numbers")(seen)
+    if kind == "numbers":  # of a variance that penult squares in files of keras.applications, which have its root there
+        numbers = layers.Normalization(name="numbers")
+        seen = numbers(seen)
+        numbers.set_weights([np.float32([0.4, 0.5, 0.6]), np.float32([0.229, 0.224, 0.225]), np.int64(9)])
+        numbers.finalize_state()
         seen = layers.Rescaling(2.0, name="twice")(seen)
     seen = layers.Conv2D(8, 8, strides=8, activation="tanh", name="first")(seen)
     if kind == "nested":
