@@ -16,7 +16,7 @@ import numpy as np
 
 from featurestore.errors import BackboneError, EngineError
 from heads.backend import import_keras, import_tensorflow
-from pipelines.backbones import graphs
+from pipelines.backbones import graphs, models
 from pipelines.backbones.foreign import Foreign
 from pipelines.backbones.keras_operations import TENSORS
 from pipelines.backbones.pooling import Pooling
@@ -100,17 +100,22 @@ def of_keras(model: keras.Model, output: str, version: int | None = None) -> onn
         output: the output's name.
         version: of ONNX's operations; by default tf2onnx's own.
     """
+    tf = import_tensorflow()
+    signature = [tf.TensorSpec(model.input.shape, model.input.dtype)]
+    function = tf.function(lambda given: model(given, training=False), input_signature=signature, autograph=False)
+    return _of_function(function.get_concrete_function(), model.input.name, [output], version)
+
+
+def _of_function(function: Any, given: str, made: list[str], version: int | None) -> onnx.ModelProto:
+    """Return a concrete function of TensorFlow as ONNX; its input and outputs get these names."""
     from keras.src.export.tf2onnx_lib import patch_tf2onnx  # Keras's own, which has no other door
     from onnx import version_converter
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    tf = import_tensorflow()
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # loading the model shows what was not converted
-    signature = [tf.TensorSpec(model.input.shape, model.input.dtype)]
-    function = tf.function(lambda given: model(given, training=False), input_signature=signature, autograph=False)
     # Keras's exporter leaves constants that the function captured, such as those of a Normalization, without a value.
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
-    (given,), (made,) = frozen.inputs, frozen.outputs
+    frozen = convert_variables_to_constants_v2(function)
+    names = dict(zip((tensor.name for tensor in (*frozen.inputs, *frozen.outputs)), (given, *made), strict=True))
     with warnings.catch_warnings():
         # keras 3.15 reads np.object to see whether tf2onnx needs it, and numpy 2 warns of that
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
@@ -119,10 +124,10 @@ def of_keras(model: keras.Model, output: str, version: int | None = None) -> onn
 
     proto, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(),
-        input_names=[given.name],
-        output_names=[made.name],
+        input_names=list(names)[:1],
+        output_names=list(names)[1:],
         opset=None if version is None else min(version, NEWEST),
-        tensors_to_rename={given.name: model.input.name, made.name: output},
+        tensors_to_rename=names,
     )
     return proto if (version or 0) <= NEWEST else version_converter.convert_version(proto, version)
 
@@ -345,7 +350,17 @@ def _read_lite(file: Path) -> onnx.ModelProto:
     return made
 
 
-READERS: dict[str, Callable[[Path], Any]] = {".onnx": _read_onnx, ".tflite": _read_lite}
+def _read_saved_model(folder: Path) -> onnx.ModelProto:
+    model = import_tensorflow().saved_model.load(str(folder))
+    function = model.signatures["serving_default"]  # which OpenVINO reads, too
+    return _of_function(function, "given", sorted(function.structured_outputs), None)
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".onnx": _read_onnx,
+    ".tflite": _read_lite,
+    models.SAVED_MODEL: _read_saved_model,
+}
 ANY = "*"
 JOINS: dict[tuple[str, str], Join] = {
     (OPENVINO, ANY): write_openvino,

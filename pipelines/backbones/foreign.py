@@ -47,8 +47,8 @@ FROZEN = {
     ".onnx": "was added as ONNX, which is frozen and exported as onnx or openvino alone: for more, add its .keras file",
     ".tflite": "was added as LiteRT, which is frozen and exported as onnx or openvino alone: for more, add its .keras "
     "file",
-    SAVED_MODEL: "was added as a SavedModel, which has no layers to unfreeze and is exported as openvino alone: for "
-    "more, save it as .keras and add that",
+    SAVED_MODEL: "was added as a SavedModel, which has no layers to unfreeze and is exported as onnx or openvino "
+    "alone: for more, save it as .keras and add that",
     "": "is a graph of OpenVINO alone, which is frozen and exported as openvino only: for more, add the .onnx or "
     ".keras file that it was made from",
 }  # by ``Foreign.kind``: what a network without a Keras model is, and what to do

@@ -199,7 +199,7 @@ CAN = {
     "net.onnx": ("onnx", "openvino"),
     "external.onnx": ("onnx", "openvino"),
     "net.tflite": ("onnx", "openvino"),
-    "saved_model": ("openvino",),
+    "saved_model": ("onnx", "openvino"),
     "net.xml": ("openvino",),
 }
 WHY = {
