@@ -18,7 +18,7 @@ import numpy as np
 
 from featurestore.errors import EngineError
 from featurestore.limits import check_count
-from pipelines.backbones import graphs, native
+from pipelines.backbones import PUBLISHED, graphs, native
 from pipelines.backbones.engine_options import EngineOptions, check_request
 from pipelines.backbones.operations import ARRAYS
 from pipelines.backbones.pooling import Pooling
@@ -169,10 +169,10 @@ class NativeEngine(Engine):
         return self._pooling.of(output, backbone.layout, ARRAYS)
 
 
-def _by_tensorflow(tap: Tap, options: EngineOptions, threads: int, graph: graphs.Handed | None) -> Engine:
+def _by_tensorflow(tap: Tap, options: EngineOptions, threads: int, handed: graphs.Handed | None) -> Engine:
     """Return the engine of a Keras model that penult builds, or of a model of TensorFlow that was added."""
-    kind = TensorFlowEngine if tap.network.model_file() is None else NativeEngine
-    return kind(tap, options, threads, graph)
+    is_added = tap.network.model_file() is not None and tap.weights == PUBLISHED  # its file has no others
+    return (NativeEngine if is_added else TensorFlowEngine)(tap, options, threads, handed)
 
 
 KINDS: dict[str, Callable[[Tap, EngineOptions, int, graphs.Handed | None], Engine]] = {
