@@ -16,7 +16,7 @@ import numpy as np
 
 from featurestore.errors import BackboneError, EngineError
 from heads.backend import import_keras, import_tensorflow
-from pipelines.backbones import graphs, models
+from pipelines.backbones import graphs, models, saved_models
 from pipelines.backbones.foreign import Foreign
 from pipelines.backbones.keras_operations import TENSORS
 from pipelines.backbones.pooling import Pooling
@@ -351,8 +351,8 @@ def _read_lite(file: Path) -> onnx.ModelProto:
 
 
 def _read_saved_model(folder: Path) -> onnx.ModelProto:
-    model = import_tensorflow().saved_model.load(str(folder))
-    function = model.signatures["serving_default"]  # which OpenVINO reads, too
+    model = saved_models.load(folder)
+    function = model.signatures[saved_models.SIGNATURE]
     return _of_function(function, "given", sorted(function.structured_outputs), None)
 
 

@@ -16,10 +16,9 @@ import numpy as np
 from featurestore.errors import BackboneError, EngineError, PenultError
 from featurestore.machine import available_cores
 from heads.backend import import_keras
-from pipelines.backbones import keras_models, models
+from pipelines.backbones import keras_models, models, saved_models
 from pipelines.backbones.table import Tap
 
-SIGNATURE = "serving_default"  # of a SavedModel: the one that OpenVINO reads
 ERRORS_ALONE = 3  # of ONNX Runtime's levels of messages
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"  # of a model that comes as bytes
 SPINNING = "session.intra_op.allow_spinning"
@@ -142,15 +141,14 @@ def tensorflow(threads: int) -> Any:
 
 def _saved_model(folder: Path, layer: str, threads: int) -> Native:
     tf = tensorflow(threads)
-    model = tf.saved_model.load(str(folder))
-    if (signature := model.signatures.get(SIGNATURE)) is None:
-        raise BackboneError(f"Expected: a SavedModel with the signature {SIGNATURE}. Got: one without: {ADVICE}.")
+    model = saved_models.load(folder)
+    signature = model.signatures[saved_models.SIGNATURE]
     _check_tap(folder, layer, signature.structured_outputs)
     ((name, given),) = signature.structured_input_signature[1].items()
 
     def run(pixels: np.ndarray) -> np.ndarray:
         # through the model: a signature alone would let its variables go
-        return model.signatures[SIGNATURE](**{name: tf.constant(pixels)})[layer].numpy()
+        return model.signatures[saved_models.SIGNATURE](**{name: tf.constant(pixels)})[layer].numpy()
 
     return Native(run, given.shape[0])
 
