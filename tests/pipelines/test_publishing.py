@@ -22,7 +22,8 @@ import seeded
 from featurestore.errors import EngineError, StoreError, UsageError
 from pipelines.backbones import networks
 from pipelines.embedding.embed import embed
-from pipelines.export import FORMATS, _whole_folder
+from pipelines.export import FORMATS
+from pipelines.folders import whole_folder
 from pipelines.options import EmbedOptions, ExportOptions, TrainOptions
 from pipelines.retraining import publishing
 from pipelines.retraining.options import PublishOptions
@@ -38,7 +39,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
 
     def export(store: Any, to: Path, options: ExportOptions, head_id: str, say: Any) -> None:
-        with _whole_folder(to) as fresh:
+        with whole_folder(to) as fresh:
             for name in SERVED:
                 told = {"format": options.format, "model": "model.keras", "head_id": head_id}
                 (fresh / name).write_text(json.dumps(told))
