@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from featurestore.splits import place
 
 SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # of the labelled images, at each look
 SMALL = 25_000  # images: of a smaller corpus as many are taken as of one of this size
 FEW = 5  # images of each class at least
+AT_ONCE = 65_536  # strings
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,30 +24,29 @@ class Sample:
     a smaller one, each class is sampled at the same share, and the same corpus gives the same sample.
 
     Attributes:
-        uris: object (n,).
-        labels: str (n,).
+        uris: string (n,).
         places: int (n,), of each image among those of its class, from 0.
         sizes: int (n,), how many images its class has.
     """
 
-    uris: np.ndarray
-    labels: np.ndarray
+    uris: pa.ChunkedArray
     places: np.ndarray
     sizes: np.ndarray
 
     @classmethod
-    def of(cls, uris: list[str], labels: list[str], seed: int) -> Sample:
-        """Put images in order; ``labels`` are their classes."""
-        kept, codes, counts = np.unique(
-            np.array(labels, np.dtypes.StringDType()), return_inverse=True, return_counts=True
-        )
-        hashes = np.array([place(uri.encode("utf-8", "surrogateescape"), seed) for uri in uris])
-        named = np.array(uris, object)
-        order = np.lexsort((hashes, codes))
+    def of(cls, uris: pa.ChunkedArray, labels: pa.ChunkedArray, seed: int) -> Sample:
+        """Put images in order; ``labels`` are their classes, string (n,)."""
+        codes = labels.dictionary_encode().combine_chunks().indices.to_numpy()
+        hashes = np.fromiter((place(uri.encode(), seed) for uri in _each(uris)), float, len(uris))
+        order, counts = np.lexsort((hashes, codes)), np.bincount(codes)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        places = np.empty(len(uris), int)
+        places = np.empty(len(uris), np.int64)
         places[order] = np.arange(len(uris)) - np.repeat(starts, counts)
-        return cls(named, kept[codes], places, counts[codes])
+        return cls(uris, places, counts[codes])
+
+    def taken(self, share: float) -> pa.ChunkedArray:
+        """Return the URIs of the images that a share takes."""
+        return self.uris.filter(pa.array(self.at(share)))
 
     def at(self, share: float) -> np.ndarray:
         """Return which images a share takes, bool (n,): at least ``FEW`` of each class, and see ``SMALL``."""
@@ -69,3 +71,9 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.uris)
+
+
+def _each(texts: pa.ChunkedArray) -> Iterator[str]:
+    """Yield strings, some thousands of which are Python's at a time: a corpus may have a hundred million."""
+    for start in range(0, len(texts), AT_ONCE):
+        yield from texts.slice(start, AT_ONCE).to_pylist()

@@ -101,7 +101,7 @@ class _Way:
 
 @dataclass(frozen=True)
 class _Job:
-    """All that decides what a trial does; ``settled``: uris that the corpus itself puts into train or val."""
+    """All that decides what a trial does; ``settled``: uris of the sample that the corpus puts into train or val."""
 
     store: FeatureStore
     run_id: str
@@ -184,10 +184,11 @@ def _sample(store: FeatureStore, source: str, options: TrialOptions) -> tuple[Sa
             f"label set {label_set!r}. Got: {got}: name a folder with one sub-folder per class, or import labels with "
             "`penult label FILE`."
         )
-    given = kept.filter(pc.is_valid(kept.column("split")))
     is_settled = not {TEST, None}.isdisjoint(pc.unique(labelled.column("split")).to_pylist())
+    sample = Sample.of(kept.column("uri"), kept.column("label"), options.seed)
+    given = kept.filter(pa.array(sample.at(options.max_share)))
+    given = given.filter(pc.is_valid(given.column("split")))
     settled = np.array(given.column("uri").to_pylist() if is_settled else [], np.dtypes.StringDType())
-    sample = Sample.of(kept.column("uri").to_pylist(), kept.column("label").to_pylist(), options.seed)
     return sample, unlabelled, settled
 
 
@@ -201,7 +202,7 @@ def _looks(job: _Job, progress: Progress | None, say: Say) -> tuple[str, int]:
         if done and job.options.budget is not None and job.spent >= job.options.budget:
             return OUT_OF_BUDGET, done
         active = [job.ways[0], *(way for way in job.ways[1:] if way.row.get("verdict", UNDECIDED) == UNDECIDED)]
-        taken = job.sample.uris[job.sample.at(share)].tolist()
+        taken = job.sample.taken(share).to_pylist()
         _embed(job, active, taken, progress)
         _compare(job, active, taken, share)
         done += 1

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +52,14 @@ def corpora(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     return [uri for uri, _ in rows], [label for _, label in rows]
 
 
+def sample_of(uris: list[str], labels: list[str], seed: int) -> Sample:
+    """The same in chunks, as a store gives them."""
+    half = len(uris) // 2
+    return Sample.of(
+        *(pa.chunked_array([column[:half], column[half:]], pa.string()) for column in (uris, labels)), seed
+    )
+
+
 @settings(max_examples=40)
 @given(corpora(), st.integers(0, 9), st.lists(st.floats(0.001, 1), min_size=2, max_size=5), st.integers(1, 500))
 def test_a_larger_share_holds_a_smaller_one_and_takes_its_part_of_each_class(
@@ -59,23 +68,23 @@ def test_a_larger_share_holds_a_smaller_one_and_takes_its_part_of_each_class(
     uris, labels = corpus
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample, "SMALL", small)
-        found, before = Sample.of(uris, labels, seed), np.zeros(len(uris), bool)
+        found, before = sample_of(uris, labels, seed), np.zeros(len(uris), bool)
         larger = max(1, small / len(uris))
         for share in sorted(shares):
             taken = found.at(share)
             assert (taken | ~before).all()
             before = taken
             for name, size in Counter(labels).items():
-                here = int(taken[found.labels == name].sum())
+                here = int(taken[np.array(labels) == name].sum())
                 assert here == min(size, max(FEW, int(np.ceil(size * min(1, share * larger) - 1e-9))))
-        again = Sample.of(uris[::-1], labels[::-1], seed)
-        assert set(again.uris[again.at(shares[0])]) == set(found.uris[found.at(shares[0])])
-    assert found.labels.tolist() == labels and found.uris.tolist() == uris
+        again, share = sample_of(uris[::-1], labels[::-1], seed), shares[0]
+        assert again.taken(share).to_pylist()[::-1] == found.taken(share).to_pylist()
+    assert found.taken(1.0).to_pylist() == uris
 
 
 def test_another_seed_takes_other_images() -> None:
     uris, labels = [f"file:///{n}" for n in range(30_000)], ["a", "b", "c"] * 10_000
-    one, other = (Sample.of(uris, labels, seed) for seed in (0, 1))
+    one, other = (sample_of(uris, labels, seed) for seed in (0, 1))
     assert one.enlarged == 1 and one.at(0.02).sum() == other.at(0.02).sum() == 600
     both = int((one.at(0.02) & other.at(0.02)).sum())
     assert 2 <= both <= 30  # 12 of 600 by chance
@@ -83,13 +92,13 @@ def test_another_seed_takes_other_images() -> None:
 
 def test_looks_take_ever_more_images_and_end_at_the_largest_share() -> None:
     uris, labels = [f"file:///{n}" for n in range(30_000)], ["a", "b", "c"] * 10_000
-    of_many = Sample.of(uris, labels, 0)
+    of_many = sample_of(uris, labels, 0)
     assert of_many.looks(0.05) == [0.02, 0.03, 0.05] and of_many.looks(0.04) == [0.02, 0.03, 0.04]
     assert of_many.looks(0.01) == [0.01] and of_many.looks(1.0) == [*SHARES, 1.0]
-    few = Sample.of(uris[:900], labels[:900], 0)  # of 25,000 they would be 500, 750 and 1,250
+    few = sample_of(uris[:900], labels[:900], 0)  # of 25,000 they would be 500, 750 and 1,250
     assert [int(few.at(share).sum()) for share in few.looks(0.05)] == [501, 750, 900]
     assert few.looks(1.0) == [0.02, 0.03, 0.05]  # there are no more: nothing is looked at twice
-    assert Sample.of(uris[:15], labels[:15], 0).looks(0.05) == [0.02]
+    assert sample_of(uris[:15], labels[:15], 0).looks(0.05) == [0.02]
 
 
 # --- what is decided
