@@ -377,6 +377,35 @@ def test_what_moves_a_number_is_in_the_fingerprint(tmp_path: Path) -> None:
 # -- models that are not what they say
 
 
+# Operations with their inputs, outputs and attributes, from "x" to "y"; the shapes of these; and a constant.
+Nodes = list[tuple[str, list[str], list[str], dict[str, Any]]]
+IMAGES = ["n", SIDE, SIDE, 3]
+ONNX_NODES: dict[str, tuple[Nodes, list[Any], list[Any], list[int]]] = {
+    "any width": ([("NonZero", ["x"], ["i"], {}), ("Cast", ["i"], ["y"], {"to": 1})], IMAGES, [4, "m"], [0]),
+    "no batch": ([("ReduceMean", ["x"], ["y"], {"axes": [0, 1], "keepdims": 0})], [SIDE, SIDE, 3], [3], [0]),
+    "too large": (
+        [("Expand", ["x", "k"], ["e"], {}), ("ReduceMean", ["e"], ["y"], {"axes": [1, 2], "keepdims": 0})],
+        IMAGES,
+        ["n", 3],
+        [1 << 36, SIDE, SIDE, 3],  # more than a process can address
+    ),
+}
+
+
+def write_onnx(path: Path, nodes: Nodes, shape: list[Any], made: list[Any], numbers: list[int]) -> None:
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node(name, given, out, **attributes) for name, given, out, attributes in nodes],
+        "graph",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, made)],
+        [numpy_helper.from_array(np.array(numbers, np.int64), "k")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
 def hostile(zoo: Path, folder: Path, kind: str) -> Path:
     path = folder / "bad.onnx"
     if kind == "outside":
@@ -407,11 +436,15 @@ def hostile(zoo: Path, folder: Path, kind: str) -> Path:
     elif kind == "huge":
         with path.open("wb") as file:
             file.truncate(10 << 30)
-    elif kind == "lambda":
+    elif kind in ("lambda", "old lambda", "inner", "old inner"):
         keras = import_keras()
-        path = folder / "bad.keras"
-        net = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Lambda(lambda x: x * 2)])
-        net.save(path)
+        path = folder / ("bad.h5" if kind.startswith("old") else "bad.keras")
+        inner = keras.layers.TFSMLayer(str(zoo / "saved_model"), call_endpoint="serve")
+        layer = keras.layers.Lambda(lambda x: x * 2) if kind.endswith("lambda") else inner
+        keras.Sequential([keras.Input((SIDE, SIDE, 3)), layer]).save(path)
+    elif kind in ONNX_NODES:
+        nodes, shape, made, numbers = ONNX_NODES[kind]
+        write_onnx(path, nodes, shape, made, numbers)
     elif kind == "bomb":
         path = folder / "bad.keras"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("config.json", "w") as member:
@@ -474,7 +507,13 @@ KINDS = {
     "operation": "Unheard",
     "half": "cannot be read as a network",
     "huge": "a model of up to 8 GiB",
-    "lambda": "cannot be read as a network",
+    "lambda": "deserialization of a `Lambda`",
+    "old lambda": "deserialization of a `Lambda`",
+    "inner": "deserialization of a `TFSMLayer`",
+    "old inner": "Unknown layer: 'TFSMLayer'",
+    "any width": "cannot be run on a picture of 64 pixels",
+    "no batch": "correct size or layout",
+    "too large": "cannot be run on a picture of 64 pixels",
     "bomb": "a model of up to 8 MiB",
     "elsewhere": "takes model_weights from another file",
     "text": "cannot be read as a network",
