@@ -20,8 +20,9 @@ AT_ONCE = 65_536  # strings
 class Sample:
     """Labelled images in the order in which a trial takes them.
 
-    Within a class a hash of the image's URI and of the seed decides the order. So a larger share holds every image of
-    a smaller one, each class is sampled at the same share, and the same corpus gives the same sample.
+    Within a class a hash of the image's URI, as it goes on from that of the corpus, and of the seed decides the order.
+    So a larger share holds every image of a smaller one, each class is sampled at the same share, and the same corpus
+    gives the same sample wherever it lies.
 
     Attributes:
         uris: string (n,).
@@ -34,10 +35,10 @@ class Sample:
     sizes: np.ndarray
 
     @classmethod
-    def of(cls, uris: pa.ChunkedArray, labels: pa.ChunkedArray, seed: int) -> Sample:
-        """Put images in order; ``labels`` are their classes, string (n,)."""
+    def of(cls, uris: pa.ChunkedArray, labels: pa.ChunkedArray, seed: int, root: str = "") -> Sample:
+        """Put images in order; ``labels`` are their classes, string (n,), and ``root`` is where the corpus lies."""
         codes = labels.dictionary_encode().combine_chunks().indices.to_numpy()
-        hashes = np.fromiter((place(uri.encode(), seed) for uri in _each(uris)), float, len(uris))
+        hashes = np.fromiter((place(uri.removeprefix(root).encode(), seed) for uri in _each(uris)), float, len(uris))
         order, counts = np.lexsort((hashes, codes)), np.bincount(codes)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         places = np.empty(len(uris), np.int64)

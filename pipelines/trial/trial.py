@@ -185,7 +185,7 @@ def _sample(store: FeatureStore, source: str, options: TrialOptions) -> tuple[Sa
             "`penult label FILE`."
         )
     is_settled = not {TEST, None}.isdisjoint(pc.unique(labelled.column("split")).to_pylist())
-    sample = Sample.of(kept.column("uri"), kept.column("label"), options.seed)
+    sample = Sample.of(kept.column("uri"), kept.column("label"), options.seed, source)
     given = kept.filter(pa.array(sample.at(options.max_share)))
     given = given.filter(pc.is_valid(given.column("split")))
     settled = np.array(given.column("uri").to_pylist() if is_settled else [], np.dtypes.StringDType())

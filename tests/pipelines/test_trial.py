@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -545,6 +546,17 @@ def test_nothing_there_and_nothing_readable(tmp_path: Path, place: Path, engine:
         path.write_bytes(b"not an image")
     ended = penult("trial", tmp_path / "corpus", "--store", place, *BOTH, "--max-failure-rate", "1")
     assert ended.returncode == 1 and "No labelled image has features" in ended.stderr
+
+
+def test_a_corpus_that_lies_elsewhere_gives_the_same_sample(
+    tmp_path: Path, place: Path, sees: Any, small: None
+) -> None:
+    counts = sees(lite0=1.0, lite1=0.6)
+    here = coloured(tmp_path / "here", 300)
+    there = shutil.copytree(here, tmp_path / "another" / "folder")
+    one, other = (tried(corpus, place, *BOTH) for corpus in (here, there))
+    assert one["backbones"][1]["gain_ci"] == other["backbones"][1]["gain_ci"]
+    assert counts == {LITE[0]: 102, LITE[1]: 102}  # the contents are those of the first trial
 
 
 def test_from_python_with_progress(tmp_path: Path, place: Path, sees: Any, small: None) -> None:
