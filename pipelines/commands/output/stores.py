@@ -39,8 +39,8 @@ def added_backbone(added: Added) -> None:
 
 def imported_backbone(made: Imported) -> None:
     """Print where a network was exported to, and the line to run next."""
-    say(f"{made.source}: {made.width:,} numbers per image of {made.size} pixels, in {made.folder}. Now run:")
-    say(f"  {made.command}")
+    say(f"{made.source}: {made.width:,} numbers per image of {made.size} pixels, in {made.folder}. Add it to a store:")
+    say(f"  {made.command} --store PLACE")
 
 
 def status(counted: Mapping[str, Any]) -> None:
