@@ -49,10 +49,13 @@ class Normalization:
         values = asdict(self)
         return values.pop("name") or json.dumps(values, sort_keys=True, separators=(",", ":"))
 
+    def scaled(self, pixels: Any) -> Any:
+        """Return float32 pixels (…, 3) of 0 to 255, whose channels are in order, less the mean, by the deviation."""
+        return (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
     def applied(self, pixels: np.ndarray, layout: str) -> np.ndarray:
         """Return RGB pixels (n, s, s, 3) of 0 to 255 as a network's input: float32, (n, 3, s, s) if it is "NCHW"."""
-        pixels = pixels[..., ::-1] if self.channels == "bgr" else pixels
-        scaled = (pixels.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        scaled = self.scaled((pixels[..., ::-1] if self.channels == "bgr" else pixels).astype(np.float32))
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2) if layout == "NCHW" else scaled)
 
 

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from featurestore import layout
 from featurestore.errors import BackboneError, StoreCorrupt, StoreError, UsageError
 from featurestore.spec import Preprocessing
@@ -156,10 +154,9 @@ class Foreign(Backbone):
 
     def normalized(self, pixels: Any) -> Any:
         """Return float pixels of 0 to 255 as the spec says."""
-        mean, std = (np.array(numbers, np.float32) for numbers in (self.normalization.mean, self.normalization.std))
         if self.normalization.channels == "bgr":
             pixels = import_keras().ops.take(pixels, (2, 1, 0), -1)  # a slice would not do for old versions of ONNX
-        scaled = (pixels - mean) / std
+        scaled = self.normalization.scaled(pixels)
         return import_keras().ops.transpose(scaled, (0, 3, 1, 2)) if self.layout == "NCHW" else scaled
 
     def load(self, network: keras.Model, tap: Tap) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pipelines.backbones.applications import TORCH
 from pipelines.backbones.lite import Lite
 
@@ -21,8 +19,7 @@ class MobileNet(Lite):
 
     def normalized(self, pixels: Any) -> Any:
         """Return float pixels of 0 to 255 as in the network's training."""
-        mean, std = np.array((self.normalization.mean, self.normalization.std), np.float32)
-        return (pixels - mean) / std
+        return self.normalization.scaled(pixels)
 
 
 MOBILENET = MobileNet(
