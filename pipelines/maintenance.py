@@ -157,7 +157,7 @@ def _put_aside_artifacts(store: PurePath, result: DoctorResult) -> None:
         if finding.path.startswith(layout.ALIASES):
             result.todo.append(f"`penult promote` again: {finding.path} was damaged.")
         if finding.path.startswith(f"{layout.BACKBONES}/{layout.MODELS}/"):
-            result.todo.append(f"`penult backbones add` again: {finding.path}, or its graph, was damaged.")
+            result.todo.append(f"`penult backbones add` again: {finding.path}, its graph or its model was damaged.")
         if (kind := kind_of(_made_by(finding.path))).makes_head:
             result.todo.append(
                 f"`penult {kind.name}` again: {finding.path} was damaged, and what it belongs to is put aside."
